@@ -1,0 +1,385 @@
+"""FenchelDualAllocator: Algorithm 1, one dual slope per prompt and one price."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from math import sqrt
+from typing import SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _kernels
+from ._checks import FloatArray, IntArray, counts, error_text, integer, real
+from ._ledger import Horizon, RolloutLedger
+from ._posterior import BetaPosteriorBank
+from ._utility import SaturatingUtility
+
+
+class FenchelDualAllocator:
+    r"""Allocate rollouts by projected gradient on the Fenchel dual of the horizon problem (Algorithm 1).
+
+    Each prompt holds a normalised slope :math:`\vartheta_i \in [0, 1]`, the run a normalised price :math:`\nu \in [0,
+    1]`. A round deals ``max_rollouts`` to the prompts with the largest positive margin :math:`\vartheta_i - \nu` while
+    its capacity lasts, clipped at the remaining budget. It is closed with
+
+    .. math::
+
+        \vartheta_i &\leftarrow \Pi_{[0,1]}\bigl[\vartheta_i - \gamma\,(\tilde N_i - z^*_i(\vartheta_i) / K) /
+        N_{\max}\bigr] \\ \nu &\leftarrow \Pi_{[0,1]}\bigl[\nu - \gamma\,(B / K - \textstyle\sum_i \tilde N_i) /
+        G_B\bigr]
+
+    where :math:`\tilde N` is the proposal before clipping. :meth:`allocate` closes the previous round with the
+    posterior as it stands, then proposes, debits and ages; :meth:`update` only adds evidence. Feedback may therefore
+    come late, split, out of order or never.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Evidence per prompt. The allocator ticks it once per round, so a bank serves one allocator.
+    total_budget : int
+        Rollouts over the run.
+    n_rounds : int
+        Calls of :meth:`allocate` over the run, K.
+    group_size : int
+        Rollouts per unit; every count is a multiple of it.
+    max_rollouts : int
+        Largest count of one prompt in one round, in rollouts.
+    round_capacity : int or None
+        Largest total of one round, in rollouts; None means ``max_rollouts`` for every offered prompt.
+    visits : int, array_like of int with shape (n_prompts,), or None
+        How often each prompt is offered over the run (batch form); None means every round. Round down when unsure.
+        Prompts added later take the smallest entry.
+    utility : SaturatingUtility
+        What exposure is worth.
+    step_size : float, pair of floats, or None
+        Step of slopes and price. None means :math:`1 / \sqrt{K}` for the price and :math:`1 / \sqrt{\text{visits}}` for
+        a slope. One float is refused in the batch form, where sharing a step costs a factor of the square root of the
+        number of prompts.
+    initial_price : float, in [0, 1]
+        First normalised price.
+    seed : int, numpy.random.Generator or SeedSequence
+        Draws the permutation that breaks ties.
+
+    Raises
+    ------
+    ValueError
+        For sizes out of range, rollouts that are not whole groups, or a budget that cannot be spent.
+    TypeError
+        For sizes that are not integers.
+
+    Notes
+    -----
+    Prompts may join the bank during a run; the equal share R, the caps and the guarantee remain those of the pool at
+    construction.
+
+    References
+    ----------
+    arXiv 2610.09679, Algorithm 1. Theorem 1 of the theory page bounds its regret per prompt by a multiple of :math:`1 /
+    \sqrt K`.
+
+    Examples
+    --------
+    >>> bank = BetaPosteriorBank(["easy", "middle", "hard"])
+    >>> allocator = FenchelDualAllocator(bank, total_budget=64, n_rounds=8, group_size=4, max_rollouts=8, seed=1)
+    >>> counts = allocator.allocate(["easy", "hard"], budget=16)
+    >>> counts.tolist()
+    [8, 8]
+    >>> allocator.update(["easy", "hard"], successes=[8, 1], rollouts=counts)
+    >>> allocator.remaining_budget
+    48
+    """
+
+    def __init__(
+        self,
+        bank: BetaPosteriorBank,
+        *,
+        total_budget: SupportsIndex,
+        n_rounds: SupportsIndex,
+        group_size: SupportsIndex = 1,
+        max_rollouts: SupportsIndex,
+        round_capacity: SupportsIndex | None = None,
+        visits: npt.ArrayLike | None = None,
+        utility: SaturatingUtility = SaturatingUtility(),  # noqa: B008 (immutable)
+        step_size: float | tuple[float, float] | None = None,
+        initial_price: float = 0.5,
+        seed: int | np.random.Generator | np.random.SeedSequence = 0,
+    ) -> None:
+        rounds = integer("n_rounds", n_rounds, least=1, remedy="Count the calls of allocate over the run.")
+        self._visits = _visits(visits, len(bank), rounds)
+        offered = None if visits is None else float(np.broadcast_to(self._visits, len(bank)).sum()) / rounds
+        self.ledger = RolloutLedger.plan(
+            len(bank),
+            total_budget=total_budget,
+            n_rounds=rounds,
+            group_size=group_size,
+            max_rollouts=max_rollouts,
+            round_capacity=round_capacity,
+            offered=offered,
+        )
+        self._limit = (
+            None if round_capacity is not None else np.iinfo(np.int64).max
+        )  # per call: the offered prompts' own caps
+        self._slope_step, self._price_step = _steps(step_size, rounds, batch=visits is not None)
+        self._nu = real(
+            "initial_price", initial_price, low=0.0, high=1.0, remedy="The price is a share of the largest slope."
+        )
+        self.bank = bank
+        self.utility = utility
+        self._rng = np.random.default_rng(seed)
+        self._theta = np.minimum(1.0, 4.0 * bank._values(None))
+        self._tie = self._rng.permutation(len(bank))
+        self._open: tuple[IntArray | None, IntArray] | None = (
+            None  # rows and virtual proposal of the round not closed yet
+        )
+
+    @property
+    def horizon(self) -> Horizon:
+        """The constants of the run."""
+        return self.ledger.horizon
+
+    @property
+    def slopes(self) -> FloatArray:
+        """Normalised slope per prompt, in [0, 1], as of the last closed round; shape (n_prompts,)."""
+        self._grow()
+        return self._theta.copy()
+
+    @property
+    def price(self) -> float:
+        """Normalised price, in [0, 1], as of the last closed round."""
+        return self._nu
+
+    @property
+    def exposure(self) -> IntArray:
+        """Rollouts dealt to each prompt and not refunded; shape (n_prompts,)."""
+        self._grow()
+        return self.ledger.exposure * self.horizon.group_size
+
+    @property
+    def remaining_budget(self) -> int:
+        """Rollouts not dealt yet."""
+        return self.ledger.remaining_budget
+
+    @property
+    def round(self) -> int:
+        """Rounds opened so far."""
+        return self.ledger.round
+
+    def allocate(
+        self, prompt_ids: Iterable[Hashable] | None = None, budget: SupportsIndex | None = None, *, exact: bool = False
+    ) -> IntArray:
+        """Close the previous round, then deal this one.
+
+        Parameters
+        ----------
+        prompt_ids : iterable of hashable, or None
+            Prompts on offer, each once; None offers the whole pool in row order.
+        budget : int or None
+            Cap of this round in rollouts, on top of ``round_capacity``; rounded down to whole groups.
+        exact : bool
+            Spend exactly ``budget``: the ranking then ignores the sign of the margins, and the caps still hold.
+
+        Returns
+        -------
+        numpy.ndarray of int64, shape (n_offered,)
+            Rollouts per prompt in the order of ``prompt_ids``, multiples of ``group_size`` between 0 and
+            ``max_rollouts``. All zeros once the horizon is over or the budget is gone.
+
+        Raises
+        ------
+        KeyError
+            For an unknown id.
+        ValueError
+            For a repeated id, a negative budget, or an exact total that is not feasible; the message names the feasible
+            range.
+        TypeError
+            For a budget that is not an integer.
+
+        Examples
+        --------
+        >>> bank = BetaPosteriorBank(4)
+        >>> allocator = FenchelDualAllocator(bank, total_budget=8, n_rounds=4, max_rollouts=2)
+        >>> allocator.allocate(budget=3, exact=True).sum()
+        np.int64(3)
+        """
+        self._grow()
+        rows = self.bank._unique_rows(prompt_ids)
+        size = len(self.bank) if rows is None else rows.size
+        cap = self.ledger.round_units(size, budget, exact, self._limit)
+        return self._deal(rows, size, cap, exact)
+
+    def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
+        """Add observed rewards; order-free, additive, at any time.
+
+        Parameters
+        ----------
+        prompt_ids : iterable of hashable, or None
+            Prompts that were observed, each once per call; None names the whole pool in row order.
+        successes : array_like of float, shape (n_ids,)
+            Sum of the rewards of each prompt, in [0, rollouts].
+        rollouts : array_like of int, shape (n_ids,)
+            Rewarded rollouts of each prompt; more or fewer than were dealt is fine.
+
+        Raises
+        ------
+        KeyError
+            For an unknown id.
+        ValueError
+            As :meth:`BetaPosteriorBank.update`; nothing changes after any error.
+
+        Examples
+        --------
+        >>> allocator = FenchelDualAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=2, max_rollouts=4)
+        >>> counts = allocator.allocate()
+        >>> allocator.update([1], successes=[0.5], rollouts=[1])
+        >>> allocator.update([1, 0], successes=[2.5, 1], rollouts=[3, 4])
+        >>> allocator.bank.mean().tolist()
+        [0.3333333333333333, 0.6666666666666666]
+        """
+        self._grow()
+        rows, rewarded, reported = self.bank._feedback(prompt_ids, successes, rollouts)
+        self.bank._observe(rows, rewarded, reported)
+        self.ledger.settle(rows, reported)
+
+    def refund(self, prompt_ids: Iterable[Hashable] | None, rollouts: npt.ArrayLike) -> None:
+        """Hand back rollouts that were dealt but never generated.
+
+        Parameters
+        ----------
+        prompt_ids : iterable of hashable, or None
+            Prompts, each once; None names the whole pool in row order.
+        rollouts : array_like of int, shape (n_ids,)
+            Rollouts to return to the budget: whole groups, at most what is dealt and neither reported nor refunded.
+
+        Raises
+        ------
+        KeyError
+            For an unknown id.
+        ValueError
+            For a repeated id or more than is outstanding; nothing changes after any error.
+
+        Examples
+        --------
+        >>> allocator = FenchelDualAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=4, max_rollouts=4)
+        >>> allocator.allocate(budget=4, exact=True).sum()
+        np.int64(4)
+        >>> dealt = allocator.exposure
+        >>> allocator.refund([0, 1], dealt)
+        >>> allocator.remaining_budget
+        8
+        """
+        self._grow()
+        rows = self.bank._unique_rows(prompt_ids)
+        if rows is None:
+            rows = np.arange(len(self.bank))
+        self.ledger.refund(rows, counts("rollouts", rollouts, rows.size), self.bank.prompt_ids)
+
+    def metrics(self) -> dict[str, float]:
+        """Return the run's state as a flat dict of floats, ready for a logger.
+
+        ``round`` and ``allocating_rounds`` are counts; ``remaining_budget``, ``spent_budget``, ``outstanding_rollouts``
+        and ``pacing_gap`` (spent ahead of the uniform schedule) are rollouts; ``price`` is normalised to [0, 1].
+
+        Examples
+        --------
+        >>> allocator = FenchelDualAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=2, max_rollouts=4)
+        >>> allocator.metrics()["remaining_budget"]
+        8.0
+        """
+        ledger = self.ledger
+        return {
+            "round": float(ledger.round),
+            "price": self._nu,
+            "remaining_budget": float(ledger.remaining_budget),
+            "spent_budget": float(ledger.spent),
+            "outstanding_rollouts": float(ledger.outstanding.sum()),
+            "pacing_gap": float(ledger.pacing_gap),
+            "allocating_rounds": float(ledger.allocating_rounds),
+        }
+
+    def _deal(self, rows: IntArray | None, size: int, cap: int, exact: bool) -> IntArray:
+        """Close the open round, then propose ``cap`` units at most, or exactly, and debit what the budget covers."""
+        self._close()
+        units = np.zeros(size, dtype=np.int64)
+        if self.ledger.finished:
+            return units
+        key = self._theta if rows is None else self._theta[rows]
+        tie = self._tie if rows is None else self._tie[rows]
+        proposal = np.empty_like(units)
+        order = np.empty_like(units)
+        threshold = -1.0 if exact else self._nu  # slopes are never negative: below 0 everybody is in
+        _kernels.propose(key, tie, threshold, self.horizon.n_max, cap, self.ledger.units_left, order, proposal, units)
+        self._open = (rows, proposal)
+        self.bank.tick()
+        return self.ledger.debit(rows, units)
+
+    def _close(self) -> None:
+        """Take the dual step of the open round with the posterior as it stands."""
+        if self._open is None:
+            return
+        rows, proposal = self._open
+        h = self.horizon
+        theta = self._theta if rows is None else self._theta[rows]
+        visits, stride = self._visits, int(self._visits.size > 1)
+        if rows is None:
+            # Prompts that joined after the round was dealt were not offered in it.
+            theta = theta[: proposal.size]
+        elif stride:
+            visits = visits[rows]
+        q = self.bank._values(rows)[: proposal.size]
+        shape, scaling, lam = self.utility.codes
+        _kernels.step_slopes(
+            theta, q, proposal, visits, stride, h.n_max, h.equal_share, self._slope_step, shape, scaling, lam
+        )
+        if rows is not None:
+            self._theta[rows] = theta
+        surplus = h.units_per_round - float(proposal.sum())
+        self._nu = min(1.0, max(0.0, self._nu - self._price_step * surplus / h.price_scale))
+        self._open = None
+
+    def _grow(self) -> None:
+        """Make room for prompts that joined the bank."""
+        old, new = self._theta.size, len(self.bank)
+        if new == old:
+            return
+        rows = np.arange(old, new)
+        self._theta = np.concatenate([self._theta, np.minimum(1.0, 4.0 * self.bank._values(rows))])
+        self._tie = np.concatenate([self._tie, old + self._rng.permutation(new - old)])
+        if self._visits.size > 1:
+            self._visits = np.concatenate([self._visits, np.full(new - old, self._visits.min())])
+        self.ledger.grow(new)
+
+
+def _visits(visits: npt.ArrayLike | None, n_prompts: int, n_rounds: int) -> FloatArray:
+    """Return visits as one float, or one per prompt."""
+    if visits is None:
+        return np.array([float(n_rounds)])
+    array = np.asarray(visits)
+    remedy = "Give how often each prompt is offered over the run, at least 1 and at most n_rounds."
+    if array.dtype.kind not in "iu":
+        raise TypeError(error_text("visits", "be integers", visits, remedy))
+    if array.shape not in ((), (n_prompts,)):
+        raise ValueError(error_text("visits", f"be one integer or have shape ({n_prompts},)", array.shape, remedy))
+    flat = np.atleast_1d(array)
+    bad = np.flatnonzero((flat < 1) | (flat > n_rounds))
+    if bad.size:
+        index = int(bad[0])
+        raise ValueError(error_text("visits", f"be in [1, n_rounds = {n_rounds}]", int(flat[index]), remedy, index))
+    return np.ascontiguousarray(flat, dtype=np.float64)
+
+
+def _steps(step_size: float | tuple[float, float] | None, n_rounds: int, *, batch: bool) -> tuple[float, float]:
+    """Return the steps of slopes (0: one over the root of the visits) and price."""
+    if step_size is None:
+        return 0.0, 1.0 / sqrt(n_rounds)
+    remedy = "Give (step of the slopes, step of the price), or None for the steps of the theorem."
+    if isinstance(step_size, (tuple, list)):
+        if len(step_size) != 2:
+            raise ValueError(error_text("step_size", "be a pair", step_size, remedy))
+        slope, price = step_size
+    elif batch:
+        raise ValueError(error_text("step_size", "be a pair when visits are given", step_size, remedy))
+    else:
+        slope = price = step_size
+    checked = [real("step_size", step, low=0.0, high=np.inf, open_low=True, remedy=remedy) for step in (slope, price)]
+    return checked[0], checked[1]

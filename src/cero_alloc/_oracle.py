@@ -1,0 +1,253 @@
+"""OfflineOracle: the clairvoyant optimum, with a certificate; it shares no dual code with the allocators it checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _kernels
+from ._checks import FloatArray, IntArray, error_text, integer, real, reals
+from ._utility import SaturatingUtility
+
+Status = Literal["optimal", "slack", "inexact"]
+
+_TOLERANCE = 1e-15  # closing width of the price bracket, as a share of price * budget
+_MAX_PASSES = 500  # passes over the pool; 10 are usual
+_MOST = 1e300  # more than any budget in use; sums over pools of 10**8 stay finite
+_MOST_UNITS = 2.0**53  # larger counts are not exact in float64
+_UNIT_REMEDY = "Count budget, equal_share, lower and upper in one unit, rollouts or groups."
+
+
+@dataclass(frozen=True, slots=True)
+class OracleResult:
+    """The optimum of the static problem, with a proof of it.
+
+    Attributes
+    ----------
+    allocation : numpy.ndarray, shape (n_prompts,)
+        Exposure per prompt, in the unit of the budget; int64 for ``integer=True``, else float64.
+    price : float
+        Utility per unit of budget at the margin, 0 where the budget is slack.
+    optimum : float
+        Sum of the utilities at ``allocation``.
+    gap : float
+        Duality gap, at least 0: no feasible allocation is worth more than ``optimum + gap``.
+    status : {"optimal", "slack", "inexact"}
+        Whether the budget binds, whether it covers all that anybody wants, or whether the price search ran out of
+        passes; ``gap`` is valid in every case.
+    """
+
+    allocation: npt.NDArray[np.float64] | IntArray  # unit of the budget
+    price: float  # utility per unit
+    optimum: float  # utility
+    gap: float  # utility
+    status: Status
+
+    def schedule(self, n_rounds: SupportsIndex) -> IntArray:
+        """Spread an integer allocation evenly over rounds.
+
+        The units stand in blocks per prompt and the r-th goes to round r mod K, so that no round exceeds ceil(sum z /
+        K) units and no prompt ceil(z_i / K) units a round: feasible whenever z_i <= K N_max and sum z <= K C.
+
+        Parameters
+        ----------
+        n_rounds : int
+            Rounds K.
+
+        Returns
+        -------
+        numpy.ndarray of int64, shape (n_rounds, n_prompts)
+            Units per round and prompt; the columns sum to ``allocation``.
+
+        Raises
+        ------
+        ValueError
+            For a continuous allocation or fewer than one round.
+        TypeError
+            For rounds that are not an integer.
+
+        Examples
+        --------
+        >>> result = OfflineOracle().solve([0.25, 0.1], 5, equal_share=2.5, upper=6, integer=True)
+        >>> result.schedule(3).tolist()
+        [[1, 1], [1, 1], [1, 0]]
+        """
+        rounds = integer("n_rounds", n_rounds, least=1, remedy="Give the number of rounds to fill.")
+        if self.allocation.dtype.kind != "i":
+            raise ValueError(
+                "schedule must start from whole units, got a continuous allocation. Solve with integer=True."
+            )
+        size = self.allocation.size
+        owner = np.repeat(np.arange(size), self.allocation.astype(np.int64))
+        slot = np.arange(owner.size) % rounds
+        return np.bincount(slot * size + owner, minlength=rounds * size).reshape(rounds, size)
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineOracle:
+    r"""Solve the static horizon problem for known values.
+
+    .. math::
+
+        \max_z \sum_i U(q_i, z_i / R) \quad \text{s.t.} \quad \sum_i z_i \le B, \; l_i \le z_i \le u_i
+
+    One price :math:`\xi` decides everything: the continuous solution takes :math:`z_i(\xi)` with :math:`U_i'(z_i) =
+    \xi` inside the bounds and finds the price by safeguarded Newton steps in :math:`\log \xi`; the integer solution
+    takes every unit that gains more than a threshold, which is optimal because the utilities are concave, and gives
+    ties to the lowest index.
+
+    Parameters
+    ----------
+    utility : SaturatingUtility
+        What exposure is worth.
+
+    References
+    ----------
+    Claims 7 to 9 of the theory page: optimality, the gap, whole units and the round plan.
+
+    Examples
+    --------
+    >>> result = OfflineOracle().solve([0.25, 0.1, 0.0], 6, equal_share=2, upper=10)
+    >>> result.allocation.round(3).tolist(), result.status
+    ([3.023, 2.977, 0.0], 'optimal')
+    >>> bool(result.gap <= 1e-12 * result.optimum)
+    True
+    """
+
+    utility: SaturatingUtility = SaturatingUtility()  # noqa: RUF009 (immutable)
+
+    def solve(
+        self,
+        values: npt.ArrayLike,
+        budget: float,
+        *,
+        equal_share: float,
+        upper: npt.ArrayLike,
+        lower: npt.ArrayLike = 0,
+        integer: bool = False,
+    ) -> OracleResult:
+        """Return the optimal exposure per prompt.
+
+        Parameters
+        ----------
+        values : array_like of float, shape (n_prompts,)
+            Values q in [0, 1/4].
+        budget : float
+            Total exposure B; whole for ``integer=True``. The unit, rollouts or groups, is the caller's and common to
+            all arguments.
+        equal_share : float
+            The exposure R that counts as one equal share.
+        upper, lower : array_like of float, scalar or shape (n_prompts,)
+            Bounds per prompt; whole for ``integer=True``.
+        integer : bool
+            Solve over whole units.
+
+        Returns
+        -------
+        OracleResult
+
+        Raises
+        ------
+        ValueError
+            For an argument out of range, bounds that cross, lower bounds above the budget, or fractions where whole
+            units are asked.
+        TypeError
+            For arguments that are not numbers.
+
+        Examples
+        --------
+        >>> OfflineOracle().solve([0.2, 0.2, 0.2], 4, equal_share=1, upper=3, integer=True).allocation.tolist()
+        [2, 1, 1]
+        """
+        q = reals("values", values, low=0.0, high=0.25, remedy="A value is a Bernoulli variance p (1 - p).")
+        if q.ndim != 1 or q.size == 0:
+            raise ValueError(error_text("values", "have shape (n_prompts,)", q.shape, "Pass one value per prompt."))
+        total = real("budget", budget, low=0.0, high=np.inf, remedy=_UNIT_REMEDY)
+        share = real("equal_share", equal_share, low=0.0, high=np.inf, open_low=True, remedy=_UNIT_REMEDY)
+        low, high = _bounds("lower", lower, q.size), _bounds("upper", upper, q.size)
+        crossed = np.flatnonzero(low > high)
+        if crossed.size:
+            i = int(crossed[0])
+            raise ValueError(
+                error_text("lower", f"not exceed upper[{i}] = {high[i]:g}", float(low[i]), "Swap them.", i)
+            )
+        if low.sum() > total * (1 + 1e-15):
+            raise ValueError(
+                error_text("lower", f"sum to at most the budget {total:g}", float(low.sum()), "Lower the bounds.")
+            )
+        if integer:
+            _require_whole(budget=np.array([total]), lower=low, upper=high)
+        # Nobody can take more than what the lower bounds leave, and no more than all want is spent: sums stay finite,
+        # and whole.
+        high = np.minimum(high, low + max(0.0, min(total, _MOST) - low.sum()))
+        total = min(total, float(high.sum()))
+        if integer:
+            return self._solve_units(q, total, share, low, high)
+        return self._solve_continuous(q, total, share, low, high)
+
+    def _solve_continuous(
+        self, q: FloatArray, budget: float, share: float, low: FloatArray, high: FloatArray
+    ) -> OracleResult:
+        shape, scaling, lam = self.utility.codes
+        problem = (q, low, high, share, shape, scaling, lam)
+        allocation = np.empty_like(q)
+        status: Status = "slack"
+        price = 0.0
+        if _kernels.total_demand(5e-324, *problem)[0] > budget:
+            top = self._top(q, share)
+            # The marginal that all prompts would have on average if they shared the budget equally: the right order of
+            # magnitude.
+            height, rate = _kernels.scale_of(scaling, lam, float(q.mean()))
+            guess = _kernels.du(shape, height, rate, budget / q.size / share) / share
+            lo, hi, _, closed = _kernels.clear_price(budget, *problem, guess, top, _TOLERANCE, _MAX_PASSES)
+            weight = _kernels.blend(lo, hi, budget, *problem, allocation)
+            price = hi + weight * (lo - hi)
+            status = "optimal" if closed else "inexact"
+        else:
+            _kernels.blend(5e-324, 5e-324, budget, *problem, allocation)
+        optimum, gap = _kernels.certify(
+            price or 5e-324, allocation, budget if price else allocation.sum(), *problem, False
+        )
+        return OracleResult(allocation, price, optimum, gap, status)
+
+    def _top(self, q: FloatArray, share: float) -> float:
+        """Return a price at which nobody wants anything, rounding included."""
+        return max(4.0 * self.utility.saturation * float(q.max()) / share * (1.0 + 1e-15), 1e-300)
+
+    def _solve_units(
+        self, q: FloatArray, budget: float, share: float, low: FloatArray, high: FloatArray
+    ) -> OracleResult:
+        if budget > _MOST_UNITS:
+            raise ValueError(
+                error_text("budget", "be at most 2**53 with integer=True", budget, "Solve with integer=False.")
+            )
+        shape, scaling, lam = self.utility.codes
+        problem = (q, low, high, share, shape, scaling, lam)
+        units = np.empty(q.size, dtype=np.int64)
+        price = _kernels.clear_units(int(budget), *problem, self._top(q, share), units)
+        spent = units.astype(np.float64)
+        optimum, gap = _kernels.certify(price or 5e-324, spent, budget if price else spent.sum(), *problem, True)
+        return OracleResult(units, price, optimum, gap, "optimal" if price else "slack")
+
+
+def _bounds(name: str, side: npt.ArrayLike, size: int) -> FloatArray:
+    """Return a bound per prompt."""
+    array = reals(name, side, low=0.0, high=np.inf, remedy=_UNIT_REMEDY)
+    if array.shape not in ((), (size,)):
+        raise ValueError(
+            error_text(name, f"be a number or have shape ({size},)", array.shape, "Give one bound, or one per prompt.")
+        )
+    return np.array(np.broadcast_to(array, size))
+
+
+def _require_whole(**sides: FloatArray) -> None:
+    """Refuse fractions where whole units are asked."""
+    for name, side in sides.items():
+        broken = np.flatnonzero(side != np.floor(side))
+        if broken.size:
+            i = int(broken[0])
+            where = None if name == "budget" else i
+            raise ValueError(error_text(name, "be whole with integer=True", float(side[i]), "Round it down.", where))

@@ -1,0 +1,258 @@
+"""Figures of simulated runs; matplotlib is loaded when one is drawn.
+
+Every function draws on ``ax``, or on new axes, and returns the axes. Colours are the Okabe-Ito set, which colour-blind
+readers tell apart, and line styles repeat the distinction for grey-scale print. Where a name maps to several results
+they are seeds of one policy: the line is their mean, the band one standard deviation to each side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._checks import FloatArray
+from .simulation import MEAN_BINS, SimulationResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = [
+    "plot_calibration",
+    "plot_effective_groups",
+    "plot_exposure",
+    "plot_lift",
+    "plot_pacing",
+    "plot_regret",
+]
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
+
+Runs = Mapping[str, Sequence[SimulationResult]]
+
+
+def plot_regret(
+    rounds: npt.ArrayLike,
+    regret: Mapping[str, npt.ArrayLike],
+    bound: Mapping[str, npt.ArrayLike],
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw regret per prompt against the number of rounds, both logarithmic, with the theorem's bound.
+
+    Parameters
+    ----------
+    rounds : array_like of int, shape (n_points,)
+        Horizons K.
+    regret : mapping of name to array_like, shape (n_seeds, n_points)
+        Regret per prompt.
+    bound : mapping of name to array_like, shape (n_seeds, n_points)
+        Bound per prompt, for some of the names; drawn as a thin line in the same colour.
+    ax : matplotlib.axes.Axes or None
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> ax = plot_regret([16, 64], {"known": [[0.02, 0.01]]}, {"known": [[0.7, 0.35]]})
+    >>> ax.get_xscale()
+    'log'
+    """
+    ax = _axes(ax)
+    k = np.asarray(rounds, dtype=np.float64)
+    for i, (name, table) in enumerate(regret.items()):
+        mean, low, high = _band(table)
+        floor = float(mean[mean > 0].min(initial=1.0)) / 10.0
+        ax.plot(k, mean, color=COLORS[i], linestyle=DASHES[i], marker="o", markersize=3, label=f"regret, {name}")
+        ax.fill_between(k, np.maximum(low, floor), high, color=COLORS[i], alpha=0.2, linewidth=0)
+        if name in bound:
+            ax.plot(k, _band(bound[name])[0], color=COLORS[i], linestyle=DASHES[i], linewidth=1, label=f"bound, {name}")
+    reference = max(float(_band(table)[0][0]) for table in regret.values()) * np.sqrt(k[0] / k)
+    ax.plot(k, reference, color="0.6", linewidth=0.8, linestyle=":", label=r"slope $-1/2$")
+    ax.set(xscale="log", yscale="log", xlabel="rounds $K$", ylabel="regret per prompt (utility)")
+    ax.set_xscale("log", base=2)
+    ax.legend(fontsize="x-small", frameon=False)
+    return ax
+
+
+def plot_pacing(runs: Runs, ax: Axes | None = None) -> Axes:
+    """Draw the rollouts spent ahead of the uniform schedule over the rounds.
+
+    Parameters
+    ----------
+    runs : mapping of name to sequence of SimulationResult
+        Results over seeds per policy.
+    ax : matplotlib.axes.Axes or None
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = _axes(ax)
+    ax.axhline(0, color="0.6", linewidth=0.8)
+    for i, (name, results) in enumerate(runs.items()):
+        rounds = np.arange(1, results[0].horizon.n_rounds + 1)
+        _line(ax, i, name, rounds, [r.pacing_gap for r in results])
+    ax.set(xlabel="round", ylabel="spent ahead of uniform\n(rollouts)")
+    ax.legend(fontsize="x-small", frameon=False)
+    return ax
+
+
+def plot_exposure(runs: Runs, ax: Axes | None = None) -> Axes:
+    """Draw the distribution of exposure over prompts, in equal shares.
+
+    Parameters
+    ----------
+    runs : mapping of name to sequence of SimulationResult
+        Results over seeds per policy; the seeds are pooled.
+    ax : matplotlib.axes.Axes or None
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = _axes(ax)
+    for i, (name, results) in enumerate(runs.items()):
+        share = np.sort(np.concatenate([r.exposure * r.horizon.n_prompts / r.horizon.total_budget for r in results]))
+        height = np.arange(1, share.size + 1) / share.size
+        ax.step(
+            np.append(0.0, share),
+            np.append(0.0, height),
+            where="post",
+            color=COLORS[i],
+            linestyle=DASHES[i],
+            label=name,
+        )
+    ax.set(xlabel="exposure (equal shares $z/R$)", ylabel="share of prompts", ylim=(0, 1.02))
+    ax.legend(fontsize="x-small", frameon=False)
+    return ax
+
+
+def plot_lift(runs: Runs, ax: Axes | None = None) -> Axes:
+    """Draw how much likelier than chance each bin of predicted success rates was dealt a group.
+
+    Parameters
+    ----------
+    runs : mapping of name to sequence of SimulationResult
+        Results over seeds per policy.
+    ax : matplotlib.axes.Axes or None
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = _axes(ax)
+    width = 0.8 / len(runs)
+    bins = np.arange(len(MEAN_BINS) - 1)
+    for i, (name, results) in enumerate(runs.items()):
+        mean, low, high = _band([r.lift() for r in results])
+        place = bins + (i - (len(runs) - 1) / 2) * width
+        ax.bar(
+            place, mean, width, yerr=[mean - low, high - mean], color=COLORS[i], label=name, error_kw={"linewidth": 0.8}
+        )
+    ax.axhline(1, color="0.3", linewidth=0.8)
+    ax.set_xticks(bins, [f"{a:.1f}-{b:.1f}" for a, b in pairwise(MEAN_BINS)])
+    ax.set(xlabel="predicted success rate", ylabel="selection lift (1 = chance)")
+    ax.legend(fontsize="x-small", frameon=False, ncols=2)
+    ax.set_ylim(top=ax.get_ylim()[1] * 1.25)
+    return ax
+
+
+def plot_calibration(runs: Runs, ax: Axes | None = None, *, n_bins: int = 8) -> Axes:
+    """Draw the observed within-group reward variance against the value that was predicted.
+
+    Parameters
+    ----------
+    runs : mapping of name to sequence of SimulationResult
+        Results over seeds per policy; the seeds are pooled.
+    ax : matplotlib.axes.Axes or None
+        Where to draw.
+    n_bins : int
+        Bins of equal population.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = _axes(ax)
+    ax.plot([0, 0.25], [0, 0.25], color="0.6", linewidth=0.8, label="calibrated")
+    for i, (name, results) in enumerate(runs.items()):
+        value = np.concatenate([r.group_value for r in results])
+        seen = np.concatenate([r.observed_variance() for r in results])
+        keep = np.isfinite(value) & np.isfinite(seen)
+        order = np.argsort(value[keep], kind="stable")
+        parts = [part for part in np.array_split(order, n_bins) if part.size]
+        x = [value[keep][part].mean() for part in parts]
+        y = [seen[keep][part].mean() for part in parts]
+        ax.plot(x, y, color=COLORS[i], linestyle=DASHES[i], marker="o", markersize=3, label=name)
+    ax.set(
+        xlabel=r"predicted variance $\hat q$", ylabel="observed within-group variance", xlim=(0, 0.25), ylim=(0, 0.25)
+    )
+    ax.legend(fontsize="x-small", frameon=False)
+    return ax
+
+
+def plot_effective_groups(runs: Runs, ax: Axes | None = None) -> Axes:
+    """Draw the effective groups (both successes and failures) against rollouts spent, ahead of the last policy named.
+
+    Parameters
+    ----------
+    runs : mapping of name to sequence of SimulationResult
+        Results over seeds per policy; the last policy is the baseline.
+    ax : matplotlib.axes.Axes or None
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = _axes(ax)
+    *_, base_name = runs
+    spent = np.linspace(0, max(r.horizon.total_budget for r in runs[base_name]), 101)
+    base = np.mean([_effective_by(r, spent) for r in runs[base_name]], axis=0)
+    for i, (name, results) in enumerate(runs.items()):
+        _line(ax, i, name, spent / 1000, [_effective_by(r, spent) - base for r in results])
+    ax.set(xlabel="rollouts spent (thousands)", ylabel=f"effective groups\nahead of {base_name}")
+    ax.legend(fontsize="x-small", frameon=False)
+    return ax
+
+
+def _effective_by(result: SimulationResult, spent: FloatArray) -> FloatArray:
+    """Return the effective groups by the time that so many rollouts were spent."""
+    good = (result.group_successes > 0) & (result.group_successes < result.group_rollouts)
+    by: FloatArray = np.interp(spent, np.append(0, np.cumsum(result.group_rollouts)), np.append(0, np.cumsum(good)))
+    return by
+
+
+def _axes(ax: Axes | None) -> Axes:
+    """Return ``ax``, or new axes at paper column width."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(3.6, 2.7), layout="constrained")[1]
+
+
+def _band(table: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return mean and mean -+ one standard deviation over the first axis."""
+    rows = np.atleast_2d(np.asarray(table, dtype=np.float64))
+    mean = rows.mean(axis=0)
+    spread = rows.std(axis=0, ddof=1) if len(rows) > 1 else np.zeros_like(mean)
+    return mean, mean - spread, mean + spread
+
+
+def _line(ax: Axes, i: int, name: str, x: npt.ArrayLike, table: Sequence[FloatArray]) -> None:
+    """Draw a mean line with its band."""
+    mean, low, high = _band(table)
+    ax.plot(x, mean, color=COLORS[i], linestyle=DASHES[i], label=name)
+    ax.fill_between(x, low, high, color=COLORS[i], alpha=0.2, linewidth=0)

@@ -1,0 +1,544 @@
+"""Every kernel against its slow twin, at ordinary and extreme arguments."""
+
+import inspect
+from decimal import Decimal, localcontext
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import naive
+from cero_alloc import _kernels
+
+SHAPES = pytest.mark.parametrize("shape", range(4), ids=list(naive.SHAPES))
+SCALINGS = pytest.mark.parametrize("scaling", range(2), ids=list(naive.SCALINGS))
+ORDINARY = [0.05, 1.0, 8.0]
+LAMS = pytest.mark.parametrize("lam", [1e-12, *ORDINARY, 1e12])
+
+quick = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+
+
+def values_of(rng, size):
+    """Values in [0, 1/4] with both ends and repeats."""
+    q = rng.choice([0.0, 0.25, 0.1, *rng.uniform(0, 0.25, 3)], size)
+    return np.where(rng.random(size) < 0.5, q, rng.uniform(0, 0.25, size))
+
+
+def pool(rng, size, *, whole=False):
+    """Values and bounds of a pool, and an equal share."""
+    lower = rng.integers(0, 3, size).astype(float) * (rng.random(size) < 0.3)
+    upper = lower + rng.integers(0, 9, size)
+    if not whole:
+        lower, upper = lower * 0.7, upper * 0.9
+    return values_of(rng, size), lower, upper, float(rng.uniform(0.5, 4))
+
+
+def generators(count):
+    return [np.random.default_rng(seed) for seed in range(count)]
+
+
+def test_every_kernel_has_a_twin():
+    kernels = [name for name, f in vars(_kernels).items() if hasattr(f, "py_func")]
+    assert len(kernels) > 25
+    missing = [name for name in kernels if not inspect.isfunction(getattr(naive, name, None))]
+    assert missing == []
+
+
+# ---------------------------------------------------------------- utility
+
+
+@SHAPES
+@SCALINGS
+@LAMS
+@pytest.mark.parametrize("q", [0.0, 1e-9, 0.1, 0.25])
+def test_scalar_utility_matches_its_twin(shape, scaling, lam, q):
+    height, rate = _kernels.scale_of(scaling, lam, q)
+    assert (height, rate) == pytest.approx(naive.scale_of(scaling, lam, q), rel=1e-15)
+    for x in [0.0, 1e-6, 0.5, 1.0, 3.0, 1e3]:
+        args = (shape, height, rate, x)
+        assert _kernels.u(*args) == pytest.approx(naive.u(*args), rel=1e-12, abs=2e-16 * height)
+        assert _kernels.du(*args) == pytest.approx(naive.du(*args), rel=1e-12, abs=0)
+
+
+@SHAPES
+@SCALINGS
+@LAMS
+@pytest.mark.parametrize("q", [0.0, 1e-9, 0.1, 0.25])
+@pytest.mark.parametrize("upper", [0.0, 0.5, 20.0])
+def test_scalar_demand_and_conjugate_match_their_twins(shape, scaling, lam, q, upper):
+    height, rate = _kernels.scale_of(scaling, lam, q)
+    for share in [0.0, 1e-9, 0.1, 0.5, 0.9, 1.0, 2.0]:
+        args = (shape, height, rate, share * height * rate, upper)
+        assert _kernels.demand(*args) == pytest.approx(naive.demand(*args), rel=1e-12)
+        assert _kernels.conj(*args) == pytest.approx(naive.conj(*args), rel=1e-12, abs=1e-15 * height)
+
+
+@SHAPES
+@SCALINGS
+@LAMS
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_demand_pull_is_the_slope_of_demand_by_log_price(shape, scaling, lam, share):
+    height, rate = _kernels.scale_of(scaling, lam, 0.2)
+    args = (shape, height, rate, share * height * rate)
+    assert _kernels.demand_pull(*args) == pytest.approx(naive.demand_pull(*args), rel=1e-7, abs=1e-300)
+
+
+@SHAPES
+@SCALINGS
+@LAMS
+@pytest.mark.parametrize("q", [0.0, 0.1, 0.25])
+def test_unit_gain_matches_its_twin(shape, scaling, lam, q):
+    height, rate = _kernels.scale_of(scaling, lam, q)
+    for n in range(12):
+        slack = 2e-16 * height if shape == _kernels.CAPPED_LINEAR else 5e-324
+        assert _kernels.unit_gain(shape, height, rate, float(n)) == pytest.approx(
+            naive.unit_gain(shape, height, rate, n), rel=1e-14 * (1 + min(rate * n, 800)), abs=slack
+        )
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("lam", [1e-12, *ORDINARY, 1e6])
+def test_elementwise_loops_match_their_twins(shape, scaling, lam):
+    rng = np.random.default_rng(0)
+    q, x, upper = values_of(rng, 40), rng.exponential(2, 40), rng.exponential(3, 40)
+    slope = lam * rng.choice([0.0, 0.1, 0.5, 1.0, 2.0], 40)
+    out = np.empty(40)
+    for name, arguments in {
+        "utility_loop": (q, x),
+        "marginal_loop": (q, x),
+        "demand_loop": (q, slope, upper),
+        "conjugate_loop": (q, slope, upper),
+    }.items():
+        getattr(_kernels, name)(shape, scaling, lam, *arguments, out)
+        twin = getattr(naive, name)(shape, scaling, lam, *map(np.ndarray.tolist, arguments))
+        np.testing.assert_allclose(out, twin, rtol=1e-12, atol=2e-15)
+
+
+# ---------------------------------------------------------------- no cancellation, against 100 digits
+
+
+@SHAPES
+@pytest.mark.parametrize("rate", [1e-12, 3e-7, 0.01, 1.0])
+def test_small_utility_keeps_all_its_digits(shape, rate):
+    for x in [1e-9, 1e-3, 0.7]:
+        exact = float(naive.phi(shape, Decimal(rate) * Decimal(x)))
+        assert _kernels.u(shape, 1.0, rate, x) == pytest.approx(exact, rel=1e-15, abs=0)
+
+
+@SHAPES
+@pytest.mark.parametrize("rate", [1e-14, 1e-8, 1e-3, 0.5])
+def test_small_unit_gain_keeps_all_its_digits(shape, rate):
+    for n in [0, 1, 7, 100]:
+        if shape == _kernels.CAPPED_LINEAR and rate * (n + 1) > 1:
+            continue
+        exact = naive.unit_gain(shape, 1.0, rate, n)
+        assert _kernels.unit_gain(shape, 1.0, rate, float(n)) == pytest.approx(exact, rel=2e-15 * (1 + rate * n), abs=0)
+
+
+@pytest.mark.parametrize("shape", [_kernels.EXPONENTIAL, _kernels.HYPERBOLIC, _kernels.LOG])
+@pytest.mark.parametrize("distance", [2.0**-52, 2.0**-40, 1e-9, 1e-3, 0.4])
+@pytest.mark.parametrize(("height", "rate"), [(1.0, 0.3), (1.0, 1e-12), (0.5, 7.0), (1.0, 1e12)])
+def test_demand_just_below_the_top_slope_keeps_all_its_digits(shape, distance, height, rate):
+    top = height * rate  # exact: the height is a power of two
+    slope = top * (1 - distance)
+    with localcontext() as context:
+        context.prec = 100
+        ratio = Decimal(top) / Decimal(slope)
+        exact = float([ratio.ln(), ratio.sqrt() - 1, ratio - 1][shape] / Decimal(rate))
+    assert _kernels.demand(shape, height, rate, slope, 1e300) == pytest.approx(exact, rel=1e-15, abs=0)
+
+
+# ---------------------------------------------------------------- posterior
+
+
+@pytest.mark.parametrize("rho", [1.0, 0.98, 0.5, 1e-300])
+def test_aged_matches_its_twin(rho):
+    for evidence in [0.0, 1e-300, 7.5, 1e19]:  # rollouts are 64-bit counts
+        for elapsed in [0, 1, 2, 30]:
+            expected = naive.aged(evidence, elapsed, rho)
+            assert _kernels.aged(evidence, elapsed, rho) == pytest.approx(expected, rel=1e-13, abs=1e-320)
+
+
+@quick
+@given(a=st.floats(1e-6, 1e6), b=st.floats(1e-6, 1e6))
+def test_expected_variance_matches_its_twin(a, b):
+    assert _kernels.expected_variance(a, b) == pytest.approx(naive.expected_variance(a, b), rel=1e-14, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [(1e-300, 1e-300, 5e-301), (1e300, 1e300, 0.25), (1e300, 1e-300, 0.0), (1e-300, 1.0, 5e-301)],
+)
+def test_expected_variance_survives_extreme_parameters(a, b, expected):
+    assert _kernels.expected_variance(a, b) == pytest.approx(expected, rel=1e-14, abs=0)
+
+
+def evidence_of(rng, size, stride):
+    """A bank's arrays: prior, evidence, ticks."""
+    a0, b0 = rng.uniform(0.1, 5, (2, size if stride else 1))
+    succ, fail = rng.exponential(5, (2, size))
+    return a0, b0, stride, succ, fail, rng.integers(0, 9, size), 9, float(rng.choice([1.0, 0.97, 0.3]))
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("stride", [0, 1])
+def test_posterior_and_values_match_their_twins(full, stride):
+    for rng in generators(10):
+        evidence = evidence_of(rng, 12, stride)
+        rows = np.empty(0, dtype=np.int64) if full else rng.permutation(12)[:5]
+        alpha, beta, value = np.empty((3, 12 if full else 5))
+        _kernels.posterior(full, rows, *evidence, alpha, beta)
+        _kernels.values(full, rows, *evidence, value)
+        np.testing.assert_allclose([alpha, beta], naive.posterior(full, rows, *evidence), rtol=1e-13)
+        np.testing.assert_allclose(value, naive.values(full, rows, *evidence), rtol=1e-13)
+
+
+def test_observe_matches_its_twin():
+    for rng in generators(10):
+        _, _, _, succ, fail, tick, now, rho = evidence_of(rng, 12, 0)
+        rows = rng.permutation(12)[:6]
+        rollouts = rng.integers(0, 9, 6)
+        successes = rollouts * rng.random(6)
+        expected = naive.observe(rows, successes, rollouts, succ, fail, tick, now, rho)
+        _kernels.observe(rows, successes, rollouts, succ, fail, tick, now, rho)
+        np.testing.assert_allclose([succ, fail, tick], expected, rtol=1e-13)
+
+
+@quick
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 1.0, 2.5, 4.0, -1.0, np.nan, np.inf, -np.inf]), st.integers(-1, 4)), max_size=6
+    )
+)
+def test_first_bad_feedback_matches_its_twin(feedback):
+    successes = np.array([s for s, _ in feedback], dtype=np.float64)
+    rollouts = np.array([n for _, n in feedback], dtype=np.int64)
+    assert _kernels.first_bad_feedback(successes, rollouts) == naive.first_bad_feedback(successes, rollouts)
+
+
+@quick
+@given(st.lists(st.integers(0, 8), max_size=6))
+def test_strictly_increasing_matches_its_twin(rows):
+    for given_rows in (rows, sorted(rows), sorted(set(rows))):
+        answer = _kernels.strictly_increasing(np.array(given_rows, dtype=np.int64))
+        assert answer == naive.strictly_increasing(given_rows)
+
+
+# ---------------------------------------------------------------- one round
+
+keys = st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.5000000001, 1.0]), min_size=1, max_size=40)
+
+
+def ranked_pool(key, seed):
+    """Keys with many ties, and tie ranks that are all different."""
+    return np.array(key), np.random.default_rng(seed).permutation(len(key))
+
+
+@quick
+@given(key=keys, seed=st.integers(0, 99))
+def test_ahead_matches_its_twin(key, seed):
+    key, tie = ranked_pool(key, seed)
+    for i in range(key.size):
+        assert _kernels.ahead(i, 0, key, tie) == naive.ahead(i, 0, key, tie)
+
+
+@quick
+@given(key=keys, seed=st.integers(0, 99), data=st.data())
+def test_select_matches_a_full_sort(key, seed, data):
+    key, tie = ranked_pool(key, seed)
+    size = data.draw(st.integers(1, key.size))
+    k = data.draw(st.integers(1, size))
+    order = np.random.default_rng(seed).permutation(key.size)
+    before = order.copy()
+    expected = naive.select(key, tie, before, size, k)
+    _kernels.select(key, tie, order, size, k)
+    assert sorted(order[:k]) == sorted(expected)
+    assert order[k - 1] == expected[-1]
+    assert sorted(order[:size]) == sorted(before[:size])
+    assert list(order[size:]) == list(before[size:])
+
+
+@pytest.mark.parametrize("arrangement", ["equal", "ascending", "descending", "organ pipe"])
+def test_select_on_a_large_regular_pool(arrangement):
+    n = 20_000
+    key = {
+        "equal": np.zeros(n),
+        "ascending": np.arange(n) / n,
+        "descending": np.arange(n)[::-1] / n,
+        "organ pipe": np.minimum(np.arange(n), np.arange(n)[::-1]) / n,
+    }[arrangement]
+    tie, order = np.arange(n), np.arange(n)
+    for k in (1, n // 3, n):
+        expected = naive.select(key, tie, range(n), n, k)
+        _kernels.select(key, tie, order, n, k)
+        assert set(order[:k]) == set(expected)
+        assert order[k - 1] == expected[-1]
+
+
+@quick
+@given(key=keys, seed=st.integers(0, 99), threshold=st.sampled_from([-1.0, 0.0, 0.3, 0.5, 1.0]), k=st.integers(0, 50))
+def test_rank_matches_a_full_sort(key, seed, threshold, k):
+    key, tie = ranked_pool(key, seed)
+    order = np.empty(key.size, dtype=np.int64)
+    found = _kernels.rank(key, tie, threshold, k, order)
+    expected = naive.rank(key, tie, threshold, k)
+    assert sorted(order[:found]) == sorted(expected)
+    assert list(order[:found][-1:]) == expected[-1:]
+
+
+@quick
+@given(size=st.integers(1, 12), units=st.integers(0, 40), n_max=st.integers(1, 5), data=st.data())
+def test_deal_matches_its_twin(size, units, n_max, data):
+    order = np.array(data.draw(st.permutations(range(size))), dtype=np.int64)
+    k = data.draw(st.integers(0, size))
+    out = np.full(size, -1, dtype=np.int64)
+    dealt = _kernels.deal(order, k, units, n_max, out)
+    assert (dealt, out.tolist()) == naive.deal(order, k, units, n_max, size)
+
+
+@quick
+@given(
+    key=keys,
+    seed=st.integers(0, 99),
+    threshold=st.sampled_from([-1.0, 0.0, 0.3, 0.5, 1.0]),
+    n_max=st.integers(1, 5),
+    cap=st.integers(0, 200),
+    budget=st.integers(0, 200),
+)
+def test_propose_matches_its_twin(key, seed, threshold, n_max, cap, budget):
+    key, tie = ranked_pool(key, seed)
+    order, proposal, counts = np.empty((3, key.size), dtype=np.int64)
+    totals = _kernels.propose(key, tie, threshold, n_max, cap, budget, order, proposal, counts)
+    assert (*totals, proposal.tolist(), counts.tolist()) == naive.propose(key, tie, threshold, n_max, cap, budget)
+
+
+def test_propose_gives_the_residual_to_the_last_in_rank():
+    order, proposal, counts = np.empty((3, 4), dtype=np.int64)
+    key, tie = np.array([0.1, 0.9, 0.5, 0.7]), np.arange(4)
+    assert _kernels.propose(key, tie, -1.0, 3, 8, 100, order, proposal, counts) == (8, 8)
+    assert proposal.tolist() == counts.tolist() == [0, 3, 2, 3]
+
+
+def test_propose_clips_the_executed_counts_only():
+    order, proposal, counts = np.empty((3, 4), dtype=np.int64)
+    key, tie = np.full(4, 0.5), np.array([2, 0, 3, 1])
+    assert _kernels.propose(key, tie, 0.0, 2, 8, 3, order, proposal, counts) == (8, 3)
+    assert proposal.tolist() == [2, 2, 2, 2]
+    assert counts.tolist() == [0, 2, 0, 1]
+
+
+@SHAPES
+@SCALINGS
+@LAMS
+@pytest.mark.parametrize("stride", [0, 1])
+def test_step_slopes_matches_its_twin(shape, scaling, lam, stride):
+    for rng in generators(3):
+        theta, q = rng.random(20), values_of(rng, 20)
+        theta[:2] = 0.0, 1.0
+        visits = rng.integers(1, 30, 20 if stride else 1)
+        n_max, share = int(rng.integers(1, 5)), float(rng.uniform(0.1, 9))
+        proposal = rng.integers(0, n_max + 1, 20)
+        for gamma in (0.0, 0.3):
+            moved = theta.copy()
+            args = (q, proposal, visits, stride, n_max, share, gamma, shape, scaling, lam)
+            _kernels.step_slopes(moved, *args)
+            np.testing.assert_allclose(moved, naive.step_slopes(theta, *args), rtol=1e-12, atol=1e-14)
+            assert np.all((moved >= 0) & (moved <= 1))
+
+
+# ---------------------------------------------------------------- offline oracle
+
+
+@SHAPES
+@SCALINGS
+@LAMS
+def test_demand_within_bounds_matches_its_twin(shape, scaling, lam):
+    for rng in generators(4):
+        q, lower, upper, share = pool(rng, 10)
+        model = (share, shape, scaling, lam)
+        for price in lam / share * np.array([1e-9, 0.1, 0.4, 0.9, 2.0]):
+            each = [_kernels.bounded_demand(price, *qlu, *model) for qlu in zip(q, lower, upper, strict=True)]
+            twins = [naive.bounded_demand(price, *qlu, *model) for qlu in zip(q, lower, upper, strict=True)]
+            assert each == pytest.approx(twins, rel=1e-9, abs=1e-12)
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("lam", ORDINARY)
+def test_total_demand_and_its_pull_match_their_twins(shape, scaling, lam):
+    for rng in generators(4):
+        problem = (*pool(rng, 10), shape, scaling, lam)
+        for share in [0.05, 0.11, 0.3, 0.6, 2.0]:
+            price = share * lam / problem[3]
+            expected = naive.total_demand(price, *problem)
+            assert _kernels.total_demand(price, *problem) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_total_demand_is_summed_with_compensation():
+    n = 100_000
+    lower = np.full(n, 0.1)
+    total, _ = _kernels.total_demand(1.0, np.zeros(n), lower, lower, 1.0, _kernels.EXPONENTIAL, _kernels.RATE, 1.0)
+    assert total == pytest.approx(n * 0.1, rel=1e-15)
+
+
+def binding(rng, size, shape, scaling, lam):
+    """A continuous problem with a budget strictly between the lower bounds and what is wanted for free."""
+    q, lower, upper, share = pool(rng, size)
+    q[0], lower[0], upper[0] = 0.2, 0.0, 6.0
+    problem = (q, lower, upper, share, shape, scaling, lam)
+    least, most = lower.sum(), _kernels.total_demand(1e-300, *problem)[0]
+    return problem, float(least + rng.uniform(0.1, 0.9) * (most - least))
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("lam", ORDINARY)
+def test_clear_price_brackets_the_bisected_price(shape, scaling, lam):
+    for rng in generators(4):
+        problem, budget = binding(rng, 7, shape, scaling, lam)
+        top = lam / problem[3] * 1.001
+        lo, hi, passes, closed = _kernels.clear_price(budget, *problem, 0.3 * top, top, 1e-15, 500)
+        assert closed
+        assert passes < 100
+        over, under = (_kernels.total_demand(price, *problem)[0] for price in (lo, hi))
+        assert under <= budget <= over
+        low, high = naive.clear_price(budget, *problem, top)
+        assert lo <= high * (1 + 1e-9)
+        assert hi >= low * (1 - 1e-9)
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("guess", [0.0, 5e-324, 1e-200, 1.0, 1e300, np.inf, np.nan])
+def test_clear_price_does_not_depend_on_the_guess(shape, scaling, guess):
+    problem, budget = binding(np.random.default_rng(5), 7, shape, scaling, 1.0)
+    top = 1.001 / problem[3]
+    lo, hi, _, closed = _kernels.clear_price(budget, *problem, guess, top, 1e-15, 500)
+    usual, _, _, _ = _kernels.clear_price(budget, *problem, 0.3 * top, top, 1e-15, 500)
+    assert closed
+    assert lo == pytest.approx(usual, rel=1e-6)
+    assert lo < hi
+
+
+def test_clear_price_tells_when_it_runs_out_of_passes():
+    problem, budget = binding(np.random.default_rng(5), 7, _kernels.EXPONENTIAL, _kernels.RATE, 1.0)
+    lo, hi, passes, closed = _kernels.clear_price(budget, *problem, 1e-9, 2.0, 1e-15, 1)
+    assert (passes, closed) == (1, False)
+    assert lo < hi
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("lam", ORDINARY)
+def test_blend_spends_the_budget_like_its_twin(shape, scaling, lam):
+    for rng in generators(4):
+        problem, budget = binding(rng, 7, shape, scaling, lam)
+        price, _ = naive.clear_price(budget, *problem, lam / problem[3])
+        lo, hi = 0.9 * price, 1.1 * price + 1e-12
+        out = np.empty(7)
+        weight = _kernels.blend(lo, hi, budget, *problem, out)
+        twin_weight, mixed = naive.blend(lo, hi, budget, *problem)
+        assert weight == pytest.approx(twin_weight, abs=1e-9)
+        np.testing.assert_allclose(out, mixed, rtol=1e-9, atol=1e-9)
+        assert out.sum() == pytest.approx(budget, rel=1e-12)
+
+
+def test_blend_of_equal_prices_takes_all():
+    q, lower, upper = np.array([0.1, 0.2]), np.zeros(2), np.full(2, 3.0)
+    problem = (q, lower, upper, 1.0, _kernels.EXPONENTIAL, _kernels.RATE, 1.0)
+    out = np.empty(2)
+    assert _kernels.blend(0.1, 0.1, 100.0, *problem, out) == 1.0
+    assert out.tolist() == pytest.approx([naive.bounded_demand(0.1, x, 0.0, 3.0, *problem[3:]) for x in q])
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("lam", ORDINARY)
+@pytest.mark.parametrize("integer", [False, True])
+def test_certify_matches_the_definition(shape, scaling, lam, integer):
+    for rng in generators(4):
+        q, lower, upper, share = pool(rng, 8, whole=integer)
+        z = lower + (upper - lower) * rng.random(8)
+        if integer:
+            z = np.floor(z)
+        budget = float(np.ceil(z.sum()) + rng.integers(0, 3))
+        price = float(rng.uniform(0.01, 1.2)) * lam / share
+        problem = (price, z, budget, q, lower, upper, share, shape, scaling, lam, integer)
+        assert _kernels.certify(*problem) == pytest.approx(naive.certify(*problem), rel=1e-11, abs=1e-12)
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("lam", ORDINARY)
+def test_wanted_units_match_a_scan(shape, scaling, lam):
+    for rng in generators(3):
+        problem = (*pool(rng, 6, whole=True), shape, scaling, lam)
+        q, lower, upper, share = problem[:4]
+        prices = list(lam / share * rng.uniform(0.001, 1.2, 5))
+        # The boundary itself: a price that is exactly the gain of some unit.
+        height, rate = _kernels.scale_of(scaling, lam, q[0])
+        prices += [_kernels.unit_gain(shape, height, rate / share, float(n)) * (1 + 1e-13) for n in range(3) if q[0]]
+        for price in prices:
+            each = [_kernels.wanted_units(price, *qlu, *problem[3:]) for qlu in zip(q, lower, upper, strict=True)]
+            twins = [naive.wanted_units(price, *qlu, *problem[3:]) for qlu in zip(q, lower, upper, strict=True)]
+            assert each == twins
+            for budget in range(1, 12, 3):
+                assert _kernels.wants_more(price, budget, *problem) == naive.wants_more(price, budget, *problem)
+
+
+@SHAPES
+@SCALINGS
+def test_a_unit_is_wanted_at_exactly_its_gain(shape, scaling):
+    height, rate = _kernels.scale_of(scaling, 1.0, 0.2)
+    for n in range(1, 6):
+        price = _kernels.unit_gain(shape, height, rate / 8.0, float(n - 1))
+        wanted = _kernels.wanted_units(price, 0.2, 0.0, 50.0, 8.0, shape, scaling, 1.0)
+        linear = shape == _kernels.CAPPED_LINEAR  # equal gains up to the kink
+        last_whole = int(8.0 / (0.8 if scaling == _kernels.RATE else 1.0))
+        assert wanted == (last_whole if linear else n)
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("lam", ORDINARY)
+def test_clear_units_matches_a_sorted_list_of_gains(shape, scaling, lam):
+    for rng in generators(6):
+        size = int(rng.integers(1, 8))
+        problem = (*pool(rng, size, whole=True), shape, scaling, lam)
+        budget = int(problem[1].sum() + rng.integers(0, 5 * size))
+        top = 1.01 * lam / problem[3]
+        out = np.empty(size, dtype=np.int64)
+        price = _kernels.clear_units(budget, *problem, top, out)
+        twin_price, counts = naive.clear_units(budget, *problem, top)
+        assert out.tolist() == counts
+        assert price == pytest.approx(twin_price, rel=1e-9)
+
+
+@SHAPES
+@SCALINGS
+def test_clear_units_gives_ties_to_the_lowest_index(shape, scaling):
+    q = np.full(5, 0.2)
+    problem = (q, np.zeros(5), np.full(5, 4.0), 100.0, shape, scaling, 1.0)
+    out = np.empty(5, dtype=np.int64)
+    for budget in range(21):
+        _kernels.clear_units(budget, *problem, 1.0, out)
+        assert out.tolist() == naive.clear_units(budget, *problem, 1.0)[1]
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("lam", [1e-6, *ORDINARY, 1e6])
+def test_path_dual_matches_a_recursion(shape, scaling, lam):
+    for rng in generators(3):
+        n_prompts, n_rounds, n_max = (int(rng.integers(1, most)) for most in (4, 6, 4))
+        q_path = values_of(rng, n_prompts * n_rounds).reshape(n_prompts, n_rounds)
+        share = float(rng.uniform(0.5, 4))
+        price = float(rng.uniform(0.01, 1)) * min(1.0, lam) / share
+        worth, spent, line = np.empty((3, n_rounds * n_max + n_max + 1))
+        model = (n_max, share, shape, scaling, lam)
+        total, bought = _kernels.path_dual(price, q_path, *model, worth, spent, line)
+        twin_total, twin_bought = naive.path_dual(price, q_path.tolist(), *model)
+        assert total == pytest.approx(twin_total, rel=1e-9, abs=1e-14)
+        assert bought == twin_bought

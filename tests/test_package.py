@@ -1,0 +1,128 @@
+"""The package as a whole: layers, import cost, one specialisation per kernel, installs that cannot be written to."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cero_alloc
+from cero_alloc import BetaPosteriorBank, FenchelDualAllocator
+
+PACKAGE = Path(cero_alloc.__file__).parent
+
+# Who may import whom; each layer also sees the ones before it that it names.
+LAYERS = {
+    "_kernels": set(),
+    "_checks": set(),
+    "_utility": {"_kernels", "_checks"},
+    "_posterior": {"_kernels", "_checks"},
+    "_ledger": {"_checks"},
+    "_allocator": {"_kernels", "_checks", "_ledger", "_posterior", "_utility"},
+    "_oracle": {"_kernels", "_checks", "_utility"},
+    "baselines": {"_kernels", "_checks", "_ledger", "_posterior", "_utility", "_allocator"},
+    "simulation": {"_kernels", "_checks", "_ledger", "_posterior", "_utility", "_oracle"},
+    "plotting": {"_checks", "simulation"},
+    "__init__": {"_allocator", "_ledger", "_oracle", "_posterior", "_utility"},
+}
+
+
+def imports_of(module):
+    ours, others = set(), set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom):
+            if node.level:
+                ours |= {node.module} if node.module else {alias.name for alias in node.names}
+            else:
+                others.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            others |= {alias.name.split(".")[0] for alias in node.names}
+    return ours, others
+
+
+@pytest.mark.parametrize("module", LAYERS)
+def test_imports_run_one_way(module):
+    ours, others = imports_of(module)
+    assert ours <= LAYERS[module]
+    assert ("numba" in others) == (module == "_kernels")
+    assert ("matplotlib" in others) == (module == "plotting")
+
+
+def test_every_module_has_a_layer():
+    assert {file.stem for file in PACKAGE.glob("*.py")} == set(LAYERS)
+
+
+def test_public_names():
+    assert sorted(cero_alloc.__all__) == cero_alloc.__all__
+    for name in cero_alloc.__all__:
+        assert getattr(cero_alloc, name).__doc__
+
+
+def run_python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", code],
+        env={**os.environ, **environment}, capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+
+
+def test_import_is_light_and_compiles_nothing():
+    code = (
+        "import sys, cero_alloc; from cero_alloc import _kernels;"
+        "print('matplotlib' in sys.modules, 'scipy.optimize' in sys.modules, 'cvxpy' in sys.modules,"
+        "sum(len(f.signatures) for f in vars(_kernels).values() if hasattr(f, 'signatures')))"
+    )
+    assert run_python(code) == "False False False 0"
+
+
+def test_works_where_nothing_can_be_cached(tmp_path):
+    # A read-only install with no home: numba finds no cache folder and must not fail at import.
+    code = (
+        "import numba.core.caching as caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "import cero_alloc\n"
+        "print(float(cero_alloc.SaturatingUtility().value(0.25, 0.0)))"
+    )
+    assert run_python(code, NUMBA_CACHE_DIR="") == "0.0"
+
+
+EVERYTHING = """
+import numpy as np
+from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, OfflineOracle, SaturatingUtility, _kernels, simulation
+from cero_alloc.baselines import FixedPacing, Greedy, Uniform
+
+frozen = np.array([0.2, 0.1])
+frozen.flags.writeable = False
+for ids, prior in ((5, (1, 1)), (list("abcde"), ([1] * 5, np.ones(5, dtype=np.float32)))):
+    for visits in (None, 3, np.full(5, 2, dtype=np.int8)):
+        bank = BetaPosteriorBank(ids, prior=prior, forgetting=0.9)
+        allocator = FenchelDualAllocator(bank, total_budget=24, n_rounds=6, max_rollouts=3, visits=visits)
+        for offer in (None, list(bank.prompt_ids)[:3], tuple(bank.prompt_ids)[1:]):
+            counts = allocator.allocate(offer, np.int32(6))
+            counts.flags.writeable = False
+            allocator.update(offer, counts.astype(np.int32), counts)
+        allocator.allocate(budget=2, exact=True)
+        bank.interval(0.9), bank.mean()
+pool = simulation.drifting_pool(4)
+for policy in (Uniform, Greedy, FixedPacing):
+    simulation.simulate(policy(pool.bank(), total_budget=8, n_rounds=4, max_rollouts=2), pool, 4)
+for shape in ("exponential", "log"):
+    utility = SaturatingUtility(shape, saturation=1)
+    utility.value(0.25, 1), utility.marginal([0.1], 2.0), utility.demand(0.2, [[0.5]], 3), utility.conjugate(frozen, 0, 3)
+    for integer in (False, True):
+        OfflineOracle(utility).solve(frozen, 3, equal_share=1, upper=[2, 3], integer=integer)
+kernels = {name: len(f.signatures) for name, f in vars(_kernels).items() if hasattr(f, "py_func")}
+print(sorted(name for name, count in kernels.items() if count != 1))
+"""
+
+
+def test_one_specialisation_per_kernel(tmp_path):
+    assert run_python(EVERYTHING, NUMBA_CACHE_DIR=str(tmp_path)) == "[]"
+
+
+def test_twice_the_same_random_state_does_not_leak():
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    FenchelDualAllocator(BetaPosteriorBank(50), total_budget=50, n_rounds=5, max_rollouts=2, seed=3).allocate()
+    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002

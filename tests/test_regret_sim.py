@@ -1,0 +1,105 @@
+"""The main job's command line: its files, its verdict, its behaviour under Ctrl-C and bad options."""
+
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "regret_sim.py"
+SMALL = ["--quick", "--jobs", "1", "--seeds", "1", "--max-rounds", "32", "--shapes", "exponential", "log"]
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("regret_sim", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["regret_sim"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def read(file):
+    with file.open() as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_quick_run_writes_everything(script, tmp_path, capsys):
+    assert script.main([*SMALL, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    for words in ("1. RATE", "2a. PAPER", "2b. PAPER", "3. DRIFT", "0 above their bound", "the bound is vacuous"):
+        assert words in printed
+    pictures = {file.name for file in tmp_path.glob("*.png")}
+    assert pictures == {"regret.png", "drift.png"} | {
+        f"paper_{name}.png" for name in ("exposure", "pacing", "lift", "calibration", "effective_groups")
+    }
+    rate = read(tmp_path / "rate.csv")
+    assert len(rate) == 2 * 2 * 2
+    assert all(float(row["regret"]) <= float(row["bound"]) for row in rate)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["finished"] is True
+    assert summary["violations"] == []
+    measured = summary["paper"]["measured"]
+    # The published pacing of arXiv 2610.09679 follows from the algorithm alone, not from the pool.
+    assert measured["surplus peak (rollouts)"] == [1920]
+    assert measured["surplus at the end (rollouts)"] == [0]
+    assert 485 <= measured["allocating rounds"][0] <= 489
+    levels = [measured[f"prompts at {x} R"][0] for x in ("0.84", "1.12", "1.40")]
+    assert sum(levels) == pytest.approx(1.0)
+    assert min(levels) > 0.05
+
+
+def test_measured_rates(script, tmp_path):
+    file = tmp_path / "counts.csv"
+    rng = np.random.default_rng(0)
+    lines = [f"p{i},{epoch},10,{rng.integers(0, 11)}" for epoch in range(2) for i in range(70)]
+    file.write_text("prompt_id,epoch,trials,successes\n" + "\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    assert script.main([*SMALL, "--rates", str(file), "--out", str(out)]) == 0
+    assert {row["path"] for row in read(out / "drift.csv")} == {"measured path"}
+
+
+def test_a_violation_fails_the_run(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(script, "ROUNDING", -10.0)  # as if every regret were far above its bound
+    assert script.main([*SMALL, "--out", str(tmp_path)]) == 1
+    assert "VIOLATION" in capsys.readouterr().err
+
+
+def test_interrupt_keeps_what_is_finished(script, tmp_path, monkeypatch, capsys):
+    def outcomes(tasks, jobs):
+        for part, cost, call in tasks.calls[-3:]:  # the shortest ones
+            yield part, cost, call()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "_outcomes", outcomes)
+    assert script.main([*SMALL, "--out", str(tmp_path)]) == 130
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["finished"] is False
+    assert sum(len(read(tmp_path / f"{part}.csv")) for part in ("rate", "drift")) == 3
+
+
+def test_processes_give_the_same_results(tmp_path):
+    for jobs in ("1", "2"):
+        command = [sys.executable, SCRIPT, *SMALL, "--jobs", jobs, "--out", tmp_path / jobs]
+        subprocess.run(command, check=True, capture_output=True)
+    for part in ("rate", "paper", "drift"):
+        assert (tmp_path / "1" / f"{part}.csv").read_bytes() == (tmp_path / "2" / f"{part}.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "0"], "--seeds and --jobs must be at least 1"),
+        (["--max-rounds", "100"], "--max-rounds must be a power of 2"),
+        (["--rates", "nowhere.csv"], "nowhere.csv: no such file"),
+        (["--shapes", "square"], "invalid choice"),
+    ],
+)
+def test_bad_options(script, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        script.main(arguments)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,235 @@
+"""Pools, replayed tables and simulated runs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, Horizon, OfflineOracle, SaturatingUtility
+from cero_alloc.baselines import Uniform
+from cero_alloc.simulation import (
+    Pool,
+    drifting_pool,
+    known_bank,
+    load_counts,
+    path_optimum_bound,
+    regret_bound,
+    simulate,
+    static_pool,
+)
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+HEADER = "prompt_id,epoch,trials,successes\n"
+
+
+def run(pool, rounds, **kwargs):
+    policy = FenchelDualAllocator(
+        pool.bank(), total_budget=pool.n_prompts * rounds, n_rounds=rounds, max_rollouts=2, **kwargs
+    )
+    return simulate(policy, pool, rounds, seed=1)
+
+
+def test_result_adds_up():
+    pool = static_pool(20, seed=1)
+    result = run(pool, 40)
+    counts = result.counts
+    assert counts.shape == (40, 20)
+    assert (counts.sum(axis=0) == result.exposure).all()
+    assert (result.group_successes <= result.group_rollouts).all()
+    q = pool.rates[0] * (1 - pool.rates[0])
+    assert result.achieved == pytest.approx(SaturatingUtility().value(q, result.exposure / 40).sum(), rel=1e-12)
+    optimum = OfflineOracle().solve(q, 800, equal_share=40, upper=80, integer=True).optimum
+    assert result.regret == pytest.approx((optimum - result.achieved) / 20, abs=1e-15)
+    np.testing.assert_allclose(result.pacing_gap, np.cumsum(counts.sum(axis=1)) - np.arange(1, 41) * 20)
+    assert result.allocating_rounds == np.count_nonzero(counts.sum(axis=1))
+    assert (result.mean_counts.sum(axis=1) == 20).all()
+    assert result.variation == 0.0
+    effective = (result.group_successes > 0) & (result.group_successes < result.group_rollouts)
+    assert result.effective_group_rate == effective.mean()
+
+
+def test_same_seed_same_run():
+    pool = static_pool(10, seed=2)
+    first, second = run(pool, 30), run(pool, 30)
+    assert (first.counts == second.counts).all()
+    assert (first.group_successes == second.group_successes).all()
+
+
+def test_proxy_error_is_that_of_the_closed_round():
+    pool = static_pool(4, seed=3)
+    bank = pool.bank()
+    policy = Uniform(bank, total_budget=8, n_rounds=1, max_rollouts=2)
+    result = simulate(policy, pool, 1, seed=0)
+    q = pool.rates[0] * (1 - pool.rates[0])
+    assert result.proxy_error[0] == pytest.approx(np.abs(bank.value() - q).mean())
+    assert np.isnan(result.price).all()
+
+
+def test_drift_values_new_exposure_at_the_rounds_own_rate():
+    pool = drifting_pool(6, 0.8, 0.8, drift=1.0, seed=4)
+    result = run(pool, 12)
+    utility, z, worth = SaturatingUtility(), np.zeros(6), 0.0
+    values = []
+    for k, n in enumerate(result.counts):
+        p = pool.at(k, 12)
+        q = p * (1 - p)
+        values.append(q)
+        worth += (utility.value(q, (z + n) / 12) - utility.value(q, z / 12)).sum()
+        z += n
+    assert result.achieved == pytest.approx(worth, rel=1e-12)
+    assert result.variation == pytest.approx(np.abs(np.diff(values, axis=0)).max(axis=1).sum())
+    bound, _ = path_optimum_bound(np.array(values).T, result.horizon, utility)
+    assert result.optimum == pytest.approx(bound)
+    assert result.achieved <= bound
+
+
+def test_path_bound_needs_no_fine_price():
+    horizon = Horizon(n_prompts=3, n_rounds=8, total_budget=24, max_rollouts=2, round_capacity=6)
+    q = np.random.default_rng(0).random((3, 8)) / 4
+    fine, _ = path_optimum_bound(q, horizon, SaturatingUtility(), tolerance=1e-12)
+    rough, price = path_optimum_bound(q, horizon, SaturatingUtility())
+    assert fine <= rough <= fine * (1 + 1e-4)
+    assert price > 0
+    abundant = Horizon(n_prompts=3, n_rounds=8, total_budget=48, max_rollouts=2, round_capacity=6)
+    _, price = path_optimum_bound(q, abundant, SaturatingUtility())
+    assert price == pytest.approx(0, abs=1e-3)
+    with pytest.raises(ValueError, match=r"values must have shape \(3, 8\), got values = \(8, 3\)"):
+        path_optimum_bound(q.T, horizon, SaturatingUtility())
+
+
+def test_known_bank_never_learns():
+    pool = Pool([0.0, 0.3, 1.0])
+    bank = known_bank(pool)
+    before = bank.value()
+    np.testing.assert_allclose(before, [0.0, 0.21, 0.0], atol=1e-14)
+    bank.update(None, [0, 0, 0], [1000, 1000, 1000])
+    np.testing.assert_allclose(bank.value(), before, atol=1e-11)
+
+
+def test_string_ids():
+    pool = Pool([[0.2, 0.8]], ["x", "y"])
+    result = run(pool, 16)
+    assert result.exposure.sum() <= 32
+    assert result.regret <= result.bound
+
+
+def test_any_object_with_two_methods_is_a_policy():
+    class Everyone:
+        def allocate(self, prompt_ids=None, budget=None, *, exact=False):
+            return np.ones(3, dtype=np.int64)
+
+        def update(self, prompt_ids, successes, rollouts):
+            pass
+
+    horizon = Horizon(n_prompts=3, n_rounds=5, total_budget=15, max_rollouts=1, round_capacity=3)
+    result = simulate(Everyone(), static_pool(3), 5, horizon=horizon)
+    assert result.exposure.tolist() == [5, 5, 5]
+    assert np.isnan(result.proxy_error).all()
+    assert np.isnan(result.bound)
+    with pytest.raises(ValueError, match="horizon must be given for a policy without one"):
+        simulate(Everyone(), static_pool(3), 5)
+
+
+def test_lift_and_variance():
+    pool = static_pool(30, 0.5, 0.5, seed=6)
+    result = run(pool, 64)
+    lift = result.lift()
+    assert lift.shape == (5,)
+    uniform = simulate(Uniform(pool.bank(), total_budget=30 * 64, n_rounds=64, max_rollouts=2), pool, 64)
+    np.testing.assert_allclose(uniform.lift()[~np.isnan(uniform.lift())], 1.0)  # everybody, every round: no selection
+    assert np.isnan(uniform.observed_variance()).all()  # groups of one
+    counts = Uniform(pool.bank(), total_budget=30 * 64, n_rounds=64, max_rollouts=2, rollouts_per_visit=2)
+    seen = simulate(counts, pool, 64).observed_variance()
+    assert set(seen) == {0.0, 0.5}
+
+
+def test_paths():
+    pool = Pool([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5]])
+    assert [pool.at(k, 6)[0] for k in range(6)] == [0, 0, 1, 1, 0.5, 0.5]
+    linear = Pool(pool.rates, path="linear")
+    assert [linear.at(k, 5)[0] for k in range(5)] == [0, 0.5, 1, 0.75, 0.5]
+    assert linear.at(0, 1).tolist() == [0, 1]
+    assert not pool.static
+    assert Pool([0.2, 0.4]).static
+    assert static_pool(5, seed=1).sample(8, seed=2).n_prompts == 8
+    assert len(set(static_pool(5, seed=1).sample(5, seed=2).rates[0])) == 5
+
+
+def test_load_counts(tmp_path):
+    file = tmp_path / "counts.csv"
+    file.write_text(HEADER + "a,1,10,5\nb,1,4,4\na,0,10,1\nb,0,4,0\n")
+    pool = load_counts(file, path="linear")
+    assert pool.prompt_ids == ["a", "b"]
+    assert pool.rates.tolist() == [[0.1, 0.0], [0.5, 1.0]]
+    assert pool.at(1, 3).tolist() == [0.3, 0.5]
+    assert pool.bank().prompt_ids == ("a", "b")
+
+
+BAD_FILES = [
+    ("prompt_id,epoch\n", r"missing: \['successes', 'trials'\]"),
+    (HEADER, "must hold at least one line of counts"),
+    (HEADER + "a,0,10,5\na,0,10,5\n", "line 3: prompt 'a' appears twice in epoch 0"),
+    (HEADER + "a,0,10,11\n", "line 2: need 0 <= successes <= trials"),
+    (HEADER + "a,0,0,0\n", "line 2: need 0 <= successes <= trials and trials > 0"),
+    (HEADER + "a,zero,10,5\n", "line 2: epoch and trials must be integers"),
+    (HEADER + "a,0,10,5\nb,1,10,5\n", "prompt 'a' has no line for epoch 1"),
+]
+
+
+@pytest.mark.parametrize(("text", "match"), BAD_FILES)
+def test_bad_tables(tmp_path, text, match):
+    file = tmp_path / "counts.csv"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=match):
+        load_counts(file)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="rates must be finite, at least 0 and at most 1"):
+        Pool([0.2, 1.2])
+    with pytest.raises(ValueError, match="path must be 'step' or 'linear', got path = 'curve'"):
+        Pool([0.2], path="curve")
+    with pytest.raises(ValueError, match="prompt_ids must name the 2 columns of rates"):
+        Pool([0.2, 0.3], ["a"])
+    pool = static_pool(3)
+    policy = FenchelDualAllocator(BetaPosteriorBank(3), total_budget=9, n_rounds=3, max_rollouts=2)
+    with pytest.raises(ValueError, match="horizon must fit 3 prompts and 4 rounds"):
+        simulate(policy, pool, 4)
+
+    class Broken:
+        horizon = policy.horizon
+
+        def allocate(self, *args):
+            return np.array([1, -1, 2])
+
+        def update(self, *args):
+            pass
+
+    with pytest.raises(ValueError, match="counts must be non-negative multiples of 1"):
+        simulate(Broken(), pool, 3)
+    Broken.allocate = lambda self: np.array([1.0, 0.0, 2.0])
+    with pytest.raises(ValueError, match="counts must be integers"):
+        simulate(Broken(), pool, 3)
+
+
+def test_bound_grows_with_error_and_variation():
+    horizon = Horizon(n_prompts=64, n_rounds=4096, total_budget=64 * 4096, max_rollouts=2, round_capacity=128)
+    utility = SaturatingUtility()
+    assert regret_bound(horizon, utility) == pytest.approx(3 / 64)
+    assert regret_bound(horizon, utility, proxy_error=0.01) == pytest.approx(3 / 64 + 0.16)
+    assert regret_bound(horizon, utility, variation=0.01) == pytest.approx(3 / 64 + 0.12)
+    assert regret_bound(horizon, SaturatingUtility("capped-linear"), variation=0.01) == pytest.approx(3 / 64 + 0.16)
+    assert regret_bound(horizon, utility, proxy_error=1.0) == 1.0
+    assert regret_bound(horizon, SaturatingUtility("log", saturation=3.0), proxy_error=1.0) == 3.0
+
+
+@pytest.mark.skipif(
+    not DATA.is_dir(), reason="measured success counts (../shared/data) are not in this checkout's surroundings"
+)
+@pytest.mark.parametrize("file", sorted(DATA.glob("*.csv")), ids=lambda file: file.stem)
+def test_measured_rates_stay_within_the_theorems(file):
+    pool = load_counts(file)
+    assert pool.n_prompts in (118, 479)
+    small = pool.sample(40, seed=0)
+    result = run(small, 32)
+    assert 0 <= result.regret <= result.bound
