@@ -1,0 +1,25 @@
+import cero_alloc
+
+project = "cero-alloc"
+author = "The cero-alloc developers"
+copyright = "2026, the cero-alloc developers"
+release = version = cero_alloc.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+]
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
+myst_heading_anchors = 3
+html_theme = "furo"
+html_title = f"cero-alloc {release}"
+exclude_patterns = ["_build"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+nitpicky = False
