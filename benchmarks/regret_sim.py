@@ -201,6 +201,8 @@ def execute(tasks: Tasks, jobs: int) -> bool:
                 tasks.done[part].append(outcome)
                 bar.update(cost)
         except KeyboardInterrupt:
+            _ignore_interrupt()  # an impatient second Ctrl-C must not cost the finished results
+            print("interrupted: writing what is finished", file=sys.stderr)
             return False
     return True
 
@@ -221,7 +223,7 @@ def _outcomes(tasks: Tasks, jobs: int) -> Iterator[tuple[str, int, Any]]:
 
 
 def _ignore_interrupt() -> None:
-    """Leave Ctrl-C to the parent."""
+    """Leave Ctrl-C to the parent process, or to nobody once it has been heard."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -408,10 +410,14 @@ def draw(out: Path, done: dict[str, list[Any]], runs: dict[str, list[SimulationR
     def panels(rows: list[dict[str, Any]], panel: str, line: str, file: str) -> None:
         found = sorted({str(row[panel]) for row in rows})
         names = [name for name in SHAPES if name in found] or found
-        figure, axes = pyplot.subplots(
-            1, len(names), figsize=(3.4 * len(names), 3.2), sharey=True, squeeze=False, layout="constrained"
+        across = 2 if len(names) == 4 else len(names)
+        down = -(-len(names) // across)
+        size = (3.6 * across, 2.7 * down + 0.5)
+        figure, grid = pyplot.subplots(
+            down, across, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
         )
-        for ax, name in zip(axes[0], names, strict=True):
+        axes = grid.ravel()
+        for ax, name in zip(axes, names, strict=True):
             chosen = [row for row in rows if row[panel] == name]
             horizons = sorted({row["rounds"] for row in chosen})
             complete = {key: list(grouped(group, "seed").values()) for (key,), group in grouped(chosen, line).items()}
@@ -425,9 +431,9 @@ def draw(out: Path, done: dict[str, list[Any]], runs: dict[str, list[SimulationR
                 plotting.plot_regret(horizons, columns["regret"], columns["bound"], ax)
                 ax.get_legend().remove()
             ax.set_title(name, fontsize="medium")
-            ax.set_ylabel("regret per prompt (utility)" if ax is axes[0][0] else "")
-        handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize="small", frameon=False)
+            ax.label_outer()
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
         save(figure, file)
 
     def save(figure: Any, file: str) -> None:

@@ -25,7 +25,12 @@ allocator.allocate()
 t4 = time.perf_counter()
 print(t1 - t0, t2 - t0, t3 - t2, t4 - t3)
 """
-LABELS = ["import numba", "import cero_alloc (numba included)", "first construct + allocate", "first update + next allocate"]
+LABELS = [
+    "import numba",
+    "import cero_alloc (numba included)",
+    "first construct + allocate",
+    "first update + next allocate",
+]
 
 
 def main() -> None:

@@ -76,6 +76,7 @@ def test_interrupt_keeps_what_is_finished(script, tmp_path, monkeypatch, capsys)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(script, "_outcomes", outcomes)
+    monkeypatch.setattr(script, "_ignore_interrupt", lambda: None)  # pytest needs its own Ctrl-C
     assert script.main([*SMALL, "--out", str(tmp_path)]) == 130
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["finished"] is False

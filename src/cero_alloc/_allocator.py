@@ -117,9 +117,6 @@ class FenchelDualAllocator:
             round_capacity=round_capacity,
             offered=offered,
         )
-        self._limit = (
-            None if round_capacity is not None else np.iinfo(np.int64).max
-        )  # per call: the offered prompts' own caps
         self._slope_step, self._price_step = _steps(step_size, rounds, batch=visits is not None)
         self._nu = real(
             "initial_price", initial_price, low=0.0, high=1.0, remedy="The price is a share of the largest slope."
@@ -205,7 +202,7 @@ class FenchelDualAllocator:
         self._grow()
         rows = self.bank._unique_rows(prompt_ids)
         size = len(self.bank) if rows is None else rows.size
-        cap = self.ledger.round_units(size, budget, exact, self._limit)
+        cap = self.ledger.round_units(size, budget, exact)
         return self._deal(rows, size, cap, exact)
 
     def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:

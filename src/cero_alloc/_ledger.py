@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import SupportsIndex
 
 import numpy as np
@@ -102,10 +103,13 @@ class RolloutLedger:
     ----------
     horizon : Horizon
         The constants of the run.
+    capped : bool
+        Whether the capacity caps every round; else only ``max_rollouts`` per offered prompt does.
     """
 
-    def __init__(self, horizon: Horizon) -> None:
+    def __init__(self, horizon: Horizon, *, capped: bool = True) -> None:
         self.horizon = horizon
+        self._capped = capped
         self.round = 0  # rounds opened so far
         self.units_left = horizon.budget
         self.exposure = np.zeros(horizon.n_prompts, dtype=np.int64)  # units dealt and not refunded
@@ -129,18 +133,19 @@ class RolloutLedger:
         ``offered`` is the mean number of prompts offered per round, the whole pool unless given. Without a
         ``round_capacity`` the caps of the offered prompts add up to one; a larger capacity than that is cut to it.
         """
-        n_offered = float(n_prompts) if offered is None else offered
         g = integer("group_size", group_size, least=1, remedy="Count from 1.")
         most = multiple("max_rollouts", max_rollouts, g, least=g)
-        reach = max(1, int(np.ceil(n_offered * (most // g)))) * g
-        capacity = (
-            reach if round_capacity is None else min(reach, multiple("round_capacity", round_capacity, g, least=g))
+        reach = max(1, ceil((n_prompts if offered is None else offered) * (most // g))) * g
+        capacity = reach if round_capacity is None else multiple("round_capacity", round_capacity, g, least=g)
+        horizon = Horizon(
+            n_prompts=n_prompts,
+            n_rounds=integer("n_rounds", n_rounds, least=1, remedy="Count the calls of allocate over the run."),
+            total_budget=multiple("total_budget", total_budget, g, least=g),
+            group_size=g,
+            max_rollouts=most,
+            round_capacity=min(reach, capacity),
         )
-        constants = {
-            "n_rounds": integer("n_rounds", n_rounds, least=1, remedy="Count the calls of allocate over the run."),
-            "total_budget": multiple("total_budget", total_budget, g, least=g),
-        }
-        return cls(Horizon(n_prompts=n_prompts, group_size=g, max_rollouts=most, round_capacity=capacity, **constants))
+        return cls(horizon, capped=round_capacity is not None)
 
     @property
     def remaining_budget(self) -> int:
@@ -169,15 +174,12 @@ class RolloutLedger:
             self.exposure = np.concatenate([self.exposure, np.zeros(extra, dtype=np.int64)])
             self.outstanding = np.concatenate([self.outstanding, np.zeros(extra, dtype=np.int64)])
 
-    def round_units(
-        self, n_offered: int, budget: SupportsIndex | None, exact: bool, capacity: int | None = None
-    ) -> int:
-        """Return the units that a round may propose, or must spend when ``exact``; raise on an infeasible request.
-
-        ``capacity`` overrides the horizon's cap of a round in units.
-        """
+    def round_units(self, n_offered: int, budget: SupportsIndex | None, exact: bool) -> int:
+        """Return the units that a round may propose, or must spend when ``exact``; raise on an infeasible request."""
         h = self.horizon
-        cap = min(h.capacity if capacity is None else capacity, n_offered * h.n_max)
+        cap = n_offered * h.n_max
+        if self._capped:
+            cap = min(cap, h.capacity)
         if not exact:
             if budget is None:
                 return cap
