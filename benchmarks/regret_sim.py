@@ -290,7 +290,9 @@ def print_rate(rows: list[dict[str, Any]]) -> dict[str, Any]:
             )
     title = f"1. RATE: {RATE_POOL} prompts, N_max 2, C = M N_max, B = K M; regret per prompt, mean +- sd over seeds"
     table(title, ["utility, rates", "K", "regret", "bound", "uniform", "worst ratio", "slope in K"], body)
-    cells = grouped(rows, "shape", "rates", "rounds").items()
+    cells = sorted(
+        grouped(rows, "shape", "rates", "rounds").items(), key=lambda cell: (SHAPES.index(cell[0][0]), cell[0])
+    )
     behind = [", ".join(map(str, key)) for key, runs in cells if _mean(runs, "regret") >= _mean(runs, "uniform_regret")]
     print("Not better than uniform on average: " + ("; ".join(behind) if behind else "nowhere."))
     return {"slopes": slopes, "not_better_than_uniform": behind}

@@ -196,8 +196,8 @@ class FenchelDualAllocator:
         --------
         >>> bank = BetaPosteriorBank(4)
         >>> allocator = FenchelDualAllocator(bank, total_budget=8, n_rounds=4, max_rollouts=2)
-        >>> allocator.allocate(budget=3, exact=True).sum()
-        np.int64(3)
+        >>> int(allocator.allocate(budget=3, exact=True).sum())
+        3
         """
         self._grow()
         rows = self.bank._unique_rows(prompt_ids)
@@ -258,8 +258,8 @@ class FenchelDualAllocator:
         Examples
         --------
         >>> allocator = FenchelDualAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=4, max_rollouts=4)
-        >>> allocator.allocate(budget=4, exact=True).sum()
-        np.int64(4)
+        >>> int(allocator.allocate(budget=4, exact=True).sum())
+        4
         >>> dealt = allocator.exposure
         >>> allocator.refund([0, 1], dealt)
         >>> allocator.remaining_budget
