@@ -2,10 +2,11 @@
 
 Three parts, each with a table on the terminal, a CSV and pictures in ``--out``:
 
-1. rate   regret per prompt against the number of rounds, for known and for learnt success rates, beside Theorem 1's
-bound; 2. paper  the run of arXiv 2610.09679 (8958 prompts, 500 rounds, 256,000 rollouts) beside its published figures
-and four controls; 3. drift  success rates that move, regret against an upper bound of the same-path optimum, beside
-Theorem 2's bound.
+1. rate: regret per prompt against the number of rounds, for known and for learnt success rates, beside Theorem 1's
+   bound;
+2. paper: the run of arXiv 2610.09679 (8958 prompts, 500 rounds, 256,000 rollouts) beside its published figures and
+   five controls;
+3. drift: success rates that move, regret against an upper bound of the same-path optimum, beside Theorem 2's bound.
 
 The exit status is 1 when any run exceeds its theorem's bound, 130 after Ctrl-C (what was finished is written).
 """
@@ -13,13 +14,12 @@ The exit status is 1 when any run exceeds its theorem's bound, 130 after Ctrl-C 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,32 +35,22 @@ from tqdm import tqdm
 from cero_alloc import FenchelDualAllocator, OfflineOracle, SaturatingUtility, __version__
 from cero_alloc.baselines import FixedPacing, Greedy, Preset, RandomMatched, Uniform
 from cero_alloc.simulation import Pool, SimulationResult, known_bank, load_counts, simulate, static_pool
+from regret_report import (
+    PUBLISHED,
+    RATE_POOL,
+    ROUNDING,
+    SHAPES,
+    draw,
+    paper_rows,
+    print_drift,
+    print_paper,
+    print_rate,
+    write_csv,
+)
 
-SHAPES = ("exponential", "hyperbolic", "log", "capped-linear")
-RATE_POOL = 64  # prompts of parts 1 and 3
 PAPER = {"total_budget": 256_000, "n_rounds": 500, "group_size": 4, "max_rollouts": 8, "round_capacity": 528}
 PAPER_POOL = 8958
 DRIFTS = (0.02, 0.1, 0.5)  # standard deviation of the logit shift over the run
-ROUNDING = 1e-12  # regret above the bound by less is rounding
-
-# Figures that arXiv 2610.09679 reports for this run; its pool is half of DAPO-Math-17K under a model that learns.
-PUBLISHED = {
-    "prompts at 0.84 R": 0.575,
-    "prompts at 1.12 R": 0.278,
-    "prompts at 1.40 R": 0.147,
-    "uniform: prompts at 0.84 R": 0.410,
-    "uniform: prompts at 1.12 R": 0.581,
-    "surplus peak (rollouts)": 1920,
-    "surplus at the end (rollouts)": 0,
-    "allocating rounds": "486-488",
-    "effective-group rate": 0.573,
-    "random-matched: effective-group rate": 0.527,
-    "lift of predicted mean in [.4, .6)": 1.72,
-    "lift of predicted mean in [0, .2)": 0.65,
-    "lift of predicted mean in [.8, 1]": 0.65,
-    "predicted variance": 0.154,
-    "observed variance": 0.119,
-}
 
 
 # ---------------------------------------------------------------- the runs
@@ -225,239 +215,6 @@ def _outcomes(tasks: Tasks, jobs: int) -> Iterator[tuple[str, int, Any]]:
 def _ignore_interrupt() -> None:
     """Leave Ctrl-C to the parent process, or to nobody once it has been heard."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-# ---------------------------------------------------------------- tables
-
-
-def spread(values: Iterable[float], digits: int = 4) -> str:
-    """Return mean and standard deviation as text."""
-    data = np.asarray(list(values), dtype=np.float64)
-    deviation = f" +- {data.std(ddof=1):.{digits}f}" if data.size > 1 else ""
-    return f"{data.mean():.{digits}f}{deviation}"
-
-
-def table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """Print an aligned table."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-
-    def line(row: list[str]) -> str:
-        cells = zip(row, widths, strict=True)
-        return "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(cells))
-
-    print(f"\n{title}\n{line(header)}\n{line(['-' * w for w in widths])}")
-    print("\n".join(line(row) for row in rows), flush=True)
-
-
-def grouped(rows: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    """Group rows by some columns, sorted by seed and rounds."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: (row["seed"], row["rounds"])):
-        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return groups
-
-
-def fitted_slopes(rows: list[dict[str, Any]]) -> list[float]:
-    """Return each seed's least-squares slope of log regret on log rounds; horizons without regret cannot enter."""
-    slopes = []
-    for group in grouped(rows, "seed").values():
-        points = [(np.log(row["rounds"]), np.log(row["regret"])) for row in group if row["regret"] > ROUNDING]
-        if len(points) > 1:
-            slopes.append(float(np.polyfit(*zip(*points, strict=True), 1)[0]))
-    return slopes
-
-
-def print_rate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Print part 1 and return its summary."""
-    body, slopes = [], {}
-    groups = grouped(rows, "shape", "rates")
-    for shape, rates in sorted(groups, key=lambda key: (SHAPES.index(key[0]), key[1])):
-        group = groups[shape, rates]
-        fit = fitted_slopes(group)
-        slopes[f"{shape}, {rates}"] = fit
-        for (rounds,), runs in sorted(grouped(group, "rounds").items())[::-2][
-            ::-1
-        ]:  # every other K; all are in the CSV
-            last = rounds == max(row["rounds"] for row in group)
-            body.append(
-                [f"{shape}, {rates}", str(rounds)]
-                + [spread((row[key] for row in runs), 5) for key in ("regret", "bound")]
-                + [
-                    f"{_mean(runs, 'uniform_regret'):.4f}",
-                    f"{max(row['ratio'] for row in runs):.3f}",
-                    spread(fit, 3) if last and fit else "",
-                ]
-            )
-    title = f"1. RATE: {RATE_POOL} prompts, N_max 2, C = M N_max, B = K M; regret per prompt, mean +- sd over seeds"
-    table(title, ["utility, rates", "K", "regret", "bound", "uniform", "worst ratio", "slope in K"], body)
-    cells = sorted(
-        grouped(rows, "shape", "rates", "rounds").items(), key=lambda cell: (SHAPES.index(cell[0][0]), cell[0])
-    )
-    behind = [", ".join(map(str, key)) for key, runs in cells if _mean(runs, "regret") >= _mean(runs, "uniform_regret")]
-    print("Not better than uniform on average: " + ("; ".join(behind) if behind else "nowhere."))
-    return {"slopes": slopes, "not_better_than_uniform": behind}
-
-
-def _mean(rows: list[dict[str, Any]], column: str) -> float:
-    """Return a column's mean."""
-    return float(np.mean([row[column] for row in rows]))
-
-
-def print_paper(runs: dict[str, list[SimulationResult]], source: str) -> dict[str, Any]:
-    """Print part 2 and return its summary."""
-    ours, uniform, matched = runs["Algorithm 1"], runs["uniform"], runs["random-matched"]
-
-    def level(result: SimulationResult, share: float) -> float:
-        return float(
-            np.mean(np.abs(result.exposure * result.horizon.n_prompts / result.horizon.total_budget - share) < 0.005)
-        )
-
-    measured = {
-        **{f"prompts at {x:.2f} R": [level(r, x) for r in ours] for x in (0.84, 1.12, 1.40)},
-        **{f"uniform: prompts at {x:.2f} R": [level(r, x) for r in uniform] for x in (0.84, 1.12)},
-        "surplus peak (rollouts)": [float(r.pacing_gap.max()) for r in ours],
-        "surplus at the end (rollouts)": [float(r.pacing_gap[-1]) for r in ours],
-        "allocating rounds": [float(r.allocating_rounds) for r in ours],
-        "effective-group rate": [r.effective_group_rate for r in ours],
-        "random-matched: effective-group rate": [r.effective_group_rate for r in matched],
-        "lift of predicted mean in [.4, .6)": [float(r.lift()[2]) for r in ours],
-        "lift of predicted mean in [0, .2)": [float(r.lift()[0]) for r in ours],
-        "lift of predicted mean in [.8, 1]": [float(r.lift()[4]) for r in ours],
-        "predicted variance": [float(r.group_value.mean()) for r in ours],
-        "observed variance": [float(np.nanmean(r.observed_variance())) for r in ours],
-    }
-    body = [[name, str(PUBLISHED[name]), spread(values, 3)] for name, values in measured.items()]
-    table(
-        f"2a. PAPER: 8958 prompts, 500 rounds, 256,000 rollouts; pool: {source}",
-        ["figure", "published", "measured"],
-        body,
-    )
-    body = [
-        [
-            name,
-            spread(r.achieved / r.optimum for r in results),
-            spread(r.effective_group_rate for r in results),
-            spread(float(np.nanmean(r.observed_variance())) for r in results),
-            spread((float(r.pacing_gap.max()) for r in results), 0),
-            spread((float(r.allocating_rounds) for r in results), 0),
-        ]
-        for name, results in runs.items()
-    ]
-    header = ["policy", "share of optimum", "effective groups", "observed variance", "surplus peak", "rounds"]
-    table("2b. PAPER: Algorithm 1 and its controls at equal rollouts", header, body)
-    share = {name: np.mean([r.achieved / r.optimum for r in results]) for name, results in runs.items()}
-    ahead = [name for name in runs if share[name] > share["Algorithm 1"]]
-    print("Ahead of Algorithm 1 in share of the optimum: " + (", ".join(ahead) if ahead else "nobody") + ".")
-    bound = ours[0].bound
-    print(
-        f"Theorem 1 bounds this run's regret by {bound:.2f} per prompt, its cap: at 4 visits per prompt the bound is vacuous."
-    )
-    return {"measured": measured, "bound": bound}
-
-
-def print_drift(rows: list[dict[str, Any]]) -> None:
-    """Print part 3."""
-    body = [
-        [path, str(rounds)]
-        + [spread((row[key] for row in runs), 4) for key in ("variation", "regret", "bound")]
-        + [f"{max(row['ratio'] for row in runs):.3f}"]
-        for (path, rounds), runs in sorted(grouped(rows, "path", "rounds").items())
-    ]
-    title = "3. DRIFT: regret per prompt against an upper bound of the same-path optimum; a bound of 1 is Theorem 2's cap and says nothing"
-    table(title, ["path", "K", "V_K", "regret", "bound", "worst ratio"], body)
-
-
-# ---------------------------------------------------------------- files
-
-
-def write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows in a stable order."""
-    keys = [key for key in ("path", "shape", "rates", "policy", "seed", "rounds") if rows and key in rows[0]]
-    with file.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, rows[0] if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: tuple(row[key] for key in keys)))
-
-
-def paper_rows(runs: dict[str, list[SimulationResult]]) -> list[dict[str, Any]]:
-    """Return one row per policy and seed."""
-    return [
-        {
-            "policy": name,
-            "seed": seed,
-            "optimum": r.optimum / r.horizon.n_prompts,
-            "regret": r.regret,
-            "bound": r.bound,
-            "effective_group_rate": r.effective_group_rate,
-            "predicted_variance": float(r.group_value.mean()),
-            "observed_variance": float(np.nanmean(r.observed_variance())),
-            "surplus_peak": float(r.pacing_gap.max()),
-            "surplus_end": float(r.pacing_gap[-1]),
-            "allocating_rounds": r.allocating_rounds,
-        }
-        for name, results in runs.items()
-        for seed, r in enumerate(results)
-    ]
-
-
-def draw(out: Path, done: dict[str, list[Any]], runs: dict[str, list[SimulationResult]]) -> None:
-    """Draw every picture whose runs are in."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from cero_alloc import plotting
-
-    def panels(rows: list[dict[str, Any]], panel: str, line: str, file: str) -> None:
-        found = sorted({str(row[panel]) for row in rows})
-        names = [name for name in SHAPES if name in found] or found
-        across = 2 if len(names) == 4 else len(names)
-        down = -(-len(names) // across)
-        size = (3.6 * across, 2.7 * down + 0.5)
-        figure, grid = pyplot.subplots(
-            down, across, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
-        )
-        axes = grid.ravel()
-        for ax, name in zip(axes, names, strict=True):
-            chosen = [row for row in rows if row[panel] == name]
-            horizons = sorted({row["rounds"] for row in chosen})
-            complete = {key: list(grouped(group, "seed").values()) for (key,), group in grouped(chosen, line).items()}
-            series = {key: [g for g in groups if len(g) == len(horizons)] for key, groups in complete.items()}
-            series = {key: groups for key, groups in series.items() if groups}
-            if series:
-                columns = {
-                    c: {key: [[row[c] for row in g] for g in groups] for key, groups in series.items()}
-                    for c in ("regret", "bound")
-                }
-                plotting.plot_regret(horizons, columns["regret"], columns["bound"], ax)
-                ax.get_legend().remove()
-            ax.set_title(name, fontsize="medium")
-            ax.label_outer()
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
-        save(figure, file)
-
-    def save(figure: Any, file: str) -> None:
-        figure.savefig(out / file, dpi=160)
-        pyplot.close(figure)
-
-    if done["rate"]:
-        panels([{**row, "rates": f"{row['rates']} rates"} for row in done["rate"]], "shape", "rates", "regret.png")
-    if done["drift"]:
-        panels(done["drift"], "path", "shape", "drift.png")
-    if runs:
-        pictures = {
-            "exposure": (plotting.plot_exposure, ["Algorithm 1", "greedy", "uniform"]),
-            "pacing": (plotting.plot_pacing, ["Algorithm 1", "fixed pacing", "greedy"]),
-            "lift": (plotting.plot_lift, ["Algorithm 1", "greedy", "uniform"]),
-            "calibration": (plotting.plot_calibration, ["Algorithm 1", "greedy", "uniform"]),
-            "effective_groups": (plotting.plot_effective_groups, list(runs)),
-        }
-        for name, (plot, policies) in pictures.items():
-            figure, ax = pyplot.subplots(figsize=(4.6, 3.4), layout="constrained")
-            plot({policy: runs[policy] for policy in policies}, ax)
-            save(figure, f"paper_{name}.png")
 
 
 # ---------------------------------------------------------------- main

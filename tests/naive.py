@@ -316,7 +316,7 @@ def certify(price, z, budget, q, lower, upper, share, shape, scaling, lam, integ
         candidates = range(int(low), int(high) + 1) if integer else continuous
         value += u(shape, height, rate, zi / share)
         dual += max(u(shape, height, rate, n / share) - price * n for n in candidates)
-    return value, dual - value
+    return value, math.inf if sum(z) > budget * (1 + 1e-9) else dual - value
 
 
 def wanted_units(price, q, lower, upper, share, shape, scaling, lam):

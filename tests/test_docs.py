@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = ["_utility", "_posterior", "_ledger", "_allocator", "_oracle", "baselines", "simulation", "plotting"]
+MODULES = [
+    "_utility",
+    "_posterior",
+    "_ledger",
+    "_allocator",
+    "_oracle",
+    "_pool",
+    "_bounds",
+    "baselines",
+    "simulation",
+    "plotting",
+]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "quickstart.md"]
 
 

@@ -542,3 +542,10 @@ def test_path_dual_matches_a_recursion(shape, scaling, lam):
         twin_total, twin_bought = naive.path_dual(price, q_path.tolist(), *model)
         assert total == pytest.approx(twin_total, rel=1e-9, abs=1e-14)
         assert bought == twin_bought
+
+
+def test_an_overspent_allocation_is_no_certificate():
+    problem = (np.array([0.25, 0.1]), np.zeros(2), np.full(2, 5.0), 1.0, 0, 0, 1.0)
+    for integer in (False, True):
+        assert _kernels.certify(0.1, np.array([2.0, 2.0]), 3.0, *problem, integer)[1] == np.inf
+        assert np.isfinite(_kernels.certify(0.1, np.array([2.0, 1.0]), 3.0, *problem, integer)[1])

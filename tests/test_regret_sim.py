@@ -1,26 +1,16 @@
 """The main job's command line: its files, its verdict, its behaviour under Ctrl-C and bad options."""
 
 import csv
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "regret_sim.py"
+import regret_sim
+
 SMALL = ["--quick", "--jobs", "1", "--seeds", "1", "--max-rounds", "32", "--shapes", "exponential", "log"]
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("regret_sim", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["regret_sim"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def read(file):
@@ -28,8 +18,8 @@ def read(file):
         return list(csv.DictReader(handle))
 
 
-def test_quick_run_writes_everything(script, tmp_path, capsys):
-    assert script.main([*SMALL, "--out", str(tmp_path)]) == 0
+def test_quick_run_writes_everything(tmp_path, capsys):
+    assert regret_sim.main([*SMALL, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     for words in ("1. RATE", "2a. PAPER", "2b. PAPER", "3. DRIFT", "0 above their bound", "the bound is vacuous"):
         assert words in printed
@@ -53,31 +43,31 @@ def test_quick_run_writes_everything(script, tmp_path, capsys):
     assert min(levels) > 0.05
 
 
-def test_measured_rates(script, tmp_path):
+def test_measured_rates(tmp_path):
     file = tmp_path / "counts.csv"
     rng = np.random.default_rng(0)
     lines = [f"p{i},{epoch},10,{rng.integers(0, 11)}" for epoch in range(2) for i in range(70)]
     file.write_text("prompt_id,epoch,trials,successes\n" + "\n".join(lines) + "\n")
     out = tmp_path / "out"
-    assert script.main([*SMALL, "--rates", str(file), "--out", str(out)]) == 0
+    assert regret_sim.main([*SMALL, "--rates", str(file), "--out", str(out)]) == 0
     assert {row["path"] for row in read(out / "drift.csv")} == {"measured path"}
 
 
-def test_a_violation_fails_the_run(script, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(script, "ROUNDING", -10.0)  # as if every regret were far above its bound
-    assert script.main([*SMALL, "--out", str(tmp_path)]) == 1
+def test_a_violation_fails_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(regret_sim, "ROUNDING", -10.0)  # as if every regret were far above its bound
+    assert regret_sim.main([*SMALL, "--out", str(tmp_path)]) == 1
     assert "VIOLATION" in capsys.readouterr().err
 
 
-def test_interrupt_keeps_what_is_finished(script, tmp_path, monkeypatch, capsys):
+def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     def outcomes(tasks, jobs):
         for part, cost, call in tasks.calls[-3:]:  # the shortest ones
             yield part, cost, call()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(script, "_outcomes", outcomes)
-    monkeypatch.setattr(script, "_ignore_interrupt", lambda: None)  # pytest needs its own Ctrl-C
-    assert script.main([*SMALL, "--out", str(tmp_path)]) == 130
+    monkeypatch.setattr(regret_sim, "_outcomes", outcomes)
+    monkeypatch.setattr(regret_sim, "_ignore_interrupt", lambda: None)  # pytest needs its own Ctrl-C
+    assert regret_sim.main([*SMALL, "--out", str(tmp_path)]) == 130
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["finished"] is False
     assert sum(len(read(tmp_path / f"{part}.csv")) for part in ("rate", "drift")) == 3
@@ -85,7 +75,7 @@ def test_interrupt_keeps_what_is_finished(script, tmp_path, monkeypatch, capsys)
 
 def test_processes_give_the_same_results(tmp_path):
     for jobs in ("1", "2"):
-        command = [sys.executable, SCRIPT, *SMALL, "--jobs", jobs, "--out", tmp_path / jobs]
+        command = [sys.executable, regret_sim.__file__, *SMALL, "--jobs", jobs, "--out", tmp_path / jobs]
         subprocess.run(command, check=True, capture_output=True)
     for part in ("rate", "paper", "drift"):
         assert (tmp_path / "1" / f"{part}.csv").read_bytes() == (tmp_path / "2" / f"{part}.csv").read_bytes()
@@ -100,7 +90,7 @@ def test_processes_give_the_same_results(tmp_path):
         (["--shapes", "square"], "invalid choice"),
     ],
 )
-def test_bad_options(script, capsys, arguments, message):
+def test_bad_options(capsys, arguments, message):
     with pytest.raises(SystemExit):
-        script.main(arguments)
+        regret_sim.main(arguments)
     assert message in capsys.readouterr().err

@@ -126,6 +126,7 @@ def test_any_object_with_two_methods_is_a_policy():
     assert result.exposure.tolist() == [5, 5, 5]
     assert np.isnan(result.proxy_error).all()
     assert np.isnan(result.bound)
+    assert np.isnan(result.lift()).all()
     with pytest.raises(ValueError, match="horizon must be given for a policy without one"):
         simulate(Everyone(), static_pool(3), 5)
 
@@ -205,7 +206,13 @@ def test_errors():
         def update(self, *args):
             pass
 
-    with pytest.raises(ValueError, match="counts must be non-negative multiples of 1"):
+    with pytest.raises(ValueError, match=r"counts must be multiples of 1 in \[0, 2\], got counts = \[1, -1, 2\]"):
+        simulate(Broken(), pool, 3)
+    Broken.allocate = lambda self: np.array([0, 0, 3])
+    with pytest.raises(ValueError, match=r"counts must be multiples of 1 in \[0, 2\]"):
+        simulate(Broken(), pool, 3)
+    Broken.allocate = lambda self: np.array([2, 2, 2])
+    with pytest.raises(ValueError, match="counts must sum to at most the 3 left, got counts = 6"):
         simulate(Broken(), pool, 3)
     Broken.allocate = lambda self: np.array([1.0, 0.0, 2.0])
     with pytest.raises(ValueError, match="counts must be integers"):

@@ -126,9 +126,7 @@ class FenchelDualAllocator:
         self._rng = np.random.default_rng(seed)
         self._theta = np.minimum(1.0, 4.0 * bank._values(None))
         self._tie = self._rng.permutation(len(bank))
-        self._open: tuple[IntArray | None, IntArray] | None = (
-            None  # rows and virtual proposal of the round not closed yet
-        )
+        self._open: tuple[IntArray | None, IntArray] | None = None  # rows and virtual proposal of the open round
 
     @property
     def horizon(self) -> Horizon:
@@ -200,7 +198,7 @@ class FenchelDualAllocator:
         3
         """
         self._grow()
-        rows = self.bank._unique_rows(prompt_ids)
+        rows = self.bank._index.unique_rows(prompt_ids)
         size = len(self.bank) if rows is None else rows.size
         cap = self.ledger.round_units(size, budget, exact)
         return self._deal(rows, size, cap, exact)
@@ -266,10 +264,10 @@ class FenchelDualAllocator:
         8
         """
         self._grow()
-        rows = self.bank._unique_rows(prompt_ids)
+        rows = self.bank._index.unique_rows(prompt_ids)
         if rows is None:
             rows = np.arange(len(self.bank))
-        self.ledger.refund(rows, counts("rollouts", rollouts, rows.size), self.bank.prompt_ids)
+        self.ledger.refund(rows, counts("rollouts", rollouts, rows.size), self.bank._index.name)
 
     def metrics(self) -> dict[str, float]:
         """Return the run's state as a flat dict of floats, ready for a logger.

@@ -2,9 +2,8 @@
 
 Contract
 --------
-* Inputs are already coerced (float64 or int64, C-contiguous) and checked: a kernel never raises and never allocates
-more than
-  a few scalars. Results go into ``out`` arguments; what can fail returns a status.
+* Inputs are already coerced (float64 or int64, C-contiguous) and checked: a kernel never raises and never allocates.
+  Results go into ``out`` arguments; what can fail returns a status.
 * Each kernel is a plain lazily compiled function through :func:`kernel`: no explicit signatures, no fastmath (it breaks
   NaN tests), no random numbers. One file holds them all because numba's disk cache does not notice a changed callee
   that lives in another file.
@@ -399,7 +398,8 @@ def blend(lo, hi, budget, q, lower, upper, share, shape, scaling, lam, out):
 def certify(price, z, budget, q, lower, upper, share, shape, scaling, lam, integer):
     """Return the achieved utility and the duality gap.
 
-    The gap is sum_i [h_i(price) - (U_i - price z_i)] + price (budget - sum z), every term >= 0.
+    The gap is sum_i [h_i(price) - (U_i - price z_i)] + price (budget - sum z), every term >= 0 but for rounding; it is
+    infinite for an allocation over budget, which certifies nothing.
     """
     value, spent, gap = 0.0, 0.0, 0.0
     for i in range(q.size):
@@ -412,6 +412,8 @@ def certify(price, z, budget, q, lower, upper, share, shape, scaling, lam, integ
         gap += max(0.0, (u(shape, height, rate, best / share) - reached) - price * (best - z[i]))
         value += reached
         spent += z[i]
+    if spent > budget * (1.0 + 1e-9):
+        return value, np.inf
     return value, gap + price * max(0.0, budget - spent)
 
 

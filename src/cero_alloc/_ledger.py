@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from typing import SupportsIndex
@@ -227,14 +227,14 @@ class RolloutLedger:
         open_now = self.outstanding[rows]
         self.outstanding[rows] = open_now - np.minimum(open_now, rollouts)
 
-    def refund(self, rows: IntArray, rollouts: IntArray, prompt_ids: Sequence[object]) -> None:
-        """Take back rollouts that were never generated; ``prompt_ids`` names the rows in messages."""
+    def refund(self, rows: IntArray, rollouts: IntArray, name_of: Callable[[int], object]) -> None:
+        """Take back rollouts that were never generated; ``name_of`` names a row in messages."""
         g = self.horizon.group_size
         open_now = self.outstanding[rows]
         bad = np.flatnonzero((rollouts < 0) | (rollouts > open_now) | (rollouts % g != 0))
         if bad.size:
             i = int(bad[0])
-            name = prompt_ids[int(rows[i])]
+            name = name_of(int(rows[i]))
             condition = f"be a multiple of {g} between 0 and the {open_now[i]} outstanding of prompt {name!r}"
             remedy = "Refund only what allocate dealt and update has not reported; a group that was begun stays spent."
             raise ValueError(error_text("rollouts", condition, int(rollouts[i]), remedy, i))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from . import _kernels
 from ._checks import FloatArray, IntArray, counts, error_text, integer, real, reals, successes
+from ._index import PromptIndex
 
 _NO_ROWS = np.empty(0, dtype=np.int64)
 _PRIOR_REMEDY = "A Beta prior needs two positive parameters; (1, 1) is uniform."
@@ -75,19 +76,8 @@ class BetaPosteriorBank:
         prior: tuple[npt.ArrayLike, npt.ArrayLike] = (1.0, 1.0),
         forgetting: float = 1.0,
     ) -> None:
-        self._index: dict[Hashable, int] | None = None  # None: ids are 0 .. M-1 and need no table
-        self._ids: list[Hashable] | range
-        if hasattr(prompts, "__index__") and getattr(prompts, "ndim", 0) == 0:
-            remedy = "Give the number of prompts, or their ids."
-            self._ids = range(integer("prompts", prompts, least=1, remedy=remedy))
-        else:
-            self._ids = _id_list("prompts", prompts)
-            self._index = _index_of("prompts", self._ids)
-            if not self._ids:
-                raise ValueError(
-                    error_text("prompts", "name at least one prompt", [], "Pass the ids of the training set.")
-                )
-        size = len(self._ids)
+        self._index = PromptIndex(prompts)
+        size = len(self._index)
         self._a0, self._b0 = _prior_arrays(prior, size)
         self._rho = real("forgetting", forgetting, low=0.0, high=1.0, open_low=True, remedy="1.0 never forgets.")
         self._succ = np.zeros(size)
@@ -96,16 +86,10 @@ class BetaPosteriorBank:
         self._now = 0
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._index)
 
     def __contains__(self, prompt_id: object) -> bool:
-        if self._index is None:
-            is_int = hasattr(prompt_id, "__index__") and not isinstance(prompt_id, (bool, np.bool_))
-            return is_int and prompt_id in self._ids
-        try:
-            return prompt_id in self._index
-        except TypeError:  # unhashable, so not an id
-            return False
+        return prompt_id in self._index
 
     def __repr__(self) -> str:
         shared = self._a0.size == 1
@@ -115,7 +99,7 @@ class BetaPosteriorBank:
     @property
     def prompt_ids(self) -> Sequence[Hashable]:
         """The ids in row order; a range when they are 0 .. M-1."""
-        return self._ids if isinstance(self._ids, range) else tuple(self._ids)
+        return self._index.ids
 
     @property
     def forgetting(self) -> float:
@@ -206,7 +190,7 @@ class BetaPosteriorBank:
         >>> BetaPosteriorBank(2).value().round(4).tolist()
         [0.1667, 0.1667]
         """
-        return self._values(None if ids is None else self._rows(ids))
+        return self._values(None if ids is None else self._index.rows(ids))
 
     def mean(self, ids: Iterable[Hashable] | None = None) -> FloatArray:
         """Return the posterior mean success rate, a / (a + b).
@@ -230,7 +214,7 @@ class BetaPosteriorBank:
         >>> BetaPosteriorBank(1, prior=(1.0, 3.0)).mean().tolist()
         [0.25]
         """
-        alpha, beta = self._posterior(None if ids is None else self._rows(ids))
+        alpha, beta = self._posterior(None if ids is None else self._index.rows(ids))
         return alpha / (alpha + beta)
 
     def interval(self, level: float, ids: Iterable[Hashable] | None = None) -> tuple[FloatArray, FloatArray]:
@@ -263,7 +247,7 @@ class BetaPosteriorBank:
         from scipy.special import betaincinv  # loaded on first use: keeps the import of the package short
 
         level = real("level", level, low=0.0, high=1.0, open_low=True, remedy="Take 0.95 for a 95% interval.")
-        alpha, beta = self._posterior(None if ids is None else self._rows(ids))
+        alpha, beta = self._posterior(None if ids is None else self._index.rows(ids))
         tail = 0.5 * (1.0 - level)
         return betaincinv(alpha, beta, tail), betaincinv(alpha, beta, 1.0 - tail)
 
@@ -291,11 +275,7 @@ class BetaPosteriorBank:
         >>> len(bank), "c" in bank
         (3, True)
         """
-        fresh = _id_list("ids", ids)
-        known = _index_of("ids", fresh)
-        for position, name in enumerate(fresh):
-            if name in self:
-                raise ValueError(error_text("ids", "be new to the bank", name, "Leave it out.", position))
+        fresh = self._index.fresh(ids)
         size, extra = len(self), len(fresh)
         per_prompt = self._a0.size > 1 or prior is not None
         if prior is None:
@@ -308,67 +288,18 @@ class BetaPosteriorBank:
         if per_prompt:
             self._a0 = np.concatenate([np.broadcast_to(self._a0, size), np.broadcast_to(a_new, extra)])
             self._b0 = np.concatenate([np.broadcast_to(self._b0, size), np.broadcast_to(b_new, extra)])
-        if isinstance(self._ids, range) and fresh == list(range(size, size + extra)):
-            self._ids = range(size + extra)
-        else:
-            self._ids = [*self._ids, *fresh]
-            self._index = dict(zip(self._ids, range(size), strict=False)) if self._index is None else self._index
-            self._index.update((name, size + row) for name, row in known.items())
+        self._index.append(fresh)
         self._succ = np.concatenate([self._succ, np.zeros(extra)])
         self._fail = np.concatenate([self._fail, np.zeros(extra)])
         self._tick = np.concatenate([self._tick, np.full(extra, self._now, dtype=np.int64)])
 
     # ------------------------------------------------------------ rows, for the allocators
 
-    def _rows(self, ids: object) -> IntArray:
-        """Return the rows of ``ids``."""
-        if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
-            raise TypeError(error_text("prompt_ids", "be a collection of ids", ids, "Wrap a single id in a list."))
-        if self._index is None:
-            return self._integer_rows(ids)
-        names = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-        try:
-            return np.fromiter((self._index[name] for name in names), dtype=np.int64, count=len(names))
-        except (KeyError, TypeError):
-            unknown = [name for name in names if name not in self]
-            raise _unknown_ids(unknown) from None
-
-    def _integer_rows(self, ids: Iterable[Hashable]) -> IntArray:
-        names: Any = ids if hasattr(ids, "__array__") or isinstance(ids, (list, tuple, range)) else list(ids)
-        try:
-            array = np.asarray(names)
-        except ValueError:  # ragged: some of the ids are sequences
-            array = np.empty(len(names), dtype=object)
-        if array.size == 0:
-            return _NO_ROWS
-        if array.dtype.kind not in "iu" or array.ndim != 1:
-            strangers = [name for name in names if name not in self]
-            raise _unknown_ids(strangers or list(names))
-        if array.min() < 0 or array.max() >= len(self):
-            raise _unknown_ids([int(name) for name in array if not 0 <= name < len(self)])
-        return np.array(array, dtype=np.int64)  # a copy: an open round keeps it
-
-    def _unique_rows(self, prompt_ids: Iterable[Hashable] | None) -> IntArray | None:
-        """Return the rows of ids that may not repeat; None, the whole pool, stays None."""
-        if prompt_ids is None:
-            return None
-        rows = self._rows(prompt_ids)
-        if not _kernels.strictly_increasing(rows):
-            order = np.argsort(rows, kind="stable")
-            repeats = order[1:][rows[order[1:]] == rows[order[:-1]]]
-            if repeats.size:
-                first = int(repeats.min())
-                name = self._ids[int(rows[first])]
-                raise ValueError(
-                    error_text("prompt_ids", "not repeat an id", name, "Sum the entries of a prompt first.", first)
-                )
-        return rows
-
     def _feedback(
         self, prompt_ids: Iterable[Hashable] | None, s: npt.ArrayLike, n: npt.ArrayLike
     ) -> tuple[IntArray, FloatArray, IntArray]:
         """Return rows, successes and rollouts, checked."""
-        rows = self._unique_rows(prompt_ids)
+        rows = self._index.unique_rows(prompt_ids)
         if rows is None:
             rows = np.arange(len(self))
         rollouts, rewarded = counts("rollouts", n, rows.size), successes("successes", s, rows.size)
@@ -404,33 +335,6 @@ class BetaPosteriorBank:
         return alpha, beta
 
 
-def _id_list(name: str, ids: object) -> list[Hashable]:
-    """Return ids as a list of hashables."""
-    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
-        raise TypeError(error_text(name, "be a sequence of ids", ids, "Wrap a single id in a list."))
-    names = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-    for position, entry in enumerate(names):
-        try:
-            hash(entry)
-        except TypeError:
-            raise TypeError(
-                error_text(name, "be hashable", entry, "Use strings, integers or tuples.", position)
-            ) from None
-    return names
-
-
-def _index_of(label: str, names: Sequence[Hashable]) -> dict[Hashable, int]:
-    """Return id -> row, refusing repeats."""
-    index = {name: row for row, name in enumerate(names)}
-    if len(index) < len(names):
-        seen: set[Hashable] = set()
-        for position, name in enumerate(names):
-            if name in seen:
-                raise ValueError(error_text(label, "not repeat an id", name, "Give every prompt its own id.", position))
-            seen.add(name)
-    return index
-
-
 def _prior_arrays(prior: tuple[npt.ArrayLike, npt.ArrayLike], size: int) -> tuple[FloatArray, FloatArray]:
     """Return a0 and b0 with one entry each, or one per prompt."""
     try:
@@ -451,9 +355,3 @@ def _prior_arrays(prior: tuple[npt.ArrayLike, npt.ArrayLike], size: int) -> tupl
     if (a0 > np.finfo(np.float64).max - b0).any():
         raise ValueError(error_text("prior", "have a finite sum", (a, b), _PRIOR_REMEDY))
     return a0, b0
-
-
-def _unknown_ids(names: Sequence[object]) -> KeyError:
-    """Return the error for ids that the bank does not have."""
-    shown = ", ".join(repr(name) for name in names[:5]) + (", ..." if len(names) > 5 else "")
-    return KeyError(f"prompt_ids must be in the bank, unknown: {shown} ({len(names)} in all). Call add_prompts first.")

@@ -422,7 +422,7 @@ def _offer(
                 "Build a new control for the larger pool.",
             )
         )
-    rows = bank._unique_rows(prompt_ids)
+    rows = bank._index.unique_rows(prompt_ids)
     return rows, len(bank) if rows is None else rows.size
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
-from math import sqrt
-from pathlib import Path as FilePath
-from typing import Literal, Protocol, SupportsIndex
+from typing import Protocol, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from . import _kernels
-from ._checks import FloatArray, IntArray, error_text, integer, reals
+from ._bounds import path_optimum_bound, regret_bound
+from ._checks import FloatArray, IntArray, error_text, integer
 from ._ledger import Horizon
 from ._oracle import OfflineOracle
+from ._pool import Pool, drifting_pool, known_bank, load_counts, static_pool
 from ._posterior import BetaPosteriorBank
 from ._utility import SaturatingUtility
 
@@ -34,8 +32,6 @@ __all__ = [
 
 MEAN_BINS = np.linspace(0.0, 1.0, 6)  # edges of the predicted-mean bins of the lift
 
-_KNOWN = 1e15  # pseudo-rollouts of a prior that no run can move
-
 
 class Policy(Protocol):
     """What :func:`simulate` runs: anything with these two methods."""
@@ -49,348 +45,13 @@ class Policy(Protocol):
         """Take the rewards of some rollouts."""
 
 
-# ---------------------------------------------------------------- pools
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pool:
-    """True success rates of a pool of prompts along a run.
-
-    Parameters
-    ----------
-    rates : array_like of float, shape (n_stages, n_prompts) or (n_prompts,)
-        Success probabilities, one row per stage of the run.
-    prompt_ids : sequence of hashable, or None
-        Ids in column order; None means 0 .. n_prompts - 1.
-    path : {"step", "linear"}
-        Whether the run jumps from stage to stage, each lasting equally long, or moves along straight lines between
-        them.
-
-    Raises
-    ------
-    ValueError
-        For rates outside [0, 1], a wrong shape, or an unknown path.
-
-    Examples
-    --------
-    >>> pool = Pool([[0.0, 1.0], [0.5, 1.0]], path="linear")
-    >>> pool.at(1, 3).tolist()
-    [0.25, 1.0]
-    """
-
-    rates: FloatArray
-    prompt_ids: Sequence[Hashable] | None = None
-    path: Literal["step", "linear"] = "step"
-
-    def __post_init__(self) -> None:
-        rates = np.atleast_2d(reals("rates", self.rates, low=0.0, high=1.0, remedy="Rates are success probabilities."))
-        if rates.ndim != 2 or rates.size == 0:
-            raise ValueError(
-                error_text("rates", "have shape (n_stages, n_prompts)", rates.shape, "Give one row per stage.")
-            )
-        if self.path not in ("step", "linear"):
-            raise ValueError(error_text("path", "be 'step' or 'linear'", self.path, "Correct the spelling."))
-        if self.prompt_ids is not None and len(self.prompt_ids) != rates.shape[1]:
-            condition = f"name the {rates.shape[1]} columns of rates"
-            raise ValueError(error_text("prompt_ids", condition, len(self.prompt_ids), "Give one id per column."))
-        object.__setattr__(self, "rates", rates)
-
-    @property
-    def n_prompts(self) -> int:
-        """Prompts in the pool."""
-        return int(self.rates.shape[1])
-
-    @property
-    def static(self) -> bool:
-        """Whether the rates never move."""
-        return bool((self.rates == self.rates[0]).all())
-
-    def bank(
-        self, *, prior: tuple[npt.ArrayLike, npt.ArrayLike] = (1.0, 1.0), forgetting: float = 1.0
-    ) -> BetaPosteriorBank:
-        """Return a bank over these prompts without evidence."""
-        return BetaPosteriorBank(
-            self.n_prompts if self.prompt_ids is None else self.prompt_ids, prior=prior, forgetting=forgetting
-        )
-
-    def at(self, k: int, n_rounds: int) -> FloatArray:
-        """Return the success rates in round ``k`` (from 0) of ``n_rounds``; shape (n_prompts,)."""
-        stages = len(self.rates)
-        if self.path == "step" or stages == 1 or n_rounds == 1:
-            low, weight = k * stages // n_rounds, 0.0
-        else:
-            place = k * (stages - 1) / (n_rounds - 1)
-            low = min(int(place), stages - 2)
-            weight = place - low
-        start: FloatArray = self.rates[low]
-        return start if weight == 0.0 else (1.0 - weight) * start + weight * self.rates[low + 1]
-
-    def sample(self, n_prompts: int, seed: int | np.random.Generator = 0) -> Pool:
-        """Return a pool of ``n_prompts`` of these, drawn without replacement, or with it where there are too few."""
-        size = integer("n_prompts", n_prompts, least=1, remedy="Count from 1.")
-        chosen = np.random.default_rng(seed).choice(self.n_prompts, size, replace=size > self.n_prompts)
-        return Pool(self.rates[:, chosen], None, self.path)
-
-    def drifted(self, drift: float, seed: int | np.random.Generator = 0) -> Pool:
-        """Return a pool that moves from the first stage in straight lines, by a logit shift of abs(N(0, drift)) each.
-
-        Training that helps every prompt by its own amount looks like this: the solved stay solved, the hopeless come
-        within reach.
-        """
-        start = np.clip(self.rates[0], 1e-12, 1.0 - 1e-12)
-        logit = np.log(start) - np.log1p(-start) + np.abs(np.random.default_rng(seed).normal(0.0, drift, start.size))
-        return Pool(np.stack([start, 1.0 / (1.0 + np.exp(-logit))]), self.prompt_ids, "linear")
-
-
-def static_pool(n_prompts: int, a: float = 1.0, b: float = 1.0, *, seed: int | np.random.Generator = 0) -> Pool:
-    """Return a pool whose rates are drawn once from Beta(a, b) and never move.
-
-    Examples
-    --------
-    >>> static_pool(3, seed=0).n_prompts
-    3
-    """
-    return Pool(np.random.default_rng(seed).beta(a, b, n_prompts))
-
-
-def drifting_pool(
-    n_prompts: int, a: float = 1.0, b: float = 1.0, *, drift: float = 1.0, seed: int | np.random.Generator = 0
-) -> Pool:
-    """Return a pool whose rates start at Beta(a, b) draws and then move as :meth:`Pool.drifted` has it.
-
-    Examples
-    --------
-    >>> pool = drifting_pool(3, drift=2.0, seed=0)
-    >>> bool((pool.at(9, 10) >= pool.at(0, 10)).all())
-    True
-    """
-    rng = np.random.default_rng(seed)
-    return Pool(rng.beta(a, b, n_prompts)).drifted(drift, rng)
-
-
-def load_counts(file: str | FilePath, *, path: Literal["step", "linear"] = "step") -> Pool:
-    r"""Read measured success counts as the true rates of a pool, successes / trials per prompt and epoch.
-
-    Parameters
-    ----------
-    file : str or path
-        CSV with the columns ``prompt_id,epoch,trials,successes``. Epochs in ascending order become the stages of the
-        pool.
-    path : {"step", "linear"}
-        As in :class:`Pool`.
-
-    Returns
-    -------
-    Pool
-
-    Raises
-    ------
-    ValueError
-        For missing columns, a bad or repeated line (the message names it), or a prompt that lacks an epoch.
-    OSError
-        For a file that cannot be read.
-
-    Examples
-    --------
-    >>> import tempfile, pathlib
-    >>> file = pathlib.Path(tempfile.mkdtemp()) / "counts.csv"
-    >>> _ = file.write_text("prompt_id,epoch,trials,successes\na,0,10,3\nb,0,10,9\n")
-    >>> load_counts(file).rates.tolist()
-    [[0.3, 0.9]]
-    """
-    table: dict[tuple[int, str], float] = {}
-    with open(file, newline="", encoding="utf-8") as handle:
-        reader = csv.DictReader(handle)
-        missing = {"prompt_id", "epoch", "trials", "successes"} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(
-                f"{file} must have the columns prompt_id, epoch, trials, successes; missing: {sorted(missing)}. Name them in line 1."
-            )
-        for row in reader:
-            try:
-                key, trials, wins = (int(row["epoch"]), row["prompt_id"]), int(row["trials"]), float(row["successes"])
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"{file}, line {reader.line_num}: epoch and trials must be integers, successes a number. Got {row}."
-                ) from None
-            if not (0 <= wins <= trials and trials > 0):
-                raise ValueError(
-                    f"{file}, line {reader.line_num}: need 0 <= successes <= trials and trials > 0. Got {row}."
-                )
-            if key in table:
-                raise ValueError(
-                    f"{file}, line {reader.line_num}: prompt {key[1]!r} appears twice in epoch {key[0]}. Sum its counts."
-                )
-            table[key] = wins / trials
-    epochs = sorted({epoch for epoch, _ in table})
-    names = list(dict.fromkeys(name for _, name in table))
-    if not names:
-        raise ValueError(f"{file} must hold at least one line of counts. Check the path.")
-    for name in names:
-        for epoch in epochs:
-            if (epoch, name) not in table:
-                raise ValueError(
-                    f"{file}: prompt {name!r} has no line for epoch {epoch}. Give every prompt every epoch."
-                )
-    return Pool(np.array([[table[epoch, name] for name in names] for epoch in epochs]), names, path)
-
-
-def known_bank(pool: Pool) -> BetaPosteriorBank:
-    """Return a bank that knows the first-stage rates: its prior is a point mass that no run can move.
-
-    Examples
-    --------
-    >>> known_bank(Pool([0.5, 0.9])).value().round(6).tolist()
-    [0.25, 0.09]
-    """
-    p = pool.rates[0]
-    tiny = 1e-300  # a Beta parameter must be positive
-    return pool.bank(prior=(np.maximum(p, tiny) * _KNOWN, np.maximum(1.0 - p, tiny) * _KNOWN))
-
-
-# ---------------------------------------------------------------- what the theorems promise
-
-
-def regret_bound(
-    horizon: Horizon, utility: SaturatingUtility, *, proxy_error: float = 0.0, variation: float = 0.0
-) -> float:
-    r"""Return the bound on regret per prompt of Theorem 1, or of Theorem 2 for rates that move.
-
-    .. math::
-
-        \min\Bigl\{\text{cap},\ \frac{\lambda (N_{\max} + G_B / M)}{\bar N} \frac{1}{\sqrt K}
-        + 8 \lambda \frac{N_{\max}}{\bar N} \bar e + 4 \lambda \Bigl(1 + \frac{N_{\max}}{\bar N}\Bigr) V_K\Bigr\},
-        \qquad \bar N = \frac{B}{M K}
-
-    Parameters
-    ----------
-    horizon : Horizon
-        Constants of the run.
-    utility : SaturatingUtility
-        What exposure is worth; any shape and scaling.
-    proxy_error : float
-        Mean over prompts and rounds of :math:`|\hat q_{i,k+1} - q_{i,k}|`.
-    variation : float
-        :math:`V_K = \sum_k \max_i |q_{i,k+1} - q_{i,k}|`. The kink of the capped line with
-        "rate" scaling costs another :math:`4 \lambda V_K`.
-
-    Returns
-    -------
-    float
-        Utility per prompt. The cap, the most that the optimum can be worth, is min(1, saturation) for bounded shapes on
-        static rates and the saturation otherwise: a bound at the cap says nothing.
-
-    References
-    ----------
-    Theorems 1 and 2 of the theory page.
-
-    Examples
-    --------
-    >>> horizon = Horizon(n_prompts=64, n_rounds=256, total_budget=64 * 256, max_rollouts=2, round_capacity=128)
-    >>> regret_bound(horizon, SaturatingUtility())
-    0.1875
-    """
-    h, lam = horizon, utility.saturation
-    n_bar = h.equal_share / h.n_rounds
-    spread = h.n_max / n_bar
-    bound = lam * (h.n_max + h.price_scale / h.n_prompts) / n_bar / sqrt(h.n_rounds) + 8.0 * lam * spread * proxy_error
-    if variation == 0.0:
-        return min(utility.ceiling, bound)
-    kink = 2.0 if (utility.shape, utility.scaling) == ("capped-linear", "rate") else 1.0
-    return min(lam, bound + 4.0 * lam * (kink + spread) * variation)
-
-
-def path_optimum_bound(
-    values: npt.ArrayLike,
-    horizon: Horizon,
-    utility: SaturatingUtility,
-    *,
-    tolerance: float = 1e-4,
-) -> tuple[float, float]:
-    """Return an upper bound on the best utility along a path of values, and the price that proves it.
-
-    A round's new exposure is valued at that round's value. The budget is priced, which splits the problem into one
-    dynamic program over (round, exposure) per prompt; by weak duality every price gives a valid bound, and the round
-    capacity is dropped, which can only raise it. The price that gives the lowest bound is searched by bisection on the
-    budget's slack.
-
-    Parameters
-    ----------
-    values : array_like of float, shape (n_prompts, n_rounds)
-        Values q of every prompt in every round.
-    horizon : Horizon
-        Constants of the run; its n_prompts and n_rounds must match.
-    utility : SaturatingUtility
-        What exposure is worth.
-    tolerance : float
-        Relative width of the price bracket at which the search stops.
-
-    Returns
-    -------
-    bound : float
-        Utility of the whole pool.
-    price : float
-        Utility per unit.
-
-    Raises
-    ------
-    ValueError
-        For values of the wrong shape or range.
-
-    Examples
-    --------
-    >>> horizon = Horizon(n_prompts=2, n_rounds=4, total_budget=8, max_rollouts=2, round_capacity=4)
-    >>> bound, price = path_optimum_bound(np.full((2, 4), 0.25), horizon, SaturatingUtility())
-    >>> round(bound, 6), round(2 * (1 - float(np.exp(-1))), 6)
-    (1.264241, 1.264241)
-    """
-    q = np.ascontiguousarray(
-        reals("values", values, low=0.0, high=0.25, remedy="A value is a Bernoulli variance p (1 - p).")
-    )
-    if q.shape != (horizon.n_prompts, horizon.n_rounds):
-        shape = (horizon.n_prompts, horizon.n_rounds)
-        raise ValueError(
-            error_text("values", f"have shape {shape}", q.shape, "Give one row per prompt, one column per round.")
-        )
-    size = horizon.n_rounds * horizon.n_max + horizon.n_max + 1
-    scratch = [np.empty(size) for _ in range(3)]
-    shape_code, scaling, lam = utility.codes
-    share, budget = horizon.equal_share, float(horizon.budget)
-
-    def dual(price: float) -> tuple[float, float]:
-        worth, bought = _kernels.path_dual(price, q, horizon.n_max, share, shape_code, scaling, lam, *scratch)
-        return worth + price * budget, bought
-
-    top = 4.0 * lam * float(q.max()) / share
-    best, best_price = float(horizon.n_prompts * lam), top
-    # The static optimum of the mean values has nearly the same price; try a bracket around it first.
-    static = OfflineOracle(utility).solve(
-        q.mean(axis=1), budget, equal_share=share, upper=horizon.n_rounds * horizon.n_max
-    )
-    lo, hi = 0.0, top
-    for price in (0.9 * static.price, 1.1 * static.price):
-        bound, bought = dual(price)
-        best, best_price = min((best, best_price), (bound, price))
-        lo, hi = (max(lo, price), hi) if bought > budget else (lo, min(hi, price))
-    while hi - lo > tolerance * hi and hi > 1e-6 * top:  # below that the budget is as good as slack
-        price = 0.5 * (lo + hi)
-        bound, bought = dual(price)
-        best, best_price = min((best, best_price), (bound, price))
-        if bought == budget:
-            break
-        lo, hi = (price, hi) if bought > budget else (lo, price)
-    return best, best_price
-
-
-# ---------------------------------------------------------------- runs
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class SimulationResult:
     """What a simulated run did and what it was worth.
 
     A *group* is the rollouts of one prompt in one round. Utilities are sums over the pool; ``regret``, ``bound`` and
-    ``proxy_error`` are per prompt. Entries that the policy does not reveal are NaN.
+    ``proxy_error`` are per prompt. Entries that the policy does not reveal are NaN. The bound is the theorem's for
+    Algorithm 1; other policies may exceed it.
     """
 
     horizon: Horizon
@@ -440,6 +101,8 @@ class SimulationResult:
         The bins are [0, .2), [.2, .4), ..., [.8, 1]; the random choice is the pool as it stood in each allocating
         round.
         """
+        if np.isnan(self.group_mean).any():
+            return np.full(5, np.nan)
         dealt = np.bincount(_mean_bin(self.group_mean), minlength=5) / max(1, self.group_mean.size)
         per_round = np.bincount(self.group_round, minlength=self.horizon.n_rounds)
         pool = per_round @ (self.mean_counts / self.horizon.n_prompts) / max(1, self.group_mean.size)
@@ -492,8 +155,8 @@ def simulate(
     Raises
     ------
     ValueError
-        For a policy without a horizon when none is given, sizes that do not match, or counts that are negative or not
-        integers.
+        For a policy without a horizon when none is given, sizes that do not match, or counts that are not integers or
+        break the horizon's caps.
 
     Examples
     --------
@@ -531,7 +194,7 @@ def simulate(
         counts = policy.allocate()
         chosen = np.flatnonzero(counts)
         n = counts[chosen]
-        _check_counts(n, h)
+        _check_counts(n, h, h.budget - int(z.sum()))
         s = rng.binomial(n, p[chosen])
         if feedback and chosen.size:
             policy.update(chosen if ids is None else ids[chosen], s, n)
@@ -564,15 +227,18 @@ def _mean_bin(mean: FloatArray) -> IntArray:
     return np.minimum((mean * 5.0).astype(np.int64), 4)
 
 
-def _check_counts(n: IntArray, horizon: Horizon) -> None:
-    """Refuse counts that no allocator may return."""
+def _check_counts(n: IntArray, horizon: Horizon, units_left: int) -> None:
+    """Refuse counts that no allocator may return: a comparison is one of equal rollouts."""
     if n.dtype.kind not in "iu":
         raise ValueError(error_text("counts", "be integers", n.dtype, "Return an int64 array from allocate."))
-    if n.size and (n.min() < 0 or (n % horizon.group_size).any()):
+    g, most = horizon.group_size, horizon.max_rollouts
+    if n.size and (n.min() < 0 or n.max() > most or (n % g).any()):
         raise ValueError(
-            error_text(
-                "counts", f"be non-negative multiples of {horizon.group_size}", n.tolist()[:5], "Correct allocate."
-            )
+            error_text("counts", f"be multiples of {g} in [0, {most}]", n.tolist()[:5], "Correct allocate.")
+        )
+    if n.sum() > units_left * g:
+        raise ValueError(
+            error_text("counts", f"sum to at most the {units_left * g} left", int(n.sum()), "Correct allocate.")
         )
 
 

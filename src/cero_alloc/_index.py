@@ -1,0 +1,155 @@
+"""PromptIndex: prompt ids and the rows they stand in."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+from . import _kernels
+from ._checks import IntArray, error_text, integer
+
+_NO_ROWS = np.empty(0, dtype=np.int64)
+
+
+class PromptIndex:
+    """Unique prompt ids in row order; ids 0 .. M-1 are kept as a range and need no table.
+
+    Parameters
+    ----------
+    prompts : int or sequence of hashable
+        Number of prompts, or their ids.
+    """
+
+    def __init__(self, prompts: SupportsIndex | Sequence[Hashable]) -> None:
+        self._table: dict[Hashable, int] | None = None  # None: an id is its own row
+        self._ids: list[Hashable] | range
+        if hasattr(prompts, "__index__") and getattr(prompts, "ndim", 0) == 0:
+            remedy = "Give the number of prompts, or their ids."
+            self._ids = range(integer("prompts", prompts, least=1, remedy=remedy))
+        else:
+            self._ids = _id_list("prompts", prompts)
+            self._table = _table_of("prompts", self._ids)
+            if not self._ids:
+                raise ValueError(
+                    error_text("prompts", "name at least one prompt", [], "Pass the ids of the training set.")
+                )
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, prompt_id: object) -> bool:
+        if self._table is None:
+            is_int = hasattr(prompt_id, "__index__") and not isinstance(prompt_id, (bool, np.bool_))
+            return is_int and prompt_id in self._ids
+        try:
+            return prompt_id in self._table
+        except TypeError:  # unhashable, so not an id
+            return False
+
+    @property
+    def ids(self) -> Sequence[Hashable]:
+        """The ids in row order."""
+        return self._ids if isinstance(self._ids, range) else tuple(self._ids)
+
+    def name(self, row: int) -> Hashable:
+        """Return the id of a row."""
+        return self._ids[row]
+
+    def fresh(self, ids: Iterable[Hashable]) -> list[Hashable]:
+        """Return ids as a list, checked to be new and unique."""
+        names = _id_list("ids", ids)
+        _table_of("ids", names)
+        for position, name in enumerate(names):
+            if name in self:
+                raise ValueError(error_text("ids", "be new to the bank", name, "Leave it out.", position))
+        return names
+
+    def append(self, names: list[Hashable]) -> None:
+        """Give the next rows to checked new ids."""
+        size = len(self)
+        if isinstance(self._ids, range) and names == list(range(size, size + len(names))):
+            self._ids = range(size + len(names))
+            return
+        if self._table is None:
+            self._table = {name: row for row, name in enumerate(self._ids)}
+        self._table.update((name, size + row) for row, name in enumerate(names))
+        self._ids = [*self._ids, *names]
+
+    def rows(self, ids: object) -> IntArray:
+        """Return the rows of ``ids``."""
+        if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
+            raise TypeError(error_text("prompt_ids", "be a collection of ids", ids, "Wrap a single id in a list."))
+        if self._table is None:
+            return self._integer_rows(ids)
+        names = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        try:
+            return np.fromiter((self._table[name] for name in names), dtype=np.int64, count=len(names))
+        except (KeyError, TypeError):
+            unknown = [name for name in names if name not in self]
+            raise _unknown_ids(unknown) from None
+
+    def _integer_rows(self, ids: Iterable[Hashable]) -> IntArray:
+        names: Any = ids if hasattr(ids, "__array__") or isinstance(ids, (list, tuple, range)) else list(ids)
+        try:
+            array = np.asarray(names)
+        except ValueError:  # ragged: some of the ids are sequences
+            array = np.empty(len(names), dtype=object)
+        if array.size == 0:
+            return _NO_ROWS
+        if array.dtype.kind not in "iu" or array.ndim != 1:
+            strangers = [name for name in names if name not in self]
+            raise _unknown_ids(strangers or list(names))
+        if array.min() < 0 or array.max() >= len(self):
+            raise _unknown_ids([int(name) for name in array if not 0 <= name < len(self)])
+        return np.array(array, dtype=np.int64)  # a copy: an open round keeps it
+
+    def unique_rows(self, prompt_ids: Iterable[Hashable] | None) -> IntArray | None:
+        """Return the rows of ids that may not repeat; None, the whole pool, stays None."""
+        if prompt_ids is None:
+            return None
+        rows = self.rows(prompt_ids)
+        if not _kernels.strictly_increasing(rows):
+            order = np.argsort(rows, kind="stable")
+            repeats = order[1:][rows[order[1:]] == rows[order[:-1]]]
+            if repeats.size:
+                first = int(repeats.min())
+                name = self.name(int(rows[first]))
+                raise ValueError(
+                    error_text("prompt_ids", "not repeat an id", name, "Sum the entries of a prompt first.", first)
+                )
+        return rows
+
+
+def _id_list(name: str, ids: object) -> list[Hashable]:
+    """Return ids as a list of hashables."""
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise TypeError(error_text(name, "be a sequence of ids", ids, "Wrap a single id in a list."))
+    names = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    for position, entry in enumerate(names):
+        try:
+            hash(entry)
+        except TypeError:
+            raise TypeError(
+                error_text(name, "be hashable", entry, "Use strings, integers or tuples.", position)
+            ) from None
+    return names
+
+
+def _table_of(label: str, names: Sequence[Hashable]) -> dict[Hashable, int]:
+    """Return id -> row, refusing repeats."""
+    table = {name: row for row, name in enumerate(names)}
+    if len(table) < len(names):
+        seen: set[Hashable] = set()
+        for position, name in enumerate(names):
+            if name in seen:
+                raise ValueError(error_text(label, "not repeat an id", name, "Give every prompt its own id.", position))
+            seen.add(name)
+    return table
+
+
+def _unknown_ids(names: Sequence[object]) -> KeyError:
+    """Return the error for ids that the bank does not have."""
+    shown = ", ".join(repr(name) for name in names[:5]) + (", ..." if len(names) > 5 else "")
+    return KeyError(f"prompt_ids must be in the bank, unknown: {shown} ({len(names)} in all). Call add_prompts first.")

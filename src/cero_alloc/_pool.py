@@ -1,0 +1,213 @@
+"""Pools of prompts with known success rates: drawn, drifting, or measured."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ._checks import FloatArray, error_text, integer, reals
+from ._posterior import BetaPosteriorBank
+
+_KNOWN = 1e15  # pseudo-rollouts of a prior that no run can move
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """True success rates of a pool of prompts along a run.
+
+    Parameters
+    ----------
+    rates : array_like of float, shape (n_stages, n_prompts) or (n_prompts,)
+        Success probabilities, one row per stage of the run.
+    prompt_ids : sequence of hashable, or None
+        Ids in column order; None means 0 .. n_prompts - 1.
+    path : {"step", "linear"}
+        Whether the run jumps from stage to stage, each lasting equally long, or moves along straight lines between
+        them.
+
+    Raises
+    ------
+    ValueError
+        For rates outside [0, 1], a wrong shape, or an unknown path.
+
+    Examples
+    --------
+    >>> pool = Pool([[0.0, 1.0], [0.5, 1.0]], path="linear")
+    >>> pool.at(1, 3).tolist()
+    [0.25, 1.0]
+    """
+
+    rates: FloatArray
+    prompt_ids: Sequence[Hashable] | None = None
+    path: Literal["step", "linear"] = "step"
+
+    def __post_init__(self) -> None:
+        rates = np.atleast_2d(reals("rates", self.rates, low=0.0, high=1.0, remedy="Rates are success probabilities."))
+        if rates.ndim != 2 or rates.size == 0:
+            raise ValueError(
+                error_text("rates", "have shape (n_stages, n_prompts)", rates.shape, "Give one row per stage.")
+            )
+        if self.path not in ("step", "linear"):
+            raise ValueError(error_text("path", "be 'step' or 'linear'", self.path, "Correct the spelling."))
+        if self.prompt_ids is not None and len(self.prompt_ids) != rates.shape[1]:
+            condition = f"name the {rates.shape[1]} columns of rates"
+            raise ValueError(error_text("prompt_ids", condition, len(self.prompt_ids), "Give one id per column."))
+        object.__setattr__(self, "rates", rates)
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts in the pool."""
+        return int(self.rates.shape[1])
+
+    @property
+    def static(self) -> bool:
+        """Whether the rates never move."""
+        return bool((self.rates == self.rates[0]).all())
+
+    def bank(
+        self, *, prior: tuple[npt.ArrayLike, npt.ArrayLike] = (1.0, 1.0), forgetting: float = 1.0
+    ) -> BetaPosteriorBank:
+        """Return a bank over these prompts without evidence."""
+        return BetaPosteriorBank(
+            self.n_prompts if self.prompt_ids is None else self.prompt_ids, prior=prior, forgetting=forgetting
+        )
+
+    def at(self, k: int, n_rounds: int) -> FloatArray:
+        """Return the success rates in round ``k`` (from 0) of ``n_rounds``; shape (n_prompts,)."""
+        stages = len(self.rates)
+        if self.path == "step" or stages == 1 or n_rounds == 1:
+            low, weight = k * stages // n_rounds, 0.0
+        else:
+            place = k * (stages - 1) / (n_rounds - 1)
+            low = min(int(place), stages - 2)
+            weight = place - low
+        start: FloatArray = self.rates[low]
+        return start if weight == 0.0 else (1.0 - weight) * start + weight * self.rates[low + 1]
+
+    def sample(self, n_prompts: int, seed: int | np.random.Generator = 0) -> Pool:
+        """Return a pool of ``n_prompts`` of these, drawn without replacement, or with it where there are too few."""
+        size = integer("n_prompts", n_prompts, least=1, remedy="Count from 1.")
+        chosen = np.random.default_rng(seed).choice(self.n_prompts, size, replace=size > self.n_prompts)
+        return Pool(self.rates[:, chosen], None, self.path)
+
+    def drifted(self, drift: float, seed: int | np.random.Generator = 0) -> Pool:
+        """Return a pool that moves from the first stage in straight lines, by a logit shift of abs(N(0, drift)) each.
+
+        Training that helps every prompt by its own amount looks like this: the solved stay solved, the hopeless come
+        within reach.
+        """
+        start = np.clip(self.rates[0], 1e-12, 1.0 - 1e-12)
+        logit = np.log(start) - np.log1p(-start) + np.abs(np.random.default_rng(seed).normal(0.0, drift, start.size))
+        return Pool(np.stack([start, 1.0 / (1.0 + np.exp(-logit))]), self.prompt_ids, "linear")
+
+
+def static_pool(n_prompts: int, a: float = 1.0, b: float = 1.0, *, seed: int | np.random.Generator = 0) -> Pool:
+    """Return a pool whose rates are drawn once from Beta(a, b) and never move.
+
+    Examples
+    --------
+    >>> static_pool(3, seed=0).n_prompts
+    3
+    """
+    return Pool(np.random.default_rng(seed).beta(a, b, n_prompts))
+
+
+def drifting_pool(
+    n_prompts: int, a: float = 1.0, b: float = 1.0, *, drift: float = 1.0, seed: int | np.random.Generator = 0
+) -> Pool:
+    """Return a pool whose rates start at Beta(a, b) draws and then move as :meth:`Pool.drifted` has it.
+
+    Examples
+    --------
+    >>> pool = drifting_pool(3, drift=2.0, seed=0)
+    >>> bool((pool.at(9, 10) >= pool.at(0, 10)).all())
+    True
+    """
+    rng = np.random.default_rng(seed)
+    return Pool(rng.beta(a, b, n_prompts)).drifted(drift, rng)
+
+
+def load_counts(file: str | FilePath, *, path: Literal["step", "linear"] = "step") -> Pool:
+    r"""Read measured success counts as the true rates of a pool, successes / trials per prompt and epoch.
+
+    Parameters
+    ----------
+    file : str or path
+        CSV with the columns ``prompt_id,epoch,trials,successes``. Epochs in ascending order become the stages of the
+        pool.
+    path : {"step", "linear"}
+        As in :class:`Pool`.
+
+    Returns
+    -------
+    Pool
+
+    Raises
+    ------
+    ValueError
+        For missing columns, a bad or repeated line (the message names it), or a prompt that lacks an epoch.
+    OSError
+        For a file that cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "counts.csv"
+    >>> _ = file.write_text("prompt_id,epoch,trials,successes\na,0,10,3\nb,0,10,9\n")
+    >>> load_counts(file).rates.tolist()
+    [[0.3, 0.9]]
+    """
+    table: dict[tuple[int, str], float] = {}
+    with open(file, newline="", encoding="utf-8") as handle:
+        reader = csv.DictReader(handle)
+        missing = {"prompt_id", "epoch", "trials", "successes"} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(
+                f"{file} must have the columns prompt_id, epoch, trials, successes; missing: {sorted(missing)}. Name them in line 1."
+            )
+        for row in reader:
+            try:
+                key, trials, wins = (int(row["epoch"]), row["prompt_id"]), int(row["trials"]), float(row["successes"])
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"{file}, line {reader.line_num}: epoch and trials must be integers, successes a number. Got {row}."
+                ) from None
+            if not (0 <= wins <= trials and trials > 0):
+                raise ValueError(
+                    f"{file}, line {reader.line_num}: need 0 <= successes <= trials and trials > 0. Got {row}."
+                )
+            if key in table:
+                raise ValueError(
+                    f"{file}, line {reader.line_num}: prompt {key[1]!r} appears twice in epoch {key[0]}. Sum its counts."
+                )
+            table[key] = wins / trials
+    epochs = sorted({epoch for epoch, _ in table})
+    names = list(dict.fromkeys(name for _, name in table))
+    if not names:
+        raise ValueError(f"{file} must hold at least one line of counts. Check the path.")
+    for name in names:
+        for epoch in epochs:
+            if (epoch, name) not in table:
+                raise ValueError(
+                    f"{file}: prompt {name!r} has no line for epoch {epoch}. Give every prompt every epoch."
+                )
+    return Pool(np.array([[table[epoch, name] for name in names] for epoch in epochs]), names, path)
+
+
+def known_bank(pool: Pool) -> BetaPosteriorBank:
+    """Return a bank that knows the first-stage rates: its prior is a point mass that no run can move.
+
+    Examples
+    --------
+    >>> known_bank(Pool([0.5, 0.9])).value().round(6).tolist()
+    [0.25, 0.09]
+    """
+    p = pool.rates[0]
+    tiny = 1e-300  # a Beta parameter must be positive
+    return pool.bank(prior=(np.maximum(p, tiny) * _KNOWN, np.maximum(1.0 - p, tiny) * _KNOWN))
