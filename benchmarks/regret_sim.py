@@ -270,7 +270,8 @@ def main(argv: list[str] | None = None) -> int:
     finished = execute(tasks, options.jobs)
     done = tasks.done
     runs: dict[str, list[SimulationResult]] = {}
-    for _, outcome in sorted(done["paper"], key=lambda entry: entry[0]):
+    paper = sorted(done["paper"], key=lambda entry: entry[0])  # by seed
+    for _, outcome in paper:
         for name, result in outcome.items():
             runs.setdefault(name, []).append(result)
     source = (
@@ -289,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
         summary["paper"] = {"published": PUBLISHED, **print_paper(runs, source)}
     if done["drift"]:
         print_drift(done["drift"])
-    rows = {"rate": done["rate"], "paper": paper_rows(runs), "drift": done["drift"]}
+    rows = {"rate": done["rate"], "paper": paper_rows(runs, [seed for seed, _ in paper]), "drift": done["drift"]}
     checked = [row for part in ("rate", "drift") for row in rows[part]] + [
         r for r in rows["paper"] if r["policy"] == "Algorithm 1"
     ]

@@ -411,6 +411,11 @@ BAD_CALLS = [
         ValueError,
         r"rollouts must have one entry per prompt id, got rollouts.shape = \(\)",
     ),
+    (
+        lambda a: a.update([0, 1], [[0], [0, 0]], [1, 1]),
+        ValueError,
+        "successes must be a plain array, got a ragged list",
+    ),
     (lambda a: a.refund([5], [1]), KeyError, "unknown: 5"),
     (lambda a: a.refund([0, 0], [1, 1]), ValueError, "prompt_ids must not repeat an id"),
 ]
@@ -439,3 +444,15 @@ def test_horizon_derives_the_papers_constants():
     assert (horizon.budget, horizon.n_max, horizon.capacity, horizon.units_per_round) == (64_000, 2, 132, 128.0)
     assert horizon.price_scale == 128.0
     assert horizon.equal_share == pytest.approx(7.144, abs=5e-4)
+
+
+def test_nothing_ages_once_no_round_can_open():
+    bank = BetaPosteriorBank(2, forgetting=0.5)
+    allocator = FenchelDualAllocator(bank, total_budget=4, n_rounds=3, max_rollouts=2)
+    counts = allocator.allocate()
+    assert counts.sum() == 4  # the whole budget in the first round
+    allocator.update(None, [2, 0], counts)
+    for _ in range(3):
+        assert allocator.allocate().sum() == 0
+    assert bank.alpha.tolist() == [3.0, 1.0]
+    assert allocator.round == 1

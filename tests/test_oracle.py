@@ -457,3 +457,8 @@ def test_arguments_that_are_not_numbers(change, message):
     arguments = {"values": [0.1, 0.2], "budget": 5, "equal_share": 2, "upper": 4} | change
     with pytest.raises(TypeError, match=message):
         oracle().solve(**arguments)
+
+
+def test_whole_units_beyond_float_precision_are_refused():
+    with pytest.raises(ValueError, match=r"budget must be at most 2\*\*53 with integer=True, got budget = 1e\+17"):
+        OfflineOracle().solve([0.25], 1e17, equal_share=1, upper=1e18, integer=True)

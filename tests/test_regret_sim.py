@@ -21,7 +21,7 @@ def read(file):
 def test_quick_run_writes_everything(tmp_path, capsys):
     assert regret_sim.main([*SMALL, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    for words in ("1. RATE", "2a. PAPER", "2b. PAPER", "3. DRIFT", "0 above their bound", "the bound is vacuous"):
+    for words in ("1. RATE", "2a. PAPER", "2b. PAPER", "3. DRIFT", "0 above their bound", "says nothing"):
         assert words in printed
     pictures = {file.name for file in tmp_path.glob("*.png")}
     assert pictures == {"regret.png", "drift.png"} | {

@@ -131,6 +131,15 @@ def test_any_object_with_two_methods_is_a_policy():
         simulate(Everyone(), static_pool(3), 5)
 
 
+def test_a_run_without_groups():
+    pool = static_pool(3)
+    policy = FenchelDualAllocator(pool.bank(), total_budget=1, n_rounds=1, max_rollouts=1, initial_price=1.0)
+    result = simulate(policy, pool, 1)
+    assert result.allocating_rounds == 0
+    assert np.isnan(result.effective_group_rate)
+    assert result.regret <= result.bound
+
+
 def test_lift_and_variance():
     pool = static_pool(30, 0.5, 0.5, seed=6)
     result = run(pool, 64)
@@ -188,6 +197,8 @@ def test_bad_tables(tmp_path, text, match):
 def test_errors():
     with pytest.raises(ValueError, match="rates must be finite, at least 0 and at most 1"):
         Pool([0.2, 1.2])
+    with pytest.raises(ValueError, match=r"rates must have shape \(n_stages, n_prompts\), got rates = \(1, 1, 1\)"):
+        Pool([[[0.5]]])
     with pytest.raises(ValueError, match="path must be 'step' or 'linear', got path = 'curve'"):
         Pool([0.2], path="curve")
     with pytest.raises(ValueError, match="prompt_ids must name the 2 columns of rates"):

@@ -73,6 +73,9 @@ class FenchelDualAllocator:
     Prompts may join the bank during a run; the equal share R, the caps and the guarantee remain those of the pool at
     construction.
 
+    A call opens a round only while rounds and budget are left. Later calls close what is open and change nothing else:
+    nothing ages, and a refund lets the next call deal again.
+
     References
     ----------
     arXiv 2610.09679, Algorithm 1. Theorem 1 of the theory page bounds its regret per prompt by a multiple of :math:`1 /
