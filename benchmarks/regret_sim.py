@@ -162,6 +162,7 @@ def plan(options: argparse.Namespace) -> Tasks:
     tasks = Tasks()
     top = int(np.log2(options.max_rounds))
     source = load_counts(options.rates, path="linear") if options.rates else None
+    a = calibrated_shape()
     for seed in range(options.seeds):
         rng = np.random.default_rng([seed, 0])
         small = source.sample(RATE_POOL, rng) if source else static_pool(RATE_POOL, seed=rng)
@@ -169,7 +170,6 @@ def plan(options: argparse.Namespace) -> Tasks:
             for rates in ("known", "learnt"):
                 for exponent in range(4, top + 1):
                     tasks.add("rate", 2**exponent, rate_run, small, shape, rates, seed, 2**exponent)
-        a = calibrated_shape()
         large = Pool(source.rates[:1]).sample(PAPER_POOL, rng) if source else static_pool(PAPER_POOL, a, a, seed=rng)
         tasks.add("paper", 30_000, paper_run, large, seed)
         paths = {f"logit shift {drift:g}": small.drifted(drift, rng) for drift in DRIFTS}

@@ -19,15 +19,16 @@ from ._utility import SaturatingUtility
 class FenchelDualAllocator:
     r"""Allocate rollouts by projected gradient on the Fenchel dual of the horizon problem (Algorithm 1).
 
-    Each prompt holds a normalised slope :math:`\vartheta_i \in [0, 1]`, the run a normalised price :math:`\nu \in [0,
-    1]`. A round deals ``max_rollouts`` to the prompts with the largest positive margin :math:`\vartheta_i - \nu` while
-    its capacity lasts, clipped at the remaining budget. It is closed with
+    Each prompt holds a normalised slope :math:`\vartheta_i \in [0, 1]`, the run a normalised price
+    :math:`\nu \in [0, 1]`. A round deals ``max_rollouts`` to the prompts with the largest positive margin
+    :math:`\vartheta_i - \nu` while its capacity lasts, clipped at the remaining budget. It is closed with
 
     .. math::
 
-        \vartheta_i &\leftarrow \Pi_{[0,1]}\bigl[\vartheta_i - \gamma\,(\tilde N_i - z^*_i(\vartheta_i) / K) /
-        N_{\max}\bigr] \\ \nu &\leftarrow \Pi_{[0,1]}\bigl[\nu - \gamma\,(B / K - \textstyle\sum_i \tilde N_i) /
-        G_B\bigr]
+        \vartheta_i &\leftarrow
+            \Pi_{[0,1]}\bigl[\vartheta_i - \gamma\,(\tilde N_i - z^*_i(\vartheta_i) / K) / N_{\max}\bigr] \\
+        \nu &\leftarrow
+            \Pi_{[0,1]}\bigl[\nu - \gamma\,(B / K - \textstyle\sum_i \tilde N_i) / G_B\bigr]
 
     where :math:`\tilde N` is the proposal before clipping. :meth:`allocate` closes the previous round with the
     posterior as it stands, then proposes, debits and ages; :meth:`update` only adds evidence. Feedback may therefore
@@ -78,8 +79,8 @@ class FenchelDualAllocator:
 
     References
     ----------
-    arXiv 2610.09679, Algorithm 1. Theorem 1 of the theory page bounds its regret per prompt by a multiple of :math:`1 /
-    \sqrt K`.
+    arXiv 2610.09679, Algorithm 1. Theorem 1 of the theory page bounds its regret per prompt by a multiple of
+    :math:`1 / \sqrt K`.
 
     Examples
     --------
@@ -235,9 +236,7 @@ class FenchelDualAllocator:
         [0.3333333333333333, 0.6666666666666666]
         """
         self._grow()
-        rows, rewarded, reported = self.bank._feedback(prompt_ids, successes, rollouts)
-        self.bank._observe(rows, rewarded, reported)
-        self.ledger.settle(rows, reported)
+        self.ledger.settle(*self.bank._observe(prompt_ids, successes, rollouts))
 
     def refund(self, prompt_ids: Iterable[Hashable] | None, rollouts: npt.ArrayLike) -> None:
         """Hand back rollouts that were dealt but never generated.

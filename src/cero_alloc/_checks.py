@@ -54,7 +54,9 @@ def real(name: str, value: Any, *, low: float, high: float, open_low: bool = Fal
     if open_low and not math.isfinite(high):
         condition = f"be finite and greater than {low:g}"
     try:
-        result = float("word" if isinstance(value, (str, bytes)) else value)
+        if isinstance(value, (str, bytes)):  # float() would read numbers out of words
+            raise TypeError
+        result = float(value)
     except (TypeError, ValueError):
         raise TypeError(error_text(name, condition, value, remedy)) from None
     if not (math.isfinite(result) and low <= result <= high) or (open_low and result == low):

@@ -419,7 +419,7 @@ def certify(price, z, budget, q, lower, upper, share, shape, scaling, lam, integ
 
 @kernel
 def wanted_units(price, q, lower, upper, share, shape, scaling, lam):
-    """Largest n in [lower, upper] whose last unit gains at least ``price`` (> 0), or ``lower``."""
+    """Largest n in [lower, upper] whose last unit gains at least ``price``, or ``lower``."""
     height, rate = scale_of(scaling, lam, q)
     rate /= share
     low, high = np.int64(lower), np.int64(upper)

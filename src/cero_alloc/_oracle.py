@@ -13,6 +13,7 @@ from ._checks import FloatArray, IntArray, error_text, integer, real, reals
 from ._utility import SaturatingUtility
 
 Status = Literal["optimal", "slack", "inexact"]
+_Problem = tuple[FloatArray, FloatArray, FloatArray, float, int, int, float]  # q, lower, upper, share, utility codes
 
 _TOLERANCE = 1e-15  # closing width of the price bracket, as a share of price * budget
 _MAX_PASSES = 500  # passes over the pool; 10 are usual
@@ -94,8 +95,8 @@ class OfflineOracle:
 
         \max_z \sum_i U(q_i, z_i / R) \quad \text{s.t.} \quad \sum_i z_i \le B, \; l_i \le z_i \le u_i
 
-    One price :math:`\xi` decides everything: the continuous solution takes :math:`z_i(\xi)` with :math:`U_i'(z_i) =
-    \xi` inside the bounds and finds the price by safeguarded Newton steps in :math:`\log \xi`; the integer solution
+    One price :math:`\xi` decides everything: the continuous solution takes :math:`z_i(\xi)`
+    with :math:`U_i'(z_i) = \xi` inside the bounds and finds the price by safeguarded Newton steps in :math:`\log \xi`; the integer solution
     takes every unit that gains more than a threshold, which is optimal because the utilities are concave, and gives
     ties to the lowest index.
 
@@ -184,53 +185,38 @@ class OfflineOracle:
         # and whole.
         high = np.minimum(high, low + max(0.0, min(total, _MOST) - low.sum()))
         total = min(total, float(high.sum()))
-        if integer:
-            return self._solve_units(q, total, share, low, high)
-        return self._solve_continuous(q, total, share, low, high)
-
-    def _solve_continuous(
-        self, q: FloatArray, budget: float, share: float, low: FloatArray, high: FloatArray
-    ) -> OracleResult:
-        shape, scaling, lam = self.utility.codes
-        problem = (q, low, high, share, shape, scaling, lam)
-        allocation = np.empty_like(q)
-        status: Status = "slack"
-        price = 0.0
-        if _kernels.total_demand(5e-324, *problem)[0] > budget:
-            top = self._top(q, share)
-            # The marginal that all prompts would have on average if they shared the budget equally: the right order of
-            # magnitude.
-            height, rate = _kernels.scale_of(scaling, lam, float(q.mean()))
-            guess = _kernels.du(shape, height, rate, budget / q.size / share) / share
-            lo, hi, _, closed = _kernels.clear_price(budget, *problem, guess, top, _TOLERANCE, _MAX_PASSES)
-            weight = _kernels.blend(lo, hi, budget, *problem, allocation)
-            price = hi + weight * (lo - hi)
-            status = "optimal" if closed else "inexact"
-        else:
-            _kernels.blend(5e-324, 5e-324, budget, *problem, allocation)
-        optimum, gap = _kernels.certify(
-            price or 5e-324, allocation, budget if price else allocation.sum(), *problem, False
-        )
+        if integer and total > _MOST_UNITS:
+            raise ValueError(
+                error_text("budget", "be at most 2**53 with integer=True", total, "Solve with integer=False.")
+            )
+        problem = (q, low, high, share, *self.utility.codes)
+        top = max(4.0 * self.utility.saturation * float(q.max()) / share * (1.0 + 1e-15), 1e-300)  # nobody pays more
+        solver = _solve_units if integer else _solve_continuous
+        allocation, price, status = solver(total, problem, top)
+        optimum, gap = _kernels.certify(price, allocation.astype(np.float64), total, *problem, integer)
         return OracleResult(allocation, price, optimum, gap, status)
 
-    def _top(self, q: FloatArray, share: float) -> float:
-        """Return a price at which nobody wants anything, rounding included."""
-        return max(4.0 * self.utility.saturation * float(q.max()) / share * (1.0 + 1e-15), 1e-300)
 
-    def _solve_units(
-        self, q: FloatArray, budget: float, share: float, low: FloatArray, high: FloatArray
-    ) -> OracleResult:
-        if budget > _MOST_UNITS:
-            raise ValueError(
-                error_text("budget", "be at most 2**53 with integer=True", budget, "Solve with integer=False.")
-            )
-        shape, scaling, lam = self.utility.codes
-        problem = (q, low, high, share, shape, scaling, lam)
-        units = np.empty(q.size, dtype=np.int64)
-        price = _kernels.clear_units(int(budget), *problem, self._top(q, share), units)
-        spent = units.astype(np.float64)
-        optimum, gap = _kernels.certify(price or 5e-324, spent, budget if price else spent.sum(), *problem, True)
-        return OracleResult(units, price, optimum, gap, "optimal" if price else "slack")
+def _solve_continuous(budget: float, problem: _Problem, top: float) -> tuple[FloatArray, float, Status]:
+    """Clear the market: allocation, price and status."""
+    q, _, _, share, shape, scaling, lam = problem
+    allocation = np.empty_like(q)
+    if _kernels.total_demand(5e-324, *problem)[0] <= budget:
+        _kernels.blend(5e-324, 5e-324, budget, *problem, allocation)
+        return allocation, 0.0, "slack"
+    # The marginal that all prompts would have on average if they shared the budget equally: the right magnitude.
+    height, rate = _kernels.scale_of(scaling, lam, float(q.mean()))
+    guess = _kernels.du(shape, height, rate, budget / q.size / share) / share
+    lo, hi, _, closed = _kernels.clear_price(budget, *problem, guess, top, _TOLERANCE, _MAX_PASSES)
+    weight = _kernels.blend(lo, hi, budget, *problem, allocation)
+    return allocation, hi + weight * (lo - hi), "optimal" if closed else "inexact"
+
+
+def _solve_units(budget: float, problem: _Problem, top: float) -> tuple[IntArray, float, Status]:
+    """Take the largest unit gains: allocation, price and status."""
+    units = np.empty(problem[0].size, dtype=np.int64)
+    price = _kernels.clear_units(int(budget), *problem, top, units)
+    return units, price, "optimal" if price else "slack"
 
 
 def _bounds(name: str, side: npt.ArrayLike, size: int) -> FloatArray:

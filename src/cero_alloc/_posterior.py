@@ -143,7 +143,7 @@ class BetaPosteriorBank:
         >>> bank.alpha.tolist(), bank.beta.tolist()
         ([5.0, 1.0, 2.5], [1.0, 1.0, 3.5])
         """
-        self._observe(*self._feedback(prompt_ids, successes, rollouts))
+        self._observe(prompt_ids, successes, rollouts)
 
     def tick(self, rounds: SupportsIndex = 1) -> None:
         """Let ``rounds`` rounds go by: all evidence fades by ``forgetting`` per round.
@@ -295,10 +295,10 @@ class BetaPosteriorBank:
 
     # ------------------------------------------------------------ rows, for the allocators
 
-    def _feedback(
+    def _observe(
         self, prompt_ids: Iterable[Hashable] | None, s: npt.ArrayLike, n: npt.ArrayLike
-    ) -> tuple[IntArray, FloatArray, IntArray]:
-        """Return rows, successes and rollouts, checked."""
+    ) -> tuple[IntArray, IntArray]:
+        """Check feedback, add it to the evidence, and return rows and rollouts for the ledger to settle."""
         rows = self._index.unique_rows(prompt_ids)
         if rows is None:
             rows = np.arange(len(self))
@@ -310,11 +310,8 @@ class BetaPosteriorBank:
             if kind == 3:
                 condition += f"[{index}] = {rollouts[index]}"
             raise ValueError(error_text(name, condition, bad.item(), remedy, index))
-        return rows, rewarded, rollouts
-
-    def _observe(self, rows: IntArray, rewarded: FloatArray, rollouts: IntArray) -> None:
-        """Add checked feedback to the evidence."""
         _kernels.observe(rows, rewarded, rollouts, self._succ, self._fail, self._tick, self._now, self._rho)
+        return rows, rollouts
 
     def _evidence(self, rows: IntArray | None) -> tuple[Any, ...]:
         """Return the arguments that every posterior kernel begins with."""

@@ -37,8 +37,8 @@ class SaturatingUtility:
         U(q, x) = \varphi(4 \lambda q x) \quad \text{("rate")}, \qquad
         U(q, x) = 4 q\, \varphi(\lambda x) \quad \text{("height")}
 
-    with :math:`\varphi(s)` equal to :math:`1 - e^{-s}` (exponential), :math:`s / (1 + s)` (hyperbolic), :math:`\ln(1 +
-    s)` (log) or :math:`\min(s, 1)` (capped-linear). ``x`` is the exposure in equal shares, :math:`z / R`, without unit;
+    with :math:`\varphi(s)` equal to :math:`1 - e^{-s}` (exponential), :math:`s / (1 + s)` (hyperbolic),
+    :math:`\ln(1 + s)` (log) or :math:`\min(s, 1)` (capped-linear). ``x`` is the exposure in equal shares, :math:`z / R`, without unit;
     ``q`` in [0, 1/4] is the prompt's value. In both scalings the slope starts at :math:`4 \lambda q` and stays in
     :math:`[0, \lambda]`.
 

@@ -117,7 +117,7 @@ class Uniform:
 
     def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
         """Add observed rewards; see the module's docstring."""
-        _report(self.bank, self.ledger, prompt_ids, successes, rollouts)
+        self.ledger.settle(*self.bank._observe(prompt_ids, successes, rollouts))
 
 
 class FixedPacing:
@@ -268,7 +268,7 @@ class Greedy:
 
     def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
         """Add observed rewards; see the module's docstring."""
-        _report(self.bank, self.ledger, prompt_ids, successes, rollouts)
+        self.ledger.settle(*self.bank._observe(prompt_ids, successes, rollouts))
 
 
 class Preset:
@@ -364,7 +364,7 @@ class Preset:
 
     def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
         """Add observed rewards; see the module's docstring."""
-        _report(self.bank, self.ledger, prompt_ids, successes, rollouts)
+        self.ledger.settle(*self.bank._observe(prompt_ids, successes, rollouts))
 
 
 class RandomMatched(Preset):
@@ -424,16 +424,3 @@ def _offer(
         )
     rows = bank._index.unique_rows(prompt_ids)
     return rows, len(bank) if rows is None else rows.size
-
-
-def _report(
-    bank: BetaPosteriorBank,
-    ledger: RolloutLedger,
-    prompt_ids: Iterable[Hashable] | None,
-    successes: npt.ArrayLike,
-    rollouts: npt.ArrayLike,
-) -> None:
-    """Add feedback to the evidence and settle what was outstanding."""
-    rows, rewarded, reported = bank._feedback(prompt_ids, successes, rollouts)
-    bank._observe(rows, rewarded, reported)
-    ledger.settle(rows, reported)

@@ -182,7 +182,7 @@ def simulate(
     run = _Recorder(h, bank)
     ids = None if pool.prompt_ids is None else np.fromiter(pool.prompt_ids, dtype=object, count=pool.n_prompts)
     static = pool.static
-    z = np.zeros(pool.n_prompts, dtype=np.int64)  # exposure in units
+    z, left = np.zeros(pool.n_prompts, dtype=np.int64), h.budget  # exposure and budget in units
     achieved, variation = 0.0, 0.0
     p = pool.at(0, rounds)
     q = p * (1.0 - p)
@@ -194,14 +194,16 @@ def simulate(
         counts = policy.allocate()
         chosen = np.flatnonzero(counts)
         n = counts[chosen]
-        _check_counts(n, h, h.budget - int(z.sum()))
+        _check_counts(n, h, left)
+        units = n // h.group_size
         s = rng.binomial(n, p[chosen])
         if feedback and chosen.size:
             policy.update(chosen if ids is None else ids[chosen], s, n)
         if not static:
-            x, more = z[chosen] / h.equal_share, n // h.group_size / h.equal_share
+            x, more = z[chosen] / h.equal_share, units / h.equal_share
             achieved += float((worth.value(q[chosen], x + more) - worth.value(q[chosen], x)).sum())
-        z[chosen] += n // h.group_size
+        z[chosen] += units
+        left -= int(units.sum())
         run.record(k, chosen, n, s, q, float(getattr(policy, "price", np.nan)))
     if static:
         achieved = float(worth.value(q, z / h.equal_share).sum())
