@@ -159,7 +159,7 @@ class RolloutLedger:
 
     @property
     def finished(self) -> bool:
-        """Whether no round can be opened any more: the horizon is over or the budget gone."""
+        """Whether no round can be opened any more, the horizon being over or the budget gone."""
         return self.round >= self.horizon.n_rounds or self.units_left == 0
 
     @property

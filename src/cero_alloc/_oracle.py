@@ -95,10 +95,10 @@ class OfflineOracle:
 
         \max_z \sum_i U(q_i, z_i / R) \quad \text{s.t.} \quad \sum_i z_i \le B, \; l_i \le z_i \le u_i
 
-    One price :math:`\xi` decides everything: the continuous solution takes :math:`z_i(\xi)`
-    with :math:`U_i'(z_i) = \xi` inside the bounds and finds the price by safeguarded Newton steps in :math:`\log \xi`; the integer solution
-    takes every unit that gains more than a threshold, which is optimal because the utilities are concave, and gives
-    ties to the lowest index.
+    One price :math:`\xi` decides everything: the continuous solution takes :math:`z_i(\xi)` with
+    :math:`U_i'(z_i) = \xi` inside the bounds and finds the price by safeguarded Newton steps in :math:`\log \xi`; the
+    integer solution takes every unit that gains more than a threshold, which is optimal because the utilities are
+    concave, and gives ties to the lowest index.
 
     Parameters
     ----------

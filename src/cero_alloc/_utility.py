@@ -38,9 +38,9 @@ class SaturatingUtility:
         U(q, x) = 4 q\, \varphi(\lambda x) \quad \text{("height")}
 
     with :math:`\varphi(s)` equal to :math:`1 - e^{-s}` (exponential), :math:`s / (1 + s)` (hyperbolic),
-    :math:`\ln(1 + s)` (log) or :math:`\min(s, 1)` (capped-linear). ``x`` is the exposure in equal shares, :math:`z / R`, without unit;
-    ``q`` in [0, 1/4] is the prompt's value. In both scalings the slope starts at :math:`4 \lambda q` and stays in
-    :math:`[0, \lambda]`.
+    :math:`\ln(1 + s)` (log) or :math:`\min(s, 1)` (capped-linear). ``x`` is the exposure in equal shares,
+    :math:`z / R`, without unit; ``q`` in [0, 1/4] is the prompt's value. In both scalings the slope starts at
+    :math:`4 \lambda q` and stays in :math:`[0, \lambda]`.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class SaturatingUtility:
 
     @property
     def ceiling(self) -> float:
-        """Largest mean utility per prompt that the budget can buy: the slope bound, or 1 for bounded shapes."""
+        """Largest mean utility per prompt that the budget can buy, the slope bound or 1 for bounded shapes."""
         return self.saturation if self.shape == "log" else min(1.0, self.saturation)
 
     def value(self, q: npt.ArrayLike, x: npt.ArrayLike) -> FloatArray:
