@@ -2,9 +2,12 @@
 
 import math
 import re
+from decimal import Decimal, localcontext
+from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -500,3 +503,51 @@ def test_interval_level_that_is_not_a_number():
     refuse(
         practised(3), TypeError, r"level must be a number in \(0, 1\], got level = None\.", lambda b: b.interval(None)
     )
+
+
+# ---------------------------------------------------------------- spread, for the allocators
+
+
+def exact_spread(a, b):
+    """Standard deviation of p (1 - p) from its exact moments, which cancel only in floating point."""
+    a, b = Fraction(a), Fraction(b)
+    s = a + b
+    first = a * b / (s * (s + 1))
+    second = a * (a + 1) * b * (b + 1) / (s * (s + 1) * (s + 2) * (s + 3))
+    variance = second - first * first
+    with localcontext() as context:
+        context.prec = 50
+        return float((Decimal(variance.numerator) / Decimal(variance.denominator)).sqrt())
+
+
+parameters = st.floats(-12, 15).map(lambda x: 10.0**x)
+
+
+@quick
+@given(a=parameters, b=parameters)
+def test_spread_matches_exact_moments(a, b):
+    spread = BetaPosteriorBank(1, prior=(a, b))._spread(None)[0]
+    assert spread == pytest.approx(exact_spread(a, b), rel=1e-12)
+    assert BetaPosteriorBank(1, prior=(b, a))._spread(None)[0] == pytest.approx(spread, rel=1e-14)
+
+
+@quick
+@given(a=st.floats(0.05, 300), b=st.floats(0.05, 300))
+def test_spread_matches_quadrature(a, b):
+    x, weight = scipy.special.roots_jacobi(6, b - 1, a - 1)  # exact for polynomials of degree 11 against the density
+    x, weight = (x + 1) / 2, weight / weight.sum()
+    variance = weight @ (x * (1 - x) - weight @ (x * (1 - x))) ** 2
+    assert BetaPosteriorBank(1, prior=(a, b))._spread(None)[0] == pytest.approx(math.sqrt(variance), rel=1e-8)
+
+
+def test_spread_of_some_rows_with_evidence():
+    bank = practised(3)
+    spread = bank._spread(None)
+    np.testing.assert_allclose(spread, [exact_spread(a, b) for a, b in zip(bank.alpha, bank.beta, strict=True)])
+    np.testing.assert_array_equal(bank._spread(np.array([2, 0])), spread[[2, 0]])
+
+
+@pytest.mark.parametrize("prior", [(1e-300, 1e-300), (1e300, 1e300), (1e-300, 1e300), (8e307, 8e307), (1e15, 1.0)])
+def test_spread_of_extreme_priors(prior):
+    spread = BetaPosteriorBank(1, prior=prior)._spread(None)[0]
+    assert 0 <= spread <= 0.125  # Popoviciu: half of the range

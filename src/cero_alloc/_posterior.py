@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _kernels
-from ._checks import FloatArray, IntArray, counts, error_text, integer, real, reals, successes
+from ._calibration import Calibration, CalibrationRecord
+from ._checks import FloatArray, IntArray, counts, error_text, integer, real, successes
 from ._index import PromptIndex
+from ._prior import ForgettingChoice, PriorFit, choose_forgetting, fit_prior, forgetting_grid, group_rows, prior_arrays
 
 _NO_ROWS = np.empty(0, dtype=np.int64)
-_PRIOR_REMEDY = "A Beta prior needs two positive parameters; (1, 1) is uniform."
 _FEEDBACK_FAULTS = {
     1: ("rollouts", "be at least 0", "Report what was generated, refund what was not."),
     2: ("successes", "be finite and at least 0", "Leave rollouts without a reward out of both counts."),
@@ -78,12 +79,13 @@ class BetaPosteriorBank:
     ) -> None:
         self._index = PromptIndex(prompts)
         size = len(self._index)
-        self._a0, self._b0 = _prior_arrays(prior, size)
+        self._a0, self._b0 = prior_arrays(prior, size)
         self._rho = real("forgetting", forgetting, low=0.0, high=1.0, open_low=True, remedy="1.0 never forgets.")
         self._succ = np.zeros(size)
         self._fail = np.zeros(size)
         self._tick = np.zeros(size, dtype=np.int64)
         self._now = 0
+        self._record = CalibrationRecord()
 
     def __len__(self) -> int:
         return len(self._index)
@@ -284,7 +286,7 @@ class BetaPosteriorBank:
                     "prior must be given for new prompts, because this bank holds one prior per prompt. Pass prior=(a, b)."
                 )
             prior = (self._a0[:1], self._b0[:1])
-        a_new, b_new = _prior_arrays(prior, extra)
+        a_new, b_new = prior_arrays(prior, extra)
         if per_prompt:
             self._a0 = np.concatenate([np.broadcast_to(self._a0, size), np.broadcast_to(a_new, extra)])
             self._b0 = np.concatenate([np.broadcast_to(self._b0, size), np.broadcast_to(b_new, extra)])
@@ -293,12 +295,164 @@ class BetaPosteriorBank:
         self._fail = np.concatenate([self._fail, np.zeros(extra)])
         self._tick = np.concatenate([self._tick, np.full(extra, self._now, dtype=np.int64)])
 
+    @overload
+    def fit_prior(self, groups: None = None) -> PriorFit: ...
+    @overload
+    def fit_prior(self, groups: Iterable[Hashable]) -> dict[Hashable, PriorFit]: ...
+    def fit_prior(self, groups: Iterable[Hashable] | None = None) -> PriorFit | dict[Hashable, PriorFit]:
+        r"""Replace the prior by the one under which the pool's evidence is most likely (empirical Bayes).
+
+        .. math::
+
+            \max_{a_0, b_0} \sum_i \log B(a_0 + S_i, b_0 + F_i) - \log B(a_0, b_0)
+
+        with the evidence :math:`(S_i, F_i)` of every prompt, aged to now. The evidence itself stays as it is; the
+        values change at once. The uniform prior overrates prompts that are nearly always right or wrong, and pools are
+        full of those; a fitted one does not. The prior stays where the data do not determine one: :class:`PriorFit`
+        lists the reasons.
+
+        Parameters
+        ----------
+        groups : iterable of hashable, length n_prompts, or None
+            A label per prompt in row order, for one prior per label, such as the data source; None fits one prior
+            to the whole pool. As soon as one group is fitted the bank holds a prior per prompt, and
+            :meth:`add_prompts` then needs one for new prompts.
+
+        Returns
+        -------
+        PriorFit, or dict of label to PriorFit
+            What was fitted, or why nothing was.
+
+        Raises
+        ------
+        TypeError
+            For groups that are no sequence of hashable labels.
+        ValueError
+            For a number of labels that is not the number of prompts.
+
+        Notes
+        -----
+        Fading shrinks the evidence but not the luck in it. Where no prompt really drifts, a fit to faded evidence
+        therefore comes out too strong: by 6% for a forgetting of 0.98 and feedback up to 20 rounds old, by a quarter
+        for 0.9 and 10 rounds.
+
+        References
+        ----------
+        Griffiths, Maximum likelihood estimation for the beta-binomial distribution, Biometrics 29 (1973).
+
+        Examples
+        --------
+        >>> rng = np.random.default_rng(0)
+        >>> bank = BetaPosteriorBank(2000)
+        >>> bank.update(None, successes=rng.binomial(8, rng.beta(0.5, 1.5, 2000)), rollouts=np.full(2000, 8))
+        >>> fit = bank.fit_prior()
+        >>> fit.status, round(fit.alpha, 1), round(fit.beta, 1)
+        ('fitted', 0.5, 1.6)
+        """
+        chosen = None if groups is None else group_rows(groups, len(self))
+        succ, fail = self._aged_evidence()
+        if chosen is None:
+            fit = fit_prior(succ, fail, self._a0, self._b0)
+            if fit.fitted:
+                self._a0, self._b0 = np.array([fit.alpha]), np.array([fit.beta])
+            return fit
+        a0, b0 = (np.array(np.broadcast_to(side, len(self))) for side in (self._a0, self._b0))
+        fits = {label: fit_prior(succ[rows], fail[rows], a0[rows], b0[rows]) for label, rows in chosen.items()}
+        for label, fit in fits.items():
+            if fit.fitted:
+                a0[chosen[label]], b0[chosen[label]] = fit.alpha, fit.beta
+        if any(fit.fitted for fit in fits.values()):
+            self._a0, self._b0 = a0, b0
+        return fits
+
+    def select_forgetting(
+        self,
+        history: Iterable[tuple[Iterable[Hashable] | None, npt.ArrayLike, npt.ArrayLike]],
+        grid: npt.ArrayLike = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5),
+    ) -> ForgettingChoice:
+        """Set the forgetting to the one that would have predicted a history best.
+
+        For every candidate the history is replayed into an empty bank with the present prior, one tick per round, and
+        every entry is scored, before it is added, by the log-probability of its rewards. The best score wins; of scores
+        within 2 nats of it, the largest candidate does. The evidence that the bank holds is aged to now at the old
+        rate, and fades at the new one from here on.
+
+        Parameters
+        ----------
+        history : iterable of tuples (prompt_ids, successes, rollouts)
+            One tuple per round, with what :meth:`update` takes; the bank need not hold this evidence.
+        grid : array_like of float, shape (n_grid,), in (0, 1]
+            Candidates.
+
+        Returns
+        -------
+        ForgettingChoice
+            The choice and all scores. Where no prompt was in two rounds nothing tells candidates apart, and the present
+            value stays.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            For rounds that are not triples or that :meth:`update` would refuse; the message names the round.
+        ValueError
+            For candidates outside (0, 1], or none.
+
+        References
+        ----------
+        Dawid, Present position and potential developments: the prequential approach, J. R. Statist. Soc. A 147 (1984).
+
+        Examples
+        --------
+        >>> bank = BetaPosteriorBank(["a", "b"])
+        >>> before, after = (["a", "b"], [0, 8], [8, 8]), (["a", "b"], [8, 0], [8, 8])
+        >>> choice = bank.select_forgetting([before] * 10 + [after] * 10)
+        >>> choice.status, bank.forgetting
+        ('selected', 0.5)
+        """
+        candidates = forgetting_grid(grid)
+        rounds = self._replay(history)
+        choice = choose_forgetting(rounds, candidates, self._a0, self._b0, len(self), self._rho)
+        if choice.forgetting != self._rho:
+            # Ageing is lazy: rounds that have gone by must be charged at the rate that held then.
+            self._succ, self._fail = self._aged_evidence()
+            self._tick[:] = self._now
+            self._rho = choice.forgetting
+        return choice
+
+    def calibration(self) -> Calibration:
+        """Compare the values that were predicted with the reward variances that were then observed.
+
+        Returns
+        -------
+        Calibration
+            Ten bins, the bias with its standard error, and a warning; over all groups of two rollouts or more that the
+            bank was ever given, under whatever prior held then.
+
+        Examples
+        --------
+        >>> bank = BetaPosteriorBank(1000)
+        >>> bank.update(None, successes=np.arange(1000) % 2 * 4, rollouts=np.full(1000, 4))
+        >>> calibration = bank.calibration()
+        >>> round(calibration.bias, 4), calibration.warning
+        (0.1667, 1.0)
+        """
+        return self._record.report()
+
     # ------------------------------------------------------------ rows, for the allocators
 
     def _observe(
         self, prompt_ids: Iterable[Hashable] | None, s: npt.ArrayLike, n: npt.ArrayLike
     ) -> tuple[IntArray, IntArray]:
         """Check feedback, add it to the evidence, and return rows and rollouts for the ledger to settle."""
+        rows, rewarded, rollouts = self._feedback(prompt_ids, s, n)
+        self._record.add(self._values(rows), rewarded, rollouts)  # what was predicted before this was seen
+        _kernels.observe(rows, rewarded, rollouts, self._succ, self._fail, self._tick, self._now, self._rho)
+        return rows, rollouts
+
+    def _feedback(
+        self, prompt_ids: Iterable[Hashable] | None, s: npt.ArrayLike, n: npt.ArrayLike
+    ) -> tuple[IntArray, FloatArray, IntArray]:
+        """Check feedback and return rows, successes and rollouts."""
         rows = self._index.unique_rows(prompt_ids)
         if rows is None:
             rows = np.arange(len(self))
@@ -310,8 +464,27 @@ class BetaPosteriorBank:
             if kind == 3:
                 condition += f"[{index}] = {rollouts[index]}"
             raise ValueError(error_text(name, condition, bad.item(), remedy, index))
-        _kernels.observe(rows, rewarded, rollouts, self._succ, self._fail, self._tick, self._now, self._rho)
-        return rows, rollouts
+        return rows, rewarded, rollouts
+
+    def _replay(self, history: Iterable[Any]) -> list[tuple[IntArray, FloatArray, IntArray]]:
+        """Check a history and return rows, successes and rollouts of each round."""
+        remedy = "Give (prompt_ids, successes, rollouts) per round, as update takes them."
+        if isinstance(history, (str, bytes)) or not isinstance(history, Iterable):
+            raise TypeError(error_text("history", "be a sequence of rounds", history, remedy))
+        rounds = []
+        for k, entry in enumerate(history):
+            if not isinstance(entry, (tuple, list)) or len(entry) != 3:
+                raise ValueError(error_text("history", "hold three items per round", entry, remedy, k))
+            try:
+                rounds.append(self._feedback(*entry))
+            except (KeyError, TypeError, ValueError) as error:
+                raise type(error)(f"history[{k}]: {error.args[0]}") from None
+        return rounds
+
+    def _aged_evidence(self) -> tuple[FloatArray, FloatArray]:
+        """Return successes and failures per prompt, aged to now."""
+        surviving = self._rho ** (self._now - self._tick).astype(np.float64)
+        return self._succ * surviving, self._fail * surviving
 
     def _evidence(self, rows: IntArray | None) -> tuple[Any, ...]:
         """Return the arguments that every posterior kernel begins with."""
@@ -331,24 +504,18 @@ class BetaPosteriorBank:
         _kernels.posterior(*self._evidence(rows), alpha, beta)
         return alpha, beta
 
+    def _spread(self, rows: IntArray | None) -> FloatArray:
+        """Return the posterior standard deviation of p (1 - p), whose mean is the value.
 
-def _prior_arrays(prior: tuple[npt.ArrayLike, npt.ArrayLike], size: int) -> tuple[FloatArray, FloatArray]:
-    """Return a0 and b0 with one entry each, or one per prompt."""
-    try:
-        a, b = prior
-    except (TypeError, ValueError):
-        raise ValueError(error_text("prior", "be a pair (a, b)", prior, _PRIOR_REMEDY)) from None
-    checked = [
-        reals(f"prior[{i}]", side, low=0.0, high=np.inf, open_low=True, remedy=_PRIOR_REMEDY)
-        for i, side in enumerate((a, b))
-    ]
-    for i, side in enumerate(checked):
-        if side.shape not in ((), (1,), (size,)):
-            raise ValueError(
-                error_text(f"prior[{i}]", f"be a number or have shape ({size},)", side.shape, "Give one per prompt.")
-            )
-    wide = size if any(side.shape == (size,) and size > 1 for side in checked) else 1
-    a0, b0 = (np.array(np.broadcast_to(side, wide)) for side in checked)
-    if (a0 > np.finfo(np.float64).max - b0).any():
-        raise ValueError(error_text("prior", "have a finite sum", (a, b), _PRIOR_REMEDY))
-    return a0, b0
+        The variance E[p^2 (1-p)^2] - qhat^2, with E[p^2 (1-p)^2] = a (a+1) b (b+1) / (s (s+1) (s+2) (s+3)) and s = a +
+        b, is qhat times a sum of two terms that are never negative:
+
+            qhat [ (1/2) / ((s+1) (s+3)) + r^2 s (s + 3/2) / ((s+1) (s+2) (s+3)) ],    r = (a - b) / s.
+        """
+        alpha, beta = self._posterior(rows)
+        s = alpha + beta
+        lean = (alpha - beta) / s
+        even = 0.5 / (s + 1.0) / (s + 3.0)  # divided one by one: the product would overflow for huge s
+        skew = lean * lean * (s / (s + 1.0)) * ((s + 1.5) / (s + 2.0)) / (s + 3.0)
+        spread: FloatArray = np.sqrt(self._values(rows) * (even + skew))
+        return spread
