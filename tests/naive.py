@@ -5,7 +5,9 @@ Pure Python over floats and lists, one prompt at a time, no shared code with the
 
 import math
 from decimal import Decimal, localcontext
+from fractions import Fraction
 from functools import cache
+from itertools import product
 
 import numpy as np
 
@@ -143,10 +145,10 @@ def tie_ranks(M, seed):
 # ---------------------------------------------------------------- utility
 
 
-def phi(shape, s):
-    """The four shapes in 100 digits, for an exact (Decimal) argument."""
+def phi(shape, s, digits=100):
+    """The four shapes in many digits, for an exact (Decimal) argument."""
     with localcontext() as context:
-        context.prec = 100
+        context.prec = digits
         return [lambda: 1 - (-s).exp(), lambda: s / (1 + s), lambda: (1 + s).ln(), lambda: min(s, Decimal(1))][shape]()
 
 
@@ -268,6 +270,244 @@ def step_slopes(theta, q, proposal, visits, stride, n_max, share, gamma, shape, 
     return moved
 
 
+# ---------------------------------------------------------------- what the rest of the run wants
+
+
+def remaining_demand(price, q, z, room, cost, stride, share, shape, scaling, lam):
+    """Bisection for the exposure at which the marginal falls to the price."""
+    total, pull = 0.0, 0.0
+    for i, (qi, zi, most) in enumerate(zip(q, z, room, strict=True)):
+        c = cost[i if stride else 0]
+        height, rate = scale_of(scaling, lam, qi)
+        wants = lambda y: du(shape, height, rate / share, zi + y) > price * c  # noqa: B023, E731
+        low, high = (most, most) if wants(most) else (0.0, most)
+        while low < (low + high) / 2 < high:
+            middle = (low + high) / 2
+            low, high = (middle, high) if wants(middle) else (low, middle)
+        more = high if wants(0.0) else 0.0
+        total += c * more
+        if 0 < more < most:
+            pull += c * demand_pull(shape, height, rate / share, price * c)
+    return total, pull
+
+
+def units_worth(shape, height, rate, start, price, upper):
+    n = 0
+    while n < upper and unit_gain(shape, height, rate, start + n) >= price:
+        n += 1
+    return n
+
+
+def remaining_units(price, q, z, room, share, shape, scaling, lam):
+    units = []
+    for qi, zi, most in zip(q, z, room, strict=True):
+        height, rate = scale_of(scaling, lam, qi)
+        units.append(units_worth(shape, height, rate / share, zi, price, int(most)))
+    return sum(units), units
+
+
+def next_gains(q, z, units, share, shape, scaling, lam):
+    scales = [scale_of(scaling, lam, qi) for qi in q]
+    each = zip(scales, z, units, strict=True)
+    return [unit_gain(shape, height, rate / share, zi + n) for (height, rate), zi, n in each]
+
+
+def score_gains(q, z, w, share, shape, scaling, lam, n_max):
+    """Differences of U(z + w n) / w in 400 digits: float64 holds differences of exponentials down to 1e-323."""
+    rows = []
+    with localcontext() as context:
+        context.prec = 400
+        for qi, zi, wi in zip(q, z, w, strict=True):
+            height, rate = map(Decimal, scale_of(scaling, lam, qi))
+            zi, wi, per_unit = Decimal(zi), Decimal(wi), rate / Decimal(share)
+            score = [height * phi(shape, per_unit * (zi + wi * n), 400) / wi for n in range(n_max + 1)]
+            rows.append([float(score[n + 1] - score[n]) for n in range(n_max)])
+    return rows
+
+
+def group_signal(a, b, n):
+    """S(n) = 1 - E[p^n] - E[(1-p)^n] under Beta(a, b) as an exact fraction, with S(0) = 0."""
+    a, b = Fraction(a), Fraction(b)
+    moment = lambda x: math.prod(((x + k) / (a + b + k) for k in range(n)), start=Fraction(1))  # noqa: E731
+    return 1 - moment(a) - moment(b) if n else Fraction(0)
+
+
+def group_gains(a, b, factor, g, n_max):
+    return [
+        [float(Fraction(f) * (group_signal(ai, bi, (n + 1) * g) - group_signal(ai, bi, n * g))) for n in range(n_max)]
+        for ai, bi, f in zip(a, b, factor, strict=True)
+    ]
+
+
+def remaining_groups(price, a, b, factor, visits, cost, stride, g, n_min, n_max):
+    total = 0.0
+    for i, gains in enumerate(group_gains(a, b, factor, g, n_max)):
+        c = cost[i if stride else 0]
+        _, count = max((sum(gains[:n]) - price * c * n, n) for n in allowed_counts(n_min, n_max))
+        total += max(0.0, visits[i]) * c * count
+    return total
+
+
+# ---------------------------------------------------------------- one visit's counts
+
+
+def allowed_counts(n_min, n_max):
+    return [0, *range(max(n_min, 1), n_max + 1)]
+
+
+def majorise(gains, n_min):
+    """The highest of all chords over each point, exactly."""
+    rows = []
+    for row in gains:
+        score = [sum(map(Fraction, row[:n]), start=Fraction(0)) for n in range(len(row) + 1)]
+        points = allowed_counts(n_min, len(row))
+        hull = []
+        for n in range(len(row) + 1):
+            chords = [(i, j) for i in points for j in points if i <= n <= j and i < j]
+            hull.append(max(score[i] + (score[j] - score[i]) * (n - i) / (j - i) for i, j in chords))
+        rows.append([float(hull[n + 1] - hull[n]) for n in range(len(row))])
+    return rows
+
+
+def dearer(slopes, r, low, high, cost, price, equal):
+    return next(
+        (n for n in range(low, high) if slopes[r][n] / cost < price or (slopes[r][n] / cost == price and not equal)),
+        max(low, high),
+    )
+
+
+def take_above(slopes, cost, stride, price):
+    units = [sum(slope / cost[r if stride else 0] >= price for slope in row) for r, row in enumerate(slopes)]
+    return sum(cost[r if stride else 0] * n for r, n in enumerate(units)), units
+
+
+def clear_slopes(slopes, cost, stride, target):
+    """Go through all distinct prices from the dearest on."""
+    per_unit = [cost[r if stride else 0] for r in range(len(slopes))]
+    ratios = [[slope / c for slope in row] for row, c in zip(slopes, per_unit, strict=True)]
+    spend = lambda units: sum(c * n for c, n in zip(per_unit, units, strict=True))  # noqa: E731
+    for price in sorted({ratio for row in ratios for ratio in row}, reverse=True):
+        sure = [sum(ratio > price for ratio in row) for row in ratios]
+        upto = [sum(ratio >= price for ratio in row) for row in ratios]
+        if spend(upto) > target:
+            return price, spend(sure), sure, upto
+    return price, spend(upto), upto, upto
+
+
+def level(start, units, upto, cost, stride, order, left):
+    """Raise the lowest rows together while ``left`` pays for all of them, then each by one unit, the lowest still first."""
+    units, rows = list(units), range(len(units))
+    price = [cost[r if stride else 0] for r in rows]
+    while True:
+        height = [start[r] + units[r] for r in rows]
+        open_rows = [r for r in rows if units[r] < upto[r]]
+        lowest = [r for r in open_rows if height[r] == min(height[i] for i in open_rows)]
+        if not lowest or sum(price[r] for r in lowest) > left:
+            break
+        for r in lowest:
+            units[r] += 1
+            left -= price[r]
+    lowest_height = min((height[r] for r in open_rows), default=0)
+    for behind in (True, False):
+        for r in map(int, order):
+            if units[r] < upto[r] and price[r] <= left and (start[r] + units[r] == lowest_height) == behind:
+                units[r] += 1
+                left -= price[r]
+    return left, units
+
+
+def fill_ties(gains, slopes, n_min, cost, stride, start, order, left, units, upto):
+    units, upto = list(units), list(upto)
+    for r in map(int, order):
+        between = range(units[r], upto[r])
+        single = (units[r] >= n_min or n_min <= 1) and all(gains[r][n] == slopes[r][n] for n in between)
+        if not single:
+            block = cost[r if stride else 0] * len(between)
+            if block <= left:
+                units[r], left = upto[r], left - block
+            upto[r] = units[r]
+    return level(start, units, upto, cost, stride, order, left)
+
+
+def complete(gains, slopes, tie, n_min, total, units):
+    """Open the best rows until ``total`` fits, then move to it one unit at a time; None where that cannot be."""
+    units, rows, n_max, first = list(units), range(len(units)), len(gains[0]), max(n_min, 1)
+    while sum(n > 0 for n in units) * n_max < total:
+        closed = sorted((-slopes[r][0], tie[r], r) for r in rows if units[r] == 0)
+        if not closed:
+            return None
+        units[closed[0][-1]] = first
+    while sum(units) < total:
+        able = [r for r in rows if units[r] < n_max and (units[r] or first == 1)]
+        units[min(able, key=lambda r: (-gains[r][units[r]], tie[r]))] += 1
+    while sum(units) > total:
+        able = [r for r in rows if units[r] > (first if first > 1 else 0)]
+        if not able:
+            return None
+        units[min(able, key=lambda r: (gains[r][units[r] - 1], tie[r]))] -= 1
+    return units
+
+
+def change_loss(gains, r, price, before, after):
+    worth = lambda n: math.fsum([*gains[r][:n], *[-price] * n])  # noqa: E731
+    return worth(before) - worth(after)
+
+
+def least_losses(gains, price, n_min, units):
+    return [
+        min(change_loss(gains, r, price, now, n) for n in allowed_counts(n_min, len(gains[r])) if n != now)
+        for r, now in enumerate(units)
+    ]
+
+
+def repair(gains, core, price, slack, n_min, lowest, left, highest, bound, units):
+    """Try all counts of the core rows; return the least loss."""
+    plans = []
+    for r in core:
+        counts = [n for n in allowed_counts(n_min, len(gains[r])) if n != units[r]]
+        losses = [(change_loss(gains, r, price, units[r], n), n - units[r]) for n in counts]
+        plans.append([(0.0, 0), *(change for change in losses if change[0] < bound)])
+    best = math.inf
+    for plan in product(*plans):
+        shift = sum(d for _, d in plan)
+        if lowest <= shift <= highest:
+            best = min(best, sum(loss for loss, _ in plan) + slack * (left - shift))
+    return best
+
+
+def fill_costly(gains, slopes, n_min, cost, stride, tie, floor_price, need, left, units):
+    """Buy what is worth most per cost of all that fits, until need is met: parts of next blocks that may stand alone."""
+    units, n_max = list(units), len(gains[0])
+    while need > 0:
+        offers = []
+        for r, now in enumerate(units):
+            c = cost[r if stride else 0]
+            block = sum(slopes[r][n] == slopes[r][now] for n in range(now, n_max))
+            sizes = [n for n in range(1, block + 1) if now + n >= n_min and n * c <= left]
+            offers += [(-sum(gains[r][now : now + n]) / (n * c), tie[r], n, r) for n in sizes]
+        if not offers or -min(offers)[0] < floor_price:
+            return left, units
+        _, _, size, r = min(offers)
+        units[r] += size
+        need -= size * cost[r if stride else 0]
+        left -= size * cost[r if stride else 0]
+    return left, units
+
+
+def batch_dp(gains, n_min, most):
+    """Largest sum of scores at every total up to ``most``, -inf where no counts add up to it."""
+    best = np.full(most + 1, -np.inf)
+    best[0] = 0.0
+    for row in gains:
+        score = np.concatenate([[0.0], np.cumsum(row)])
+        grown = np.full(most + 1, -np.inf)
+        for n in allowed_counts(n_min, len(row)):
+            if n <= most:
+                grown[n:] = np.maximum(grown[n:], best[: most + 1 - n] + score[n])
+        best = grown
+    return best
+
+
 # ---------------------------------------------------------------- offline oracle
 
 
@@ -277,29 +517,31 @@ def bounded_demand(price, q, lower, upper, share, shape, scaling, lam):
 
 
 def total_demand(price, q, lower, upper, share, shape, scaling, lam):
-    z = [bounded_demand(price, *qlu, share, shape, scaling, lam) for qlu in zip(q, lower, upper, strict=True)]
+    prompts = list(zip(q, lower, upper, share, strict=True))
+    z = [bounded_demand(price, *prompt, shape, scaling, lam) for prompt in prompts]
     pull = 0.0
-    for qi, low, zi, high in zip(q, lower, z, upper, strict=True):
+    for (qi, low, high, fair), zi in zip(prompts, z, strict=True):
         if low < zi < high:
             height, rate = scale_of(scaling, lam, qi)
-            pull += demand_pull(shape, height, rate / share, price)
+            pull += demand_pull(shape, height, rate / fair, price)
     return math.fsum(z), pull
 
 
 def clear_price(budget, q, lower, upper, share, shape, scaling, lam, top):
     """Bisection until no price lies between."""
     lo, hi = 0.0, top
+    prompts = list(zip(q, lower, upper, share, strict=True))
     while lo < (lo + hi) / 2 < hi:
         price = (lo + hi) / 2
-        demands = [bounded_demand(price, *qlu, share, shape, scaling, lam) for qlu in zip(q, lower, upper, strict=True)]
+        demands = [bounded_demand(price, *prompt, shape, scaling, lam) for prompt in prompts]
         lo, hi = (price, hi) if math.fsum(demands) >= budget else (lo, price)
     return lo, hi
 
 
 def blend(lo, hi, budget, q, lower, upper, share, shape, scaling, lam):
     """Bisection for the weight."""
-    boxes = list(zip(q, lower, upper, strict=True))
-    small, large = ([bounded_demand(price, *qlu, share, shape, scaling, lam) for qlu in boxes] for price in (hi, lo))
+    prompts = list(zip(q, lower, upper, share, strict=True))
+    small, large = ([bounded_demand(price, *prompt, shape, scaling, lam) for prompt in prompts] for price in (hi, lo))
     mixed = lambda w: [s + w * (b - s) for s, b in zip(small, large, strict=True)]  # noqa: E731
     low, high = (0.0, 1.0) if math.fsum(large) > budget else (1.0, 1.0)
     while low < (low + high) / 2 < high:
@@ -310,12 +552,12 @@ def blend(lo, hi, budget, q, lower, upper, share, shape, scaling, lam):
 
 def certify(price, z, budget, q, lower, upper, share, shape, scaling, lam, integer):
     value, dual = 0.0, price * budget
-    for zi, qi, low, high in zip(z, q, lower, upper, strict=True):
+    for zi, qi, low, high, fair in zip(z, q, lower, upper, share, strict=True):
         height, rate = scale_of(scaling, lam, qi)
-        continuous = [bounded_demand(price, qi, low, high, share, shape, scaling, lam)]
+        continuous = [bounded_demand(price, qi, low, high, fair, shape, scaling, lam)]
         candidates = range(int(low), int(high) + 1) if integer else continuous
-        value += u(shape, height, rate, zi / share)
-        dual += max(u(shape, height, rate, n / share) - price * n for n in candidates)
+        value += u(shape, height, rate, zi / fair)
+        dual += max(u(shape, height, rate, n / fair) - price * n for n in candidates)
     return value, math.inf if sum(z) > budget * (1 + 1e-9) else dual - value
 
 
@@ -328,18 +570,16 @@ def wanted_units(price, q, lower, upper, share, shape, scaling, lam):
 
 
 def wants_more(price, budget, q, lower, upper, share, shape, scaling, lam):
-    return (
-        sum(wanted_units(price, *prompt, share, shape, scaling, lam) for prompt in zip(q, lower, upper, strict=True))
-        >= budget
-    )
+    prompts = zip(q, lower, upper, share, strict=True)
+    return sum(wanted_units(price, *prompt, shape, scaling, lam) for prompt in prompts) >= budget
 
 
 def clear_units(budget, q, lower, upper, share, shape, scaling, lam, top):
     """Sort every unit on offer by its gain, then by prompt, and buy from the front."""
     offers = []
-    for i, (qi, low, high) in enumerate(zip(q, lower, upper, strict=True)):
+    for i, (qi, low, high, fair) in enumerate(zip(q, lower, upper, share, strict=True)):
         height, rate = scale_of(scaling, lam, qi)
-        gains = [unit_gain(shape, height, rate / share, n) for n in range(int(low), int(high))]
+        gains = [unit_gain(shape, height, rate / fair, n) for n in range(int(low), int(high))]
         offers += [(-gain, i) for gain in gains if gain > 0]
     counts = [int(low) for low in lower]
     bought = sorted(offers)[: budget - sum(counts)]
@@ -352,9 +592,9 @@ def clear_units(budget, q, lower, upper, share, shape, scaling, lam, top):
 def integer_dp(q, budget, lower, upper, share, shape, scaling, lam):
     """Largest sum of utilities over whole units, by dynamic programming over prompts and spending."""
     best = [0.0] * (budget + 1)
-    for qi, low, high in zip(q, lower, upper, strict=True):
+    for qi, low, high, fair in zip(q, lower, upper, np.broadcast_to(share, len(q)), strict=True):
         height, rate = scale_of(scaling, lam, qi)
-        worth = {n: u(shape, height, rate, n / share) for n in range(int(low), int(high) + 1)}
+        worth = {n: u(shape, height, rate, n / fair) for n in range(int(low), int(high) + 1)}
         best = [
             max((best[b - n] + w for n, w in worth.items() if n <= b), default=-math.inf) for b in range(budget + 1)
         ]

@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = [
     "_utility",
+    "_prior",
+    "_calibration",
     "_posterior",
     "_ledger",
     "_allocator",
@@ -21,7 +23,7 @@ MODULES = [
     "simulation",
     "plotting",
 ]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "quickstart.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "quickstart.md", ROOT / "docs" / "choosing.md"]
 
 
 @pytest.mark.parametrize("name", MODULES)

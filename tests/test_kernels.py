@@ -26,12 +26,13 @@ def values_of(rng, size):
 
 
 def pool(rng, size, *, whole=False):
-    """Values and bounds of a pool, and an equal share."""
+    """Values and bounds of a pool, and equal shares: one for all, or one per prompt."""
     lower = rng.integers(0, 3, size).astype(float) * (rng.random(size) < 0.3)
     upper = lower + rng.integers(0, 9, size)
     if not whole:
         lower, upper = lower * 0.7, upper * 0.9
-    return values_of(rng, size), lower, upper, float(rng.uniform(0.5, 4))
+    share = rng.uniform(0.5, 4, size if rng.random() < 0.5 else 1)
+    return values_of(rng, size), lower, upper, np.array(np.broadcast_to(share, size))
 
 
 def generators(count):
@@ -348,6 +349,338 @@ def test_step_slopes_matches_its_twin(shape, scaling, lam, stride):
             assert np.all((moved >= 0) & (moved <= 1))
 
 
+# ---------------------------------------------------------------- what the rest of the run wants
+
+
+def remaining_pool(rng, size, *, whole=True):
+    """Values, exposures so far, room and a share; with empty, full and untouched prompts."""
+    z = rng.integers(0, 9, size) * (rng.random(size) < 0.7)
+    room = rng.integers(0, 15, size).astype(float)
+    if not whole:
+        z, room = z * 0.7, room * 0.9
+    return values_of(rng, size), z.astype(float), room, float(rng.uniform(0.5, 8))
+
+
+def costs_of(rng, size):
+    """Costs that are exact in float64, one for all (stride 0) or one per row."""
+    stride = int(rng.random() < 0.5)
+    return rng.choice([0.5, 1.0, 3.0, 17.0], size if stride else 1), stride
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("lam", [1e-6, *ORDINARY, 1e4])
+def test_remaining_demand_matches_a_bisection(shape, scaling, lam):
+    for rng in generators(4):
+        q, z, room, share = remaining_pool(rng, 8, whole=False)
+        cost, stride = costs_of(rng, 8)
+        for level in [1e-200, 0.01, 0.13, 0.4, 0.9, 2.0]:
+            price = level * lam / share / cost[0]
+            problem = (price, q, z, room, cost, stride, share, shape, scaling, lam)
+            expected = naive.remaining_demand(*problem)
+            assert _kernels.remaining_demand(*problem) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("level", [5e-324, 1e-300, 1e300])
+def test_remaining_demand_at_extreme_prices(level):
+    q, z, room, share = remaining_pool(np.random.default_rng(0), 9)
+    q[0] = 0.2
+    for shape in range(3):
+        total, pull = _kernels.remaining_demand(level, q, z, room, np.ones(1), 0, share, shape, _kernels.RATE, 1.0)
+        assert total == (room[q > 0].sum() if level < 1 else 0.0)
+        assert pull == 0.0
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("lam", ORDINARY)
+def test_units_worth_match_a_scan(shape, scaling, lam):
+    for rng in generators(6):
+        q = float(rng.choice([0.0, 0.25, 0.07]))
+        height, rate = _kernels.scale_of(scaling, lam, q)
+        rate /= rng.uniform(0.5, 8)
+        start, upper = float(rng.choice([0.0, 1.0, 7.0, 2.5])), int(rng.integers(0, 25))
+        gains = [_kernels.unit_gain(shape, height, rate, start + n) for n in range(upper)]
+        prices = [5e-324, 1e300, *rng.uniform(0, 1.1 * height * rate + 1e-9, 4)]
+        prices += [gain * (1 + d) for gain in gains[::3] for d in (1e-13, -1e-13) if gain > 1e-290]
+        for price in prices:
+            args = (shape, height, rate, start, float(price), upper)
+            assert _kernels.units_worth(*args) == naive.units_worth(*args)
+        for gain in gains:  # at exactly a gain: all that gain as much, to the last bit
+            if gain > 0:
+                assert _kernels.units_worth(shape, height, rate, start, gain, upper) == sum(g >= gain for g in gains)
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("start", [0.0, 1e6])
+def test_units_worth_of_a_huge_box(shape, scaling, start):
+    height, rate = _kernels.scale_of(scaling, 1.0, 0.2)
+    for price in [1e-12, 1e-4, 0.3]:
+        n = _kernels.units_worth(shape, height, rate / 50.0, start, price, 2**40)
+        gain = lambda k: _kernels.unit_gain(shape, height, rate / 50.0, start + k)  # noqa: E731
+        assert n == 0 or gain(n - 1) >= price
+        assert n == 2**40 or gain(n) < price
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("lam", ORDINARY)
+def test_remaining_units_and_next_gains_match_their_twins(shape, scaling, lam):
+    for rng in generators(3):
+        q, z, room, share = remaining_pool(rng, 7)
+        units = rng.integers(0, 6, 7)
+        model = (share, shape, scaling, lam)
+        out, gains = np.empty(7, dtype=np.int64), np.empty(7)
+        for price in rng.uniform(0.001, 1.1, 3) * lam / share:
+            total = _kernels.remaining_units(price, q, z, room, *model, out)
+            assert (total, out.tolist()) == naive.remaining_units(price, q, z, room, *model)
+        _kernels.next_gains(q, z, units, *model, gains)
+        expected = naive.next_gains(q.tolist(), z.tolist(), units.tolist(), *model)
+        np.testing.assert_allclose(gains, expected, rtol=1e-12, atol=2e-16 * max(lam, 1.0))
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("lam", [1e-9, *ORDINARY, 1e3])
+def test_score_gains_match_their_twin(shape, scaling, lam):
+    for rng in generators(3):
+        q, z, _, share = remaining_pool(rng, 5)
+        w = rng.choice([1.0, 1.5, 4.0, 300.0], 5)
+        gains = np.empty((5, 6))
+        _kernels.score_gains(q, z, w, share, shape, scaling, lam, gains)
+        expected = naive.score_gains(q.tolist(), z.tolist(), w.tolist(), share, shape, scaling, lam, 6)
+        np.testing.assert_allclose(gains, expected, rtol=1e-12, atol=2e-15 if shape == 3 else 1e-300)
+        assert (np.diff(gains, axis=1) <= 0).all() or shape == _kernels.CAPPED_LINEAR
+
+
+@pytest.mark.parametrize("g", [1, 2, 4])
+@pytest.mark.parametrize("parameters", ["ordinary", "tiny", "huge", "lopsided"])
+def test_group_gains_match_exact_fractions(g, parameters):
+    rng = np.random.default_rng(g)
+    low, high = {"ordinary": (0.3, 9), "tiny": (1e-6, 1e-3), "huge": (1e5, 1e7), "lopsided": (1e-3, 1e5)}[parameters]
+    a, b = np.exp(rng.uniform(np.log(low), np.log(high), (2, 6)))
+    a[0] = b[0]
+    factor, gains = rng.choice([0.0, 1.0, 1.7], 6), np.empty((6, 8))
+    _kernels.group_gains(a, b, factor, g, gains)
+    np.testing.assert_allclose(gains, naive.group_gains(a, b, factor, g, 8), rtol=1e-13, atol=0)
+    if g == 1:
+        assert (gains[:, 0] == 0).all()
+        assert (np.diff(gains[:, 1:], axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("g", [1, 2, 3])
+@pytest.mark.parametrize("n_min", [0, 1, 2, 4])
+def test_remaining_groups_match_a_search(g, n_min):
+    for rng in generators(5):
+        a, b = rng.uniform(0.3, 9, (2, 6))
+        factor, visits = rng.choice([0.0, 1.0, 1.7], 6), rng.integers(-1, 5, 6).astype(float)
+        cost, stride = costs_of(rng, 6)
+        for price in [0.0, 1e-3, 0.05, 0.11, 0.4, 1e300]:
+            args = (price / cost[0], a, b, factor, visits, cost, stride, g, n_min, 6)
+            assert _kernels.remaining_groups(*args) == naive.remaining_groups(*args)
+
+
+# ---------------------------------------------------------------- one visit's counts
+
+
+def table(rng, rows, width):
+    """Unit gains that tie often: small integers, some rows concave, or floats over many magnitudes."""
+    kind = rng.integers(3)
+    if kind == 2:
+        gains = rng.normal(size=(rows, width)) * 10 ** rng.uniform(-6, 6, (rows, 1))
+    else:
+        gains = rng.integers(-3 if kind else 0, 7, (rows, width)).astype(float)
+    concave = rng.random(rows) < 0.5
+    gains[concave] = -np.sort(-gains[concave], axis=1)
+    return gains
+
+
+def envelope(gains, n_min):
+    slopes = np.empty_like(gains)
+    width = gains.shape[1]
+    _kernels.majorise(gains, n_min, np.empty(width, dtype=np.int64), np.empty(width), slopes)
+    return slopes
+
+
+@pytest.mark.parametrize("n_min", [0, 1, 2, 4])
+def test_majorise_matches_all_chords(n_min):
+    for rng in generators(40):
+        gains = table(rng, int(rng.integers(1, 5)), max(n_min, int(rng.integers(1, 9))))
+        slopes = envelope(gains, n_min)
+        scale = np.abs(gains).max(axis=1, keepdims=True) + 1e-300
+        np.testing.assert_allclose(slopes / scale, np.array(naive.majorise(gains, n_min)) / scale, rtol=0, atol=1e-14)
+        assert (np.diff(slopes, axis=1) <= 0).all()
+        if n_min <= 1:  # a concave row is its own envelope, to the last bit
+            falling = (np.diff(gains, axis=1) <= 0).all(axis=1)
+            assert (slopes[falling] == gains[falling]).all()
+
+
+def test_majorise_of_extreme_rows():
+    gains = np.array([[1e300, -1e300, 1.0, 0.0], [0.0, 0.0, 0.0, 1e-300], [5e-324, 0.0, 0.0, 0.0], [-1.0, -1, -1, 9]])
+    assert envelope(gains, 0).tolist()[1:] == [[2.5e-301] * 4, [5e-324, 0.0, 0.0, 0.0], [1.5] * 4]
+    assert envelope(gains, 0)[0, 0] == 1e300
+
+
+def test_dearer_and_take_above_match_their_twins():
+    for rng in generators(60):
+        rows, width = (int(rng.integers(1, most)) for most in (6, 8))
+        slopes = -np.sort(-table(rng, rows, width), axis=1)
+        cost, stride = costs_of(rng, rows)
+        units = np.empty(rows, dtype=np.int64)
+        for price in [*rng.choice((slopes / np.reshape(cost, (-1, 1))).ravel(), 4), 0.3, np.inf, -np.inf]:
+            total = _kernels.take_above(slopes, cost, stride, price, units)
+            assert (total, units.tolist()) == naive.take_above(slopes, cost, stride, price)
+            for equal in (True, False):
+                low, high = sorted(rng.integers(0, width + 1, 2).tolist())
+                args = (slopes, int(rng.integers(rows)), low, high, cost[0], price, equal)
+                assert _kernels.dearer(*args) == naive.dearer(*args)
+
+
+def test_clear_slopes_matches_a_walk_down_the_prices():
+    for rng in generators(150):
+        rows, width = (int(rng.integers(1, most)) for most in (8, 7))
+        slopes = -np.sort(-table(rng, rows, width), axis=1)
+        cost, stride = costs_of(rng, rows)
+        most = float(width * (cost.sum() if stride else cost[0] * rows))
+        for target in [0.0, 0.25, *np.floor(rng.uniform(0, most, 4)), most, 2 * most]:
+            sure, upto = np.empty((2, rows), dtype=np.int64)
+            price, spent = _kernels.clear_slopes(slopes, cost, stride, target, sure, upto)
+            expected = naive.clear_slopes(slopes.tolist(), cost.tolist(), stride, target)
+            assert (price, spent, sure.tolist(), upto.tolist()) == expected
+
+
+def test_level_matches_raising_the_lowest():
+    for rng in generators(300):
+        rows = int(rng.integers(1, 7))
+        start, units = rng.integers(0, 6, (2, rows))
+        upto = units + rng.integers(0, 6, rows) * (rng.random(rows) < 0.8)
+        cost, stride = (np.ones(1), 0) if rng.random() < 0.6 else costs_of(rng, rows)
+        order, left = rng.permutation(rows), float(rng.integers(0, 25))
+        expected = naive.level(start.tolist(), units.tolist(), upto, cost, stride, order, left)
+        rest = _kernels.level(start, units, upto, cost, stride, order, left)
+        assert (rest, units.tolist()) == expected
+
+
+def test_level_leaves_those_ahead_alone():
+    # The last unit is for one of the two that are behind, however early the third stands in the order.
+    units = np.zeros(3, dtype=np.int64)
+    order = np.array([2, 1, 0])
+    assert _kernels.level(np.array([0, 0, 5]), units, np.full(3, 3), np.ones(1), 0, order, 1.0) == 0.0
+    assert units.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("n_min", [0, 1, 2, 4])
+def test_fill_ties_matches_its_twin(n_min):
+    for rng in generators(120):
+        rows, width = int(rng.integers(1, 7)), max(n_min, int(rng.integers(1, 8)))
+        gains = table(rng, rows, width)
+        slopes = envelope(gains, n_min)
+        cost, stride = costs_of(rng, rows)
+        units, upto = np.empty((2, rows), dtype=np.int64)
+        target = float(rng.integers(0, 30))
+        _, spent = _kernels.clear_slopes(slopes, cost, stride, target, units, upto)
+        start, order = np.zeros(rows, dtype=np.int64), rng.permutation(rows)
+        args = (gains, slopes, n_min, cost, stride, start, order, target - spent)
+        expected = naive.fill_ties(*args, units.tolist(), upto.tolist())
+        rest = _kernels.fill_ties(*args, units, upto)
+        assert (rest, units.tolist()) == expected
+        assert rest >= 0
+        assert ((units == 0) | (units >= n_min)).all()
+
+
+def allowed_units(rng, rows, n_min, width):
+    return np.array(rng.choice(naive.allowed_counts(n_min, width), rows), dtype=np.int64)
+
+
+@pytest.mark.parametrize("n_min", [0, 1, 2, 4])
+def test_complete_matches_its_twin(n_min):
+    found = 0
+    for rng in generators(150):
+        rows, width = int(rng.integers(1, 7)), max(n_min, int(rng.integers(1, 8)))
+        gains, units = table(rng, rows, width), allowed_units(rng, rows, n_min, width)
+        slopes, tie = envelope(gains, n_min), rng.permutation(rows)
+        total = int(rng.integers(0, rows * width + 2))
+        expected = naive.complete(gains, slopes, tie, n_min, total, units.tolist())
+        assert _kernels.complete(gains, slopes, tie, n_min, total, units) == (expected is not None)
+        if expected is not None:
+            assert units.tolist() == expected
+            found += 1
+    assert found > 40
+
+
+@pytest.mark.parametrize("n_min", [0, 1, 2, 4])
+def test_losses_match_their_twins(n_min):
+    for rng in generators(60):
+        rows, width = int(rng.integers(1, 7)), max(n_min, int(rng.integers(1, 8)))
+        gains, units = table(rng, rows, width), allowed_units(rng, rows, n_min, width)
+        price, out = float(rng.normal(1, 2)), np.empty(rows)
+        scale = 1e-13 * (np.abs(gains).max() + abs(price)) * width
+        for r in range(rows):
+            for after in naive.allowed_counts(n_min, width):
+                expected = naive.change_loss(gains.tolist(), r, price, int(units[r]), after)
+                found = _kernels.change_loss(gains, r, price, units[r], after)
+                assert found == pytest.approx(expected, abs=scale)
+        _kernels.least_losses(gains, price, n_min, units, out)
+        assert out == pytest.approx(naive.least_losses(gains.tolist(), price, n_min, units.tolist()), abs=scale)
+
+
+@pytest.mark.parametrize("n_min", [0, 1, 2, 4])
+def test_repair_matches_trying_everything(n_min):
+    found = 0
+    for rng in generators(120):
+        rows, width = int(rng.integers(1, 7)), max(n_min, int(rng.integers(1, 6)))
+        gains, units = table(rng, rows, width), allowed_units(rng, rows, n_min, width)
+        core = rng.permutation(rows)[: int(rng.integers(0, 5))]
+        price, slack = float(rng.normal(1, 2)), float(rng.choice([0.0, 1.5]))
+        left = int(rng.integers(-4, 8))
+        lowest, highest = left - int(rng.integers(0, 4)), left + int(rng.integers(0, 3))
+        bound = float(rng.choice([np.inf, np.abs(gains).max() * 2]))
+        args = (gains, core, price, slack, n_min, lowest, left, highest, bound)
+        before, reach = units.copy(), 4 * width
+        best, choice = np.empty((2, 2 * reach + 1)), np.empty((core.size, 2 * reach + 1), dtype=np.int64)
+        expected = naive.repair(gains.tolist(), *args[1:], before.tolist())
+        loss = _kernels.repair(*args, units, best, choice)
+        scale = 1e-12 * (np.abs(gains).max() + abs(price)) * width
+        assert loss == pytest.approx(expected, abs=scale)
+        if expected == np.inf:
+            assert (units == before).all()
+            continue
+        found += 1
+        shift = int((units - before).sum())
+        changes = [_kernels.change_loss(gains, r, price, before[r], units[r]) for r in range(rows)]
+        assert lowest <= shift <= highest
+        assert sum(changes) + slack * (left - shift) == pytest.approx(loss, abs=scale)
+        assert max(changes) < bound
+        assert set(np.flatnonzero(units != before)) <= set(core)
+        assert ((units == 0) | (units >= n_min)).all()
+    assert found > 40
+
+
+def test_repair_keeps_within_its_scratch():
+    # A change by 3 needs both rows; scratch for changes up to 2 cannot hold it, scratch for 3 can.
+    gains, core = np.array([[1.0, 1.0], [1.0, 1.0]]), np.arange(2)
+    for reach, expected in ((2, np.inf), (3, 0.0)):
+        units = np.zeros(2, dtype=np.int64)
+        best, choice = np.empty((2, 2 * reach + 1)), np.empty((2, 2 * reach + 1), dtype=np.int64)
+        assert _kernels.repair(gains, core, 1.0, 0.0, 0, 3, 3, 3, np.inf, units, best, choice) == expected
+
+
+@pytest.mark.parametrize("n_min", [0, 1, 2, 4])
+def test_fill_costly_matches_its_twin(n_min):
+    for rng in generators(120):
+        rows, width = int(rng.integers(1, 7)), max(n_min, int(rng.integers(1, 8)))
+        gains, units = table(rng, rows, width), allowed_units(rng, rows, n_min, width)
+        slopes, tie = envelope(gains, n_min), rng.permutation(rows)
+        cost, stride = costs_of(rng, rows)
+        floor_price, left = float(rng.choice([-np.inf, 0.0, 0.7])), float(rng.integers(0, 60))
+        need = left * float(rng.choice([0.0, 0.5, 1.0, 2.0]))
+        args = (gains, slopes, n_min, cost, stride, tie, floor_price, need, left)
+        expected = naive.fill_costly(*args, units.tolist())
+        rest = _kernels.fill_costly(*args, units)
+        assert (rest, units.tolist()) == expected
+
+
 # ---------------------------------------------------------------- offline oracle
 
 
@@ -356,11 +689,11 @@ def test_step_slopes_matches_its_twin(shape, scaling, lam, stride):
 @LAMS
 def test_demand_within_bounds_matches_its_twin(shape, scaling, lam):
     for rng in generators(4):
-        q, lower, upper, share = pool(rng, 10)
-        model = (share, shape, scaling, lam)
-        for price in lam / share * np.array([1e-9, 0.1, 0.4, 0.9, 2.0]):
-            each = [_kernels.bounded_demand(price, *qlu, *model) for qlu in zip(q, lower, upper, strict=True)]
-            twins = [naive.bounded_demand(price, *qlu, *model) for qlu in zip(q, lower, upper, strict=True)]
+        prompts = list(zip(*pool(rng, 10), strict=True))
+        model = (shape, scaling, lam)
+        for price in lam / prompts[0][3] * np.array([1e-9, 0.1, 0.4, 0.9, 2.0]):
+            each = [_kernels.bounded_demand(price, *prompt, *model) for prompt in prompts]
+            twins = [naive.bounded_demand(price, *prompt, *model) for prompt in prompts]
             assert each == pytest.approx(twins, rel=1e-9, abs=1e-12)
 
 
@@ -370,8 +703,9 @@ def test_demand_within_bounds_matches_its_twin(shape, scaling, lam):
 def test_total_demand_and_its_pull_match_their_twins(shape, scaling, lam):
     for rng in generators(4):
         problem = (*pool(rng, 10), shape, scaling, lam)
+        problem[3][:] = 2.0 ** np.round(np.log2(problem[3]))  # or rounding decides who is within the bounds
         for share in [0.05, 0.11, 0.3, 0.6, 2.0]:
-            price = share * lam / problem[3]
+            price = share * lam / problem[3][0]
             expected = naive.total_demand(price, *problem)
             assert _kernels.total_demand(price, *problem) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
@@ -379,7 +713,8 @@ def test_total_demand_and_its_pull_match_their_twins(shape, scaling, lam):
 def test_total_demand_is_summed_with_compensation():
     n = 100_000
     lower = np.full(n, 0.1)
-    total, _ = _kernels.total_demand(1.0, np.zeros(n), lower, lower, 1.0, _kernels.EXPONENTIAL, _kernels.RATE, 1.0)
+    problem = (np.zeros(n), lower, lower, np.ones(n), _kernels.EXPONENTIAL, _kernels.RATE, 1.0)
+    total, _ = _kernels.total_demand(1.0, *problem)
     assert total == pytest.approx(n * 0.1, rel=1e-15)
 
 
@@ -398,7 +733,7 @@ def binding(rng, size, shape, scaling, lam):
 def test_clear_price_brackets_the_bisected_price(shape, scaling, lam):
     for rng in generators(4):
         problem, budget = binding(rng, 7, shape, scaling, lam)
-        top = lam / problem[3] * 1.001
+        top = lam / problem[3].min() * 1.001
         lo, hi, passes, closed = _kernels.clear_price(budget, *problem, 0.3 * top, top, 1e-15, 500)
         assert closed
         assert passes < 100
@@ -414,7 +749,7 @@ def test_clear_price_brackets_the_bisected_price(shape, scaling, lam):
 @pytest.mark.parametrize("guess", [0.0, 5e-324, 1e-200, 1.0, 1e300, np.inf, np.nan])
 def test_clear_price_does_not_depend_on_the_guess(shape, scaling, guess):
     problem, budget = binding(np.random.default_rng(5), 7, shape, scaling, 1.0)
-    top = 1.001 / problem[3]
+    top = 1.001 / problem[3].min()
     lo, hi, _, closed = _kernels.clear_price(budget, *problem, guess, top, 1e-15, 500)
     usual, _, _, _ = _kernels.clear_price(budget, *problem, 0.3 * top, top, 1e-15, 500)
     assert closed
@@ -435,7 +770,7 @@ def test_clear_price_tells_when_it_runs_out_of_passes():
 def test_blend_spends_the_budget_like_its_twin(shape, scaling, lam):
     for rng in generators(4):
         problem, budget = binding(rng, 7, shape, scaling, lam)
-        price, _ = naive.clear_price(budget, *problem, lam / problem[3])
+        price, _ = naive.clear_price(budget, *problem, lam / problem[3].min())
         lo, hi = 0.9 * price, 1.1 * price + 1e-12
         out = np.empty(7)
         weight = _kernels.blend(lo, hi, budget, *problem, out)
@@ -447,10 +782,10 @@ def test_blend_spends_the_budget_like_its_twin(shape, scaling, lam):
 
 def test_blend_of_equal_prices_takes_all():
     q, lower, upper = np.array([0.1, 0.2]), np.zeros(2), np.full(2, 3.0)
-    problem = (q, lower, upper, 1.0, _kernels.EXPONENTIAL, _kernels.RATE, 1.0)
+    model = (_kernels.EXPONENTIAL, _kernels.RATE, 1.0)
     out = np.empty(2)
-    assert _kernels.blend(0.1, 0.1, 100.0, *problem, out) == 1.0
-    assert out.tolist() == pytest.approx([naive.bounded_demand(0.1, x, 0.0, 3.0, *problem[3:]) for x in q])
+    assert _kernels.blend(0.1, 0.1, 100.0, q, lower, upper, np.ones(2), *model, out) == 1.0
+    assert out.tolist() == pytest.approx([naive.bounded_demand(0.1, x, 0.0, 3.0, 1.0, *model) for x in q])
 
 
 @SHAPES
@@ -464,7 +799,7 @@ def test_certify_matches_the_definition(shape, scaling, lam, integer):
         if integer:
             z = np.floor(z)
         budget = float(np.ceil(z.sum()) + rng.integers(0, 3))
-        price = float(rng.uniform(0.01, 1.2)) * lam / share
+        price = float(rng.uniform(0.01, 1.2)) * lam / share[0]
         problem = (price, z, budget, q, lower, upper, share, shape, scaling, lam, integer)
         assert _kernels.certify(*problem) == pytest.approx(naive.certify(*problem), rel=1e-11, abs=1e-12)
 
@@ -475,14 +810,15 @@ def test_certify_matches_the_definition(shape, scaling, lam, integer):
 def test_wanted_units_match_a_scan(shape, scaling, lam):
     for rng in generators(3):
         problem = (*pool(rng, 6, whole=True), shape, scaling, lam)
-        q, lower, upper, share = problem[:4]
-        prices = list(lam / share * rng.uniform(0.001, 1.2, 5))
+        q, _, _, share = problem[:4]
+        prompts = list(zip(*problem[:4], strict=True))
+        prices = list(lam / share[0] * rng.uniform(0.001, 1.2, 5))
         # The boundary itself: a price that is exactly the gain of some unit.
         height, rate = _kernels.scale_of(scaling, lam, q[0])
-        prices += [_kernels.unit_gain(shape, height, rate / share, float(n)) * (1 + 1e-13) for n in range(3) if q[0]]
-        for price in prices:
-            each = [_kernels.wanted_units(price, *qlu, *problem[3:]) for qlu in zip(q, lower, upper, strict=True)]
-            twins = [naive.wanted_units(price, *qlu, *problem[3:]) for qlu in zip(q, lower, upper, strict=True)]
+        gains = [_kernels.unit_gain(shape, height, rate / share[0], float(n)) for n in range(3) if q[0]]
+        for price in prices + [gain * (1 + 1e-13) for gain in gains]:
+            each = [_kernels.wanted_units(price, *prompt, *problem[4:]) for prompt in prompts]
+            twins = [naive.wanted_units(price, *prompt, *problem[4:]) for prompt in prompts]
             assert each == twins
             for budget in range(1, 12, 3):
                 assert _kernels.wants_more(price, budget, *problem) == naive.wants_more(price, budget, *problem)
@@ -508,7 +844,7 @@ def test_clear_units_matches_a_sorted_list_of_gains(shape, scaling, lam):
         size = int(rng.integers(1, 8))
         problem = (*pool(rng, size, whole=True), shape, scaling, lam)
         budget = int(problem[1].sum() + rng.integers(0, 5 * size))
-        top = 1.01 * lam / problem[3]
+        top = 1.01 * lam / problem[3].min()
         out = np.empty(size, dtype=np.int64)
         price = _kernels.clear_units(budget, *problem, top, out)
         twin_price, counts = naive.clear_units(budget, *problem, top)
@@ -520,7 +856,7 @@ def test_clear_units_matches_a_sorted_list_of_gains(shape, scaling, lam):
 @SCALINGS
 def test_clear_units_gives_ties_to_the_lowest_index(shape, scaling):
     q = np.full(5, 0.2)
-    problem = (q, np.zeros(5), np.full(5, 4.0), 100.0, shape, scaling, 1.0)
+    problem = (q, np.zeros(5), np.full(5, 4.0), np.full(5, 100.0), shape, scaling, 1.0)
     out = np.empty(5, dtype=np.int64)
     for budget in range(21):
         _kernels.clear_units(budget, *problem, 1.0, out)
@@ -545,7 +881,7 @@ def test_path_dual_matches_a_recursion(shape, scaling, lam):
 
 
 def test_an_overspent_allocation_is_no_certificate():
-    problem = (np.array([0.25, 0.1]), np.zeros(2), np.full(2, 5.0), 1.0, 0, 0, 1.0)
+    problem = (np.array([0.25, 0.1]), np.zeros(2), np.full(2, 5.0), np.ones(2), 0, 0, 1.0)
     for integer in (False, True):
         assert _kernels.certify(0.1, np.array([2.0, 2.0]), 3.0, *problem, integer)[1] == np.inf
         assert np.isfinite(_kernels.certify(0.1, np.array([2.0, 1.0]), 3.0, *problem, integer)[1])

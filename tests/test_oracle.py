@@ -19,16 +19,17 @@ def oracle(shape="exponential", scaling="rate", lam=1.0):
 
 
 def draw(rng, size, *, whole=False):
-    """A problem with both ends of the value range, repeats, lower bounds and empty boxes."""
+    """A problem with both ends of the value range, repeats, lower bounds, empty boxes, and one share or many."""
     q = rng.choice([0.0, 0.25, *rng.uniform(0, 0.25, 3)], size)
     q = np.where(rng.random(size) < 0.5, q, rng.uniform(0, 0.25, size))
     lower = rng.integers(0, 3, size) * (rng.random(size) < 0.3)
     upper = lower + rng.integers(0, 9, size)
     budget = lower.sum() + rng.integers(0, 4 * size + 1)
+    share = float(rng.uniform(0.5, 6)) if rng.random() < 0.5 else rng.uniform(0.5, 6, size)
     if whole:
-        return q, int(budget), {"lower": lower, "upper": upper, "equal_share": float(rng.uniform(0.5, 6))}
+        return q, int(budget), {"lower": lower, "upper": upper, "equal_share": share}
     stretch = rng.uniform(0.5, 1.5)
-    bounds = {"lower": lower * stretch, "upper": upper * stretch, "equal_share": float(rng.uniform(0.5, 6))}
+    bounds = {"lower": lower * stretch, "upper": upper * stretch, "equal_share": share}
     return q, float(np.maximum(budget * stretch, bounds["lower"].sum())), bounds
 
 
@@ -151,6 +152,93 @@ def test_the_continuous_optimum_matches_a_convex_solver(shape, scaling, seed):
     np.testing.assert_allclose(result.allocation[curved], z[curved], atol=2e-5 * budget)
 
 
+# ---------------------------------------------------------------- token budgets: shares per prompt
+
+
+def token_problem(rng, size):
+    """Values, tokens per unit, a token budget that binds, caps in units, and the equal share in units."""
+    q = rng.choice([0.0, 0.25, *rng.uniform(0, 0.25, 4)], size)
+    q[0] = 0.2
+    cost, caps = np.exp(rng.uniform(0, 6, size)), rng.integers(1, 9, size)
+    return q, cost, float(rng.uniform(0.1, 0.8) * (cost * caps).sum()), caps, float(rng.uniform(0.5, 6))
+
+
+def solve_tokens(q, cost, tokens, caps, share, shape, scaling, lam=1.0):
+    return oracle(shape, scaling, lam).solve(q, tokens, equal_share=cost * share, upper=cost * caps)
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate:UserWarning")
+def test_a_token_budget_matches_a_convex_solver(shape, scaling, seed):
+    rng = np.random.default_rng(seed)
+    q, cost, tokens, caps, share = token_problem(rng, int(rng.integers(2, 10)))
+    result = solve_tokens(q, cost, tokens, caps, share, shape, scaling)
+    assert_certified(result)
+    z = cp.Variable(q.size)
+    height, rate = naive.scale_of(naive.SCALINGS[scaling], 1.0, q)
+    s = cp.multiply(np.broadcast_to(rate, q.size) / share, z)
+    phi = {
+        "exponential": lambda: 1 - cp.exp(-s),
+        "hyperbolic": lambda: 1 - cp.inv_pos(1 + s),
+        "log": lambda: cp.log1p(s),
+        "capped-linear": lambda: cp.minimum(s, 1),
+    }[shape]()
+    total = cp.sum(cp.multiply(np.broadcast_to(height, q.size), phi))
+    scaled = cost / cost.max()
+    problem = cp.Problem(cp.Maximize(total), [scaled @ z <= tokens / cost.max(), z >= 0, z <= caps])
+    problem.solve(solver="CLARABEL", tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12)
+    assert result.optimum == pytest.approx(problem.value, rel=1e-7)
+
+
+@SHAPES
+@SCALINGS
+def test_no_other_way_to_spend_the_tokens_is_worth_more(shape, scaling):
+    rng = np.random.default_rng(14)
+    utility = SaturatingUtility(shape, scaling=scaling)
+    for _ in range(10):
+        q, cost, tokens, caps, share = token_problem(rng, 5)
+        result = solve_tokens(q, cost, tokens, caps, share, shape, scaling)
+        units = result.allocation / cost
+        assert result.optimum == pytest.approx(math.fsum(utility.value(q, units / share)), rel=1e-12)
+        others = rng.random((500, 5)) * caps
+        others *= np.minimum(1, tokens / (others @ cost))[:, None]
+        assert utility.value(q, others / share).sum(axis=1).max() <= (result.optimum + result.gap) * (1 + 1e-13)
+
+
+@SCALINGS
+def test_whole_numbers_of_tokens_match_dynamic_programming(scaling):
+    rng = np.random.default_rng(15)
+    for shape in naive.SHAPES:
+        for _ in range(10):
+            size = int(rng.integers(1, 5))
+            q, cost = rng.uniform(0, 0.25, size), rng.integers(1, 5, size).astype(float)
+            upper, budget = (cost * rng.integers(0, 5, size)).astype(int), int(rng.integers(0, 30))
+            result = oracle(shape, scaling).solve(q, budget, equal_share=2.5 * cost, upper=upper, integer=True)
+            model = (naive.SHAPES[shape], naive.SCALINGS[scaling], 1.0)
+            best = naive.integer_dp(q, budget, [0] * size, upper, 2.5 * cost, *model)
+            assert result.optimum == pytest.approx(best, rel=1e-12, abs=1e-15)
+            assert_certified(result)
+
+
+@pytest.mark.parametrize("integer", [False, True])
+@SHAPES
+@SCALINGS
+def test_equal_shares_for_all_are_one_share(shape, scaling, integer):
+    arguments = {"upper": 9, "integer": integer}
+    one = oracle(shape, scaling).solve([0.25, 0.1, 0.2], 11, equal_share=2.5, **arguments)
+    each = oracle(shape, scaling).solve([0.25, 0.1, 0.2], 11, equal_share=[2.5] * 3, **arguments)
+    assert one.allocation.tolist() == each.allocation.tolist()
+    assert (one.price, one.optimum, one.gap) == (each.price, each.optimum, each.gap)
+
+
+def test_the_cheaper_of_two_equal_prompts_gets_more():
+    result = oracle("capped-linear").solve([0.25, 0.25], 30, equal_share=[10, 40], upper=[10, 40])
+    assert result.allocation.tolist() == pytest.approx([10, 20], rel=1e-14)
+    assert (result.optimum, result.price) == pytest.approx((1.5, 1 / 40), rel=1e-14)
+
+
 # ---------------------------------------------------------------- whole units
 
 
@@ -200,7 +288,7 @@ def test_ties_go_to_the_lowest_index(shape, scaling):
         solve = oracle(shape, scaling).solve
         z = solve(q, budget, equal_share=50, upper=4, integer=True).allocation
         _, counts = naive.clear_units(
-            budget, q, [0] * 5, [4] * 5, 50.0, naive.SHAPES[shape], naive.SCALINGS[scaling], 1.0, 1.0
+            budget, q, [0] * 5, [4] * 5, [50.0] * 5, naive.SHAPES[shape], naive.SCALINGS[scaling], 1.0, 1.0
         )
         assert z.tolist() == counts
         assert z[0] >= z[2] >= z[3]
@@ -406,8 +494,14 @@ UNIT = "Count budget, equal_share, lower and upper in one unit, rollouts or grou
         ({"budget": -1}, rf"budget must be finite and at least 0, got budget = -1\.0\. {UNIT}"),
         ({"budget": math.inf}, r"budget must be finite and at least 0, got budget = inf\."),
         ({"budget": math.nan}, r"budget must be finite and at least 0, got budget = nan\."),
-        ({"equal_share": 0}, rf"equal_share must be finite and greater than 0, got equal_share = 0\.0\. {UNIT}"),
-        ({"equal_share": math.inf}, r"equal_share must be finite and greater than 0, got equal_share = inf\."),
+        ({"equal_share": 0}, rf"equal_share must be finite, greater than 0, got equal_share = 0\.0\. {UNIT}"),
+        ({"equal_share": math.inf}, r"equal_share must be finite, greater than 0, got equal_share = inf\."),
+        ({"equal_share": [2, 0]}, r"equal_share must be finite, greater than 0, got equal_share\[1\] = 0\.0\."),
+        (
+            {"equal_share": [2, 2, 2]},
+            r"equal_share must be a number or have shape \(2,\), got equal_share = \(3,\)\. Give one share, or one per",
+        ),
+        ({"equal_share": [[2, 2]]}, r"equal_share must be a number or have shape \(2,\), got equal_share = \(1, 2\)\."),
         ({"upper": math.inf}, rf"upper must be finite, at least 0, got upper = inf\. {UNIT}"),
         ({"upper": [4, -1]}, r"upper must be finite, at least 0, got upper\[1\] = -1\.0\."),
         ({"lower": math.nan}, r"lower must be finite, at least 0, got lower = nan\."),
@@ -445,10 +539,8 @@ def test_fractions_where_whole_units_are_asked(change, message):
         ({"values": "high"}, r"values must be numbers, got str\. A value"),
         ({"budget": "all"}, r"budget must be finite and at least 0, got budget = 'all'\. Count"),
         ({"budget": None}, r"budget must be finite and at least 0, got budget = None\."),
-        (
-            {"equal_share": [2.0, 2.0]},
-            r"equal_share must be finite and greater than 0, got equal_share = \[2\.0, 2\.0\]\.",
-        ),
+        ({"equal_share": "one"}, r"equal_share must be numbers, got str\. Count"),
+        ({"equal_share": None}, r"equal_share must be numbers, got NoneType\. Count"),
         ({"upper": "none"}, r"upper must be numbers, got str\. Count"),
         ({"lower": {}}, r"lower must be numbers, got dict\. Count"),
     ],

@@ -20,17 +20,30 @@ LAYERS = {
     "_checks": set(),
     "_utility": {"_kernels", "_checks"},
     "_index": {"_kernels", "_checks"},
-    "_posterior": {"_kernels", "_checks", "_index"},
+    "_prior": {"_checks"},
+    "_calibration": {"_checks"},
+    "_posterior": {"_kernels", "_checks", "_index", "_prior", "_calibration"},
     "_ledger": {"_checks"},
-    "_allocator": {"_kernels", "_checks", "_ledger", "_posterior", "_utility"},
     "_oracle": {"_kernels", "_checks", "_utility"},
+    "_diagnostics": {"_ledger", "_oracle", "_posterior", "_utility"},
+    "_batch": {"_kernels", "_checks"},
+    "_remaining": {"_kernels", "_checks", "_utility"},
+    "_pacing": {"_checks", "_ledger"},
+    "_scores": {"_checks", "_kernels", "_ledger", "_posterior", "_remaining", "_utility"},
+    "_allocator": {"_kernels", "_checks", "_diagnostics", "_ledger", "_posterior", "_prior", "_utility"},
+    "_resolving": {
+        "_kernels", "_batch", "_checks", "_diagnostics", "_ledger", "_pacing", "_posterior", "_prior", "_remaining", "_scores", "_utility",
+    },
     "baselines": {"_kernels", "_checks", "_ledger", "_posterior", "_utility", "_allocator"},
     "_pool": {"_checks", "_posterior"},
     "_bounds": {"_kernels", "_checks", "_ledger", "_utility", "_oracle"},
     "simulation": {"_checks", "_ledger", "_posterior", "_utility", "_oracle", "_pool", "_bounds"},
     "plotting": {"_checks", "simulation"},
-    "__init__": {"_allocator", "_ledger", "_oracle", "_posterior", "_utility"},
-}
+    "__init__": {
+        "_allocator", "_calibration", "_ledger", "_oracle", "_posterior", "_prior", "_resolving", "_utility",
+    },
+}  # fmt: skip
+JUDGES = {"_bounds", "_diagnostics", "simulation", "__init__"}  # who may use the oracle: no decision does
 
 
 def imports_of(module):
@@ -52,6 +65,19 @@ def test_imports_run_one_way(module):
     assert ours <= LAYERS[module]
     assert ("numba" in others) == (module == "_kernels")
     assert ("matplotlib" in others) == (module == "plotting")
+
+
+def test_the_oracle_decides_nothing():
+    assert {module for module in LAYERS if "_oracle" in imports_of(module)[0]} == JUDGES
+    assert not {"_allocator", "_resolving", "baselines"} & imports_of("_oracle")[0]
+
+
+def test_layers_have_no_cycles():
+    done = set()
+    while len(done) < len(LAYERS):
+        ready = {module for module, below in LAYERS.items() if below <= done} - done
+        assert ready
+        done |= ready
 
 
 def test_every_module_has_a_layer():
@@ -93,7 +119,9 @@ def test_works_where_nothing_can_be_cached(tmp_path):
 
 EVERYTHING = """
 import numpy as np
-from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, OfflineOracle, SaturatingUtility, _kernels, simulation
+from cero_alloc import (
+    BetaPosteriorBank, FenchelDualAllocator, OfflineOracle, ResolvingAllocator, SaturatingUtility, _kernels, simulation
+)
 from cero_alloc.baselines import FixedPacing, Greedy, Uniform
 
 frozen = np.array([0.2, 0.1])
@@ -107,7 +135,31 @@ for ids, prior in ((5, (1, 1)), (list("abcde"), ([1] * 5, np.ones(5, dtype=np.fl
             counts.flags.writeable = False
             allocator.update(offer, counts.astype(np.int32), counts)
         allocator.allocate(budget=2, exact=True)
-        bank.interval(0.9), bank.mean()
+        allocator.metrics(), bank.interval(0.9), bank.mean()
+
+def run(n_rounds, total_budget, budget=None, offers=(None, [3, 0, 1]), exact=False, **kwargs):
+    bank = BetaPosteriorBank(7, prior=(np.ones(7), np.linspace(1, 9, 7)))
+    allocator = ResolvingAllocator(bank, n_rounds=n_rounds, total_budget=total_budget, max_rollouts=9, **kwargs)
+    for turn in range(4):
+        offer = offers[turn % len(offers)]
+        counts = allocator.allocate(offer, budget, exact=exact)
+        allocator.update(offer, np.zeros(counts.size, dtype=np.int64), counts)
+    allocator.metrics()
+
+line = SaturatingUtility("capped-linear", scaling="height")
+for signal in ("variance", "group"):
+    for visits in (None, 4, np.full(7, 4, dtype=np.int16)):
+        for n_min in (0, 2, 5):
+            plan = {"n_rounds": 6, "visits": visits, "min_rollouts": n_min, "signal": signal}
+            run(total_budget=60, **plan)
+            run(total_budget=60, budget=13, **plan, utility=line, fit_every=2)
+            run(total_budget=60, budget=13, **plan, exact=True, exploration=0.5)
+            run(total_budget=70, **plan, band=np.inf, front_load=2.0, seed=1)
+            for costs in (3.0, 2, np.linspace(1, 30, 7), np.arange(1, 8)):
+                run(total_budget=300.5, **plan, costs=costs)
+                run(total_budget=300, **plan, costs=costs, budget=40, utility=line)
+run(total_budget=60, n_rounds=None, visits=4)
+run(total_budget=60, n_rounds=4, offers=([0, 1], [5, 4, 6]))
 pool = simulation.drifting_pool(4)
 for policy in (Uniform, Greedy, FixedPacing):
     simulation.simulate(policy(pool.bank(), total_budget=8, n_rounds=4, max_rollouts=2), pool, 4)

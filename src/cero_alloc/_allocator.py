@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from . import _kernels
 from ._checks import FloatArray, IntArray, counts, error_text, integer, real
-from ._ledger import Horizon, RolloutLedger
+from ._diagnostics import run_metrics
+from ._ledger import Horizon, RolloutLedger, visits_per_prompt
 from ._posterior import BetaPosteriorBank
+from ._prior import PriorFit
 from ._utility import SaturatingUtility
 
 
@@ -59,6 +61,12 @@ class FenchelDualAllocator:
         number of prompts.
     initial_price : float, in [0, 1]
         First normalised price.
+    catch_up : bool
+        Reserve-aware catch-up: never let the budget outgrow what the rounds to come can spend. Where it would, the
+        round deals on down its ranking, past the price. Nothing is stranded while later rounds offer what is expected
+        of them; without it, up to a few percent are. Not applied to exact rounds.
+    fit_every : int or None
+        Rounds between refits of the bank's prior to the pool, :meth:`BetaPosteriorBank.fit_prior`; None never refits.
     seed : int, numpy.random.Generator or SeedSequence
         Draws the permutation that breaks ties.
 
@@ -107,10 +115,12 @@ class FenchelDualAllocator:
         utility: SaturatingUtility = SaturatingUtility(),  # noqa: B008 (immutable)
         step_size: float | tuple[float, float] | None = None,
         initial_price: float = 0.5,
+        catch_up: bool = False,
+        fit_every: SupportsIndex | None = None,
         seed: int | np.random.Generator | np.random.SeedSequence = 0,
     ) -> None:
         rounds = integer("n_rounds", n_rounds, least=1, remedy="Count the calls of allocate over the run.")
-        self._visits = _visits(visits, len(bank), rounds)
+        self._visits = visits_per_prompt(visits, len(bank), rounds)
         offered = None if visits is None else float(np.broadcast_to(self._visits, len(bank)).sum()) / rounds
         self.ledger = RolloutLedger.plan(
             len(bank),
@@ -125,11 +135,16 @@ class FenchelDualAllocator:
         self._nu = real(
             "initial_price", initial_price, low=0.0, high=1.0, remedy="The price is a share of the largest slope."
         )
+        self._batch_form = visits is not None
+        self._catch_up = bool(catch_up)
+        self._fit_every = None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None.")
+        self.prior_fit: PriorFit | None = None  # of the last refit
         self.bank = bank
         self.utility = utility
         self._rng = np.random.default_rng(seed)
         self._theta = np.minimum(1.0, 4.0 * bank._values(None))
         self._tie = self._rng.permutation(len(bank))
+        self._batch_price = self._nu  # slope of the last prompt dealt where the round's total binds, else the price
         self._open: tuple[IntArray | None, IntArray] | None = None  # rows and virtual proposal of the open round
 
     @property
@@ -157,7 +172,7 @@ class FenchelDualAllocator:
     @property
     def remaining_budget(self) -> int:
         """Rollouts not dealt yet."""
-        return self.ledger.remaining_budget
+        return int(self.ledger.remaining_budget)
 
     @property
     def round(self) -> int:
@@ -271,11 +286,37 @@ class FenchelDualAllocator:
             rows = np.arange(len(self.bank))
         self.ledger.refund(rows, counts("rollouts", rollouts, rows.size), self.bank._index.name)
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, *, certificate: bool = True) -> dict[str, float]:
         """Return the run's state as a flat dict of floats, ready for a logger.
 
-        ``round`` and ``allocating_rounds`` are counts; ``remaining_budget``, ``spent_budget``, ``outstanding_rollouts``
-        and ``pacing_gap`` (spent ahead of the uniform schedule) are rollouts; ``price`` is normalised to [0, 1].
+        =========================== ==========================================================================
+        ``round``                   rounds opened
+        ``price``                   price of the run, in [0, 1]: a share of the steepest slope
+        ``batch_price``             price that cleared the last round: the same, unless its total was bound
+        ``starved``                 sign of their difference: 1 where the round got less than the run's price
+                                    would give it, -1 where it was over-funded, 0 else
+        ``remaining_budget``        rollouts (or tokens) not dealt
+        ``spent_budget``            rollouts dealt and not refunded
+        ``projected_leftover``      rollouts that stay unspent if rounds go on as they did on average
+        ``outstanding_rollouts``    rollouts dealt, neither reported nor refunded
+        ``pacing_gap``              rollouts spent ahead of the uniform schedule
+        ``allocating_rounds``       rounds that dealt anything
+        ``effective_group_rate``    share of reported groups with both successes and failures; NaN before any
+        ``calibration_...``         :meth:`Calibration.metrics`: predicted against observed reward variance
+        ``certificate_achieved``    utility of the rollouts dealt so far, per prompt, as values stand now
+        ``certificate_optimum``     the oracle's best use of the same rollouts, under the same offers and caps
+        ``certificate_gap``         duality gap of that optimum
+        ``certificate_regret``      optimum + gap - achieved: the regret per prompt is no larger
+        =========================== ==========================================================================
+
+        Parameters
+        ----------
+        certificate : bool
+            Whether to solve for the regret certificate, about ten passes over the pool.
+
+        References
+        ----------
+        Claim 15 of the theory page: what the certificate certifies.
 
         Examples
         --------
@@ -283,16 +324,15 @@ class FenchelDualAllocator:
         >>> allocator.metrics()["remaining_budget"]
         8.0
         """
-        ledger = self.ledger
-        return {
-            "round": float(ledger.round),
-            "price": self._nu,
-            "remaining_budget": float(ledger.remaining_budget),
-            "spent_budget": float(ledger.spent),
-            "outstanding_rollouts": float(ledger.outstanding.sum()),
-            "pacing_gap": float(ledger.pacing_gap),
-            "allocating_rounds": float(ledger.allocating_rounds),
-        }
+        self._grow()
+        return run_metrics(
+            self.bank,
+            self.ledger,
+            self.utility,
+            price=self._nu,
+            batch_price=self._batch_price,
+            certificate=certificate,
+        )
 
     def _deal(self, rows: IntArray | None, size: int, cap: int, exact: bool) -> IntArray:
         """Close the open round, then propose ``cap`` units at most, or exactly, and debit what the budget covers."""
@@ -300,15 +340,38 @@ class FenchelDualAllocator:
         units = np.zeros(size, dtype=np.int64)
         if self.ledger.finished:
             return units
+        self._refit()
         key = self._theta if rows is None else self._theta[rows]
         tie = self._tie if rows is None else self._tie[rows]
         proposal = np.empty_like(units)
         order = np.empty_like(units)
+        n_max, left = self.horizon.n_max, self.ledger.units_left
         threshold = -1.0 if exact else self._nu  # slopes are never negative: below 0 everybody is in
-        _kernels.propose(key, tie, threshold, self.horizon.n_max, cap, self.ledger.units_left, order, proposal, units)
+        proposed, dealt = _kernels.propose(key, tie, threshold, n_max, cap, left, order, proposal, units)
+        if self._catch_up and not exact:
+            due = min(cap, left - self._reserve(rows, size))
+            if due > dealt:  # the same ranking, further down; the dual step below still sees the proposal
+                dealt = _kernels.propose(key, tie, -1.0, n_max, due, due, order, np.empty_like(units), units)[1]
+        bound = exact or dealt != proposed or dealt == cap < size * n_max
+        self._batch_price = float(key[order[(dealt - 1) // n_max]]) if bound and dealt else self._nu
         self._open = (rows, proposal)
         self.bank.tick()
         return self.ledger.debit(rows, units)
+
+    def _reserve(self, rows: IntArray | None, size: int) -> int:
+        """Return the most units that the rounds after this one can spend."""
+        ledger = self.ledger
+        later = ledger.rounds_left - 1
+        if not self._batch_form:
+            return later * ledger.reach(size)
+        left = np.broadcast_to(self._visits, len(self.bank)) - ledger.offers
+        left[slice(None) if rows is None else rows] -= 1
+        return min(int(np.maximum(left, 0).sum()) * self.horizon.n_max, later * ledger.reach(len(self.bank)))
+
+    def _refit(self) -> None:
+        """Refit the prior when its round has come."""
+        if self._fit_every is not None and self.ledger.round and self.ledger.round % self._fit_every == 0:
+            self.prior_fit = self.bank.fit_prior()
 
     def _close(self) -> None:
         """Take the dual step of the open round with the posterior as it stands."""
@@ -345,24 +408,6 @@ class FenchelDualAllocator:
         if self._visits.size > 1:
             self._visits = np.concatenate([self._visits, np.full(new - old, self._visits.min())])
         self.ledger.grow(new)
-
-
-def _visits(visits: npt.ArrayLike | None, n_prompts: int, n_rounds: int) -> FloatArray:
-    """Return visits as one float, or one per prompt."""
-    if visits is None:
-        return np.array([float(n_rounds)])
-    array = np.asarray(visits)
-    remedy = "Give how often each prompt is offered over the run, at least 1 and at most n_rounds."
-    if array.dtype.kind not in "iu":
-        raise TypeError(error_text("visits", "be integers", visits, remedy))
-    if array.shape not in ((), (n_prompts,)):
-        raise ValueError(error_text("visits", f"be one integer or have shape ({n_prompts},)", array.shape, remedy))
-    flat = np.atleast_1d(array)
-    bad = np.flatnonzero((flat < 1) | (flat > n_rounds))
-    if bad.size:
-        index = int(bad[0])
-        raise ValueError(error_text("visits", f"be in [1, n_rounds = {n_rounds}]", int(flat[index]), remedy, index))
-    return np.ascontiguousarray(flat, dtype=np.float64)
 
 
 def _steps(step_size: float | tuple[float, float] | None, n_rounds: int, *, batch: bool) -> tuple[float, float]:

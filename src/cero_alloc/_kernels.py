@@ -321,7 +321,434 @@ def step_slopes(theta, q, proposal, visits, stride, n_max, share, gamma, shape, 
         theta[r] = min(1.0, max(0.0, theta[r] - step * (proposal[r] - z / e) / n_max))
 
 
-# ---------------------------------------------------------------- offline oracle (shares no code with the round above)
+# ---------------------------------------------------------------- what the rest of the run wants (exact dual)
+
+# ``z`` exposure so far and ``room`` what the remaining visits can still take, in units; ``cost`` per unit, one entry
+# (stride 0) or one per prompt (stride 1); a price is utility per cost.
+
+
+@kernel
+def remaining_demand(price, q, z, room, cost, stride, share, shape, scaling, lam):
+    """Cost of what all prompts still take at ``price``, and its pull, minus the derivative by log(price)."""
+    total, pull = 0.0, 0.0
+    for i in range(q.size):
+        c = cost[i * stride]
+        height, rate = scale_of(scaling, lam, q[i])
+        slope = price * c * share
+        more = share * demand(shape, height, rate, slope, (z[i] + room[i]) / share) - z[i]
+        if more > 0.0:
+            total += c * min(more, room[i])
+            if more < room[i] * (1.0 - 1e-12):
+                pull += c * share * demand_pull(shape, height, rate, slope)
+    return total, pull
+
+
+@kernel
+def units_worth(shape, height, rate, start, price, upper):
+    """Count the units beyond exposure ``start``, at most ``upper``, that gain at least ``price`` each; rate per unit."""
+    guess = np.int64(max(0.0, min(float(upper), demand(shape, height, rate, price, start + upper) - start)))
+    low, high = max(0, guess - 1), min(upper, guess + 2)  # calculus leaves guess and guess + 1, but for rounding
+    if low > 0 and unit_gain(shape, height, rate, start + (low - 1)) < price:
+        low, high = 0, low - 1
+    elif high < upper and unit_gain(shape, height, rate, start + high) >= price:
+        low, high = high, upper
+    while low < high:
+        middle = (low + high + 1) // 2
+        if unit_gain(shape, height, rate, start + (middle - 1)) >= price:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@kernel
+def remaining_units(price, q, z, room, share, shape, scaling, lam, out):
+    """Write the whole units that each prompt still takes at ``price`` per unit; return their sum."""
+    total = 0
+    for i in range(q.size):
+        height, rate = scale_of(scaling, lam, q[i])
+        out[i] = units_worth(shape, height, rate / share, z[i], price, np.int64(room[i]))
+        total += out[i]
+    return total
+
+
+@kernel
+def next_gains(q, z, units, share, shape, scaling, lam, out):
+    """Gain of the unit after ``units``, per prompt."""
+    for i in range(q.size):
+        height, rate = scale_of(scaling, lam, q[i])
+        out[i] = unit_gain(shape, height, rate / share, z[i] + units[i])
+
+
+@kernel
+def score_gains(q, z, w, share, shape, scaling, lam, gains):
+    """Write the unit gains of the concave score f(n) = U(z + w n) / w of a visit, one row per prompt."""
+    for r in range(q.size):
+        height, rate = scale_of(scaling, lam, q[r])
+        for n in range(gains.shape[1]):
+            gains[r, n] = unit_gain(shape, height, rate / share * w[r], z[r] / w[r] + n) / w[r]
+
+
+@kernel
+def group_gains(a, b, factor, g, gains):
+    """Write unit gains of ``factor`` S(n), S(n) = 1 - E[p^n] - E[(1-p)^n] but S(0) = 0, in units of g rollouts."""
+    for r in range(a.size):
+        s = a[r] + b[r]
+        fails, wins = b[r] / s, a[r] / s  # E[p^n (1-p)] and E[(1-p)^n p] for n rollouts so far
+        n = 0
+        for unit in range(gains.shape[1]):
+            gain = 0.0
+            for _ in range(g):
+                if n > 0:  # a group of one is as dead as an empty one
+                    gain += fails + wins
+                fails *= (a[r] + n) / (s + n + 1.0)
+                wins *= (b[r] + n) / (s + n + 1.0)
+                n += 1
+            gains[r, unit] = factor[r] * gain
+
+
+@kernel
+def remaining_groups(price, a, b, factor, visits, cost, stride, g, n_min, n_max):
+    """Return the cost of the counts that maximise signal minus price in every remaining visit."""
+    total = 0.0
+    for i in range(a.size):
+        if visits[i] <= 0.0:
+            continue
+        fee = price * cost[i * stride]
+        s = a[i] + b[i]
+        fails, wins = b[i] / s, a[i] / s
+        best, count, worth, n = 0.0, 0, 0.0, 0
+        for unit in range(n_max):
+            gain = 0.0
+            for _ in range(g):
+                if n > 0:
+                    gain += fails + wins
+                fails *= (a[i] + n) / (s + n + 1.0)
+                wins *= (b[i] + n) / (s + n + 1.0)
+                n += 1
+            gain *= factor[i]
+            if gain < fee and unit >= 2 and unit >= n_min:  # gains fall from the second rollout on
+                break
+            worth += gain - fee
+            if unit + 1 >= n_min and worth >= best:
+                best, count = worth, unit + 1
+        total += visits[i] * cost[i * stride] * count
+    return total
+
+
+# ---------------------------------------------------------------- one visit's counts: a table of unit gains
+
+# ``gains[r, n]`` is what unit n + 1 of row r adds. Counts lie in {0} u [n_min, n_max], n_max the table's width.
+
+
+@kernel
+def majorise(gains, n_min, length, worth, slopes):
+    """Write the slopes of each row's smallest concave majorant over {0} u [n_min, n_max]; scratch of n_max entries.
+
+    Adjacent blocks are pooled while the later one is steeper (isotonic regression). Blocks keep sums of gains, not
+    differences of sums, so that a slope of one unit is that unit's gain to the last bit.
+    """
+    first = max(n_min, 1)
+    for r in range(gains.shape[0]):
+        top = -1
+        for n in range(gains.shape[1]):
+            if 0 < n < first:  # the forced first block
+                length[top] += 1
+                worth[top] += gains[r, n]
+                continue
+            top += 1
+            length[top] = 1
+            worth[top] = gains[r, n]
+            if n + 1 < first:
+                continue
+            while top > 0 and worth[top] * length[top - 1] > worth[top - 1] * length[top]:
+                top -= 1
+                length[top] += length[top + 1]
+                worth[top] += worth[top + 1]
+        at = 0
+        for block in range(top + 1):
+            for _ in range(length[block]):
+                slopes[r, at] = worth[block] / length[block]
+                at += 1
+
+
+@kernel
+def dearer(slopes, r, low, high, cost, price, equal):
+    """First n in [low, high) whose slope per cost is below ``price`` (or not above it, unless ``equal``), else high."""
+    while low < high:
+        middle = (low + high) // 2
+        ratio = slopes[r, middle] / cost
+        if ratio > price or (equal and ratio == price):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def take_above(slopes, cost, stride, price, units):
+    """Write the units per row whose slope per cost is at least ``price``; return their cost."""
+    total = 0.0
+    for r in range(slopes.shape[0]):
+        c = cost[r * stride]
+        units[r] = dearer(slopes, r, np.int64(0), slopes.shape[1], c, price, np.bool_(True))
+        total += c * units[r]
+    return total
+
+
+@kernel
+def clear_slopes(slopes, cost, stride, target, sure, upto):
+    """Find the price at which the rows' units cost ``target``: quickselect over all slopes, no tolerance.
+
+    Writes the units dearer than the price and those at least as dear; the first cost at most ``target``. Returns price
+    and cost of the first.
+    """
+    m, n_max = slopes.shape
+    sure[:] = 0
+    upto[:] = n_max
+    spent, price = 0.0, np.inf
+    state = np.uint64(m)
+    while True:
+        undecided = np.int64(0)
+        for r in range(m):
+            undecided += upto[r] - sure[r]
+        if undecided == 0:
+            return price, spent
+        state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
+        pick = np.int64((state >> np.uint64(33)) % np.uint64(undecided))
+        r = 0
+        while pick >= upto[r] - sure[r]:
+            pick -= upto[r] - sure[r]
+            r += 1
+        price = slopes[r, sure[r] + pick] / cost[r * stride]
+        if np.isnan(price):  # never from sound input; without this it would never end
+            return price, spent
+        above, at_least = spent, spent
+        for r in range(m):
+            c = cost[r * stride]
+            above += c * (dearer(slopes, r, sure[r], upto[r], c, price, np.bool_(False)) - sure[r])
+            at_least += c * (dearer(slopes, r, sure[r], upto[r], c, price, np.bool_(True)) - sure[r])
+        cheaper, found = at_least <= target, above <= target < at_least
+        for r in range(m):
+            c = cost[r * stride]
+            strict = dearer(slopes, r, sure[r], upto[r], c, price, np.bool_(False))
+            weak = dearer(slopes, r, sure[r], upto[r], c, price, np.bool_(True))
+            if found:
+                sure[r], upto[r] = strict, weak
+            elif cheaper:
+                sure[r] = weak
+            else:
+                upto[r] = strict
+        if found:
+            return price, above
+        if cheaper:
+            spent = at_least
+
+
+@kernel
+def level(start, units, upto, cost, stride, order, left):
+    """Spend ``left`` on evening out start + units within upto, rows in ``order`` first; return what is left."""
+    low, high = np.int64(2**62), np.int64(-(2**62))
+    for r in range(units.size):
+        if upto[r] > units[r]:
+            low, high = min(low, start[r] + units[r]), max(high, start[r] + upto[r])
+    if low >= high:
+        return left
+    while low < high:  # the highest level that ``left`` pays for
+        middle = (low + high + 1) // 2
+        need = 0.0
+        for r in range(units.size):
+            need += cost[r * stride] * (min(max(middle - start[r], units[r]), upto[r]) - units[r])
+        if need <= left:
+            low = middle
+        else:
+            high = middle - 1
+    for r in range(units.size):
+        more = min(max(low - start[r], units[r]), upto[r]) - units[r]
+        left -= cost[r * stride] * more
+        units[r] += more
+    for ahead_too in range(2):  # those at the level before those that are ahead of it already
+        for j in range(order.size):
+            r = order[j]
+            if units[r] < upto[r] and cost[r * stride] <= left and (start[r] + units[r] > low) == (ahead_too == 1):
+                units[r] += 1
+                left -= cost[r * stride]
+    return left
+
+
+@kernel
+def fill_ties(gains, slopes, n_min, cost, stride, start, order, left, units, upto):
+    """Spend ``left`` on the units at the clearing price: whole blocks that fit, then the single units evenly."""
+    for j in range(order.size):
+        r = order[j]
+        flat = units[r] >= n_min or n_min <= 1
+        for n in range(units[r], upto[r]):
+            flat = flat and gains[r, n] == slopes[r, n]
+        if flat:
+            continue
+        block = cost[r * stride] * (upto[r] - units[r])
+        if block <= left:
+            units[r] = upto[r]
+            left -= block
+        upto[r] = units[r]
+    return level(start, units, upto, cost, stride, order, left)
+
+
+@kernel
+def complete(gains, slopes, tie, n_min, total, units):
+    """Bring the sum of the units to ``total``, greedily: open rows, then raise or trim. Return whether it can be."""
+    m, n_max = gains.shape
+    first = max(n_min, 1)
+    active, spent = 0, 0
+    for r in range(m):
+        active += units[r] > 0
+        spent += units[r]
+    while active * n_max < total:
+        chosen = -1
+        for r in range(m):
+            if units[r] == 0 and (
+                chosen < 0
+                or slopes[r, 0] > slopes[chosen, 0]
+                or (slopes[r, 0] == slopes[chosen, 0] and tie[r] < tie[chosen])
+            ):
+                chosen = r
+        if chosen < 0:
+            return False
+        units[chosen] = first
+        active += 1
+        spent += first
+    while spent != total:
+        chosen = -1
+        up = spent < total
+        for r in range(m):
+            if up:
+                if units[r] < n_max and (units[r] > 0 or first == 1):
+                    here = gains[r, units[r]]
+                    best = gains[chosen, units[chosen]] if chosen >= 0 else -np.inf
+                    if chosen < 0 or here > best or (here == best and tie[r] < tie[chosen]):
+                        chosen = r
+            elif units[r] > first or (units[r] == 1 and first == 1):
+                here = gains[r, units[r] - 1]
+                worst = gains[chosen, units[chosen] - 1] if chosen >= 0 else np.inf
+                if chosen < 0 or here < worst or (here == worst and tie[r] < tie[chosen]):
+                    chosen = r
+        if chosen < 0:
+            return False
+        step = 1 if up else -1
+        units[chosen] += step
+        spent += step
+    return True
+
+
+@kernel
+def change_loss(gains, r, price, before, after):
+    """Loss of sum gains - price * units when row r goes from ``before`` to ``after``."""
+    loss = 0.0
+    for n in range(before, after):
+        loss += price - gains[r, n]
+    for n in range(after, before):
+        loss += gains[r, n] - price
+    return loss
+
+
+@kernel
+def least_losses(gains, price, n_min, units, out):
+    """Write the loss of each row's second best count at ``price``, ``units`` being the best."""
+    first, n_max = max(n_min, 1), gains.shape[1]
+    for r in range(units.size):
+        out[r] = np.inf
+        up, down = 0.0, 0.0
+        for n in range(units[r], n_max):
+            up += price - gains[r, n]
+            if n + 1 >= first:
+                out[r] = min(out[r], up)
+        for n in range(units[r] - 1, -1, -1):
+            down += gains[r, n] - price
+            if n == 0 or n >= first:
+                out[r] = min(out[r], down)
+
+
+@kernel
+def repair(gains, core, price, slack, n_min, lowest, left, highest, bound, units, best, choice):
+    """Raise the total by ``left``, or by lowest to highest at ``slack`` per unit short of left, at the least loss.
+
+    Exact over the rows in ``core``, each change of count losing less than ``bound``: dynamic program over the change of
+    the total so far. ``best`` (2 x 2 reach + 1) and ``choice`` (rows x 2 reach + 1) are scratch. Returns the loss, inf
+    if nothing was found, and writes ``units``.
+    """
+    reach = (best.shape[1] - 1) // 2
+    first, n_max = max(n_min, 1), gains.shape[1]
+    best[:, :] = np.inf
+    best[0, reach] = 0.0
+    for s in range(core.size):
+        r, now = core[s], s % 2
+        before = units[r]
+        for d in range(best.shape[1]):  # no change
+            best[1 - now, d] = best[now, d]
+            choice[s, d] = before
+        for n in range(n_max + 1):
+            if n == before or 0 < n < first:
+                continue
+            loss = change_loss(gains, r, price, before, n)
+            if loss >= bound:
+                continue
+            shift = n - before
+            for d in range(max(0, -shift), min(best.shape[1], best.shape[1] - shift)):
+                if best[now, d] + loss < best[1 - now, d + shift]:
+                    best[1 - now, d + shift] = best[now, d] + loss
+                    choice[s, d + shift] = n
+    last = core.size % 2
+    found, at = np.inf, -1
+    for d in range(max(-reach, lowest), min(reach, highest) + 1):
+        loss = best[last, d + reach] + slack * (left - d)
+        if loss < found:
+            found, at = loss, d + reach
+    if at >= 0:
+        for s in range(core.size - 1, -1, -1):
+            r = core[s]
+            before = units[r]
+            units[r] = choice[s, at]
+            at -= units[r] - before
+    return found
+
+
+@kernel
+def fill_costly(gains, slopes, n_min, cost, stride, tie, floor_price, need, left, units):
+    """Spend at least ``need`` and at most ``left`` on the next blocks that fit, dearest per cost first; return the rest.
+
+    A block is what the majorant pools, or any part of it that may stand alone.
+    """
+    m, n_max = gains.shape
+    while need > 0.0:
+        chosen, size, top = -1, 0, floor_price
+        for r in range(m):
+            if units[r] >= n_max:
+                continue
+            c = cost[r * stride]
+            worth, n = 0.0, units[r]
+            while n < n_max and slopes[r, n] == slopes[r, units[r]]:
+                worth += gains[r, n]
+                n += 1
+                step = n - units[r]
+                if step * c > left:
+                    break
+                if n < n_min:
+                    continue
+                ratio = worth / (step * c)
+                better = ratio > top or (ratio == top and chosen != r and (chosen < 0 or tie[r] < tie[chosen]))
+                if better:
+                    chosen, size, top = r, step, ratio
+        if chosen < 0:
+            break
+        units[chosen] += size
+        need -= size * cost[chosen * stride]
+        left -= size * cost[chosen * stride]
+    return left
+
+
+# ---------------------------------------------------------------- offline oracle (shares no code with the rounds above)
+
+# ``share`` is the equal share of each prompt: one number of units, or that many times what the prompt's units cost.
 
 
 @kernel
@@ -336,10 +763,10 @@ def total_demand(price, q, lower, upper, share, shape, scaling, lam):
     """Sum of the demands (compensated) and of their pulls, minus the derivative by log(price)."""
     total, lost, pull = 0.0, 0.0, 0.0
     for i in range(q.size):
-        z = bounded_demand(price, q[i], lower[i], upper[i], share, shape, scaling, lam)
-        if lower[i] < z < upper[i]:
+        z = bounded_demand(price, q[i], lower[i], upper[i], share[i], shape, scaling, lam)
+        if lower[i] < z < upper[i] * (1.0 - 1e-12):
             height, rate = scale_of(scaling, lam, q[i])
-            pull += share * demand_pull(shape, height, rate, price * share)
+            pull += share[i] * demand_pull(shape, height, rate, price * share[i])
         step = z - lost
         fresh = total + step
         lost = (fresh - total) - step
@@ -388,8 +815,8 @@ def blend(lo, hi, budget, q, lower, upper, share, shape, scaling, lam, out):
     under, _ = total_demand(hi, q, lower, upper, share, shape, scaling, lam)
     weight = min(1.0, max(0.0, (budget - under) / (over - under))) if over > under else 1.0
     for i in range(q.size):
-        small = bounded_demand(hi, q[i], lower[i], upper[i], share, shape, scaling, lam)
-        large = bounded_demand(lo, q[i], lower[i], upper[i], share, shape, scaling, lam)
+        small = bounded_demand(hi, q[i], lower[i], upper[i], share[i], shape, scaling, lam)
+        large = bounded_demand(lo, q[i], lower[i], upper[i], share[i], shape, scaling, lam)
         out[i] = small + weight * (large - small)
     return weight
 
@@ -405,11 +832,11 @@ def certify(price, z, budget, q, lower, upper, share, shape, scaling, lam, integ
     for i in range(q.size):
         height, rate = scale_of(scaling, lam, q[i])
         if integer:
-            best = float(wanted_units(price, q[i], lower[i], upper[i], share, shape, scaling, lam))
+            best = float(wanted_units(price, q[i], lower[i], upper[i], share[i], shape, scaling, lam))
         else:
-            best = bounded_demand(price, q[i], lower[i], upper[i], share, shape, scaling, lam)
-        reached = u(shape, height, rate, z[i] / share)
-        gap += max(0.0, (u(shape, height, rate, best / share) - reached) - price * (best - z[i]))
+            best = bounded_demand(price, q[i], lower[i], upper[i], share[i], shape, scaling, lam)
+        reached = u(shape, height, rate, z[i] / share[i])
+        gap += max(0.0, (u(shape, height, rate, best / share[i]) - reached) - price * (best - z[i]))
         value += reached
         spent += z[i]
     if spent > budget * (1.0 + 1e-9):
@@ -449,7 +876,7 @@ def wants_more(price, budget, q, lower, upper, share, shape, scaling, lam):
     """Tell whether the wanted units reach the budget."""
     left = budget
     for i in range(q.size):
-        left -= wanted_units(price, q[i], lower[i], upper[i], share, shape, scaling, lam)
+        left -= wanted_units(price, q[i], lower[i], upper[i], share[i], shape, scaling, lam)
         if left <= 0:
             return True
     return False
@@ -464,7 +891,7 @@ def clear_units(budget, q, lower, upper, share, shape, scaling, lam, top, out):
     lo, hi = 5e-324, top
     if not wants_more(lo, budget + 1, q, lower, upper, share, shape, scaling, lam):
         for i in range(q.size):
-            out[i] = wanted_units(lo, q[i], lower[i], upper[i], share, shape, scaling, lam)
+            out[i] = wanted_units(lo, q[i], lower[i], upper[i], share[i], shape, scaling, lam)
         return 0.0
     while True:
         price = sqrt(lo) * sqrt(hi)
@@ -476,12 +903,12 @@ def clear_units(budget, q, lower, upper, share, shape, scaling, lam, top, out):
             hi = price
     left = budget
     for i in range(q.size):
-        out[i] = wanted_units(hi, q[i], lower[i], upper[i], share, shape, scaling, lam)
+        out[i] = wanted_units(hi, q[i], lower[i], upper[i], share[i], shape, scaling, lam)
         left -= out[i]
     for i in range(q.size):
         if left <= 0:
             break
-        extra = wanted_units(lo, q[i], lower[i], upper[i], share, shape, scaling, lam) - out[i]
+        extra = wanted_units(lo, q[i], lower[i], upper[i], share[i], shape, scaling, lam) - out[i]
         extra = min(extra, left)
         out[i] += extra
         left -= extra

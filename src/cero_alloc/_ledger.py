@@ -1,4 +1,4 @@
-"""The allocation problem's constants, and the running account of its rollout budget."""
+"""The allocation problem's constants, and the running account of its budget."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from math import ceil
 from typing import SupportsIndex
 
 import numpy as np
+import numpy.typing as npt
 
-from ._checks import IntArray, error_text, integer, multiple
+from ._checks import FloatArray, IntArray, error_text, integer, multiple
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +98,8 @@ class Horizon:
 class RolloutLedger:
     """Who has been given how many rollouts, what has been reported back, and what is left of the budget.
 
-    Shared by the allocators; counts in units of ``group_size`` inside, in rollouts at its properties.
+    Shared by the allocators; counts in units of ``group_size`` inside, in rollouts at its properties. The budget is in
+    rollouts too, or in tokens where rollouts have a token cost.
 
     Parameters
     ----------
@@ -105,13 +107,35 @@ class RolloutLedger:
         The constants of the run.
     capped : bool
         Whether the capacity caps every round; else only ``max_rollouts`` per offered prompt does.
+    tokens : float or None
+        Budget in tokens; None counts rollouts.
+    unit_costs : numpy.ndarray of float64, shape (1,) or (n_prompts,), or None
+        Tokens per unit. One for all prompts leaves the account in units, and only says what they cost.
     """
 
-    def __init__(self, horizon: Horizon, *, capped: bool = True) -> None:
+    def __init__(
+        self,
+        horizon: Horizon,
+        *,
+        capped: bool = True,
+        tokens: float | None = None,
+        unit_costs: FloatArray | None = None,
+    ) -> None:
         self.horizon = horizon
+        one_cost = unit_costs is not None and unit_costs.size == 1
+        self.unit_costs = None if one_cost else unit_costs  # tokens per unit, where prompts differ
+        self.tokens_per_unit = float(unit_costs[0]) if unit_costs is not None and one_cost else None
         self._capped = capped
         self.round = 0  # rounds opened so far
-        self.units_left = horizon.budget
+        self._total = horizon.total_budget if tokens is None else tokens
+        self.left: float = horizon.budget  # units, or tokens where prompts differ in cost
+        if self.unit_costs is not None:
+            self.left = self._total
+        self.offered = 0.0  # what one unit for each prompt offered so far would have cost, in all
+        self.least_offer = float("inf")  # the same for the smallest round
+        self.all_offers: float | None = None  # the same for the whole run, where visits are its clock
+        self._everyone = 0  # rounds that offered the whole pool
+        self._offers: IntArray | None = None  # offers per prompt beyond those
         self.exposure = np.zeros(horizon.n_prompts, dtype=np.int64)  # units dealt and not refunded
         self.outstanding = np.zeros(horizon.n_prompts, dtype=np.int64)  # rollouts dealt, neither reported nor refunded
         self.allocating_rounds = 0  # rounds that dealt anything
@@ -127,6 +151,8 @@ class RolloutLedger:
         max_rollouts: SupportsIndex,
         round_capacity: SupportsIndex | None = None,
         offered: float | None = None,
+        tokens: float | None = None,
+        unit_costs: FloatArray | None = None,
     ) -> RolloutLedger:
         """Open an account from an allocator's arguments.
 
@@ -145,27 +171,73 @@ class RolloutLedger:
             max_rollouts=most,
             round_capacity=min(reach, capacity),
         )
-        return cls(horizon, capped=round_capacity is not None)
+        return cls(horizon, capped=round_capacity is not None, tokens=tokens, unit_costs=unit_costs)
 
     @property
-    def remaining_budget(self) -> int:
-        """Rollouts not dealt yet."""
+    def units_left(self) -> int:
+        """Units not dealt yet, of a budget in rollouts."""
+        return int(self.left)
+
+    @property
+    def remaining_budget(self) -> float:
+        """Rollouts not dealt yet, an int, or tokens."""
+        if self.unit_costs is not None:
+            return self.left
+        if self.tokens_per_unit is not None:
+            return self._total - (self.horizon.budget - self.units_left) * self.tokens_per_unit
         return self.units_left * self.horizon.group_size
 
     @property
-    def spent(self) -> int:
-        """Rollouts dealt and not refunded."""
-        return self.horizon.total_budget - self.remaining_budget
+    def even_pace(self) -> float:
+        """Budget per round, in units or tokens."""
+        return self.horizon.units_per_round if self.unit_costs is None else self._total / self.horizon.n_rounds
+
+    @property
+    def spent(self) -> float:
+        """Rollouts or tokens dealt and not refunded."""
+        return self._total - self.remaining_budget
+
+    @property
+    def rounds_left(self) -> int:
+        """Rounds that can still be opened."""
+        return self.horizon.n_rounds - self.round
 
     @property
     def finished(self) -> bool:
         """Whether no round can be opened any more, the horizon being over or the budget gone."""
-        return self.round >= self.horizon.n_rounds or self.units_left == 0
+        least = 1.0 if self.unit_costs is None else float(self.unit_costs.min())
+        return self.rounds_left <= 0 or self.left < least
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is over, by rounds, or by visits where there is no number of rounds."""
+        if self.all_offers is None:
+            return self.round / self.horizon.n_rounds
+        return min(1.0, self.offered / self.all_offers)
 
     @property
     def pacing_gap(self) -> float:
-        """Rollouts spent ahead of the uniform schedule."""
-        return self.spent - self.round * self.horizon.total_budget / self.horizon.n_rounds
+        """Rollouts or tokens spent ahead of the uniform schedule."""
+        return self.spent - self.progress * self._total
+
+    @property
+    def projected_leftover(self) -> float:
+        """Rollouts or tokens that stay unspent if the run goes on at its mean pace so far."""
+        if self.progress == 0.0:
+            return 0.0
+        return max(0.0, self.remaining_budget - self.spent * (1.0 - self.progress) / self.progress)
+
+    @property
+    def offers(self) -> IntArray:
+        """How often each prompt was offered so far; shape (n_prompts,)."""
+        once = np.full(self.exposure.size, self._everyone, dtype=np.int64)
+        return once if self._offers is None else once + self._offers
+
+    def cost_of(self, rows: IntArray | None, units: IntArray) -> float:
+        """Return what units of these prompts cost, in units or tokens."""
+        if self.unit_costs is None:
+            return int(units.sum())
+        return float(((self.unit_costs if rows is None else self.unit_costs[rows]) * units).sum())
 
     def grow(self, n_prompts: int) -> None:
         """Open accounts for prompts that joined the pool."""
@@ -173,13 +245,22 @@ class RolloutLedger:
         if extra > 0:
             self.exposure = np.concatenate([self.exposure, np.zeros(extra, dtype=np.int64)])
             self.outstanding = np.concatenate([self.outstanding, np.zeros(extra, dtype=np.int64)])
+            # They were not there when the others were offered.
+            late = np.full(extra, -self._everyone, dtype=np.int64)
+            if self._offers is not None or self._everyone:
+                old = np.zeros(n_prompts - extra, dtype=np.int64) if self._offers is None else self._offers
+                self._offers = np.concatenate([old, late])
+
+    def reach(self, n_offered: int) -> int:
+        """Return the most units that a round with this offer can deal, whatever the budget."""
+        h = self.horizon
+        cap = n_offered * h.n_max
+        return min(cap, h.capacity) if self._capped else cap
 
     def round_units(self, n_offered: int, budget: SupportsIndex | None, exact: bool) -> int:
         """Return the units that a round may propose, or must spend when ``exact``; raise on an infeasible request."""
         h = self.horizon
-        cap = n_offered * h.n_max
-        if self._capped:
-            cap = min(cap, h.capacity)
+        cap = self.reach(n_offered)
         if not exact:
             if budget is None:
                 return cap
@@ -216,11 +297,23 @@ class RolloutLedger:
         else:
             self.exposure[rows] += units
             self.outstanding[rows] += rollouts
-        total = int(units.sum())
-        self.units_left -= total
+        total = self.cost_of(rows, units)
+        self.left -= total
         self.round += 1
         self.allocating_rounds += total > 0
+        offered = self.cost_of(rows, np.ones_like(units))
+        self.offered += offered
+        self.least_offer = min(self.least_offer, offered)
+        self._note_offer(rows)
         return rollouts
+
+    def _note_offer(self, rows: IntArray | None) -> None:
+        if rows is None:
+            self._everyone += 1
+            return
+        if self._offers is None:
+            self._offers = np.zeros(self.exposure.size, dtype=np.int64)
+        self._offers[rows] += 1
 
     def settle(self, rows: IntArray, rollouts: IntArray) -> None:
         """Note reported rollouts; reports beyond what was dealt (older logs, say) are evidence but no debt."""
@@ -240,4 +333,24 @@ class RolloutLedger:
             raise ValueError(error_text("rollouts", condition, int(rollouts[i]), remedy, i))
         self.outstanding[rows] = open_now - rollouts
         self.exposure[rows] -= rollouts // g
-        self.units_left += int(rollouts.sum()) // g
+        self.left += self.cost_of(rows, rollouts // g)
+
+
+def visits_per_prompt(visits: npt.ArrayLike | None, n_prompts: int, n_rounds: int | None) -> FloatArray:
+    """Return visits as one float, or one per prompt."""
+    if visits is None:
+        return np.array([float(n_rounds or 0)])
+    array = np.asarray(visits)
+    remedy = "Give how often each prompt is offered over the run."
+    if array.dtype.kind not in "iu":
+        raise TypeError(error_text("visits", "be integers", visits, remedy))
+    if array.shape not in ((), (n_prompts,)):
+        raise ValueError(error_text("visits", f"be one integer or have shape ({n_prompts},)", array.shape, remedy))
+    flat = np.atleast_1d(array)
+    most = np.iinfo(np.int64).max if n_rounds is None else n_rounds
+    bad = np.flatnonzero((flat < 1) | (flat > most))
+    if bad.size:
+        index = int(bad[0])
+        condition = "be at least 1" if n_rounds is None else f"be in [1, n_rounds = {n_rounds}]"
+        raise ValueError(error_text("visits", condition, int(flat[index]), remedy, index))
+    return np.ascontiguousarray(flat, dtype=np.float64)

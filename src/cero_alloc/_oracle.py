@@ -13,7 +13,9 @@ from ._checks import FloatArray, IntArray, error_text, integer, real, reals
 from ._utility import SaturatingUtility
 
 Status = Literal["optimal", "slack", "inexact"]
-_Problem = tuple[FloatArray, FloatArray, FloatArray, float, int, int, float]  # q, lower, upper, share, utility codes
+_Problem = tuple[
+    FloatArray, FloatArray, FloatArray, FloatArray, int, int, float
+]  # q, lower, upper, share, utility codes
 
 _TOLERANCE = 1e-15  # closing width of the price bracket, as a share of price * budget
 _MAX_PASSES = 500  # passes over the pool; 10 are usual
@@ -125,7 +127,7 @@ class OfflineOracle:
         values: npt.ArrayLike,
         budget: float,
         *,
-        equal_share: float,
+        equal_share: npt.ArrayLike,
         upper: npt.ArrayLike,
         lower: npt.ArrayLike = 0,
         integer: bool = False,
@@ -139,8 +141,9 @@ class OfflineOracle:
         budget : float
             Total exposure B; whole for ``integer=True``. The unit, rollouts or groups, is the caller's and common to
             all arguments.
-        equal_share : float
-            The exposure R that counts as one equal share.
+        equal_share : float, or array_like of float with shape (n_prompts,)
+            The exposure R that counts as one equal share. One per prompt where the budget is in tokens and a rollout of
+            prompt i costs :math:`c_i` of them: :math:`c_i R`, with allocation and bounds in tokens too.
         upper, lower : array_like of float, scalar or shape (n_prompts,)
             Bounds per prompt; whole for ``integer=True``.
         integer : bool
@@ -167,7 +170,11 @@ class OfflineOracle:
         if q.ndim != 1 or q.size == 0:
             raise ValueError(error_text("values", "have shape (n_prompts,)", q.shape, "Pass one value per prompt."))
         total = real("budget", budget, low=0.0, high=np.inf, remedy=_UNIT_REMEDY)
-        share = real("equal_share", equal_share, low=0.0, high=np.inf, open_low=True, remedy=_UNIT_REMEDY)
+        share = reals("equal_share", equal_share, low=0.0, high=np.inf, open_low=True, remedy=_UNIT_REMEDY)
+        if share.shape not in ((), (q.size,)):
+            remedy = "Give one share, or one per prompt."
+            raise ValueError(error_text("equal_share", f"be a number or have shape ({q.size},)", share.shape, remedy))
+        share = np.array(np.broadcast_to(share, q.size))
         low, high = _bounds("lower", lower, q.size), _bounds("upper", upper, q.size)
         crossed = np.flatnonzero(low > high)
         if crossed.size:
@@ -190,7 +197,7 @@ class OfflineOracle:
                 error_text("budget", "be at most 2**53 with integer=True", total, "Solve with integer=False.")
             )
         problem = (q, low, high, share, *self.utility.codes)
-        top = max(4.0 * self.utility.saturation * float(q.max()) / share * (1.0 + 1e-15), 1e-300)  # nobody pays more
+        top = max(4.0 * self.utility.saturation * float((q / share).max()) * (1.0 + 1e-15), 1e-300)  # nobody pays more
         solver = _solve_units if integer else _solve_continuous
         allocation, price, status = solver(total, problem, top)
         optimum, gap = _kernels.certify(price, allocation.astype(np.float64), total, *problem, integer)
@@ -206,7 +213,8 @@ def _solve_continuous(budget: float, problem: _Problem, top: float) -> tuple[Flo
         return allocation, 0.0, "slack"
     # The marginal that all prompts would have on average if they shared the budget equally: the right magnitude.
     height, rate = _kernels.scale_of(scaling, lam, float(q.mean()))
-    guess = _kernels.du(shape, height, rate, budget / q.size / share) / share
+    mean_share = float(share.mean())
+    guess = _kernels.du(shape, height, rate, budget / q.size / mean_share) / mean_share
     lo, hi, _, closed = _kernels.clear_price(budget, *problem, guess, top, _TOLERANCE, _MAX_PASSES)
     weight = _kernels.blend(lo, hi, budget, *problem, allocation)
     return allocation, hi + weight * (lo - hi), "optimal" if closed else "inexact"

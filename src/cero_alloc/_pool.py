@@ -6,12 +6,12 @@ import csv
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from ._checks import FloatArray, error_text, integer, reals
+from ._checks import FloatArray, IntArray, error_text, integer, reals
 from ._posterior import BetaPosteriorBank
 
 _KNOWN = 1e15  # pseudo-rollouts of a prior that no run can move
@@ -131,6 +131,42 @@ def drifting_pool(
     """
     rng = np.random.default_rng(seed)
     return Pool(rng.beta(a, b, n_prompts)).drifted(drift, rng)
+
+
+def epoch_batches(
+    n_prompts: SupportsIndex, batch_size: SupportsIndex, n_epochs: SupportsIndex, *, seed: int | np.random.Generator = 0
+) -> list[IntArray]:
+    """Return the batches of a data loader: the pool shuffled anew every epoch, the last batch of an epoch ragged.
+
+    Parameters
+    ----------
+    n_prompts, batch_size, n_epochs : int
+        Prompts of the pool, prompts per batch, passes over the pool.
+    seed : int or numpy.random.Generator
+        Draws the orders.
+
+    Returns
+    -------
+    list of numpy.ndarray of int64
+        Rows per batch.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For sizes that are not integers of at least 1.
+
+    Examples
+    --------
+    >>> [batch.size for batch in epoch_batches(5, 2, 2)]
+    [2, 2, 1, 2, 2, 1]
+    """
+    size, step, epochs = (
+        integer(name, value, least=1, remedy="Count from 1.")
+        for name, value in (("n_prompts", n_prompts), ("batch_size", batch_size), ("n_epochs", n_epochs))
+    )
+    rng = np.random.default_rng(seed)
+    orders = (rng.permutation(size) for _ in range(epochs))
+    return [order[i : i + step] for order in orders for i in range(0, size, step)]
 
 
 def load_counts(file: str | FilePath, *, path: Literal["step", "linear"] = "step") -> Pool:

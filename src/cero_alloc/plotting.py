@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
+    "plot_allocation",
     "plot_calibration",
     "plot_effective_groups",
+    "plot_epochs",
     "plot_exposure",
+    "plot_frontier",
     "plot_lift",
     "plot_pacing",
     "plot_regret",
@@ -78,6 +81,112 @@ def plot_regret(
     ax.plot(k, reference, color="0.6", linewidth=0.8, linestyle=":", label=r"slope $-1/2$")
     ax.set(xscale="log", yscale="log", xlabel="rounds $K$", ylabel="regret per prompt (utility)")
     ax.set_xscale("log", base=2)
+    ax.legend(fontsize="x-small", frameon=False)
+    return ax
+
+
+def plot_epochs(epochs: npt.ArrayLike, regret: Mapping[str, npt.ArrayLike], ax: Axes | None = None) -> Axes:
+    """Draw regret against the number of passes over the data, both logarithmic.
+
+    Parameters
+    ----------
+    epochs : array_like of int, shape (n_points,)
+        Visits per prompt.
+    regret : mapping of name to array_like, shape (n_seeds, n_points)
+        Regret in percent of the optimum.
+    ax : matplotlib.axes.Axes or None
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> plot_epochs([1, 2, 4], {"uniform": [[13.0, 13.0, 13.0]]}).get_xlabel()
+    'epochs (visits per prompt)'
+    """
+    ax = _axes(ax)
+    for i, (name, table) in enumerate(regret.items()):
+        _line(ax, i, name, np.asarray(epochs), list(np.asarray(table, dtype=np.float64)))
+    ax.set(yscale="log", xlabel="epochs (visits per prompt)", ylabel="regret (% of the optimum)")
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
+    ax.tick_params(axis="y", which="minor", labelsize="x-small")
+    ax.legend(fontsize="x-small", frameon=False)
+    return ax
+
+
+def plot_allocation(
+    runs: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], ax: Axes | None = None, *, n_bins: int = 20
+) -> Axes:
+    """Draw mean exposure, in equal shares, against the prompts' success rate.
+
+    Parameters
+    ----------
+    runs : mapping of name to a pair of array_like
+        Success rates, true or estimated, and what each prompt got, in equal shares.
+    ax : matplotlib.axes.Axes or None
+        Where to draw.
+    n_bins : int
+        Equal bins of the success rate.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> plot_allocation({"a": ([0.1, 0.5, 0.9], [0.4, 2.0, 0.6])}).get_xlabel()
+    'success rate'
+    """
+    ax = _axes(ax)
+    ax.axhline(1.0, color="0.6", linewidth=0.8)
+    for i, (name, (rates, exposure)) in enumerate(runs.items()):
+        p, x = np.asarray(rates, dtype=np.float64), np.asarray(exposure, dtype=np.float64)
+        place = np.minimum((p * n_bins).astype(np.int64), n_bins - 1)
+        many = np.bincount(place, minlength=n_bins)
+        filled = many > 0
+        mean = np.bincount(place, x, n_bins)[filled] / many[filled]
+        centre = (np.arange(n_bins)[filled] + 0.5) / n_bins
+        ax.plot(centre, mean, color=COLORS[i], linestyle=DASHES[i], marker="o", markersize=2.5, label=name)
+    ax.set(xlabel="success rate", ylabel="mean exposure (equal shares)", xlim=(0, 1))
+    ax.legend(fontsize="x-small", frameon=False)
+    return ax
+
+
+def plot_frontier(points: Mapping[str, npt.ArrayLike], ax: Axes | None = None) -> Axes:
+    """Draw concentration against saturation: the share of the rollouts that the top tenth of the prompts got.
+
+    Parameters
+    ----------
+    points : mapping of name to array_like, shape (n_runs, 2)
+        Saturation and share in percent of every run; runs of one saturation are seeds.
+    ax : matplotlib.axes.Axes or None
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> plot_frontier({"height": [[0.1, 40.0], [1.0, 20.0]]}).get_xscale()
+    'log'
+    """
+    ax = _axes(ax)
+    ax.axhline(10.0, color="0.6", linewidth=0.8, label="even")
+    for i, (name, table) in enumerate(points.items()):
+        pairs = np.asarray(table, dtype=np.float64)
+        levels = np.unique(pairs[:, 0])
+        means, spreads = zip(*((c.mean(), c.std()) for c in (pairs[pairs[:, 0] == v, 1] for v in levels)), strict=True)
+        ax.errorbar(levels, means, spreads, color=COLORS[i], linestyle=DASHES[i], marker="o", markersize=3, label=name)
+    ax.set(xscale="log", xlabel=r"saturation $\lambda$", ylabel="rollouts on the top tenth\nof the prompts (%)")
     ax.legend(fontsize="x-small", frameon=False)
     return ax
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, SupportsIndex
 
@@ -13,7 +13,7 @@ from ._bounds import path_optimum_bound, regret_bound
 from ._checks import FloatArray, IntArray, error_text, integer
 from ._ledger import Horizon
 from ._oracle import OfflineOracle
-from ._pool import Pool, drifting_pool, known_bank, load_counts, static_pool
+from ._pool import Pool, drifting_pool, epoch_batches, known_bank, load_counts, static_pool
 from ._posterior import BetaPosteriorBank
 from ._utility import SaturatingUtility
 
@@ -22,6 +22,7 @@ __all__ = [
     "Pool",
     "SimulationResult",
     "drifting_pool",
+    "epoch_batches",
     "known_bank",
     "load_counts",
     "path_optimum_bound",
@@ -122,6 +123,7 @@ def simulate(
     n_rounds: SupportsIndex,
     seed: int | np.random.Generator = 0,
     *,
+    batches: Sequence[IntArray] | None = None,
     horizon: Horizon | None = None,
     utility: SaturatingUtility | None = None,
     feedback: bool = True,
@@ -139,6 +141,9 @@ def simulate(
         Rounds to run.
     seed : int or numpy.random.Generator
         Draws the rewards.
+    batches : sequence of array_like of int, or None
+        Rows offered in each round, as :func:`epoch_batches` makes them; None offers the whole pool. No theorem bounds
+        the regret then: ``bound`` is NaN. On moving rates the optimum is that of a pool that is always on offer.
     horizon : Horizon or None
         Constants that optimum and bound refer to; None takes ``policy.horizon``.
     utility : SaturatingUtility or None
@@ -155,8 +160,8 @@ def simulate(
     Raises
     ------
     ValueError
-        For a policy without a horizon when none is given, sizes that do not match, or counts that are not integers or
-        break the horizon's caps.
+        For a policy without a horizon when none is given, sizes or batches that do not match, or counts that are not
+        integers or break the horizon's caps.
 
     Examples
     --------
@@ -181,6 +186,7 @@ def simulate(
     bank: BetaPosteriorBank | None = getattr(policy, "bank", None)
     run = _Recorder(h, bank)
     ids = None if pool.prompt_ids is None else np.fromiter(pool.prompt_ids, dtype=object, count=pool.n_prompts)
+    offers = None if batches is None else _offers(batches, pool.n_prompts, rounds)
     static = pool.static
     z, left = np.zeros(pool.n_prompts, dtype=np.int64), h.budget  # exposure and budget in units
     achieved, variation = 0.0, 0.0
@@ -191,9 +197,13 @@ def simulate(
             p = pool.at(k, rounds)
             q, before = p * (1.0 - p), q
             variation += float(np.abs(q - before).max())
-        counts = policy.allocate()
-        chosen = np.flatnonzero(counts)
-        n = counts[chosen]
+        if offers is None:
+            counts = policy.allocate()
+            chosen = np.flatnonzero(counts)
+            n = counts[chosen]
+        else:
+            counts = policy.allocate(offers[k] if ids is None else ids[offers[k]])
+            chosen, n = offers[k][counts != 0], counts[counts != 0]
         _check_counts(n, h, left)
         units = n // h.group_size
         s = rng.binomial(n, p[chosen])
@@ -208,14 +218,32 @@ def simulate(
     if static:
         achieved = float(worth.value(q, z / h.equal_share).sum())
     if optimum is None and static:
+        visits = rounds if offers is None else np.bincount(np.concatenate(offers), minlength=pool.n_prompts)
         oracle = OfflineOracle(worth)
-        optimum = oracle.solve(q, h.budget, equal_share=h.equal_share, upper=h.n_rounds * h.n_max, integer=True).optimum
+        optimum = oracle.solve(q, h.budget, equal_share=h.equal_share, upper=visits * h.n_max, integer=True).optimum
     elif optimum is None:
         optimum, _ = path_optimum_bound(_value_path(pool, rounds), h, worth)
     result = run.result(achieved, optimum, variation, z * h.group_size)
     error = float(result.proxy_error.mean())
-    bound = np.nan if np.isnan(error) else regret_bound(h, worth, proxy_error=error, variation=variation)
+    unbounded = offers is not None or np.isnan(error)
+    bound = np.nan if unbounded else regret_bound(h, worth, proxy_error=error, variation=variation)
     return replace(result, bound=bound)
+
+
+def _offers(batches: Sequence[npt.ArrayLike], n_prompts: int, n_rounds: int) -> list[IntArray]:
+    """Return the rows offered in each round."""
+    if len(batches) != n_rounds:
+        raise ValueError(error_text("batches", f"hold {n_rounds} rounds", len(batches), "Give one batch per round."))
+    offers = [np.asarray(batch) for batch in batches]
+    for k, rows in enumerate(offers):
+        if (
+            rows.ndim != 1
+            or rows.dtype.kind not in "iu"
+            or (rows.size and not 0 <= rows.min() <= rows.max() < n_prompts)
+        ):
+            condition = f"hold rows between 0 and {n_prompts - 1}"
+            raise ValueError(error_text("batches", condition, rows.tolist(), "Give rows of the pool.", k))
+    return [rows.astype(np.int64) for rows in offers]
 
 
 def _value_path(pool: Pool, n_rounds: int) -> FloatArray:

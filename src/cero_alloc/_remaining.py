@@ -1,0 +1,190 @@
+"""What the rest of a run would buy: one price over all prompts, continuous or in whole units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import exp, sqrt
+from typing import NamedTuple
+
+import numpy as np
+
+from . import _kernels
+from ._checks import FloatArray, IntArray
+from ._utility import SaturatingUtility
+
+_TOLERANCE = 1e-13  # of the budget
+_MAX_PASSES = 400  # passes over the pool; 2 to 6 are usual
+_LEAST, _MOST = 5e-324, 1e300  # prices
+
+
+class Clearing(NamedTuple):
+    """Where demand meets a budget: between two prices, next to each other where demand jumps, else equal."""
+
+    low: float  # demand is at least the budget
+    high: float  # demand is at most the budget
+    share: float  # of the demand that appears between the two, what the budget covers
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    r"""The remaining problem of a run: all prompts, all visits to come.
+
+    .. math:: \max_y \sum_i U(q_i, (z_i + y_i) / R) \quad \text{s.t.} \quad 0 \le y_i \le w_i N_{\max},
+        \; \sum_i c_i y_i \le B_{\text{left}}
+
+    Attributes
+    ----------
+    q : numpy.ndarray of float64, shape (n_prompts,)
+        Values.
+    z : numpy.ndarray of float64, shape (n_prompts,)
+        Exposure so far, in units.
+    room : numpy.ndarray of float64, shape (n_prompts,)
+        Units that the remaining visits can take, :math:`w_i N_{\max}`.
+    cost : numpy.ndarray of float64, shape (1,) or (n_prompts,)
+        Cost per unit.
+    budget : float
+        Budget left, in cost.
+    share : float
+        Equal share R in units.
+    utility : SaturatingUtility
+        What exposure is worth.
+    """
+
+    q: FloatArray
+    z: FloatArray
+    room: FloatArray
+    cost: FloatArray
+    budget: float
+    share: float
+    utility: SaturatingUtility
+
+    def clear(self, guess: float) -> Clearing:
+        """Return where demand meets the budget, price 0 where the budget covers everything; search from ``guess``."""
+        stride = int(self.cost.size > 1)
+
+        def demand(price: float) -> tuple[float, float]:
+            total, pull = _kernels.remaining_demand(
+                price, self.q, self.z, self.room, self.cost, stride, self.share, *self.utility.codes
+            )
+            return total, pull
+
+        return clear(demand, self.budget, float((self.cost * self.room).sum()), guess)
+
+    def units(self, price: float, tie: IntArray) -> tuple[IntArray, float]:
+        """Return the best whole units per prompt, costs being equal, and the gain of the last one; from near ``price``.
+
+        Ties go where exposure is least, then by rank.
+        """
+        budget, high = int(self.budget), np.empty(self.q.size, dtype=np.int64)
+        if self.room.sum() <= budget:
+            return self.room.astype(np.int64), 0.0
+        total = self._units_at(_LEAST, high)
+        if total <= budget:
+            return high, 0.0
+        low = high.copy()
+        lo, hi, over, under = self._bracket(min(max(price, _LEAST), _MOST), budget, low, high)
+        while over > budget > under and int((low - high).max()) > 1:
+            middle = sqrt(lo) * sqrt(hi)
+            if not lo < middle < hi:
+                break
+            trial = np.empty_like(high)
+            total = self._units_at(middle, trial)
+            if total >= budget:
+                lo, low, over = middle, trial, total
+            else:
+                hi, high, under = middle, trial, total
+        if over == budget:
+            rows = np.flatnonzero(low)
+            gain = np.empty(rows.size)
+            _kernels.next_gains(self.q[rows], self.z[rows], low[rows] - 1, self.share, *self.utility.codes, gain)
+            return low, float(gain.min()) if rows.size else lo
+        return self._break_tie(low, high, budget - under, hi, tie)
+
+    def _units_at(self, price: float, out: IntArray) -> int:
+        return int(_kernels.remaining_units(price, self.q, self.z, self.room, self.share, *self.utility.codes, out))
+
+    def _bracket(self, price: float, budget: int, low: IntArray, high: IntArray) -> tuple[float, float, int, int]:
+        """Write the units at two prices around the budget; return the prices and the sums of the units."""
+        total = self._units_at(price, low)
+        lo = hi = price
+        over = under = total
+        high[:] = low
+        step = 1e-4
+        while over < budget and lo > _LEAST:
+            hi, under = lo, over
+            high[:] = low
+            lo = max(_LEAST, lo * exp(-step))
+            over = self._units_at(lo, low)
+            step = min(8.0 * step, 600.0)
+        while under > budget and hi < _MOST:
+            lo, over = hi, under
+            low[:] = high
+            hi = min(_MOST, hi * exp(step))
+            under = self._units_at(hi, high)
+            step = min(8.0 * step, 600.0)
+        if under == budget:
+            low[:] = high
+            lo, over = hi, under
+        return lo, hi, over, under
+
+    def _break_tie(
+        self, low: IntArray, high: IntArray, missing: int, price: float, tie: IntArray
+    ) -> tuple[IntArray, float]:
+        """Add ``missing`` of the units between two neighbouring solutions to the lesser one, the largest gains first."""
+        rows = np.flatnonzero(low > high)
+        gain = np.empty(rows.size)
+        z, units = self.z[rows], high[rows]
+        _kernels.next_gains(self.q[rows], z, units, self.share, *self.utility.codes, gain)
+        if int((low - high).max()) == 1:
+            order = np.empty_like(units)
+            # Equal gains go where exposure is least.
+            rank = np.lexsort((tie[rows], z + units))
+            place = np.empty_like(rank)
+            place[rank] = np.arange(rank.size)
+            k = _kernels.rank(gain, place, -np.inf, missing, order)
+            high[rows[order[:k]]] += 1
+            return high, float(gain[order[k - 1]]) if k else price
+        _kernels.level(z.astype(np.int64), units, low[rows], np.ones(1), 0, np.argsort(tie[rows]), float(missing))
+        high[rows] = units
+        return high, float(gain.min())
+
+
+def clear(
+    demand: Callable[[float], tuple[float, float]], budget: float, most: float, guess: float, width: float = 4e-16
+) -> Clearing:
+    """Find where a falling demand, ``most`` at price 0, meets the budget: Newton in log(price), bisection as a guard.
+
+    ``demand`` returns what is taken at a price and its pull, minus the derivative by log(price), 0 where it jumps. A
+    jump is bracketed to a relative ``width``, by chords and bisection in turn.
+    """
+    if most <= budget:
+        return Clearing(0.0, 0.0, 1.0)
+    lo, hi, over, under = 0.0, np.inf, most, 0.0
+    price = guess if _LEAST < guess < _MOST else 1.0
+    stride = 2.0
+    for trial in range(_MAX_PASSES):
+        total, pull = demand(price)
+        if abs(total - budget) <= _TOLERANCE * budget:
+            return Clearing(price, price, 1.0)
+        if total > budget:
+            lo, over = price, total
+        else:
+            hi, under = price, total
+        if lo == 0.0 and hi < 1e-290:
+            return Clearing(0.0, 0.0, 1.0)  # nobody wants the rest
+        if lo > 0.0 and hi < np.inf and hi - lo <= width * hi:
+            break
+        fresh = 0.0
+        if pull > 0.0 and trial % 8 < 7:
+            fresh = price * exp(min(max((total - budget) / pull, -100.0), 100.0))
+        elif trial % 2 and lo > 0.0 and hi < np.inf:
+            fresh = lo * (hi / lo) ** ((over - budget) / (over - under))
+        if not lo < fresh < hi:
+            if lo > 0.0 and hi < np.inf:
+                fresh = sqrt(lo) * sqrt(hi)
+            else:
+                fresh = price * stride if lo > 0.0 else price / stride
+                stride = min(stride * stride, 1e30)
+        price = fresh
+    return Clearing(lo, hi, (budget - under) / (over - under))

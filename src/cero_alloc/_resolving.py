@@ -1,0 +1,441 @@
+"""ResolvingAllocator: the rest of the run is solved again at every visit, exactly, for one price."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from math import exp, sqrt
+from typing import Literal, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _kernels
+from ._batch import BatchSolution, solve_batch
+from ._checks import FloatArray, IntArray, counts, error_text, integer, multiple, real
+from ._diagnostics import run_metrics
+from ._ledger import Horizon, visits_per_prompt
+from ._pacing import Pacing, open_ledger, token_costs
+from ._posterior import BetaPosteriorBank
+from ._prior import PriorFit
+from ._remaining import Clearing, Remaining
+from ._scores import Scores
+from ._utility import SaturatingUtility
+
+Signal = Literal["variance", "group"]
+
+_STREAM_STEP = 0.5  # of the multiplicative price
+_ONE = np.ones(1)
+
+
+class ResolvingAllocator:
+    r"""Allocate rollouts at the price that clears the rest of the run, solved again at every call.
+
+    With the values as the bank has them now, exposures :math:`z_i` so far and :math:`w_i` visits to come, the price
+    :math:`\lambda` of
+
+    .. math::
+
+        \max_y \sum_i U_i(z_i + y_i) \quad \text{s.t.} \quad 0 \le y_i \le w_i N_{\max}, \; \sum_i y_i \le B_{\text{left}}
+
+    decides this visit: the prompts on offer get the counts in :math:`\{0\} \cup [n_{\min}, N_{\max}]` that maximise
+
+    .. math::
+
+        \sum_j f_j(n_j) - \lambda n_j, \qquad f_j(n) = U_j(z_j + v_j n) / v_j, \quad v_j = 1 + (w_j - 1) / \kappa .
+
+    There is no step size. With known values and visits the total is the offline optimum, in whatever order the visits
+    come; with learnt values what remains is the cost of learning.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Evidence per prompt. The allocator ticks it once per round, so a bank serves one allocator.
+    total_budget : int, or float with ``costs``
+        Rollouts over the run, or tokens.
+    n_rounds : int or None
+        Calls of :meth:`allocate` over the run, K, which then set the pace; None where ``visits`` alone tell the
+        horizon.
+    visits : int, array_like of int with shape (n_prompts,), or None
+        How often each prompt is offered over the run. Round down when unsure: counting too many strands budget. None:
+        not known. A round that offers the whole pool then counts as one of ``n_rounds`` such rounds; a round that
+        offers less is priced by a multiplicative update, as streaming needs it. Prompts added later take the smallest
+        number left.
+    group_size : int
+        Rollouts per unit; every count is a multiple of it.
+    min_rollouts : int
+        Least count other than 0, in rollouts; GRPO needs 2.
+    max_rollouts : int
+        Largest count of one prompt in one round, in rollouts.
+    round_capacity : int, or float with ``costs``, or None
+        Largest total of one round, in the unit of the budget; None means ``max_rollouts`` for every offered prompt.
+    utility : SaturatingUtility
+        What exposure is worth.
+    signal : {"variance", "group"}
+        What is maximised: the utility of exposure, or the expected number of groups with both successes and failures,
+        :math:`S(n) = 1 - E[p^n] - E[(1-p)^n]` per visit, which ``utility`` and ``front_load`` have no part in.
+    costs : float, array_like of float with shape (n_prompts,), or None
+        Expected tokens per rollout. Budgets are then in tokens, and caps. Prompts added later take the mean cost.
+    front_load : float, at least 1
+        :math:`\kappa`: 1 spreads what a prompt is to get over its remaining visits, more brings it forward.
+    band : float, at least 0
+        Without a ``budget``, a round's total stays within 1 - band and 1 + band of an even pace; inf lets it be.
+    exploration : float, at least 0
+        Posterior standard deviations of p(1-p) that are added to the value of a prompt. With "height" scaling that
+        shifts rollouts to uncertain prompts; with "rate" scaling a larger value also saturates sooner.
+    fit_every : int or None
+        Rounds between refits of the bank's prior to the pool, :meth:`BetaPosteriorBank.fit_prior`; None never refits.
+    seed : int, numpy.random.Generator or SeedSequence
+        Draws the permutation that breaks ties.
+
+    Raises
+    ------
+    ValueError
+        For sizes out of range, rollouts that are not whole groups, neither rounds nor visits, or a budget that cannot
+        be spent.
+    TypeError
+        For sizes that are not integers.
+
+    References
+    ----------
+    Theorem 3 and Claims 11 to 14 of the theory page.
+
+    Examples
+    --------
+    >>> bank = BetaPosteriorBank(["easy", "middle", "hard"])
+    >>> allocator = ResolvingAllocator(bank, total_budget=48, visits=2, min_rollouts=2, max_rollouts=16)
+    >>> counts = allocator.allocate()
+    >>> counts.tolist()
+    [8, 8, 8]
+    >>> allocator.update(None, successes=[8, 4, 0], rollouts=counts)
+    >>> allocator.allocate().tolist()
+    [3, 16, 5]
+    """
+
+    def __init__(
+        self,
+        bank: BetaPosteriorBank,
+        *,
+        total_budget: float,
+        n_rounds: SupportsIndex | None = None,
+        visits: npt.ArrayLike | None = None,
+        group_size: SupportsIndex = 1,
+        min_rollouts: SupportsIndex = 0,
+        max_rollouts: SupportsIndex,
+        round_capacity: float | None = None,
+        utility: SaturatingUtility = SaturatingUtility(),  # noqa: B008 (immutable)
+        signal: Signal = "variance",
+        costs: npt.ArrayLike | None = None,
+        front_load: float = 1.0,
+        band: float = 0.25,
+        exploration: float = 0.0,
+        fit_every: SupportsIndex | None = None,
+        seed: int | np.random.Generator | np.random.SeedSequence = 0,
+    ) -> None:
+        rounds = None if n_rounds is None else integer("n_rounds", n_rounds, least=1, remedy="Count the calls.")
+        if rounds is None and visits is None:
+            raise ValueError(
+                "n_rounds must be given where visits are not, got n_rounds = None. Count the calls of allocate, or say "
+                "how often each prompt is offered."
+            )
+        size = len(bank)
+        g = integer("group_size", group_size, least=1, remedy="Count from 1.")
+        planned = None if visits is None else np.array(np.broadcast_to(visits_per_prompt(visits, size, rounds), size))
+        self._left: FloatArray | None = planned  # offers to come per prompt; None: not known
+        tokens = np.inf
+        if costs is not None and round_capacity is not None:
+            tokens = real("round_capacity", round_capacity, low=0.0, high=np.inf, remedy="Count tokens.")
+        self.ledger = open_ledger(
+            size,
+            total_budget=total_budget,
+            n_rounds=rounds,
+            visits=planned,
+            group_size=g,
+            max_rollouts=max_rollouts,
+            round_capacity=round_capacity,
+            unit_costs=None if costs is None else g * token_costs(costs, size),
+        )
+        n_min = multiple("min_rollouts", min_rollouts, g, least=0) // g
+        if n_min > self.horizon.n_max:
+            condition = f"be at most max_rollouts = {self.horizon.max_rollouts}"
+            raise ValueError(error_text("min_rollouts", condition, n_min * g, "Lower it."))
+        if np.ndim(band) or band != np.inf:
+            band = real("band", band, low=0.0, high=np.inf, remedy="Take 0.25, or inf.")
+        self._pacing = Pacing(self.ledger, n_min, band, tokens, by_rounds=rounds is not None)
+        if signal not in ("variance", "group"):
+            raise ValueError(error_text("signal", "be 'variance' or 'group'", signal, "Correct the spelling."))
+        self._group = signal == "group"
+        self._front_load = real("front_load", front_load, low=1.0, high=np.inf, remedy="1 spreads, 2 front-loads.")
+        bonus = real("exploration", exploration, low=0.0, high=np.inf, remedy="Count posterior standard deviations.")
+        self._scores = Scores(bank, self.horizon, utility, bonus)
+        self._fit_every = None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None.")
+        self.prior_fit: PriorFit | None = None  # of the last refit
+        self.bank = bank
+        self.utility = utility
+        self._rng = np.random.default_rng(seed)
+        self._tie = self._rng.permutation(size)
+        self._price = 0.0  # last clearing price, utility per unit or token; 0: none yet
+        self._batch_price = 0.0
+
+    @property
+    def horizon(self) -> Horizon:
+        """The constants of the run; with ``costs``, in rollouts of the mean cost."""
+        return self.ledger.horizon
+
+    @property
+    def price(self) -> float:
+        """Price of the run as of the last round, as a share of the steepest possible slope; see :meth:`metrics`."""
+        return self._price * self._price_unit
+
+    @property
+    def exposure(self) -> IntArray:
+        """Rollouts dealt to each prompt and not refunded; shape (n_prompts,)."""
+        self._grow()
+        return self.ledger.exposure * self.horizon.group_size
+
+    @property
+    def remaining_budget(self) -> float:
+        """Rollouts not dealt yet, an int, or tokens where ``costs`` are given."""
+        return self.ledger.remaining_budget
+
+    @property
+    def round(self) -> int:
+        """Rounds opened so far."""
+        return self.ledger.round
+
+    def allocate(
+        self, prompt_ids: Iterable[Hashable] | None = None, budget: float | None = None, *, exact: bool = False
+    ) -> IntArray:
+        """Solve the rest of the run for its price, and deal this round at it.
+
+        Parameters
+        ----------
+        prompt_ids : iterable of hashable, or None
+            Prompts on offer, each once; None offers the whole pool in row order.
+        budget : int or None, or float with ``costs``
+            Cap of this round, in rollouts or tokens; None keeps the round within the band around an even pace.
+        exact : bool
+            Spend exactly ``budget``. With ``costs`` only where all prompts cost the same.
+
+        Returns
+        -------
+        numpy.ndarray of int64, shape (n_offered,)
+            Rollouts per prompt in the order of ``prompt_ids``, multiples of ``group_size`` in {0} u [min_rollouts,
+            max_rollouts]. All zeros once the horizon is over or the budget is gone.
+
+        Raises
+        ------
+        KeyError
+            For an unknown id.
+        ValueError
+            For a repeated id, a negative budget, or an exact total that is not feasible; the message names what is.
+        TypeError
+            For a budget that is not an integer, or with ``costs`` not a number.
+
+        Examples
+        --------
+        >>> bank = BetaPosteriorBank(4)
+        >>> allocator = ResolvingAllocator(bank, total_budget=32, visits=4, min_rollouts=2, max_rollouts=4)
+        >>> int(allocator.allocate([0, 1, 2], budget=7, exact=True).sum())
+        7
+        """
+        self._grow()
+        rows = self.bank._index.unique_rows(prompt_ids)
+        size = len(self.bank) if rows is None else rows.size
+        known = self._left is not None or size == len(self.bank)
+        left = self._visits_left(rows) if known else None
+        low, high = self._pacing.window(rows, size, left, budget, exact)
+        if self.ledger.finished:
+            return np.zeros(size, dtype=np.int64)
+        self._refit()
+        if left is not None:
+            solution = self._resolve(rows, left, low, high)
+        else:
+            assert rows is not None
+            solution = self._stream(rows, low, high)
+        self._batch_price = solution.price
+        if self._left is not None:
+            self._left[slice(None) if rows is None else rows] -= 1.0
+        self.bank.tick()
+        return self.ledger.debit(rows, solution.units)
+
+    def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
+        """Add observed rewards; order-free, additive, at any time; arguments and errors as in Algorithm 1's class.
+
+        See Also
+        --------
+        FenchelDualAllocator.update
+
+        Examples
+        --------
+        >>> allocator = ResolvingAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=2, max_rollouts=4)
+        >>> counts = allocator.allocate()
+        >>> allocator.update([1], successes=[0.5], rollouts=[1])
+        >>> allocator.bank.mean([1]).tolist()
+        [0.5]
+        """
+        self._grow()
+        self.ledger.settle(*self.bank._observe(prompt_ids, successes, rollouts))
+
+    def refund(self, prompt_ids: Iterable[Hashable] | None, rollouts: npt.ArrayLike) -> None:
+        """Hand back rollouts that were dealt but never generated; the visit itself stays counted.
+
+        See Also
+        --------
+        FenchelDualAllocator.refund
+
+        Examples
+        --------
+        >>> allocator = ResolvingAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=2, max_rollouts=4)
+        >>> counts = allocator.allocate()
+        >>> allocator.refund(None, counts)
+        >>> allocator.remaining_budget
+        8
+        """
+        self._grow()
+        rows = self.bank._index.unique_rows(prompt_ids)
+        if rows is None:
+            rows = np.arange(len(self.bank))
+        self.ledger.refund(rows, counts("rollouts", rollouts, rows.size), self.bank._index.name)
+
+    def metrics(self, *, certificate: bool = True) -> dict[str, float]:
+        """Return the run's state as a flat dict of floats, ready for a logger.
+
+        The keys are those of :meth:`FenchelDualAllocator.metrics`. ``price`` and ``batch_price`` are shares of the
+        steepest slope that a rollout of mean cost can have; with ``signal="group"``, effective groups per rollout.
+
+        Parameters
+        ----------
+        certificate : bool
+            Whether to solve for the regret certificate, a few passes over the pool.
+
+        Examples
+        --------
+        >>> allocator = ResolvingAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=2, max_rollouts=4)
+        >>> allocator.metrics()["remaining_budget"]
+        8.0
+        """
+        self._grow()
+        return run_metrics(
+            self.bank,
+            self.ledger,
+            self.utility,
+            price=self.price,
+            batch_price=self._batch_price * self._price_unit,
+            certificate=certificate,
+        )
+
+    def _visits_left(self, rows: IntArray | None) -> FloatArray:
+        """Return the offers to come per prompt, this one included."""
+        if self._left is None:
+            return np.full(len(self.bank), float(max(1, self.ledger.rounds_left)))
+        left = np.maximum(self._left, 0.0)
+        offered = slice(None) if rows is None else rows
+        left[offered] = np.maximum(left[offered], 1.0)  # offered more often than was told
+        return left
+
+    def _resolve(self, rows: IntArray | None, left: FloatArray, low: float, high: float) -> BatchSolution:
+        """Clear the remaining problem and deal at its price."""
+        n_max, scores = self.horizon.n_max, self._scores
+        costs, funds = _ONE if self._costs is None else self._costs, self.ledger.left
+        if self._group:
+            clearing = scores.clear_groups(left, costs, self._pacing.n_min, funds, self._price or 1e-3)
+            return self._deal(rows, scores.of_group(rows), clearing, low, high)
+        q, z = scores.values(None), self.ledger.exposure.astype(np.float64)
+        share = self.horizon.equal_share
+        rest = Remaining(q, z, left * n_max, costs, funds, share, self.utility)
+        clearing = rest.clear(self._price or _first_price(q, rest))
+        offered = slice(None) if rows is None else rows
+        q, z, left = q[offered], z[offered], left[offered]
+        gains = scores.of_exposure(q, z, 1.0 + (left - 1.0) / self._front_load)
+        if self._pacing.n_min <= 1 and self._costs is None:
+            # Whole units: their price, and counts that leave the optimal plan within reach (Theorem 3).
+            plan, price = rest.units(clearing.high, self._tie)
+            clearing = Clearing(price, price, 1.0)
+            most = np.minimum(plan[offered], n_max)
+            least = np.maximum(plan[offered] - ((left - 1.0) * n_max).astype(np.int64), 0)
+            _bound(gains, least, most, 2.0 * self.utility.saturation / share)
+        return self._deal(rows, gains, clearing, low, high)
+
+    def _deal(
+        self, rows: IntArray | None, gains: FloatArray, clearing: Clearing, low: float, high: float
+    ) -> BatchSolution:
+        """Solve the visit at the clearing price; where demand jumps there, the visit takes its part of the jump."""
+        self._price = clearing.low
+        if clearing.high > clearing.low:
+            strict = self._solve(rows, gains, 0.0, np.inf, clearing.high).wanted
+            weak = self._solve(rows, gains, 0.0, np.inf, clearing.low).wanted
+            part = strict + clearing.share * (weak - strict)
+            if weak > strict and low < part < high:
+                low = high = part if self._costs is not None else float(round(part))
+        return self._solve(rows, gains, low, high, clearing.low)
+
+    def _solve(self, rows: IntArray | None, gains: FloatArray, low: float, high: float, floor: float) -> BatchSolution:
+        tie, costs = self._tie if rows is None else self._tie[rows], self._costs
+        if costs is not None:
+            costs = costs if rows is None else costs[rows]
+            if (costs != np.floor(costs)).any():  # sums of fractions round
+                high *= 1.0 - 1e-12
+            low = min(low, high)
+        return solve_batch(gains, n_min=self._pacing.n_min, low=low, high=high, floor=floor, tie=tie, cost=costs)
+
+    def _stream(self, rows: IntArray, low: float, high: float) -> BatchSolution:
+        """Deal at the multiplicative price; what the batch wants there, before any cap, moves it."""
+        rate = self._pacing.pace(rows, rows.size, None)[0]
+        if self._group:
+            gains = self._scores.of_group(rows)
+        else:
+            z = self.ledger.exposure[rows].astype(np.float64)
+            gains = self._scores.of_exposure(self._scores.values(rows), z, np.ones(rows.size))
+        if self._price <= 0.0:  # the price that clears the first batch
+            self._price = max(0.0, self._solve(rows, gains, 0.0, max(1.0, np.floor(rate)), 0.0).price)
+        solution = self._solve(rows, gains, low, high, self._price)
+        move = _STREAM_STEP * (rate - solution.wanted) / (self.ledger.even_pace * sqrt(self.ledger.round + 1))
+        self._price *= exp(-min(max(move, -1.0), 1.0))
+        return solution
+
+    @property
+    def _costs(self) -> FloatArray | None:
+        """Tokens per unit and prompt; None where all units cost the same, so that the solvers count units."""
+        return self.ledger.unit_costs
+
+    @property
+    def _price_unit(self) -> float:
+        """What turns a price of the solvers into the one that users see."""
+        mean_cost = 1.0 if self._costs is None else float(self._costs.mean())
+        if self._group:
+            return mean_cost / self.horizon.group_size
+        return mean_cost * self.horizon.equal_share / self.utility.saturation
+
+    def _refit(self) -> None:
+        """Refit the prior when its round has come."""
+        if self._fit_every is not None and self.ledger.round and self.ledger.round % self._fit_every == 0:
+            self.prior_fit = self.bank.fit_prior()
+
+    def _grow(self) -> None:
+        """Make room for prompts that joined the bank."""
+        old, new = self._tie.size, len(self.bank)
+        if new == old:
+            return
+        self._tie = np.concatenate([self._tie, old + self._rng.permutation(new - old)])
+        if self._left is not None:
+            visits, cost = max(1.0, self._left.min()), 1.0 if self._costs is None else float(self._costs.mean())
+            self._left = np.concatenate([self._left, np.full(new - old, visits)])
+            if self.ledger.all_offers is not None:
+                self.ledger.all_offers += (new - old) * visits * cost
+        if self._costs is not None:
+            self.ledger.unit_costs = np.concatenate([self._costs, np.full(new - old, self._costs.mean())])
+        self.ledger.grow(new)
+
+
+def _bound(gains: FloatArray, least: IntArray, most: IntArray, much: float) -> None:
+    """Lift the units below ``least`` over all others, and sink those beyond ``most`` below them."""
+    n = np.arange(gains.shape[1])
+    gains += much * (n < least[:, None])
+    gains -= much * (n >= most[:, None])
+
+
+def _first_price(q: FloatArray, rest: Remaining) -> float:
+    """Return the marginal at an equal share, a first guess of the price."""
+    shape, scaling, lam = rest.utility.codes
+    height, rate = _kernels.scale_of(scaling, lam, float(q.mean()))
+    return float(_kernels.du(shape, height, rate, 1.0)) / rest.share / float(rest.cost.mean())
