@@ -21,5 +21,6 @@ exclude_patterns = ["_build"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_google_docstring = False
+napoleon_use_ivar = True  # attributes of results are no link targets: their names recur as shapes
 napoleon_use_rtype = False
 nitpicky = False

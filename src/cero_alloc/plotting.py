@@ -112,10 +112,12 @@ def plot_epochs(epochs: npt.ArrayLike, regret: Mapping[str, npt.ArrayLike], ax: 
         _line(ax, i, name, np.asarray(epochs), list(np.asarray(table, dtype=np.float64)))
     ax.set(yscale="log", xlabel="epochs (visits per prompt)", ylabel="regret (% of the optimum)")
     ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("{x:g}")
-    ax.tick_params(axis="y", which="minor", labelsize="x-small")
+    low, high = ax.get_ylim()
+    ticks = [level * 10.0**power for power in range(-6, 3) for level in (1, 2, 5)]
+    ax.set_yticks([tick for tick in ticks if low <= tick <= high])
+    ax.minorticks_off()
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")
     ax.legend(fontsize="x-small", frameon=False)
     return ax
 
