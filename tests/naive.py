@@ -47,6 +47,24 @@ def expected_variance(a, b):
     return a * b / ((a + b) * (a + b + 1))
 
 
+def calibrate(value, successes, rollouts, top, fade, bins, tally):
+    """All groups at once: every weight is the fading to the power of the groups that came after."""
+    groups = [(q, s, n) for q, s, n in zip(value, successes, rollouts, strict=True) if n >= 2]
+    bins, tally = [list(row) for row in bins], [x * fade ** len(groups) for x in tally]
+    tally[2] *= fade ** len(groups)
+    tally[0] /= fade ** len(groups)
+    for later, (q, s, n) in zip(range(len(groups) - 1, -1, -1), groups, strict=True):
+        seen = s * (n - s) / (n * (n - 1))
+        place = min(int(q / top * len(bins[0])), len(bins[0]) - 1)
+        for row, x in zip(bins, (1, q, seen, (q - seen) ** 2), strict=True):
+            row[place] += x
+        tally[0] += 0 < s < n
+        for k, x in ((1, 1), (3, q - seen), (4, (q - seen) ** 2)):
+            tally[k] += x * fade**later
+        tally[2] += fade ** (2 * later)
+    return bins, tally
+
+
 class NaiveFenchelDual:
     """Algorithm 1, eager: every prompt's evidence is aged in every round, every ranking is a full sort."""
 

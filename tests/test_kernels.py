@@ -196,6 +196,21 @@ def test_posterior_and_values_match_their_twins(full, stride):
         np.testing.assert_allclose(value, naive.values(full, rows, *evidence), rtol=1e-13)
 
 
+def test_calibrate_matches_its_twin():
+    for rng in generators(60):
+        size, fade = int(rng.integers(0, 30)), float(rng.uniform(0.5, 1.0))
+        bins, tally = rng.random((4, 5)), rng.random(5)
+        for _ in range(2):
+            rollouts = rng.integers(0, 9, size)
+            successes = np.floor(rollouts * rng.random(size) * 1.3).clip(0, rollouts)
+            value = rng.choice([0.0, 0.25, 0.05, *rng.uniform(0, 0.25, 5)], size)
+            args = (value, successes, rollouts, 0.25, fade)
+            expected = naive.calibrate(*args, bins.tolist(), tally.tolist())
+            _kernels.calibrate(*args, bins, tally)
+            np.testing.assert_allclose(bins, expected[0], rtol=1e-12)
+            np.testing.assert_allclose(tally, expected[1], rtol=1e-12)
+
+
 def test_observe_matches_its_twin():
     for rng in generators(10):
         _, _, _, succ, fail, tick, now, rho = evidence_of(rng, 12, 0)

@@ -21,7 +21,7 @@ LAYERS = {
     "_utility": {"_kernels", "_checks"},
     "_index": {"_kernels", "_checks"},
     "_prior": {"_checks"},
-    "_calibration": {"_checks"},
+    "_calibration": {"_kernels", "_checks"},
     "_posterior": {"_kernels", "_checks", "_index", "_prior", "_calibration"},
     "_ledger": {"_checks"},
     "_oracle": {"_kernels", "_checks", "_utility"},

@@ -65,3 +65,27 @@ def test_regret_shows_every_curve_and_bound():
     assert labels == ["regret, known", "bound, known", "regret, learnt", "slope $-1/2$"]
     np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), [0.3, 0.2])
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+
+
+def test_epochs_shows_every_policy_with_plain_numbers():
+    ax = plotting.plot_epochs(
+        [1, 2, 16], {"uniform": [[13.0, 13.0, 13.0]], "ours": [[13.0, 7.0, 2.0], [12.0, 6.0, 3.0]]}
+    )
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"uniform", "ours"}
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), [12.5, 6.5, 2.5])
+    ax.figure.canvas.draw()
+    assert {"1", "2", "16"} <= {text.get_text() for text in ax.get_xticklabels()}
+    assert "5" in {text.get_text() for text in ax.get_yticklabels()}
+
+
+def test_allocation_averages_exposure_over_bins_of_the_rate():
+    _, ax = pyplot.subplots()
+    assert plotting.plot_allocation({"a": ([0.02, 0.04, 0.5, 1.0], [1.0, 2.0, 3.0, 0.5])}, ax, n_bins=10) is ax
+    np.testing.assert_allclose(ax.lines[1].get_xydata(), [[0.05, 1.5], [0.55, 3.0], [0.95, 0.5]])
+
+
+def test_frontier_shows_mean_and_spread_over_seeds():
+    ax = plotting.plot_frontier({"height": [[1.0, 16.0], [0.1, 40.0], [1.0, 18.0]]})
+    line = ax.containers[0].lines[0]
+    np.testing.assert_allclose(line.get_xydata(), [[0.1, 40.0], [1.0, 17.0]])
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"even", "height"}

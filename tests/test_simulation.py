@@ -1,6 +1,7 @@
 """Pools, replayed tables and simulated runs."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from cero_alloc.baselines import Uniform
 from cero_alloc.simulation import (
     Pool,
     drifting_pool,
+    epoch_batches,
     known_bank,
     load_counts,
     path_optimum_bound,
@@ -251,3 +253,55 @@ def test_measured_rates_stay_within_the_theorems(file):
     small = pool.sample(40, seed=0)
     result = run(small, 32)
     assert 0 <= result.regret <= result.bound
+
+
+def test_epoch_batches_offer_everybody_once_an_epoch():
+    batches = epoch_batches(10, 4, 3, seed=1)
+    assert [batch.size for batch in batches] == [4, 4, 2] * 3
+    for epoch in range(3):
+        assert sorted(np.concatenate(batches[3 * epoch : 3 * epoch + 3])) == list(range(10))
+    assert not np.array_equal(batches[0], batches[3])
+    again = epoch_batches(10, 4, 3, seed=1)
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+    with pytest.raises(ValueError, match=r"batch_size must be at least 1, got batch_size = 0"):
+        epoch_batches(10, 0, 3)
+
+
+def test_batches_are_what_the_policy_is_offered():
+    class Recorder(Uniform):
+        seen: ClassVar[list] = []
+
+        def allocate(self, prompt_ids=None, budget=None, *, exact=False):
+            self.seen.append(list(prompt_ids))
+            return super().allocate(prompt_ids, budget, exact=exact)
+
+    pool = Pool([0.1, 0.5, 0.9, 0.4], prompt_ids=list("abcd"))
+    batches = [np.array([2, 0]), np.array([1]), np.array([], dtype=int), [3, 2]]
+    policy = Recorder(pool.bank(), total_budget=8, n_rounds=4, max_rollouts=4)
+    result = simulate(policy, pool, 4, seed=3, batches=batches)
+    assert Recorder.seen == [["c", "a"], ["b"], [], ["d", "c"]]
+    assert result.exposure.sum() == 8
+    assert set(result.group_prompt[result.group_round == 0]) <= {0, 2}
+    assert np.isnan(result.bound)
+    # The optimum knows that a, b and d come by once and c twice.
+    q, share = np.array([0.09, 0.25, 0.09, 0.24]), 2.0
+    best = OfflineOracle().solve(q, 8, equal_share=share, upper=[4, 4, 8, 4], integer=True).optimum
+    assert result.optimum == pytest.approx(best, rel=1e-15)
+    assert result.achieved == pytest.approx(SaturatingUtility().value(q, result.exposure / share).sum())
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([[0]], r"batches must hold 2 rounds, got batches = 1\. Give one batch per round\."),
+        ([[0], [4]], r"batches must hold rows between 0 and 3, got batches\[1\] = \[4\]"),
+        ([[-1], [0]], r"batches must hold rows between 0 and 3, got batches\[0\] = \[-1\]"),
+        ([[0.5], [0]], r"batches must hold rows between 0 and 3, got batches\[0\] = \[0\.5\]"),
+        ([[[0]], [0]], r"batches must hold rows between 0 and 3"),
+    ],
+)
+def test_batches_that_do_not_fit(batches, message):
+    pool = static_pool(4)
+    policy = Uniform(pool.bank(), total_budget=4, n_rounds=2, max_rollouts=2)
+    with pytest.raises(ValueError, match=message):
+        simulate(policy, pool, 2, batches=batches)

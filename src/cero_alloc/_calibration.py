@@ -7,18 +7,16 @@ from math import exp, nan, sqrt
 
 import numpy as np
 
+from . import _kernels
 from ._checks import FloatArray, IntArray
 
 _N_BINS = 10
 _TOP = 0.25  # the largest value, p (1 - p) at p = 1/2
-_MEMORY = 1000.0  # groups over which the running bias fades by a factor of e
+_FADE = exp(-1.0 / 1000.0)  # of the running bias per group: by a factor of e over a thousand
 
 _LIMIT = 0.01  # a bias that moves the ranking of prompts: a tenth of the spread of p (1 - p) in real pools
 _ERRORS = 3.0  # standard errors
 _LEAST_GROUPS = 100  # before that the standard error itself is a guess
-
-_GROUPS, _PREDICTED, _OBSERVED, _SQUARED = range(4)  # rows of the bins
-_EFFECTIVE, _WEIGHT, _WEIGHT_SQUARED, _FADED, _FADED_SQUARED = range(5)  # entries of the tally
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,32 +129,14 @@ class CalibrationRecord:
         rollouts : numpy.ndarray of int64, shape (n_ids,)
             Rewarded rollouts.
         """
-        enough = rollouts >= 2
-        if not enough.all():
-            value, successes, rollouts = value[enough], successes[enough], rollouts[enough]
-        size = rollouts.size
-        if size == 0:
-            return
-        observed = (successes / rollouts) * ((rollouts - successes) / (rollouts - 1))
-        difference = value - observed
-        squared = difference * difference
-        place = np.minimum((value * (_N_BINS / _TOP)).astype(np.int64), _N_BINS - 1)
-        for row, weights in enumerate((None, value, observed, squared)):
-            self.bins[row] += np.bincount(place, weights, _N_BINS)
-
-        fading = np.exp(np.arange(size - 1, -1, -1) / -_MEMORY)  # the last entry is the latest
-        faded = np.array([fading.sum(), fading @ fading, fading @ difference, fading @ squared])
-        survives = exp(-size / _MEMORY)
-        self.tally[_EFFECTIVE] += np.count_nonzero((successes > 0.0) & (successes < rollouts))
-        self.tally[_WEIGHT:] *= (survives, survives * survives, survives, survives)
-        self.tally[_WEIGHT:] += faded
+        _kernels.calibrate(value, successes, rollouts, _TOP, _FADE, self.bins, self.tally)
 
     def report(self) -> Calibration:
         """Return what the sums say."""
         groups, predicted, observed, squared = self.bins
         n = float(groups.sum())
         bias, own_error = _mean_and_error(n, n, float((predicted - observed).sum()), float(squared.sum()))
-        running, running_error = _mean_and_error(*self.tally[_WEIGHT:].tolist())
+        running, running_error = _mean_and_error(*self.tally[1:].tolist())
         empty = groups == 0.0
         size = np.where(empty, np.nan, groups)
         gap = np.abs(predicted - observed).sum()  # of sums: the groups are the weights
@@ -166,7 +146,7 @@ class CalibrationRecord:
             predicted=predicted / size,
             observed=observed / size,
             n_groups=int(n),
-            effective_groups=int(self.tally[_EFFECTIVE]),
+            effective_groups=int(self.tally[0]),
             bias=bias,
             standard_error=own_error,
             running_bias=running,

@@ -207,6 +207,32 @@ def observe(rows, successes, rollouts, succ, fail, tick, now, rho):
 
 
 @kernel
+def calibrate(value, successes, rollouts, top, fade, bins, tally):
+    """Add each group of two rollouts or more to the sums of predicted and observed reward variance.
+
+    ``bins`` (4 x n_bins over [0, top]) takes groups and sums of predicted, observed and squared difference; ``tally``
+    takes effective groups and, fading by ``fade`` per group, sums of 1, of 1 squared, of the difference, of its square.
+    """
+    last = bins.shape[1] - 1
+    for r in range(value.size):
+        n, s = rollouts[r], successes[r]
+        if n < 2:
+            continue
+        observed = (s / n) * ((n - s) / (n - 1))
+        difference = value[r] - observed
+        place = min(np.int64(value[r] / top * (last + 1)), last)
+        bins[0, place] += 1.0
+        bins[1, place] += value[r]
+        bins[2, place] += observed
+        bins[3, place] += difference * difference
+        tally[0] += 0.0 < s < n
+        tally[1] = fade * tally[1] + 1.0
+        tally[2] = fade * fade * tally[2] + 1.0
+        tally[3] = fade * tally[3] + difference
+        tally[4] = fade * tally[4] + difference * difference
+
+
+@kernel
 def first_bad_feedback(successes, rollouts):
     """Return index and kind of the first bad entry, or (-1, 0).
 
