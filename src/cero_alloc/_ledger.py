@@ -239,6 +239,10 @@ class RolloutLedger:
             return int(units.sum())
         return float(((self.unit_costs if rows is None else self.unit_costs[rows]) * units).sum())
 
+    def offer_of(self, rows: IntArray | None, size: int) -> float:
+        """Return what one unit for each prompt on offer costs, in units or tokens."""
+        return size if self.unit_costs is None else self.cost_of(rows, np.ones(size, dtype=np.int64))
+
     def grow(self, n_prompts: int) -> None:
         """Open accounts for prompts that joined the pool."""
         extra = n_prompts - self.exposure.size
@@ -301,7 +305,7 @@ class RolloutLedger:
         self.left -= total
         self.round += 1
         self.allocating_rounds += total > 0
-        offered = self.cost_of(rows, np.ones_like(units))
+        offered = self.offer_of(rows, units.size)
         self.offered += offered
         self.least_offer = min(self.least_offer, offered)
         self._note_offer(rows)

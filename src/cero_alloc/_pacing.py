@@ -88,7 +88,7 @@ class Pacing:
             raise ValueError(
                 error_text("budget", f"{what} with exact=True", budget, "Pass it as a cap, without exact.")
             )
-        reach = self.ledger.horizon.n_max * self.ledger.cost_of(rows, np.ones(size, dtype=np.int64))
+        reach = self.ledger.horizon.n_max * self.ledger.offer_of(rows, size)
         cap = min(self.capacity, self.ledger.left, reach)
         if budget is not None:
             cap = min(cap, real("budget", budget, low=0.0, high=np.inf, remedy="Give this round's cap in tokens."))
@@ -111,7 +111,7 @@ class Pacing:
         Rounds to come are taken to be as large as those so far; without a number of rounds, visits to come count.
         """
         ledger, n_max = self.ledger, self.ledger.horizon.n_max
-        offered = ledger.cost_of(rows, np.ones(size, dtype=np.int64))
+        offered = ledger.offer_of(rows, size)
         if self.by_rounds:
             rounds = max(0, ledger.rounds_left - 1)
             mean = (ledger.offered + offered) / (ledger.round + 1)
