@@ -59,20 +59,21 @@ def print_learnt(rows: list[Row]) -> None:
         header = ["policy", *(f"E = {e}" for e in epochs), f"unspent, E = {epochs[-1]}"]
         seeds = len({r["seed"] for r in chosen})
         table(f"3. LEARNT VALUES, {scaling} scaling: regret, % of the optimum, {seeds} seeds", header, lines)
+        mean = {
+            (name, e): float(np.mean([r["regret"] for r in group]))
+            for (name, e), group in grouped(chosen, "policy", "epochs").items()
+        }
+        names = list(dict.fromkeys(name for name, _ in mean))
+        rivals = [name for name in names if not name.startswith("Resolving")]
+        best = {e: min(rivals, key=lambda name: mean[name, e]) for e in epochs}
         ratios = []
-        for (name,), group in grouped(chosen, "policy").items():
-            if name.startswith("Resolving"):
+        for name in names:
+            if name not in rivals:
                 cells = []
                 for e in epochs:
-                    mine = np.mean([r["regret"] for r in group if r["epochs"] == e])
-                    others = {
-                        other: np.mean([r["regret"] for r in many if r["epochs"] == e])
-                        for (other,), many in grouped(chosen, "policy").items()
-                        if not other.startswith("Resolving")
-                    }
-                    best = min(others, key=others.__getitem__)
-                    verdict = "=" if abs(mine - others[best]) < 1e-9 else "<" if mine < others[best] else ">"
-                    cells.append(f"{mine / others['uniform']:.2f} ({verdict} {best})")
+                    mine, theirs = mean[name, e], mean[best[e], e]
+                    verdict = "=" if abs(mine - theirs) < 1e-9 else "<" if mine < theirs else ">"
+                    cells.append(f"{mine / mean['uniform', e]:.2f} ({verdict} {best[e]})")
                 ratios.append([name, *cells])
         table("   share of uniform's regret (against the best policy of the others)", header[:-1], ratios)
         lines = [

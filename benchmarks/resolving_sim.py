@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -418,8 +419,6 @@ def saturation_run(seed: int, scaling: str, saturation: float) -> tuple[Row, np.
 
 def _horizon(policy: ResolvingAllocator, rounds: int) -> Any:
     """Return the policy's horizon with the rounds that the batches make."""
-    from dataclasses import replace
-
     h = policy.horizon
     return replace(h, n_rounds=rounds, round_capacity=max(h.round_capacity, BATCH * MOST))
 

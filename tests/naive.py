@@ -343,11 +343,22 @@ def score_gains(q, z, w, share, shape, scaling, lam, n_max):
     return rows
 
 
+def beta_moment(a, b, n):
+    """E[p^n] under Beta(a, b) as an exact fraction."""
+    a, b = Fraction(a), Fraction(b)
+    return math.prod(((a + k) / (a + b + k) for k in range(n)), start=Fraction(1))
+
+
 def group_signal(a, b, n):
     """S(n) = 1 - E[p^n] - E[(1-p)^n] under Beta(a, b) as an exact fraction, with S(0) = 0."""
-    a, b = Fraction(a), Fraction(b)
-    moment = lambda x: math.prod(((x + k) / (a + b + k) for k in range(n)), start=Fraction(1))  # noqa: E731
-    return 1 - moment(a) - moment(b) if n else Fraction(0)
+    return 1 - beta_moment(a, b, n) - beta_moment(b, a, n) if n else Fraction(0)
+
+
+def group_unit(a, b, g, n):
+    """Gain from n to n + g rollouts, and E[p^m (1-p)] and E[(1-p)^m p] at m = n + g, from the moments."""
+    gain, m = group_signal(a, b, n + g) - group_signal(a, b, n), n + g
+    pairs = ((a, b), (b, a))
+    return float(gain), *(float(beta_moment(x, y, m) - beta_moment(x, y, m + 1)) for x, y in pairs)
 
 
 def group_gains(a, b, factor, g, n_max):

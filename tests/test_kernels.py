@@ -469,6 +469,15 @@ def test_score_gains_match_their_twin(shape, scaling, lam):
         assert (np.diff(gains, axis=1) <= 0).all() or shape == _kernels.CAPPED_LINEAR
 
 
+def test_group_unit_matches_the_moments():
+    for rng in generators(40):
+        (a, b), g = np.exp(rng.uniform(-5, 8, 2)).tolist(), int(rng.integers(1, 5))
+        fails, wins = b / (a + b), a / (a + b)
+        for n in range(0, 5 * g, g):
+            gain, fails, wins = _kernels.group_unit(a, b, g, n, fails, wins)
+            assert (gain, fails, wins) == pytest.approx(naive.group_unit(a, b, g, n), rel=1e-13, abs=0)
+
+
 @pytest.mark.parametrize("g", [1, 2, 4])
 @pytest.mark.parametrize("parameters", ["ordinary", "tiny", "huge", "lopsided"])
 def test_group_gains_match_exact_fractions(g, parameters):

@@ -175,16 +175,13 @@ def test_a_budget_that_covers_all_room_is_free(shape):
     assert rebuilt(costly, budget=19.0).clear(0.3).low > 0
 
 
+def more_than_anybody_wants():
+    utility = SaturatingUtility("capped-linear")
+    return Remaining(np.array([0.25, 0.1, 0.0]), np.zeros(3), np.full(3, 50.0), np.ones(1), 20.0, 2.0, utility)
+
+
 def test_nobody_buys_what_is_worth_nothing():
-    satiated = Remaining(
-        np.array([0.25, 0.1, 0.0]),
-        np.zeros(3),
-        np.full(3, 50.0),
-        np.ones(1),
-        20.0,
-        2.0,
-        SaturatingUtility("capped-linear"),
-    )
+    satiated = more_than_anybody_wants()
     for guess in (1e-300, 0.1, 1e300):
         assert satiated.clear(guess) == (0.0, 0.0, 1.0)
     worthless = rebuilt(satiated, q=np.zeros(3), utility=SaturatingUtility())
@@ -324,15 +321,7 @@ def test_a_budget_that_covers_all_room_is_dealt_in_full(budget):
 
 
 def test_units_that_gain_nothing_are_not_bought():
-    rest = Remaining(
-        np.array([0.25, 0.1, 0.0]),
-        np.zeros(3),
-        np.full(3, 50.0),
-        np.ones(1),
-        20.0,
-        2.0,
-        SaturatingUtility("capped-linear"),
-    )
+    rest = more_than_anybody_wants()
     plan, price = rest.units(0.1, np.arange(3))
     assert (plan.tolist(), price) == ([2, 5, 0], 0.0)
 

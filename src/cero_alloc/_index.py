@@ -121,6 +121,11 @@ class PromptIndex:
                 )
         return rows
 
+    def named_rows(self, prompt_ids: Iterable[Hashable] | None) -> IntArray:
+        """Return the rows of ids that may not repeat, all of them for None."""
+        rows = self.unique_rows(prompt_ids)
+        return np.arange(len(self)) if rows is None else rows
+
 
 def _id_list(name: str, ids: object) -> list[Hashable]:
     """Return ids as a list of hashables."""

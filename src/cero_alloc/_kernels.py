@@ -416,20 +416,25 @@ def score_gains(q, z, w, share, shape, scaling, lam, gains):
 
 
 @kernel
+def group_unit(a, b, g, n, fails, wins):
+    """Gain of g more rollouts on top of n in a group, and E[p^n (1-p)] and E[(1-p)^n p] carried on to n + g."""
+    gain, s = 0.0, a + b
+    for m in range(n, n + g):
+        if m > 0:  # a group of one is as dead as an empty one
+            gain += fails + wins
+        fails *= (a + m) / (s + m + 1.0)
+        wins *= (b + m) / (s + m + 1.0)
+    return gain, fails, wins
+
+
+@kernel
 def group_gains(a, b, factor, g, gains):
     """Write unit gains of ``factor`` S(n), S(n) = 1 - E[p^n] - E[(1-p)^n] but S(0) = 0, in units of g rollouts."""
     for r in range(a.size):
         s = a[r] + b[r]
-        fails, wins = b[r] / s, a[r] / s  # E[p^n (1-p)] and E[(1-p)^n p] for n rollouts so far
-        n = 0
+        fails, wins = b[r] / s, a[r] / s
         for unit in range(gains.shape[1]):
-            gain = 0.0
-            for _ in range(g):
-                if n > 0:  # a group of one is as dead as an empty one
-                    gain += fails + wins
-                fails *= (a[r] + n) / (s + n + 1.0)
-                wins *= (b[r] + n) / (s + n + 1.0)
-                n += 1
+            gain, fails, wins = group_unit(a[r], b[r], g, g * unit, fails, wins)
             gains[r, unit] = factor[r] * gain
 
 
@@ -443,15 +448,9 @@ def remaining_groups(price, a, b, factor, visits, cost, stride, g, n_min, n_max)
         fee = price * cost[i * stride]
         s = a[i] + b[i]
         fails, wins = b[i] / s, a[i] / s
-        best, count, worth, n = 0.0, 0, 0.0, 0
+        best, count, worth = 0.0, 0, 0.0
         for unit in range(n_max):
-            gain = 0.0
-            for _ in range(g):
-                if n > 0:
-                    gain += fails + wins
-                fails *= (a[i] + n) / (s + n + 1.0)
-                wins *= (b[i] + n) / (s + n + 1.0)
-                n += 1
+            gain, fails, wins = group_unit(a[i], b[i], g, g * unit, fails, wins)
             gain *= factor[i]
             if gain < fee and unit >= 2 and unit >= n_min:  # gains fall from the second rollout on
                 break
@@ -556,15 +555,14 @@ def clear_slopes(slopes, cost, stride, target, sure, upto):
             at_least += c * (dearer(slopes, r, sure[r], upto[r], c, price, np.bool_(True)) - sure[r])
         cheaper, found = at_least <= target, above <= target < at_least
         for r in range(m):
-            c = cost[r * stride]
-            strict = dearer(slopes, r, sure[r], upto[r], c, price, np.bool_(False))
-            weak = dearer(slopes, r, sure[r], upto[r], c, price, np.bool_(True))
+            c, low, high = cost[r * stride], sure[r], upto[r]
             if found:
-                sure[r], upto[r] = strict, weak
+                sure[r] = dearer(slopes, r, low, high, c, price, np.bool_(False))
+                upto[r] = dearer(slopes, r, low, high, c, price, np.bool_(True))
             elif cheaper:
-                sure[r] = weak
+                sure[r] = dearer(slopes, r, low, high, c, price, np.bool_(True))
             else:
-                upto[r] = strict
+                upto[r] = dearer(slopes, r, low, high, c, price, np.bool_(False))
         if found:
             return price, above
         if cheaper:

@@ -453,9 +453,7 @@ class BetaPosteriorBank:
         self, prompt_ids: Iterable[Hashable] | None, s: npt.ArrayLike, n: npt.ArrayLike
     ) -> tuple[IntArray, FloatArray, IntArray]:
         """Check feedback and return rows, successes and rollouts."""
-        rows = self._index.unique_rows(prompt_ids)
-        if rows is None:
-            rows = np.arange(len(self))
+        rows = self._index.named_rows(prompt_ids)
         rollouts, rewarded = counts("rollouts", n, rows.size), successes("successes", s, rows.size)
         index, kind = _kernels.first_bad_feedback(rewarded, rollouts)
         if kind:

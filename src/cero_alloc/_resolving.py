@@ -292,9 +292,7 @@ class ResolvingAllocator:
         8
         """
         self._grow()
-        rows = self.bank._index.unique_rows(prompt_ids)
-        if rows is None:
-            rows = np.arange(len(self.bank))
+        rows = self.bank._index.named_rows(prompt_ids)
         self.ledger.refund(rows, counts("rollouts", rollouts, rows.size), self.bank._index.name)
 
     def metrics(self, *, certificate: bool = True) -> dict[str, float]:

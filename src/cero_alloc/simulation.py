@@ -197,13 +197,14 @@ def simulate(
             p = pool.at(k, rounds)
             q, before = p * (1.0 - p), q
             variation += float(np.abs(q - before).max())
-        if offers is None:
-            counts = policy.allocate()
-            chosen = np.flatnonzero(counts)
-            n = counts[chosen]
-        else:
-            counts = policy.allocate(offers[k] if ids is None else ids[offers[k]])
-            chosen, n = offers[k][counts != 0], counts[counts != 0]
+        offered: tuple[IntArray, ...] = ()  # the whole pool
+        if offers is not None:
+            offered = (offers[k] if ids is None else ids[offers[k]],)
+        counts = policy.allocate(*offered)
+        chosen = np.flatnonzero(counts)
+        n = counts[chosen]
+        if offers is not None:
+            chosen = offers[k][chosen]
         _check_counts(n, h, left)
         units = n // h.group_size
         s = rng.binomial(n, p[chosen])
