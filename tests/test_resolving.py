@@ -843,3 +843,24 @@ def test_certificate_in_tokens_equals_a_hand_made_one():
         assert metrics["certificate_optimum"] == pytest.approx(result.optimum / m, rel=1e-9)
         assert metrics["certificate_regret"] == pytest.approx((result.optimum - achieved) / m, abs=1e-12)
         assert metrics["certificate_regret"] >= 0
+
+
+def test_a_plan_counts_on_no_more_visits_than_it_has_groups_for():
+    # 64 rounds offer everybody, but the budget holds 8 groups of 8 for each: the plan is that of v = 8 visits, which
+    # front_load = 9 makes of 64 by itself.
+    rng = np.random.default_rng(0)
+    bank = BetaPosteriorBank(40, prior=(rng.uniform(0.5, 9.0, 40), rng.uniform(0.5, 9.0, 40)))
+    run = {"total_budget": 64 * 40, "n_rounds": 64, "max_rollouts": 32, "seed": 1}
+    planned = ResolvingAllocator(bank, min_rollouts=8, **run)
+    loaded = ResolvingAllocator(bank, min_rollouts=8, front_load=9.0, **run)
+    assert planned.allocate().tolist() == loaded.allocate().tolist()
+    # Single units are not groups: there is a visit for each.
+    assert ResolvingAllocator(bank, **run)._planned_visits(np.array([64.0])).tolist() == [64.0]
+    assert ResolvingAllocator(bank, min_rollouts=32, **run)._planned_visits(np.array([64.0, 1.0])).tolist() == [
+        2.0,
+        1.0,
+    ]
+    costly = ResolvingAllocator(bank, min_rollouts=8, costs=10.0, **{**run, "total_budget": 640 * 40})
+    assert costly._planned_visits(np.array([64.0])).tolist() == [8.0]
+    tokens = ResolvingAllocator(bank, min_rollouts=8, costs=np.full(40, 10.0), **{**run, "total_budget": 640 * 40})
+    assert tokens._planned_visits(np.array([64.0])).tolist() == [8.0]

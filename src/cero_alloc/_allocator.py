@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from math import sqrt
-from typing import SupportsIndex
+from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,11 @@ from ._diagnostics import run_metrics
 from ._ledger import Horizon, RolloutLedger, visits_per_prompt
 from ._posterior import BetaPosteriorBank
 from ._prior import PriorFit
+from ._state import State, Stateful, check_array
 from ._utility import SaturatingUtility
 
 
-class FenchelDualAllocator:
+class FenchelDualAllocator(Stateful):
     r"""Allocate rollouts by projected gradient on the Fenchel dual of the horizon problem (Algorithm 1).
 
     Each prompt holds a normalised slope :math:`\vartheta_i \in [0, 1]`, the run a normalised price
@@ -101,6 +102,9 @@ class FenchelDualAllocator:
     >>> allocator.remaining_budget
     48
     """
+
+    _OPTIONAL: ClassVar[tuple[str, ...]] = ("_open",)
+    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_rng", "_theta", "_tie", "_nu", "_batch_price", "_open")
 
     def __init__(
         self,
@@ -355,6 +359,30 @@ class FenchelDualAllocator:
         self._open = (rows, proposal)
         self.bank.tick()
         return self.ledger.debit(rows, units)
+
+    def state_dict(self) -> State:
+        """Return bank, ledger, duals and random state as a plain dict of copies; load it with ``load_state_dict``."""
+        self._grow()
+        return super().state_dict()
+
+    def _when_set(self, name: str) -> Any:
+        return ()  # a tuple: rows and proposal of the open round
+
+    def _check_state(self, state: Any, label: str) -> None:
+        self._grow()
+        super()._check_state(state, label)
+        opened = state["open"]
+        if opened is None:
+            return
+        rows, proposal = opened if isinstance(opened, tuple) and len(opened) == 2 else (None, np.empty(0))
+        # A round over the whole pool may have been dealt before some of it joined.
+        dealt = min(len(self.bank), max(self.horizon.n_prompts, np.size(proposal)))
+        size = dealt if rows is None else np.size(rows)
+        check_array(f"{label}['open'][1]", np.empty(size, dtype=np.int64), proposal)
+        if rows is not None:
+            check_array(f"{label}['open'][0]", np.empty(size, dtype=np.int64), rows)
+            if size and not 0 <= rows.min() <= rows.max() < len(self.bank):
+                raise ValueError(f"{label}['open'][0] must hold rows of the bank. Pass what state_dict returned.")
 
     def _reserve(self, rows: IntArray | None, size: int) -> int:
         """Return the most units that the rounds after this one can spend."""

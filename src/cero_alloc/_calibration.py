@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import exp, nan, sqrt
+from typing import ClassVar
 
 import numpy as np
 
 from . import _kernels
 from ._checks import FloatArray, IntArray
+from ._state import Stateful
 
 _N_BINS = 10
 _TOP = 0.25  # the largest value, p (1 - p) at p = 1/2
@@ -100,7 +102,7 @@ class Calibration:
         }
 
 
-class CalibrationRecord:
+class CalibrationRecord(Stateful):
     """Sums over all groups seen so far, in bins of the predicted value; two plain arrays of float64.
 
     Examples
@@ -112,6 +114,7 @@ class CalibrationRecord:
     """
 
     __slots__ = ("bins", "tally")
+    _STATE: ClassVar[tuple[str, ...]] = __slots__
 
     def __init__(self) -> None:
         self.bins = np.zeros((4, _N_BINS))  # groups; sums of predicted, observed, and squared difference

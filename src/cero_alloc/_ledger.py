@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import SupportsIndex
+from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from ._checks import FloatArray, IntArray, error_text, integer, multiple
+from ._state import Stateful
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +96,7 @@ class Horizon:
         return max(self.units_per_round, self.capacity - self.units_per_round)
 
 
-class RolloutLedger:
+class RolloutLedger(Stateful):
     """Who has been given how many rollouts, what has been reported back, and what is left of the budget.
 
     Shared by the allocators; counts in units of ``group_size`` inside, in rollouts at its properties. The budget is in
@@ -112,6 +113,13 @@ class RolloutLedger:
     unit_costs : numpy.ndarray of float64, shape (1,) or (n_prompts,), or None
         Tokens per unit. One for all prompts leaves the account in units, and only says what they cost.
     """
+
+    _FIXED: ClassVar[tuple[str, ...]] = ("horizon",)
+    _OPTIONAL: ClassVar[tuple[str, ...]] = ("all_offers", "_offers")
+    _STATE: ClassVar[tuple[str, ...]] = (
+        "round", "left", "offered", "least_offer", "all_offers", "exposure", "outstanding", "allocating_rounds",
+        "_everyone", "_offers",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -294,15 +302,7 @@ class RolloutLedger:
 
     def debit(self, rows: IntArray | None, units: IntArray) -> IntArray:
         """Open the next round with these counts and return them in rollouts; rows None means the whole pool."""
-        rollouts = units * self.horizon.group_size
-        if rows is None:
-            self.exposure += units
-            self.outstanding += rollouts
-        else:
-            self.exposure[rows] += units
-            self.outstanding[rows] += rollouts
-        total = self.cost_of(rows, units)
-        self.left -= total
+        rollouts, total = self.top_up(rows, units)
         self.round += 1
         self.allocating_rounds += total > 0
         offered = self.offer_of(rows, units.size)
@@ -310,6 +310,19 @@ class RolloutLedger:
         self.least_offer = min(self.least_offer, offered)
         self._note_offer(rows)
         return rollouts
+
+    def top_up(self, rows: IntArray | None, units: IntArray) -> tuple[IntArray, float]:
+        """Deal these counts within the open round; return them in rollouts, and what they cost."""
+        rollouts = units * self.horizon.group_size
+        chosen: IntArray | slice = slice(None) if rows is None else rows
+        self.exposure[chosen] += units
+        self.outstanding[chosen] += rollouts
+        total = self.cost_of(rows, units)
+        self.left -= total
+        return rollouts, total
+
+    def _when_set(self, name: str) -> Any:
+        return self.exposure if name == "_offers" else 0.0
 
     def _note_offer(self, rows: IntArray | None) -> None:
         if rows is None:

@@ -79,7 +79,8 @@ class Pacing:
         most = min(ledger.reach(size), ledger.units_left)
         if not exact:
             return 0.0, float(min(cap, most))
-        self._require_reachable(cap, most, *((g, "rollouts") if step is None else (step, "tokens")))
+        n_max = ledger.horizon.n_max
+        require_reachable(cap, most, self.n_min, n_max, *((g, "rollouts") if step is None else (step, "tokens")))
         return float(cap), float(cap)
 
     def _tokens(self, rows: IntArray | None, size: int, budget: float | None, exact: bool) -> Window:
@@ -93,17 +94,6 @@ class Pacing:
         if budget is not None:
             cap = min(cap, real("budget", budget, low=0.0, high=np.inf, remedy="Give this round's cap in tokens."))
         return 0.0, cap
-
-    def _require_reachable(self, units: int, most: int, step: float, unit: str) -> None:
-        """Refuse an exact total that no counts in {0} u [min, max] add up to; a unit costs ``step``."""
-        n_max = self.ledger.horizon.n_max
-        few = -(-units // n_max)  # prompts that it takes
-        if few * self.n_min <= units:
-            return
-        nearest = [total for total in ((few - 1) * n_max, few * self.n_min) if total <= most]
-        condition = f"be a sum of counts from {self.n_min * step:g} to {n_max * step:g} {unit} with exact=True"
-        remedy = f"Nearest such totals: {', '.join(f'{total * step:g}' for total in nearest)}."
-        raise ValueError(error_text("budget", condition, type(step)(units * step), remedy))
 
     def pace(self, rows: IntArray | None, size: int, left: FloatArray | None) -> Window:
         """Return what an even pace spends on this round, and the most that later rounds can spend.
@@ -126,6 +116,17 @@ class Pacing:
             later = n_max * others
         weight = offered + others
         return (ledger.left * offered / weight if weight > 0.0 else 0.0), later
+
+
+def require_reachable(units: int, most: int, n_min: int, n_max: int, step: float, unit: str) -> None:
+    """Refuse an exact total that no counts in {0} u [n_min, n_max] add up to; a unit costs ``step``."""
+    few = -(-units // n_max)  # prompts that it takes
+    if few * n_min <= units:
+        return
+    nearest = [total for total in ((few - 1) * n_max, few * n_min) if total <= most]
+    condition = f"be a sum of counts from {n_min * step:g} to {n_max * step:g} {unit} with exact=True"
+    remedy = f"Nearest such totals: {', '.join(f'{total * step:g}' for total in nearest)}."
+    raise ValueError(error_text("budget", condition, type(step)(units * step), remedy))
 
 
 def open_ledger(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Any, SupportsIndex, overload
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from ._calibration import Calibration, CalibrationRecord
 from ._checks import FloatArray, IntArray, counts, error_text, integer, real, successes
 from ._index import PromptIndex
 from ._prior import ForgettingChoice, PriorFit, choose_forgetting, fit_prior, forgetting_grid, group_rows, prior_arrays
+from ._state import State, Stateful
 
 _NO_ROWS = np.empty(0, dtype=np.int64)
 _FEEDBACK_FAULTS = {
@@ -26,7 +27,7 @@ _FEEDBACK_FAULTS = {
 }
 
 
-class BetaPosteriorBank:
+class BetaPosteriorBank(Stateful):
     r"""Beta evidence per prompt, with forgetting, and the value it implies.
 
     Each prompt starts at Beta(:math:`a_0, b_0`). A round (:meth:`tick`) lets the evidence fade and feedback
@@ -69,6 +70,9 @@ class BetaPosteriorBank:
     >>> bank.value(["hard"]).round(4).tolist()
     [0.2182]
     """
+
+    _FIXED: ClassVar[tuple[str, ...]] = ("prompt_ids",)
+    _STATE: ClassVar[tuple[str, ...]] = ("_succ", "_fail", "_tick", "_now", "_rho", "_record")
 
     def __init__(
         self,
@@ -438,6 +442,32 @@ class BetaPosteriorBank:
         """
         return self._record.report()
 
+    def state_dict(self) -> State:
+        """Return ids, prior, evidence, clock and calibration record as a plain dict of copies.
+
+        Examples
+        --------
+        >>> bank, twin = BetaPosteriorBank(2), BetaPosteriorBank(2)
+        >>> bank.update([0], successes=[3], rollouts=[4])
+        >>> twin.load_state_dict(bank.state_dict())
+        >>> twin.mean().round(3).tolist()
+        [0.667, 0.5]
+        """
+        return {**super().state_dict(), "prior": (self._a0.copy(), self._b0.copy())}
+
+    def _check_state(self, state: Any, label: str) -> None:
+        own = dict(state) if isinstance(state, Mapping) else state
+        prior: Any = own.pop("prior", None) if isinstance(own, dict) else None
+        super()._check_state(own, label)
+        try:
+            prior_arrays(prior, len(self))  # one for all, or one per prompt after a fit by groups
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{label}['prior']: {error}") from None
+
+    def _put(self, state: Mapping[str, Any]) -> None:
+        super()._put(state)
+        self._a0, self._b0 = prior_arrays(state["prior"], len(self))
+
     # ------------------------------------------------------------ rows, for the allocators
 
     def _observe(
@@ -445,9 +475,13 @@ class BetaPosteriorBank:
     ) -> tuple[IntArray, IntArray]:
         """Check feedback, add it to the evidence, and return rows and rollouts for the ledger to settle."""
         rows, rewarded, rollouts = self._feedback(prompt_ids, s, n)
+        self._add(rows, rewarded, rollouts)
+        return rows, rollouts
+
+    def _add(self, rows: IntArray, rewarded: FloatArray, rollouts: IntArray) -> None:
+        """Add checked feedback to the evidence."""
         self._record.add(self._values(rows), rewarded, rollouts)  # what was predicted before this was seen
         _kernels.observe(rows, rewarded, rollouts, self._succ, self._fail, self._tick, self._now, self._rho)
-        return rows, rollouts
 
     def _feedback(
         self, prompt_ids: Iterable[Hashable] | None, s: npt.ArrayLike, n: npt.ArrayLike
@@ -479,10 +513,15 @@ class BetaPosteriorBank:
                 raise type(error)(f"history[{k}]: {error.args[0]}") from None
         return rounds
 
-    def _aged_evidence(self) -> tuple[FloatArray, FloatArray]:
+    def _prior(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Return a0 and b0 of these rows, or of all of them in one entry."""
+        shared = self._a0.size == 1
+        return (self._a0, self._b0) if shared else (self._a0[rows], self._b0[rows])
+
+    def _aged_evidence(self, rows: IntArray | slice = slice(None)) -> tuple[FloatArray, FloatArray]:
         """Return successes and failures per prompt, aged to now."""
-        surviving = self._rho ** (self._now - self._tick).astype(np.float64)
-        return self._succ * surviving, self._fail * surviving
+        surviving = self._rho ** (self._now - self._tick[rows]).astype(np.float64)
+        return self._succ[rows] * surviving, self._fail[rows] * surviving
 
     def _evidence(self, rows: IntArray | None) -> tuple[Any, ...]:
         """Return the arguments that every posterior kernel begins with."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from math import exp, sqrt
-from typing import Literal, SupportsIndex
+from typing import Any, ClassVar, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from ._posterior import BetaPosteriorBank
 from ._prior import PriorFit
 from ._remaining import Clearing, Remaining
 from ._scores import Scores
+from ._state import State, Stateful
 from ._utility import SaturatingUtility
 
 Signal = Literal["variance", "group"]
@@ -27,7 +28,7 @@ _STREAM_STEP = 0.5  # of the multiplicative price
 _ONE = np.ones(1)
 
 
-class ResolvingAllocator:
+class ResolvingAllocator(Stateful):
     r"""Allocate rollouts at the price that clears the rest of the run, solved again at every call.
 
     With the values as the bank has them now, exposures :math:`z_i` so far and :math:`w_i` visits to come, the price
@@ -63,7 +64,8 @@ class ResolvingAllocator:
     group_size : int
         Rollouts per unit; every count is a multiple of it.
     min_rollouts : int
-        Least count other than 0, in rollouts; GRPO needs 2.
+        Least count other than 0, in rollouts; GRPO needs 2. Above one unit, a prompt's rollouts are spread over no more
+        visits than the budget has such groups for.
     max_rollouts : int
         Largest count of one prompt in one round, in rollouts.
     round_capacity : int, or float with ``costs``, or None
@@ -110,6 +112,8 @@ class ResolvingAllocator:
     >>> allocator.allocate().tolist()
     [3, 16, 5]
     """
+
+    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_rng", "_tie", "_left", "_price", "_batch_price")
 
     def __init__(
         self,
@@ -322,6 +326,15 @@ class ResolvingAllocator:
             certificate=certificate,
         )
 
+    def state_dict(self) -> State:
+        """Return bank, ledger, price and random state as a plain dict of copies; load it with ``load_state_dict``."""
+        self._grow()
+        return super().state_dict()
+
+    def _check_state(self, state: Any, label: str) -> None:
+        self._grow()
+        super()._check_state(state, label)
+
     def _visits_left(self, rows: IntArray | None) -> FloatArray:
         """Return the offers to come per prompt, this one included."""
         if self._left is None:
@@ -344,7 +357,7 @@ class ResolvingAllocator:
         clearing = rest.clear(self._price or _first_price(q, rest))
         offered = slice(None) if rows is None else rows
         q, z, left = q[offered], z[offered], left[offered]
-        gains = scores.of_exposure(q, z, 1.0 + (left - 1.0) / self._front_load)
+        gains = scores.of_exposure(q, z, self._planned_visits(left))
         if self._pacing.n_min <= 1 and self._costs is None:
             # Whole units: their price, and counts that leave the optimal plan within reach (Theorem 3).
             plan, price = rest.units(clearing.high, self._tie)
@@ -353,6 +366,18 @@ class ResolvingAllocator:
             least = np.maximum(plan[offered] - ((left - 1.0) * n_max).astype(np.int64), 0)
             _bound(gains, least, most, 2.0 * self.utility.saturation / share)
         return self._deal(rows, gains, clearing, low, high)
+
+    def _planned_visits(self, left: FloatArray) -> FloatArray:
+        """Return the visits over which a prompt's rollouts are spread: no more than the budget has least groups for.
+
+        A prompt that is always on offer is not always visited. Spread over visits that no group is left for, the rollouts
+        of all prompts look alike, and the plan no longer sees which prompts are worth more.
+        """
+        visits: FloatArray = 1.0 + (left - 1.0) / self._front_load
+        if self._pacing.n_min > 1:
+            groups = self.ledger.left / (self._pacing.n_min * self.ledger.offer_of(None, len(self.bank)))
+            visits = np.minimum(visits, max(1.0, groups))
+        return visits
 
     def _deal(
         self, rows: IntArray | None, gains: FloatArray, clearing: Clearing, low: float, high: float
