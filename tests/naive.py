@@ -445,6 +445,33 @@ def level(start, units, upto, cost, stride, order, left):
     return left, units
 
 
+def fall(gains, lower, out):
+    for r, row in enumerate(gains):
+        for n in range(row.size):
+            out[r, n] = min(row[lower[r] : n + 1]) if n >= lower[r] else np.inf
+
+
+def units_above(key, r, low, high, price):
+    return next((n for n in range(low, high) if key[r][n] <= price), max(low, high))
+
+
+def clear_gains(key, total, units, upto, trial):
+    """Go through all distinct keys from the largest on; ``trial`` is scratch for the kernel alone."""
+    rows, least, most = range(len(units)), list(units), list(upto)
+    offers = [[key[r][n] for n in range(least[r], most[r])] for r in rows]
+    left = total - sum(least)
+    for price in sorted({k for row in offers for k in row}, reverse=True) if left > 0 else []:
+        upto[:] = [least[r] + sum(k >= price for k in offers[r]) for r in rows]
+        if sum(upto) > total:
+            return left
+        units[:] = upto
+        left = total - sum(units)
+        if left == 0:
+            return 0
+    upto[:] = units
+    return max(0, left)
+
+
 def fill_ties(gains, slopes, n_min, cost, stride, start, order, left, units, upto):
     units, upto = list(units), list(upto)
     for r in map(int, order):
@@ -535,6 +562,108 @@ def batch_dp(gains, n_min, most):
                 grown[n:] = np.maximum(grown[n:], best[: most + 1 - n] + score[n])
         best = grown
     return best
+
+
+# ---------------------------------------------------------------- published allocators
+
+
+def proportional(weights, lower, upper, total, tie):
+    """Bisection for the factor, then the largest remainders; what is left goes up evenly, as in ``level``."""
+    rows, lift = range(len(weights)), [w > 0 for w in weights]
+    share = lambda c: [min(upper[i], max(lower[i], c * weights[i])) for i in rows]  # noqa: E731
+    low, high = 0.0, max((upper[i] / weights[i] for i in rows if lift[i]), default=0.0) * (1 + 1e-12)
+    for _ in range(120):
+        c = (low + high) / 2
+        low, high = (low, c) if sum(share(c)) >= total else (c, high)
+    parts = share(high)
+    units = [math.floor(x + 1e-9) if lift[i] else lower[i] for i, x in enumerate(parts)]
+    part = [round(x - n, 9) for x, n in zip(parts, units, strict=True)]
+    for i in sorted(rows, key=lambda i: (-part[i], tie[i])):
+        if part[i] > 0 and units[i] < upper[i] and sum(units) < total:
+            units[i] += 1
+    order = sorted(rows, key=lambda i: tie[i])
+    return level([0] * len(units), units, upper, [1], 0, order, max(0, total - sum(units)))[1]
+
+
+def knapsack_value(n, p):
+    return (1 - p**n - (1 - p) ** n) * p * (1 - p) ** 2
+
+
+def knapsack_program(worth, budget):
+    """Choose one option k per row, worth ``worth[row][k]`` for k units, so that exactly ``budget`` units are spent."""
+    best, choices = [0.0] + [-math.inf] * budget, []
+    for row in worth:
+        grown, choice = [-math.inf] * (budget + 1), [0] * (budget + 1)
+        for spent in range(budget + 1):
+            for k in range(min(len(row), spent + 1)):
+                value = best[spent - k] + row[k]
+                if value > grown[spent]:
+                    grown[spent], choice[spent] = value, k
+        best = grown
+        choices.append(choice)
+    units = []
+    for choice in reversed(choices):
+        units.append(choice[budget])
+        budget -= units[-1]
+    return units[::-1]
+
+
+def knapsack_published(p, budget, n_min, n_max):
+    """The published dynamic program over rollouts beyond ``n_min``: to give none of them is worth 0, not V(n_min, p)."""
+    options = range(1, n_max - n_min + 1)
+    worth = [[0.0, *(knapsack_value(n_min + k, pi) for k in options)] for pi in p]
+    return [n_min + k for k in knapsack_program(worth, budget - n_min * len(p))]
+
+
+def vip_published(a, budget, n_min, n_max, estimator):
+    """Bisection on lambda for real counts, floor, then one by one to whom it lowers the variance most."""
+    real = lambda price: [min(n_max, max(n_min, vip_real(ai, price, estimator))) for ai in a]  # noqa: E731
+    low, high = 1e-18, 1.0  # the first spends too much, the second too little
+    for _ in range(200):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if sum(real(middle)) > budget else (low, middle)
+    counts = [math.floor(n) for n in real(high)]
+    while sum(counts) < budget:
+        drop = lambda i: (  # noqa: E731
+            vip_variance(a[i], counts[i], estimator) - vip_variance(a[i], counts[i] + 1, estimator)
+        )
+        counts[max((i for i in range(len(a)) if counts[i] < n_max), key=drop)] += 1
+    return counts
+
+
+def vip_variance(a, n, estimator):
+    return a / (n - 1) if estimator == "rloo" else a * (n - 1) / n**2
+
+
+def vip_real(a, price, estimator):
+    """The real count at which the variance falls by ``price`` per rollout; from 3 on for Dr. GRPO."""
+    c = a / price
+    if estimator == "rloo":
+        return 1 + math.sqrt(c)
+    if c <= 27:
+        return 3.0
+    return 2 * math.sqrt(c / 3) * math.cos(math.acos(-3 * math.sqrt(3 / c)) / 3)  # n^3 = c (n - 2), its largest root
+
+
+def duet(s, cost, price, n_max):
+    """Rounded counts at a price."""
+    counts = [math.floor(si / math.sqrt(price * c) + 0.5) for si, c in zip(s, cost, strict=True)]
+    return [min(n_max, max(1, n)) for n in counts]
+
+
+def gaussian_process(features, rounds, jitter):
+    """Logits after rounds of (rows, successes, rollouts): one linear system per round, its mean carried."""
+    gap = ((features[:, None, :] - features[None, :, :]) ** 2).sum(axis=2)
+    pairs = sorted(gap[i, j] for i in range(len(gap)) for j in range(i))
+    apart = [d for d in pairs if d > 0]
+    width = float(np.median(np.sqrt(apart))) if apart else 1.0
+    kernel, mean = np.exp(-gap / (2 * width**2)), np.zeros(len(gap))
+    for rows, successes, rollouts in rounds:
+        p = [min(1 - 0.5 / n, max(0.5 / n, s / n)) for s, n in zip(successes, rollouts, strict=True)]
+        target = np.array([math.log(x / (1 - x)) for x in p])
+        system = kernel[np.ix_(rows, rows)] + jitter * np.eye(len(rows))
+        mean = mean + kernel[:, rows] @ np.linalg.solve(system, target - mean[rows])
+    return mean
 
 
 # ---------------------------------------------------------------- offline oracle

@@ -156,5 +156,5 @@ def test_controls_keep_their_pool():
     bank = BetaPosteriorBank(3)
     control = Uniform(bank, total_budget=9, n_rounds=3, max_rollouts=1)
     bank.add_prompts([3])
-    with pytest.raises(ValueError, match="bank must keep its 3 prompts under a control, got bank = 4"):
+    with pytest.raises(ValueError, match="bank must keep its 3 prompts under a baseline, got bank = 4"):
         control.allocate()

@@ -19,11 +19,25 @@ MODULES = [
     "_oracle",
     "_pool",
     "_bounds",
-    "baselines",
+    "baselines._controls",
+    "baselines._values",
+    "baselines._proportions",
+    "baselines._selectors",
+    "baselines._resampling",
+    "baselines._screening",
+    "baselines._separable",
+    "baselines._gaussian",
+    "_rounds",
+    "_log",
+    "_log_reader",
+    "_replay",
     "simulation",
     "plotting",
 ]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "quickstart.md", ROOT / "docs" / "choosing.md"]
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("index", "quickstart", "choosing", "peers", "replay")),
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

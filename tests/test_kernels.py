@@ -594,6 +594,89 @@ def test_level_leaves_those_ahead_alone():
     assert units.tolist() == [0, 1, 0]
 
 
+# Ties, zeros, denormals and infinities, whose bit patterns are what the kernel compares.
+GAINS = st.sampled_from([0.0, 5e-324, 1e-300, 0.5, np.nextafter(0.5, 1), 1.0, 1e300, np.inf])
+
+
+@st.composite
+def falling_keys(draw):
+    """Keys that fall within random bounds, and are anything outside of them."""
+    rows, width = draw(st.integers(1, 6)), draw(st.integers(1, 8))
+    some = GAINS if draw(st.booleans()) else st.floats(0.0, np.inf)
+    table = np.array(draw(st.lists(st.lists(some, min_size=width, max_size=width), min_size=rows, max_size=rows)))
+    bounds = draw(
+        st.lists(st.lists(st.integers(0, width), min_size=2, max_size=2).map(sorted), min_size=rows, max_size=rows)
+    )
+    for row, (low, high) in zip(table, bounds, strict=True):
+        row[low:high] = -np.sort(-row[low:high])
+    units, upto = np.array(bounds, dtype=np.int64).T.copy()
+    total = draw(st.integers(-1, rows * width + 2))
+    return (table + 0.0).view(np.int64), total, units, upto
+
+
+@quick
+@given(case=falling_keys(), price=GAINS, pick=st.integers(0, 10**6))
+def test_units_above_matches_its_twin(case, price, pick):
+    key, _, units, upto = case
+    prices = [int(np.float64(price).view(np.int64)), int(key.flat[pick % key.size]), -1, 2**62]
+    for r, (low, high) in enumerate(zip(units.tolist(), upto.tolist(), strict=True)):
+        for bits in prices:
+            n = _kernels.units_above(key, r, low, high, bits)
+            assert n == naive.units_above(key.tolist(), r, low, high, bits)
+            assert low <= n <= high
+    assert _kernels.units_above(key, 0, 3, 3, 0) == naive.units_above(key.tolist(), 0, 3, 3, 0) == 3
+
+
+@settings(quick, max_examples=600)
+@given(case=falling_keys())
+def test_clear_gains_matches_a_walk_down_the_keys(case):
+    key, total, units, upto = case
+    lower, upper = units.copy(), upto.copy()
+    twin_units, twin_upto = units.tolist(), upto.tolist()
+    expected = naive.clear_gains(key.tolist(), total, twin_units, twin_upto, None)
+    left = _kernels.clear_gains(key, total, units, upto, np.empty_like(units))
+    assert (left, units.tolist(), upto.tolist()) == (expected, twin_units, twin_upto)
+    assert (lower <= units).all()
+    assert (units <= upto).all()
+    assert (upto <= upper).all()
+    assert left == (0 if total <= lower.sum() else total - units.sum())
+    between = {int(k) for r in range(units.size) for k in key[r, units[r] : upto[r]]}
+    assert len(between) <= 1  # the marginal units are all at one price
+    taken = [key[r, n - 1] for r, n in enumerate(units) if n > lower[r]]
+    assert all(k > price for k in taken for price in between)
+
+
+def test_clear_gains_of_one_row_one_unit_and_no_room():
+    one = np.array([[7]])
+    for total, low, high, expected in [
+        (0, 0, 1, (0, 0, 0)),
+        (1, 0, 1, (0, 1, 1)),
+        (3, 0, 1, (2, 1, 1)),
+        (0, 1, 1, (0, 1, 1)),
+    ]:
+        units, upto = np.array([low]), np.array([high])
+        left = _kernels.clear_gains(one, total, units, upto, np.empty_like(units))
+        assert (left, int(units[0]), int(upto[0])) == expected
+    row = np.array([[9, 4, 4, 4, 1, 0, 0]])
+    for total, sure, upto_then in [
+        (0, 0, 0),
+        (1, 1, 1),
+        (2, 1, 4),
+        (4, 4, 4),
+        (5, 5, 5),
+        (6, 5, 7),
+        (7, 7, 7),
+        (8, 7, 7),
+    ]:
+        units, upto = np.array([0]), np.array([7])
+        left = _kernels.clear_gains(row, total, units, upto, np.empty_like(units))
+        assert (int(units[0]), int(upto[0]), left) == (sure, upto_then, total - sure)
+    infinite = np.full((3, 2), np.inf).view(np.int64)  # all tied at the largest key there is
+    units, upto = np.zeros(3, dtype=np.int64), np.full(3, 2)
+    assert _kernels.clear_gains(infinite, 4, units, upto, np.empty_like(units)) == 4
+    assert (units.tolist(), upto.tolist()) == ([0, 0, 0], [2, 2, 2])
+
+
 @pytest.mark.parametrize("n_min", [0, 1, 2, 4])
 def test_fill_ties_matches_its_twin(n_min):
     for rng in generators(120):

@@ -18,27 +18,53 @@ PACKAGE = Path(cero_alloc.__file__).parent
 LAYERS = {
     "_kernels": set(),
     "_checks": set(),
+    "_state": {"_checks"},
     "_utility": {"_kernels", "_checks"},
     "_index": {"_kernels", "_checks"},
     "_prior": {"_checks"},
-    "_calibration": {"_kernels", "_checks"},
-    "_posterior": {"_kernels", "_checks", "_index", "_prior", "_calibration"},
-    "_ledger": {"_checks"},
+    "_calibration": {"_kernels", "_checks", "_state"},
+    "_posterior": {"_kernels", "_checks", "_index", "_prior", "_calibration", "_state"},
+    "_ledger": {"_checks", "_state"},
     "_oracle": {"_kernels", "_checks", "_utility"},
     "_diagnostics": {"_ledger", "_oracle", "_posterior", "_utility"},
     "_batch": {"_kernels", "_checks"},
     "_remaining": {"_kernels", "_checks", "_utility"},
     "_pacing": {"_checks", "_ledger"},
     "_scores": {"_checks", "_kernels", "_ledger", "_posterior", "_remaining", "_utility"},
-    "_allocator": {"_kernels", "_checks", "_diagnostics", "_ledger", "_posterior", "_prior", "_utility"},
+    "_allocator": {"_kernels", "_checks", "_diagnostics", "_ledger", "_posterior", "_prior", "_state", "_utility"},
     "_resolving": {
-        "_kernels", "_batch", "_checks", "_diagnostics", "_ledger", "_pacing", "_posterior", "_prior", "_remaining", "_scores", "_utility",
+        "_kernels", "_batch", "_checks", "_diagnostics", "_ledger", "_pacing", "_posterior", "_prior", "_remaining", "_scores",
+        "_state", "_utility",
     },
-    "baselines": {"_kernels", "_checks", "_ledger", "_posterior", "_utility", "_allocator"},
+    "baselines._base": {"_kernels", "_checks", "_diagnostics", "_ledger", "_pacing", "_posterior", "_state", "_utility"},
+    "baselines._separable": {"_kernels", "_checks"},
+    "baselines._gaussian": {"_checks", "_state", "baselines._base"},
+    "baselines._controls": {"_kernels", "_checks", "_posterior", "_utility", "_allocator", "baselines._base"},
+    "baselines._values": {"_checks", "_posterior", "baselines._base", "baselines._gaussian", "baselines._separable"},
+    "baselines._proportions": {"_checks", "_ledger", "_pacing", "_posterior", "baselines._base", "baselines._separable"},
+    "baselines._selectors": {"_checks", "_posterior", "baselines._base"},
+    "baselines._waves": {"_checks", "_posterior", "_state", "baselines._base"},
+    "baselines._resampling": {"_checks", "_posterior", "baselines._base", "baselines._waves"},
+    "baselines._screening": {"_checks", "_posterior", "baselines._base", "baselines._waves"},
+    "baselines": {
+        "baselines._base", "baselines._controls", "baselines._proportions", "baselines._resampling",
+        "baselines._screening", "baselines._selectors", "baselines._values", "baselines._waves",
+    },
+    "_rounds": {"_checks"},
     "_pool": {"_checks", "_posterior"},
     "_bounds": {"_kernels", "_checks", "_ledger", "_utility", "_oracle"},
-    "simulation": {"_checks", "_ledger", "_posterior", "_utility", "_oracle", "_pool", "_bounds"},
-    "plotting": {"_checks", "simulation"},
+    "simulation": {
+        "_bounds", "_checks", "_ledger", "_log", "_log_reader", "_oracle", "_pool", "_posterior", "_replay", "_rounds", "_utility",
+    },
+    "_log": {"_checks", "_posterior"},
+    "_log_lines": set(),
+    "_log_reader": {"_checks", "_log", "_log_lines"},
+    "_replay_outcomes": {"_checks", "_log"},
+    "_replay": {"_allocator", "_checks", "_log", "_posterior", "_replay_outcomes", "_resolving", "_rounds", "baselines"},
+    "_replay_settings": {"_calibration", "_log", "_posterior", "_prior", "_replay", "_utility"},
+    "_replay_report": {"_calibration", "_log", "_replay", "_replay_settings"},
+    "__main__": {"_log_lines", "_log_reader", "_replay", "_replay_report", "plotting"},
+    "plotting": {"_checks", "_replay", "simulation"},
     "__init__": {
         "_allocator", "_calibration", "_ledger", "_oracle", "_posterior", "_prior", "_resolving", "_utility",
     },
@@ -48,10 +74,16 @@ JUDGES = {"_bounds", "_diagnostics", "simulation", "__init__"}  # who may use th
 
 def imports_of(module):
     ours, others = set(), set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+    place = PACKAGE.joinpath(*module.split("."))
+    package = module.split(".")[: None if place.is_dir() else -1]
+    file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom):
+            names = {alias.name for alias in node.names}
             if node.level:
-                ours |= {node.module} if node.module else {alias.name for alias in node.names}
+                ours |= {".".join([*package, name]) for name in ({node.module} if node.module else names)}
+            elif node.module.split(".")[0] == "cero_alloc":
+                ours |= {node.module.partition(".")[2]} if "." in node.module else names
             else:
                 others.add(node.module.split(".")[0])
         elif isinstance(node, ast.Import):
@@ -69,7 +101,7 @@ def test_imports_run_one_way(module):
 
 def test_the_oracle_decides_nothing():
     assert {module for module in LAYERS if "_oracle" in imports_of(module)[0]} == JUDGES
-    assert not {"_allocator", "_resolving", "baselines"} & imports_of("_oracle")[0]
+    assert not {"_allocator", "_resolving"} & imports_of("_oracle")[0]
 
 
 def test_layers_have_no_cycles():
@@ -81,7 +113,8 @@ def test_layers_have_no_cycles():
 
 
 def test_every_module_has_a_layer():
-    assert {file.stem for file in PACKAGE.glob("*.py")} == set(LAYERS)
+    modules = {".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in PACKAGE.rglob("*.py")}
+    assert {module.removesuffix(".__init__") for module in modules} == set(LAYERS)
 
 
 def test_public_names():
@@ -122,7 +155,7 @@ import numpy as np
 from cero_alloc import (
     BetaPosteriorBank, FenchelDualAllocator, OfflineOracle, ResolvingAllocator, SaturatingUtility, _kernels, simulation
 )
-from cero_alloc.baselines import FixedPacing, Greedy, Uniform
+from cero_alloc.baselines import CONTROLS, PEERS
 
 frozen = np.array([0.2, 0.1])
 frozen.flags.writeable = False
@@ -161,8 +194,8 @@ for signal in ("variance", "group"):
 run(total_budget=60, n_rounds=None, visits=4)
 run(total_budget=60, n_rounds=4, offers=([0, 1], [5, 4, 6]))
 pool = simulation.drifting_pool(4)
-for policy in (Uniform, Greedy, FixedPacing):
-    simulation.simulate(policy(pool.bank(), total_budget=8, n_rounds=4, max_rollouts=2), pool, 4)
+for policy in (*CONTROLS, *PEERS):
+    simulation.simulate(policy(pool.bank(), total_budget=256, n_rounds=4, max_rollouts=32), pool, 4)
 for shape in ("exponential", "log"):
     utility = SaturatingUtility(shape, saturation=1)
     utility.value(0.25, 1), utility.marginal([0.1], 2.0), utility.demand(0.2, [[0.5]], 3), utility.conjugate(frozen, 0, 3)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, Horizon, OfflineOracle, SaturatingUtility
-from cero_alloc.baselines import Uniform
+from cero_alloc.baselines import DAPO, VIGOR, PilotCommit, ReinforceAda, SpeedRL, Uniform
 from cero_alloc.simulation import (
     Pool,
     drifting_pool,
@@ -305,3 +305,120 @@ def test_batches_that_do_not_fit(batches, message):
     policy = Uniform(pool.bank(), total_budget=4, n_rounds=2, max_rollouts=2)
     with pytest.raises(ValueError, match=message):
         simulate(policy, pool, 2, batches=batches)
+
+
+WAVES = (DAPO, ReinforceAda, VIGOR, SpeedRL, PilotCommit)
+
+
+@pytest.mark.parametrize("rule", WAVES)
+@pytest.mark.parametrize("batches", [None, epoch_batches(40, 20, 6, seed=3)])
+def test_waves_of_a_round_are_one_group_per_prompt(rule, batches):
+    pool = static_pool(40, 0.6, 0.6, seed=5)
+    policy = rule(pool.bank(), total_budget=12 * 200, n_rounds=12, max_rollouts=32)
+    result = simulate(policy, pool, 12, seed=6, batches=batches)
+    assert result.group_rollouts.sum() == result.exposure.sum() == policy.ledger.spent <= 12 * 200
+    assert (policy.ledger.exposure == result.exposure).all()
+    pairs = np.stack([result.group_round, result.group_prompt], axis=1)
+    assert len(np.unique(pairs, axis=0)) == len(pairs)
+    assert result.group_rollouts.max() <= 32
+    assert (result.group_successes <= result.group_rollouts).all()
+    assert (np.cumsum(result.counts.sum(axis=1)) <= np.arange(1, 13) * 200).all()
+    assert policy.ledger.outstanding.sum() == 0
+    alpha, beta = policy.bank.alpha - 1, policy.bank.beta - 1
+    np.testing.assert_allclose(alpha + beta, result.exposure)
+    np.testing.assert_allclose(alpha, np.bincount(result.group_prompt, result.group_successes, minlength=40))
+    assert result.counts.sum(axis=1).tolist() == [
+        int(result.group_rollouts[result.group_round == k].sum()) for k in range(12)
+    ]
+    assert result.regret >= 0
+
+
+@pytest.mark.parametrize("rule", WAVES)
+def test_waves_spend_no_more_than_uniform_and_can_be_repeated(rule):
+    pool = static_pool(30, 0.6, 0.6, seed=7)
+    run = {"total_budget": 10 * 160, "n_rounds": 10, "max_rollouts": 32, "seed": 1}
+    first, second = (simulate(rule(pool.bank(), **run), pool, 10, seed=8) for _ in range(2))
+    even = simulate(Uniform(pool.bank(), **run), pool, 10, seed=8)
+    assert (first.counts == second.counts).all()
+    assert first.exposure.sum() <= even.exposure.sum() == 1600
+    assert first.optimum == even.optimum
+    assert first.horizon == even.horizon
+
+
+def test_waves_without_feedback():
+    pool = Pool([0.5] * 8)
+    policy = SpeedRL(pool.bank(), total_budget=8 * 24, n_rounds=2, max_rollouts=24)
+    result = simulate(policy, pool, 2, feedback=False)
+    assert set(result.group_rollouts.tolist()) == {4}  # nobody was ever seen to be mixed
+    assert policy.bank.alpha.tolist() == [1.0] * 8
+
+
+def test_a_policy_in_waves_that_breaks_the_caps_is_refused():
+    class Greedier:
+        horizon = Horizon(n_prompts=2, n_rounds=1, total_budget=8, max_rollouts=4, round_capacity=8)
+
+        def allocate(self):
+            return np.array([4, 0])
+
+        def update(self, *args):
+            pass
+
+        def continue_round(self, counts, successes):
+            return counts // 4  # one more, then none
+
+    match = r"counts must be multiples of 1 in \[0, 4\], got counts = \[5\]"
+    with pytest.raises(ValueError, match=match):
+        simulate(Greedier(), Pool([0.5, 0.5]), 1)
+
+
+@pytest.mark.parametrize("feedback", [True, False])
+@pytest.mark.parametrize(("wave", "g"), [([1, 0], 1), ([0, 2], 2), ([4, 4], 1), ([2, 4], 2)])
+def test_a_policy_that_never_ends_its_round_is_stopped(wave, g, feedback):
+    """Every wave on its own keeps to the caps: what stops it is that the budget is gone. Its own count stops a hang."""
+
+    class Endless:
+        horizon = Horizon(n_prompts=2, n_rounds=3, total_budget=24, group_size=g, max_rollouts=4, round_capacity=8)
+
+        def __init__(self):
+            self.dealt = 0
+
+        def allocate(self):
+            return self.continue_round(None, None)
+
+        def update(self, *args):
+            pass
+
+        def continue_round(self, counts, successes):
+            assert self.dealt <= 24, "asked for more after the budget was gone"
+            self.dealt += sum(wave)
+            return np.array(wave)
+
+    policy = Endless()
+    left = 24 % sum(wave)
+    match = rf"^counts must sum to at most the {left} left, got counts = {sum(wave)}\. Correct allocate\.$"
+    with pytest.raises(ValueError, match=match):
+        simulate(policy, Pool([0.5, 0.5]), 3, feedback=feedback)
+    assert policy.dealt == 24 - left + sum(wave)  # at the first wave beyond
+
+
+@pytest.mark.parametrize("wave", [[-1, 0], [1, -1], [5, 0], [0.5, 0.0]])
+def test_a_wave_that_breaks_the_caps_is_refused_before_it_is_drawn(wave):
+    class Broken:
+        horizon = Horizon(n_prompts=2, n_rounds=1, total_budget=8, max_rollouts=4, round_capacity=8)
+
+        def __init__(self):
+            self.reports = 0
+
+        def allocate(self):
+            return np.array([1, 1])
+
+        def update(self, *args):
+            self.reports += 1
+
+        def continue_round(self, counts, successes):
+            return np.array(wave)
+
+    policy = Broken()
+    with pytest.raises(ValueError, match="counts must be"):
+        simulate(policy, Pool([0.5, 0.5]), 1)
+    assert policy.reports == 1

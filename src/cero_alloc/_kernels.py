@@ -601,6 +601,73 @@ def level(start, units, upto, cost, stride, order, left):
 
 
 @kernel
+def fall(gains, lower, out):
+    """Copy gains that fall along a row from ``lower`` on, freed of rises by rounding; infinite before."""
+    for r in range(lower.size):
+        least = np.inf
+        for n in range(gains.shape[1]):
+            if n >= lower[r]:
+                least = min(
+                    least, gains[r, n] + 0.0
+                )  # + 0.0: no negative zeros, whose bits are those of a negative number
+            out[r, n] = least
+
+
+@kernel
+def units_above(key, r, low, high, price):
+    """Smallest n in [low, high] from which on the units of row r have a key of at most ``price``; keys fall."""
+    while low < high:
+        middle = (low + high) // 2
+        if key[r, middle] > price:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def clear_gains(key, total, units, upto, trial):
+    """Narrow the bounds [units, upto] to the split that spends ``total``; return what the units leave.
+
+    ``key[r, n]`` is an integer that falls in n and grows with the gain of unit n + 1. On return the units between the
+    bounds are all at one key, and every unit below them is at a larger one.
+    """
+    least, most = np.int64(0), np.int64(0)
+    floor_key, top_key = np.int64(2**63 - 1), np.int64(0)
+    for r in range(units.size):
+        least += units[r]
+        most += upto[r]
+        if units[r] < upto[r]:
+            top_key = max(top_key, key[r, units[r]])
+            floor_key = min(floor_key, key[r, upto[r] - 1])
+    if most <= total or least >= total:
+        bound = upto if most <= total else units
+        units[:] = bound
+        upto[:] = bound
+        return max(0, total - most)
+    low, high = floor_key - 1, top_key  # keys above low overspend, those above high do not
+    while high - low > 1:
+        price = low + (high - low) // 2
+        taken = np.int64(0)
+        for r in range(units.size):
+            trial[r] = units_above(key, r, units[r], upto[r], price)
+            taken += trial[r]
+        if taken > total:
+            low = price
+            upto[:] = trial
+        else:
+            high = price
+            units[:] = trial
+            if taken == total:
+                upto[:] = trial
+                return total - taken
+    left = total
+    for r in range(units.size):
+        left -= units[r]
+    return left
+
+
+@kernel
 def fill_ties(gains, slopes, n_min, cost, stride, start, order, left, units, upto):
     """Spend ``left`` on the units at the clearing price: whole blocks that fit, then the single units evenly."""
     for j in range(order.size):

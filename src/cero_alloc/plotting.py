@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._checks import FloatArray
+from ._replay import UNIFORM, ReplayResult
 from .simulation import MEAN_BINS, SimulationResult
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "plot_allocation",
     "plot_calibration",
+    "plot_comparison",
     "plot_effective_groups",
     "plot_epochs",
     "plot_exposure",
@@ -30,9 +32,11 @@ __all__ = [
     "plot_lift",
     "plot_pacing",
     "plot_regret",
+    "plot_replay",
 ]
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 
 Runs = Mapping[str, Sequence[SimulationResult]]
@@ -158,6 +162,56 @@ def plot_allocation(
         ax.plot(centre, mean, color=COLORS[i], linestyle=DASHES[i], marker="o", markersize=2.5, label=name)
     ax.set(xlabel="success rate", ylabel="mean exposure (equal shares)", xlim=(0, 1))
     ax.legend(fontsize="x-small", frameon=False)
+    return ax
+
+
+def plot_comparison(
+    scores: Mapping[str, Mapping[str, npt.ArrayLike]], ax: Axes | None = None, *, label: str, log: bool = False
+) -> Axes:
+    """Draw one figure of many policies on several pools: a dot per pool, with its 95% interval over seeds.
+
+    Parameters
+    ----------
+    scores : mapping of policy to mapping of pool to array_like, shape (n_seeds,)
+        The figure per seed, at least two of them. The policies are ordered by their mean over the pools, largest first.
+    ax : matplotlib.axes.Axes or None
+        Where to draw.
+    label : str
+        What the figure is, with its unit.
+    log : bool
+        Whether the axis is logarithmic.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> scores = {"even": {"A": [1.0, 2.0], "B": [2.0, 3.0]}, "greedy": {"A": [4.0, 4.5], "B": [3.0, 3.5]}}
+    >>> plot_comparison(scores, label="groups per 1,000 rollouts").get_xlabel()
+    'groups per 1,000 rollouts'
+    """
+    from scipy.stats import t
+
+    ax = _axes(ax)
+    names = sorted(scores, key=lambda name: -float(np.mean([np.mean(np.asarray(x)) for x in scores[name].values()])))
+    pools = list(dict.fromkeys(pool for own in scores.values() for pool in own))
+    for j, pool in enumerate(pools):
+        shown = [(i, np.asarray(scores[name][pool])) for i, name in enumerate(names) if pool in scores[name]]
+        place = [i + 0.6 * ((j + 0.5) / len(pools) - 0.5) for i, _ in shown]
+        mean = [values.mean() for _, values in shown]
+        half = [t.ppf(0.975, v.size - 1) * v.std(ddof=1) / np.sqrt(v.size) for _, v in shown]
+        marker, color = MARKERS[j % len(MARKERS)], COLORS[j % len(COLORS)]
+        ax.errorbar(mean, place, xerr=half, label=pool, fmt=marker, color=color, markersize=4.5, elinewidth=1.0)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    for i in range(0, len(names), 2):
+        ax.axhspan(i - 0.5, i + 0.5, color="0.95", zorder=0)
+    if log:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel(label)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2, frameon=False)
     return ax
 
 
@@ -335,6 +389,76 @@ def plot_effective_groups(runs: Runs, ax: Axes | None = None) -> Axes:
         _line(ax, i, name, spent / 1000, [_effective_by(r, spent) - base for r in results])
     ax.set(xlabel="rollouts spent (thousands)", ylabel=f"effective groups\nahead of {base_name}")
     ax.legend(fontsize="x-small", frameon=False)
+    return ax
+
+
+def plot_replay(result: ReplayResult, ax: Axes | None = None) -> Axes:
+    """Draw the effective groups per 1,000 answered rollouts of every replayed policy, with 95% intervals, best first.
+
+    The shape of a marker tells how the policy compares with uniform, the line; the column on the right, which share of
+    its rollouts the log could not answer.
+
+    Parameters
+    ----------
+    result : ReplayResult
+        As :func:`~cero_alloc.simulation.replay` returns it.
+    ax : matplotlib.axes.Axes or None
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> from cero_alloc.simulation import RolloutLog, replay
+    >>> one, two = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1])
+    >>> log = RolloutLog.of_rows(("a", "b"), one, two, np.array([0.0, 1.0] * 2), np.array([4, 4] * 2), n_lines=4)
+    >>> [label.get_text() for label in plot_replay(replay(log, {}, n_boot=10)).get_yticklabels()]
+    ['Uniform', 'as logged']
+    """
+    rows = (*result.rows, result.logged)
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.subplots(figsize=(6.0, 1.3 + 0.2 * len(rows)), layout="constrained")[1]
+    styles = {
+        "+": ("o", COLORS[0], COLORS[0], "more than uniform"),
+        "(+)": ("o", COLORS[0], "white", "more, unless missing rollouts account for it"),
+        "": ("D", "0.35", "0.35", "no difference shown"),
+        "-": ("v", COLORS[1], COLORS[1], "less than uniform"),
+    }
+    for mark, (marker, color, face, label) in styles.items():
+        places = [i for i, row in enumerate(rows) if row.mark == mark and not np.isnan(row.rate)]
+        if not places:
+            continue
+        rate = np.array([rows[i].rate for i in places])
+        ends = np.array([rows[i].interval for i in places]).T
+        ax.errorbar(
+            rate,
+            places,
+            xerr=np.abs(ends - rate),
+            fmt=marker,
+            color=color,
+            markerfacecolor=face,
+            markersize=4.5,
+            elinewidth=1.0,
+            label=label,
+        )
+    ax.axvline(result.row(UNIFORM).rate, color="0.35", linewidth=0.8, linestyle="--", zorder=0, label="uniform")
+    for i in range(0, len(rows), 2):
+        ax.axhspan(i - 0.5, i + 0.5, color="0.95", zorder=-1)
+    right: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "ha": "right", "fontsize": "small"}
+    for i, row in enumerate(rows):
+        ax.text(1.13, i, f"{row.unanswerable:.0%}", va="center", **right)
+    ax.text(1.13, -0.7, "not in log", va="bottom", **right)
+    ax.set_yticks(range(len(rows)), [row.name for row in rows], fontsize="small")
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel="effective groups per 1,000 answered rollouts")
+    ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
+    ax.legend(
+        loc="upper center", bbox_to_anchor=(0.4, -0.55 / (0.2 * len(rows))), ncols=2, fontsize="small", frameon=False
+    )
     return ax
 
 

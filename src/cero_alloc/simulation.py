@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, SupportsIndex
+from typing import SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -12,38 +12,37 @@ import numpy.typing as npt
 from ._bounds import path_optimum_bound, regret_bound
 from ._checks import FloatArray, IntArray, error_text, integer
 from ._ledger import Horizon
+from ._log import BadLine, RolloutLog
+from ._log_reader import read_log
 from ._oracle import OfflineOracle
 from ._pool import Pool, drifting_pool, epoch_batches, known_bank, load_counts, static_pool
 from ._posterior import BetaPosteriorBank
+from ._replay import ReplayResult, ReplayRow, default_policies, replay
+from ._rounds import Draw, Policy, play_round
 from ._utility import SaturatingUtility
 
 __all__ = [
+    "BadLine",
     "Policy",
     "Pool",
+    "ReplayResult",
+    "ReplayRow",
+    "RolloutLog",
     "SimulationResult",
+    "default_policies",
     "drifting_pool",
     "epoch_batches",
     "known_bank",
     "load_counts",
     "path_optimum_bound",
+    "read_log",
     "regret_bound",
+    "replay",
     "simulate",
     "static_pool",
 ]
 
 MEAN_BINS = np.linspace(0.0, 1.0, 6)  # edges of the predicted-mean bins of the lift
-
-
-class Policy(Protocol):
-    """What :func:`simulate` runs: anything with these two methods."""
-
-    def allocate(
-        self, prompt_ids: Iterable[Hashable] | None = None, budget: SupportsIndex | None = None, *, exact: bool = False
-    ) -> IntArray:
-        """Return this round's rollouts per prompt."""
-
-    def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
-        """Take the rewards of some rollouts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,9 +186,19 @@ def simulate(
     run = _Recorder(h, bank)
     ids = None if pool.prompt_ids is None else np.fromiter(pool.prompt_ids, dtype=object, count=pool.n_prompts)
     offers = None if batches is None else _offers(batches, pool.n_prompts, rounds)
-    static = pool.static
+    static, everyone = pool.static, np.arange(pool.n_prompts)
     z, left = np.zeros(pool.n_prompts, dtype=np.int64), h.budget  # exposure and budget in units
     achieved, variation = 0.0, 0.0
+
+    def rewards(rows: IntArray, p: FloatArray, left: int) -> Draw:
+        def draw(positions: IntArray, n: IntArray) -> tuple[IntArray, IntArray]:
+            nonlocal left
+            _check_counts(n, h, left)
+            left -= int(n.sum()) // h.group_size
+            return rng.binomial(n, p[rows[positions]]), n
+
+        return draw
+
     p = pool.at(0, rounds)
     q = p * (1.0 - p)
     for k in range(rounds):
@@ -197,19 +206,14 @@ def simulate(
             p = pool.at(k, rounds)
             q, before = p * (1.0 - p), q
             variation += float(np.abs(q - before).max())
-        offered: tuple[IntArray, ...] = ()  # the whole pool
-        if offers is not None:
-            offered = (offers[k] if ids is None else ids[offers[k]],)
-        counts = policy.allocate(*offered)
-        chosen = np.flatnonzero(counts)
-        n = counts[chosen]
-        if offers is not None:
-            chosen = offers[k][chosen]
+        rows = everyone if offers is None else offers[k]
+        names = None if ids is None and offers is None else rows if ids is None else ids[rows]
+
+        counts, won, _ = play_round(policy, names, rewards(rows, p, left), feedback=feedback)
+        dealt = np.flatnonzero(counts)
+        chosen, n, s = rows[dealt], counts[dealt], won[dealt].astype(np.int64)
         _check_counts(n, h, left)
         units = n // h.group_size
-        s = rng.binomial(n, p[chosen])
-        if feedback and chosen.size:
-            policy.update(chosen if ids is None else ids[chosen], s, n)
         if not static:
             x, more = z[chosen] / h.equal_share, units / h.equal_share
             achieved += float((worth.value(q[chosen], x + more) - worth.value(q[chosen], x)).sum())

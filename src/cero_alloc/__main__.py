@@ -1,0 +1,143 @@
+"""``python -m cero_alloc replay LOG``: what an allocator would have bought with the rollouts of a log."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_args
+
+from ._log_lines import Format
+from ._log_reader import read_with_progress
+from ._replay import Offer
+from ._replay_report import ReplayReport, replay_report, report_json, report_rows, report_text, row_names
+
+_ROLES = ("prompt_id", "step", "reward", "successes", "trials")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, or 2 for a log or arguments that cannot be used."""
+    args = _parser().parse_args(argv)
+    try:
+        report = _report(args)
+        print(report_text(report))
+        _write(report, args)
+    except (ValueError, OSError) as error:
+        print(f"python -m cero_alloc replay: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cero_alloc", description=__doc__)
+    command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "replay",
+        help="replay a training log under other policies",
+        description="Read a log of rewarded rollouts, and report how many groups taught nothing, what each policy would "
+        "have bought with the same rollouts, how well reward variances are predicted, and which settings the log recommends.",
+    )
+    command.add_argument(
+        "log", metavar="LOG", help="CSV with a header or JSONL, plain or gzipped; - for standard input"
+    )
+    command.add_argument("--format", choices=get_args(Format), help="default: by the extension, else by the first line")
+    for role in _ROLES:
+        flag = "--" + role.replace("_", "-")
+        command.add_argument(flag, metavar="NAME", help=f"column or key of the {role.replace('_', ' ')}")
+    command.add_argument(
+        "--offer",
+        choices=get_args(Offer),
+        default="batch",
+        help="which prompts a step offers: those that the log visited in it, or all (default: batch)",
+    )
+    most = "most of one prompt in one step (default: 4 times the largest logged group, at most 128)"
+    command.add_argument("--max-rollouts", type=int, metavar="N", help=most)
+    command.add_argument("--n-boot", type=int, default=1000, metavar="N", help="bootstrap samples (default: 1000)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of all random choices (default: 0)")
+    command.add_argument("--csv", type=Path, metavar="FILE", help="write the table of policies as CSV")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON")
+    command.add_argument("--plot", type=Path, metavar="FILE", help="where to draw the table (default: replay.png)")
+    command.add_argument("--no-plot", action="store_true", help="draw nothing")
+    command.add_argument("--progress", action="store_true", help="show progress even where stderr is no terminal")
+    return parser
+
+
+def _report(args: argparse.Namespace) -> ReplayReport:
+    names: dict[str, str | None] = {role: getattr(args, role) for role in _ROLES}
+    size = None if args.log == "-" else os.path.getsize(args.log)
+    with _bar(args, total=size, desc="reading", unit="B", unit_scale=True) as bar:
+        log = read_with_progress(args.log, names, args.format, lambda done: bar.update(done - bar.n))
+    with _bar(args, desc="replaying", unit=" policies") as bar:
+
+        def start(total: int) -> Any:
+            bar.reset(total)
+            return bar.update
+
+        return replay_report(
+            "standard input" if args.log == "-" else args.log,
+            log,
+            offer=args.offer,
+            max_rollouts=args.max_rollouts,
+            seed=args.seed,
+            n_boot=args.n_boot,
+            progress=start,
+        )
+
+
+class _NoBar:
+    """Stands in for a progress bar that is not wanted, or not installed."""
+
+    n = 0
+
+    def update(self, more: int = 1) -> None:
+        """Show nothing."""
+
+    def reset(self, total: int) -> None:
+        """Show nothing."""
+
+
+@contextmanager
+def _bar(args: argparse.Namespace, **options: Any) -> Iterator[Any]:
+    """Give a progress bar on stderr where somebody looks at it and tqdm is installed."""
+    if find_spec("tqdm") is None or not (args.progress or sys.stderr.isatty()):
+        yield _NoBar()
+        return
+    from tqdm import tqdm
+
+    with tqdm(file=sys.stderr, leave=False, **options) as bar:
+        yield bar
+
+
+def _write(report: ReplayReport, args: argparse.Namespace) -> None:
+    """Write the files that were asked for, and say where."""
+    written = []
+    if args.csv:
+        with open(args.csv, "w", newline="", encoding="utf-8") as handle:
+            table = csv.DictWriter(handle, row_names())
+            table.writeheader()
+            table.writerows(report_rows(report))
+        written.append(args.csv)
+    if args.json:
+        args.json.write_text(json.dumps(report_json(report), indent=2) + "\n", encoding="utf-8")
+        written.append(args.json)
+    if report.result is not None and not args.no_plot:
+        if find_spec("matplotlib") is not None:
+            from .plotting import plot_replay
+
+            file = args.plot or Path("replay.png")
+            figure: Any = plot_replay(report.result).figure
+            figure.savefig(file, dpi=200)
+            written.append(file)
+        elif args.plot:
+            raise ValueError("--plot must find matplotlib, which is not installed. Run pip install matplotlib.")
+    if written:
+        print(f"\nwritten: {', '.join(map(str, written))}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

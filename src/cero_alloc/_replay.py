@@ -1,0 +1,407 @@
+"""Replay of a log: what other policies would have bought with the same rollouts, as far as the log can answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, SupportsIndex, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from ._allocator import FenchelDualAllocator
+from ._checks import FloatArray, IntArray, error_text, integer
+from ._log import RolloutLog
+from ._posterior import BetaPosteriorBank
+from ._replay_outcomes import Outcomes, logged_outcomes
+from ._resolving import ResolvingAllocator
+from ._rounds import play_round
+from .baselines import CONTROLS, PEERS
+
+Offer = Literal["batch", "pool"]
+Policies = Mapping[str, Callable[..., Any]]  # name -> callable(bank, total_budget=, n_rounds=, max_rollouts=, seed=)
+
+UNIFORM = "Uniform"
+_LARGEST = 128  # rollouts of one prompt in one round, the most that published allocators deal
+_CELLS = 1 << 22  # weights of the bootstrap that are held at a time
+_COLUMNS = 5  # of a tally: dealt, answered, groups, effective groups, answered rollouts in dead groups
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRow:
+    """What one policy bought.
+
+    A *group* is the answered rollouts of one prompt in one round; it is effective where its rewards are not all equal,
+    and dead otherwise. Intervals hold 95% of the bootstrap's replicates; NaN where nothing was answered.
+
+    Attributes
+    ----------
+    name : str
+        Of the policy.
+    dealt : int
+        Rollouts spent.
+    unanswerable : float
+        Share of those for which the log had no outcome left.
+    groups : int
+        Groups with at least one answer.
+    mean_group : float
+        Answered rollouts per group.
+    rate, standard_error : float
+        Effective groups per 1,000 answered rollouts, and its bootstrap standard error.
+    interval : tuple of two floats
+        Of the rate.
+    dead_share : float
+        Share of the answered rollouts in dead groups.
+    dead_interval : tuple of two floats
+        Of that share.
+    difference : float
+        Rate less uniform's rate.
+    difference_interval : tuple of two floats
+        Of the difference, by the same resampled prompts.
+    floor : float
+        Effective groups per 1,000 rollouts of the log: what is left of the rate if no rollout without an answer, or
+        left undealt, had bought anything.
+    floor_interval : tuple of two floats
+        Of the floor less uniform's floor.
+    top_tenth : float
+        Share of the rollouts on the tenth of the prompts that got most.
+    """
+
+    name: str
+    dealt: int  # rollouts
+    unanswerable: float  # share
+    groups: int
+    mean_group: float  # rollouts
+    rate: float  # effective groups per 1,000 rollouts
+    standard_error: float
+    interval: tuple[float, float]
+    dead_share: float
+    dead_interval: tuple[float, float]
+    difference: float  # effective groups per 1,000 rollouts
+    difference_interval: tuple[float, float]
+    floor: float  # effective groups per 1,000 rollouts
+    floor_interval: tuple[float, float]
+    top_tenth: float  # share
+
+    @property
+    def mark(self) -> str:
+        """How the policy compares with uniform: better ("+"), worse ("-"), or neither beyond chance ("").
+
+        In brackets, "(+)", where rollouts without an answer or left undealt could account for it: fewer of them make
+        smaller groups, and smaller groups a higher rate.
+        """
+        if self.difference_interval[1] < 0.0:
+            return "-"
+        if self.difference_interval[0] <= 0.0 or np.isnan(self.difference):
+            return ""
+        return "+" if self.floor_interval[0] > 0.0 else "(+)"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReplayResult:
+    """The policies' rows, best rate first, beside the log's own.
+
+    Attributes
+    ----------
+    rows : tuple of ReplayRow
+        One per policy.
+    logged : ReplayRow
+        What the run itself bought.
+    offer : {"batch", "pool"}
+        Which prompts a round offered.
+    max_rollouts : int
+        Most rollouts of one prompt in one round.
+    n_boot : int
+        Bootstrap replicates.
+    left_out : tuple of str
+        Default policies that these caps do not allow, and why.
+    """
+
+    rows: tuple[ReplayRow, ...]
+    logged: ReplayRow
+    offer: Offer
+    max_rollouts: int
+    n_boot: int
+    left_out: tuple[str, ...] = ()
+
+    def row(self, name: str) -> ReplayRow:
+        """Return the row of a policy."""
+        return next(row for row in self.rows if row.name == name)
+
+
+def replay(
+    log: RolloutLog,
+    policies: Policies | None = None,
+    *,
+    offer: Offer = "batch",
+    max_rollouts: SupportsIndex | None = None,
+    seed: int = 0,
+    n_boot: SupportsIndex = 1000,
+    progress: Callable[[], object] = lambda: None,
+) -> ReplayResult:
+    r"""Play policies against the outcomes of a log.
+
+    Every policy is given the log's rounds and their totals. The rollouts that it deals to a prompt are answered by the
+    logged outcomes of that prompt, in order of time, each at most once, shuffled within a step. Rollouts beyond the last
+    outcome are spent but bring no feedback: they count in nothing but the unanswerable share.
+
+    Parameters
+    ----------
+    log : RolloutLog
+        As :func:`read_log` returns it.
+    policies : mapping of name to callable, or None
+        Called as ``policy(bank, total_budget=, n_rounds=, max_rollouts=, seed=)``; returns an object with ``allocate``
+        and ``update``. The bank calls the prompts by their rows in the log. None takes :func:`default_policies`. Uniform
+        is added where it is missing, because everything is compared with it.
+    offer : {"batch", "pool"}
+        Whether a round offers the prompts that the log visited in the step, or all of them.
+    max_rollouts : int or None
+        Most rollouts of one prompt in one round; None takes four times the largest logged group, at most 128, but never
+        less than the totals need.
+    seed : int
+        Draws the order of the outcomes, the policies' ties and the bootstrap.
+    n_boot : int
+        Replicates of the bootstrap, which resamples the prompts of the finished replays, the same for all policies.
+    progress : callable
+        Called after every policy played.
+
+    Returns
+    -------
+    ReplayResult
+
+    Raises
+    ------
+    ValueError
+        For an unknown offer, a ``max_rollouts`` with which the totals cannot be spent, or fewer than two replicates.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from cero_alloc.baselines import Greedy
+    >>> from cero_alloc.simulation import read_log
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "log.csv"
+    >>> lines = [f"{p},{t},8,{s}" for t in (1, 2, 3) for p, s in (("easy", 8), ("even", 4), ("hard", 1))]
+    >>> _ = file.write_text("\n".join(["prompt_id,step,trials,successes", *lines]))
+    >>> result = replay(read_log(file), {"greedy": Greedy}, n_boot=100)
+    >>> result.row("Uniform").rate == result.logged.rate, result.row("greedy").dealt
+    (True, 72)
+    """
+    if offer not in get_args(Offer):
+        raise ValueError(error_text("offer", f"be one of {list(get_args(Offer))}", offer, "Correct the spelling."))
+    replicates = integer("n_boot", n_boot, least=2, remedy="Take 1000.")
+    cells = log.cells_of_steps()
+    totals = [int(log.trials[step].sum()) for step in cells]
+    pool = np.arange(log.n_prompts)
+    offers = [pool] * len(cells) if offer == "pool" else [log.cell_prompt[step] for step in cells]
+    most = _most_rollouts(log, offer, max_rollouts)
+    run = {"total_budget": sum(totals), "n_rounds": len(cells), "max_rollouts": most, "seed": seed}
+
+    stage = _Stage(log.n_prompts, logged_outcomes(log, seed), offers, totals, run)
+    defaults = default_policies(log, offer=offer)
+    chosen = dict(defaults if policies is None else policies)
+    chosen.setdefault(UNIFORM, defaults[UNIFORM])
+    tallies, left_out = {}, []
+    for name, make in chosen.items():
+        tally = stage.play(make)
+        if isinstance(tally, str):
+            left_out.append(f"{name}: {tally}")
+        else:
+            tallies[name] = tally
+        progress()
+    tallies[""] = _logged(log)
+    rows = _rows(tallies, replicates, seed)
+    logged = rows.pop()
+    rows.sort(key=lambda row: -np.inf if np.isnan(row.rate) else row.rate, reverse=True)
+    return ReplayResult(tuple(rows), logged, offer, most, replicates, tuple(left_out))
+
+
+def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Callable[..., Any]]:
+    """Return what a replay of this log plays unless told otherwise: the allocators and every peer.
+
+    In batches the allocators are told how often the log visits each prompt, as a data loader's epochs tell; peers that
+    deal a fixed number per visit are told the log's.
+
+    Parameters
+    ----------
+    log : RolloutLog
+        Log to replay.
+    offer : {"batch", "pool"}
+        As in :func:`replay`.
+
+    Returns
+    -------
+    dict of name to callable
+    """
+    totals = np.bincount(log.cell_step, log.trials, log.n_steps)
+    sizes = np.bincount(log.cell_step, minlength=log.n_steps)
+    # In batches the least mean group, so that a fixed number per visit reaches every prompt on offer.
+    per_visit = max(1, int((totals / sizes).min()) if offer == "batch" else round(log.n_rollouts / log.trials.size))
+    visits = log.visits if offer == "batch" else None
+    fit_every = max(5, log.n_steps // 5)
+    return {
+        "ResolvingAllocator": partial(resolving, visits=visits),
+        f"ResolvingAllocator, fit_every={fit_every}": partial(resolving, visits=visits, fit_every=fit_every),
+        "FenchelDualAllocator": partial(FenchelDualAllocator, visits=visits),
+        **{cls.__name__: partial(_peer, cls, per_visit) for cls in (*CONTROLS, *PEERS)},
+    }
+
+
+def resolving(
+    bank: BetaPosteriorBank,
+    *,
+    max_rollouts: int,
+    prior: tuple[float, float] = (1.0, 1.0),
+    forgetting: float = 1.0,
+    **options: Any,
+) -> ResolvingAllocator:
+    """Build a re-solving allocator with groups of two at least, over a bank of this prior and forgetting."""
+    own = BetaPosteriorBank(len(bank), prior=prior, forgetting=forgetting)
+    return ResolvingAllocator(own, max_rollouts=max_rollouts, min_rollouts=min(2, max_rollouts), **options)
+
+
+def _peer(cls: Any, per_visit: int, bank: BetaPosteriorBank, *, max_rollouts: int, **run: Any) -> Any:
+    """Build a peer that deals ``per_visit`` rollouts to a prompt, or as many as its rule and the cap allow."""
+    visit = min(max_rollouts, max(per_visit, cls.least_rollouts))
+    try:
+        return cls(bank, max_rollouts=max_rollouts, rollouts_per_visit=visit, **run)
+    except TypeError:  # the rule knows no such number
+        return cls(bank, max_rollouts=max_rollouts, **run)
+
+
+def least_cap(log: RolloutLog, offer: Offer) -> int:
+    """Return the least cap of a prompt in a round with which every step's total can be spent."""
+    totals = np.bincount(log.cell_step, log.trials, log.n_steps)
+    sizes = np.full(log.n_steps, log.n_prompts) if offer == "pool" else np.bincount(log.cell_step)
+    return int(np.ceil(totals / sizes).max())
+
+
+def _most_rollouts(log: RolloutLog, offer: Offer, max_rollouts: SupportsIndex | None) -> int:
+    """Return the cap of a prompt in a round."""
+    needed = least_cap(log, offer)
+    if max_rollouts is None:
+        return max(needed, min(_LARGEST, 4 * int(log.trials.max())))
+    most = integer("max_rollouts", max_rollouts, least=1, remedy="Count rollouts.")
+    if most < needed:
+        raise ValueError(error_text("max_rollouts", f"be at least {needed} to spend the totals", most, "Raise it."))
+    return most
+
+
+# ---------------------------------------------------------------- the plays
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stage:
+    """What all policies are given."""
+
+    n_prompts: int
+    outcomes: Outcomes
+    offers: list[IntArray]
+    totals: list[int]
+    run: dict[str, int]
+
+    def play(self, make: Callable[..., Any]) -> FloatArray | str:
+        """Play all rounds, and return the policy's tally, or why these caps do not allow a default policy."""
+        try:
+            policy = make(BetaPosteriorBank(self.n_prompts), **self.run)
+        except ValueError as error:
+            if isinstance(make, partial) and make.func is _peer:
+                return str(error)
+            raise
+        outcomes = self.outcomes
+        outcomes.restart()
+        tally = np.zeros((self.n_prompts, _COLUMNS))
+        for rows, total in zip(self.offers, self.totals, strict=True):
+
+            def draw(positions: IntArray, n: IntArray, rows: IntArray = rows) -> tuple[npt.NDArray[Any], IntArray]:
+                return outcomes.draw(rows[positions], n)
+
+            try:
+                counts, won, answered = play_round(policy, rows, draw, budget=total, exact=True)
+            except ValueError:  # no counts that the policy may deal add up to this total
+                counts, won, answered = play_round(policy, rows, draw, budget=total)
+            dealt = np.flatnonzero(counts)
+            rows, counts, won, answered = rows[dealt], counts[dealt], won[dealt], answered[dealt]
+            _note(tally, rows, counts, answered, outcomes.mixed(rows, won, answered))
+        return tally
+
+
+def _logged(log: RolloutLog) -> FloatArray:
+    """Return the log's own tally."""
+    tally = np.zeros((log.n_prompts, _COLUMNS))
+    for cells in log.cells_of_steps():
+        _note(tally, log.cell_prompt[cells], log.trials[cells], log.trials[cells], ~log.dead[cells])
+    return tally
+
+
+def _note(
+    tally: FloatArray, rows: IntArray, counts: IntArray, answered: IntArray, mixed: npt.NDArray[np.bool_]
+) -> None:
+    """Add the groups of one round, at most one per prompt."""
+    tally[rows] += np.stack([counts, answered, answered > 0, mixed, np.where(mixed, 0, answered)], axis=1)
+
+
+# ---------------------------------------------------------------- the intervals
+
+
+def _rows(tallies: dict[str, FloatArray], n_boot: int, seed: int) -> list[ReplayRow]:
+    """Return the rows of all tallies, in their order."""
+    table = np.concatenate(list(tallies.values()), axis=1)
+    totals = table.sum(axis=0).reshape(-1, _COLUMNS)
+    replicates = _resampled(table, n_boot, np.random.default_rng([seed, 2])).reshape(n_boot, -1, _COLUMNS)
+    rate, floor, dead = _ratios(totals)
+    rates, floors, deads = _ratios(replicates)
+    base = list(tallies).index(UNIFORM)
+    rows = []
+    for i, (name, tally) in enumerate(tallies.items()):
+        dealt, answered, groups = totals[i, :3]
+        most_first = np.sort(tally[:, 0])[::-1]
+        rows.append(
+            ReplayRow(
+                name=name or "as logged",
+                dealt=int(dealt),
+                unanswerable=1.0 - answered / dealt if dealt else 0.0,
+                groups=int(groups),
+                mean_group=answered / groups if groups else np.nan,
+                rate=float(rate[i]),
+                standard_error=float(rates[:, i].std(ddof=1)),
+                interval=_interval(rates[:, i]),
+                dead_share=float(dead[i]),
+                dead_interval=_interval(deads[:, i]),
+                difference=float(rate[i] - rate[base]),
+                difference_interval=_interval(rates[:, i] - rates[:, base]),
+                floor=float(floor[i]),
+                floor_interval=_interval(floors[:, i] - floors[:, base]),
+                top_tenth=float(most_first[: -(-len(tally) // 10)].sum() / dealt) if dealt else np.nan,
+            )
+        )
+    return rows
+
+
+def _ratios(sums: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return effective groups per 1,000 answered and per 1,000 logged rollouts, and the share in dead groups.
+
+    The log's own tally is the last one; everything it dealt was logged.
+    """
+    _, answered, _, effective, dead = np.moveaxis(sums, -1, 0)
+    with np.errstate(invalid="ignore"):
+        return 1000.0 * effective / answered, 1000.0 * effective / answered[..., -1:], dead / answered
+
+
+def _resampled(table: FloatArray, n_boot: int, rng: np.random.Generator) -> FloatArray:
+    """Return the column sums of the table with its rows drawn with replacement; shape (n_boot, n_columns)."""
+    size = len(table)
+    block = max(1, _CELLS // size)
+    parts = []
+    for start in range(0, n_boot, block):
+        many = min(block, n_boot - start)
+        drawn = rng.integers(0, size, (many, size)) + size * np.arange(many)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=many * size).reshape(many, size)
+        parts.append(times.astype(np.float64) @ table)
+    return np.concatenate(parts)
+
+
+def _interval(replicates: FloatArray) -> tuple[float, float]:
+    """Return the 2.5% and 97.5% quantiles; NaN where a replicate has no answers."""
+    low, high = np.quantile(replicates, [0.025, 0.975])
+    return float(low), float(high)

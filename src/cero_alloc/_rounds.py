@@ -1,0 +1,90 @@
+"""One round of any policy, however many waves it deals: allocate, draw, update, and on while it asks for more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Protocol, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from ._checks import FloatArray, IntArray
+
+# Takes positions among the prompts on offer and rollouts of each; returns the successes and the rollouts answered.
+Draw = Callable[[IntArray, IntArray], tuple[npt.NDArray[Any], IntArray]]
+
+
+class Policy(Protocol):
+    """What can be simulated and replayed: anything with these two methods.
+
+    A policy that deals a round in waves has ``continue_round(counts, successes)`` in addition.
+    """
+
+    def allocate(
+        self, prompt_ids: Iterable[Hashable] | None = None, budget: SupportsIndex | None = None, *, exact: bool = False
+    ) -> IntArray:
+        """Return this round's rollouts per prompt."""
+
+    def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
+        """Take the rewards of some rollouts."""
+
+
+def play_round(
+    policy: Policy,
+    prompt_ids: npt.NDArray[Any] | None,
+    draw: Draw,
+    *,
+    budget: SupportsIndex | None = None,
+    exact: bool = False,
+    feedback: bool = True,
+) -> tuple[IntArray, FloatArray, IntArray]:
+    """Run all waves of one round.
+
+    Parameters
+    ----------
+    policy : Policy
+        Whose round it is.
+    prompt_ids : numpy.ndarray, shape (n_offered,), or None
+        Ids on offer; None for the whole pool.
+    draw : callable
+        ``draw(positions, n)`` returns the successes among ``n`` rollouts of the prompts at these positions, and how many
+        of the rollouts could be answered.
+    budget, exact
+        Passed on to ``allocate``.
+    feedback : bool
+        Whether the policy gets to see the rewards.
+
+    Returns
+    -------
+    counts, successes, answered : numpy.ndarray, shape (n_offered,)
+        Rollouts dealt, successes, and rollouts answered, over all waves.
+
+    Examples
+    --------
+    >>> from cero_alloc import BetaPosteriorBank
+    >>> from cero_alloc.baselines import DAPO
+    >>> policy = DAPO(BetaPosteriorBank(4), total_budget=32, n_rounds=1, max_rollouts=8)
+    >>> counts, successes, answered = play_round(policy, None, lambda positions, n: (0 * n, n))
+    >>> counts.tolist(), int(successes.sum())
+    ([8, 8, 8, 8], 0)
+    """
+    offered = () if prompt_ids is None else (prompt_ids,)
+    limits: dict[str, Any] = (
+        {"budget": budget, "exact": True} if exact else {} if budget is None else {"budget": budget}
+    )
+    wave = policy.allocate(*offered, **limits)
+    counts, answered, successes = wave.copy(), np.zeros_like(wave), np.zeros(wave.size)
+    while (chosen := np.flatnonzero(wave)).size:
+        won, seen = draw(chosen, wave[chosen])
+        successes[chosen] += won
+        answered[chosen] += seen
+        if feedback:
+            policy.update(chosen if prompt_ids is None else prompt_ids[chosen], won, seen)
+        if not hasattr(policy, "continue_round"):
+            break
+        reported, rewards = np.zeros_like(wave), np.zeros(wave.size)
+        if feedback:
+            reported[chosen], rewards[chosen] = seen, won
+        wave = policy.continue_round(reported, rewards)
+        counts = counts + wave
+    return counts, successes, answered

@@ -1,0 +1,58 @@
+"""Published allocators and the paper's controls, behind the methods of this package's own.
+
+Every class is built as ``cls(bank, total_budget=, n_rounds=, max_rollouts=)``, with the optional arguments
+``group_size``, ``round_capacity`` and ``seed``, all as in :class:`~cero_alloc.FenchelDualAllocator`, and has
+``allocate(prompt_ids=None, budget=None, *, exact=False)``, ``update(prompt_ids, successes, rollouts)``,
+``state_dict()`` and ``load_state_dict(state)``. The rules were written from the published formulas; each docstring
+names its source and what differs.
+
+A round keeps to the uniform schedule, floor(B k / K) units after k of K rounds, as far as the caps allow. Rules that
+distribute a batch take in, of the prompts on offer, what a data loader would have brought: total / ``rollouts_per_visit``
+prompts, the least visited first. Rules that look at rewards within a round (:class:`DAPO`, :class:`ReinforceAda`,
+:class:`VIGOR`, :class:`SpeedRL`, :class:`PilotCommit`) have ``continue_round(counts, successes)`` in addition, which
+deals the next wave.
+
+``PEERS`` lists the published rules, ``CONTROLS`` the controls that need no schedule; all of them take the shared
+arguments alone.
+"""
+
+from ._base import Baseline
+from ._controls import FixedPacing, Greedy, Preset, RandomMatched, Uniform
+from ._proportions import DUET, GVM, Neyman
+from ._resampling import DAPO, VIGOR, ReinforceAda
+from ._screening import PilotCommit, SpeedRL
+from ._selectors import BOTS, GRESO, MoPPS
+from ._values import HORA, VIP, CoBARL, KnapsackRL
+from ._waves import Waves
+
+CONTROLS = (Uniform, FixedPacing, Greedy)
+PEERS = (
+    KnapsackRL, VIP, CoBARL, HORA, GVM, Neyman, DUET, MoPPS, GRESO, BOTS, DAPO, ReinforceAda, VIGOR, SpeedRL, PilotCommit,
+)  # fmt: skip
+
+__all__ = [
+    "BOTS",
+    "CONTROLS",
+    "DAPO",
+    "DUET",
+    "GRESO",
+    "GVM",
+    "HORA",
+    "PEERS",
+    "VIGOR",
+    "VIP",
+    "Baseline",
+    "CoBARL",
+    "FixedPacing",
+    "Greedy",
+    "KnapsackRL",
+    "MoPPS",
+    "Neyman",
+    "PilotCommit",
+    "Preset",
+    "RandomMatched",
+    "ReinforceAda",
+    "SpeedRL",
+    "Uniform",
+    "Waves",
+]

@@ -1,0 +1,292 @@
+"""What every baseline shares: the account, an even pace, visits in epochs, and an answer that ignores the ids' order."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import ClassVar, Required, SupportsIndex, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from cero_alloc import _kernels
+from cero_alloc._checks import FloatArray, IntArray, counts, error_text, multiple
+from cero_alloc._diagnostics import run_metrics
+from cero_alloc._ledger import Horizon, RolloutLedger
+from cero_alloc._pacing import require_reachable
+from cero_alloc._posterior import BetaPosteriorBank
+from cero_alloc._state import Stateful
+from cero_alloc._utility import SaturatingUtility
+
+_VISIT = 8  # rollouts per visited prompt where nobody says otherwise: the group size of most published runs
+
+
+class Run(TypedDict, total=False):
+    """Arguments that every allocator of this package takes."""
+
+    total_budget: Required[SupportsIndex]
+    n_rounds: Required[SupportsIndex]
+    group_size: SupportsIndex
+    max_rollouts: Required[SupportsIndex]
+    round_capacity: SupportsIndex | None
+    seed: int | np.random.Generator
+
+
+class VisitRun(Run, total=False):
+    """The same, and how many rollouts a visit is meant to have."""
+
+    rollouts_per_visit: SupportsIndex | None
+
+
+class Baseline(Stateful):
+    """A rule behind the package's methods; a subclass says in ``_share`` or ``_deal`` who gets how much.
+
+    A round keeps to the uniform schedule, floor(B k / K) units after k of K rounds, unless ``budget`` caps it or
+    ``exact`` names its total. Rules that deal with a batch, and not with a pool, first take in what their trainer's data
+    loader would have brought: total / ``rollouts_per_visit`` of the prompts on offer, those visited least.
+    """
+
+    least_rollouts: int = 1  # of a visited prompt, as published
+    utility: SaturatingUtility = SaturatingUtility()  # judges the run; a few rules also use it
+    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_rng", "_tie", "_visits")
+
+    def __init__(
+        self,
+        bank: BetaPosteriorBank,
+        *,
+        total_budget: SupportsIndex,
+        n_rounds: SupportsIndex,
+        group_size: SupportsIndex = 1,
+        max_rollouts: SupportsIndex,
+        round_capacity: SupportsIndex | None = None,
+        rollouts_per_visit: SupportsIndex | None = None,
+        seed: int | np.random.Generator = 0,
+    ) -> None:
+        self.bank = bank
+        self.ledger = self._open(
+            total_budget=total_budget,
+            n_rounds=n_rounds,
+            group_size=group_size,
+            max_rollouts=max_rollouts,
+            round_capacity=round_capacity,
+        )
+        self._order = np.arange(0)  # place of each row of the last offer in the caller's order
+        self._least = self._units_of(self.least_rollouts)
+        self._block = self._visit_units(rollouts_per_visit)
+        self._rng = np.random.default_rng(seed)
+        self._tie = self._rng.permutation(len(bank))
+        self._visits = np.zeros(len(bank), dtype=np.int64)  # rounds that dealt to each prompt
+
+    def _open(self, **plan: SupportsIndex | None) -> RolloutLedger:
+        return RolloutLedger.plan(len(self.bank), **plan)  # type: ignore[arg-type]
+
+    @property
+    def horizon(self) -> Horizon:
+        """The constants of the run."""
+        return self.ledger.horizon
+
+    @property
+    def remaining_budget(self) -> float:
+        """Rollouts (or tokens) not dealt yet."""
+        return self.ledger.remaining_budget
+
+    def allocate(
+        self, prompt_ids: Iterable[Hashable] | None = None, budget: SupportsIndex | None = None, *, exact: bool = False
+    ) -> IntArray:
+        """Deal one round.
+
+        Parameters
+        ----------
+        prompt_ids : iterable of hashable, or None
+            Prompts on offer, each once; None offers the whole pool in row order.
+        budget : int or None
+            Cap of this round in rollouts.
+        exact : bool
+            Spend exactly ``budget``, whatever the schedule says.
+
+        Returns
+        -------
+        numpy.ndarray of int64, shape (n_offered,)
+            Rollouts per prompt in the order of ``prompt_ids``.
+
+        Raises
+        ------
+        KeyError
+            For an unknown id.
+        ValueError, TypeError
+            For a repeated id, a bad budget, or an exact total that is not feasible; nothing changes then.
+        """
+        rows, size = self._offer(prompt_ids)
+        total = self._round_total(rows, size, budget, exact)
+        if self.ledger.finished:
+            return np.zeros(size, dtype=np.int64)
+        # In row order, so that the answer cannot depend on the order of the ids.
+        self._order = np.arange(size) if rows is None else np.argsort(rows)
+        units = np.empty(size, dtype=np.int64)
+        units[self._order] = self._deal(self._order if rows is None else rows[self._order], total)
+        self._visits[slice(None) if rows is None else rows] += units > 0
+        self.bank.tick()
+        return self.ledger.debit(rows, units)
+
+    def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
+        """Add observed rewards; order-free, additive, at any time.
+
+        Parameters
+        ----------
+        prompt_ids : iterable of hashable, or None
+            Prompts that were observed, each once per call; None names the whole pool in row order.
+        successes : array_like of float, shape (n_ids,)
+            Sum of the rewards of each prompt, in [0, rollouts].
+        rollouts : array_like of int, shape (n_ids,)
+            Rewarded rollouts of each prompt.
+
+        Raises
+        ------
+        KeyError, ValueError
+            As :meth:`BetaPosteriorBank.update`; nothing changes after any error.
+        """
+        rows, won, n = self.bank._feedback(prompt_ids, successes, rollouts)
+        self.bank._add(rows, won, n)
+        self.ledger.settle(rows, n)
+        self._learn(rows, won, n)
+
+    def refund(self, prompt_ids: Iterable[Hashable] | None, rollouts: npt.ArrayLike) -> None:
+        """Hand back rollouts that were dealt but never generated; see :meth:`FenchelDualAllocator.refund`.
+
+        Parameters
+        ----------
+        prompt_ids : iterable of hashable, or None
+            Prompts, each once; None names the whole pool in row order.
+        rollouts : array_like of int, shape (n_ids,)
+            Rollouts to return to the budget.
+
+        Raises
+        ------
+        KeyError, ValueError
+            For an unknown or repeated id, or more than is outstanding; nothing changes after any error.
+        """
+        rows = self.bank._index.named_rows(prompt_ids)
+        self.ledger.refund(rows, counts("rollouts", rollouts, rows.size), self.bank._index.name)
+
+    def metrics(self, *, certificate: bool = True) -> dict[str, float]:
+        """Return the run's state as a flat dict of floats; see :meth:`FenchelDualAllocator.metrics`.
+
+        There is no price. The certificate compares with the best use of the rollouts dealt so far under ``utility``.
+
+        Parameters
+        ----------
+        certificate : bool
+            Whether to solve for the regret certificate.
+        """
+        nan = float("nan")
+        metrics = run_metrics(self.bank, self.ledger, self.utility, price=nan, batch_price=nan, certificate=certificate)
+        return {name: value for name, value in metrics.items() if name not in ("price", "batch_price", "starved")}
+
+    # ------------------------------------------------------------ what a rule says
+
+    def _deal(self, rows: IntArray, total: int) -> IntArray:
+        """Return units per row that add up to ``total``; ``rows`` ascend and are all that is on offer."""
+        units = np.zeros(rows.size, dtype=np.int64)
+        visited = np.sort(self._next(rows, self._n_visits(rows.size, total)))
+        if visited.size:
+            units[visited] = self._share(rows[visited], total)
+        return units
+
+    def _share(self, rows: IntArray, total: int) -> IntArray:
+        """Return units per visited row that add up to ``total``; ``rows`` ascend."""
+        raise NotImplementedError
+
+    def _learn(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> None:
+        """Take feedback that the rule keeps beyond the bank's evidence."""
+
+    # ------------------------------------------------------------ what rules share
+
+    def _n_visits(self, size: int, total: int) -> int:
+        """Return how many prompts a total visits: its share of visits, as far as the caps allow."""
+        fewest, most = -(-total // self.horizon.n_max), total // max(1, self._least)
+        return max(min(size, most, -(-total // self._block)), min(fewest, size))
+
+    def _next(self, rows: IntArray, k: int) -> IntArray:
+        """Return the positions of the next ``k`` prompts of the epoch: the least visited, shuffled."""
+        return self._first(-self._visits[rows].astype(np.float64), rows, k)
+
+    def _first(self, key: FloatArray, rows: IntArray, k: int) -> IntArray:
+        """Return the positions of the ``k`` largest keys in falling order, equal ones by tie rank."""
+        tie, order = self._tie[rows], np.empty(rows.size, dtype=np.int64)
+        first = order[: _kernels.rank(key, tie, -np.inf, k, order)]
+        return first[np.lexsort((tie[first], -key[first]))]
+
+    def _to_first(self, key: FloatArray, rows: IntArray, total: int) -> IntArray:
+        """Return units that visit the largest keys and share the total evenly among them."""
+        units = np.zeros(rows.size, dtype=np.int64)
+        first = self._first(key, rows, self._n_visits(rows.size, total))
+        if first.size:
+            units[first] = total // first.size
+            units[first[: total % first.size]] += 1
+        return units
+
+    def _bounds(self, size: int) -> tuple[IntArray, IntArray]:
+        """Return the least and the most units of each of ``size`` visited prompts."""
+        return np.full(size, self._least), np.full(size, self.horizon.n_max)
+
+    def _units_of(self, rollouts: int) -> int:
+        """Return the units that hold this many rollouts, within the cap of a prompt."""
+        h = self.horizon
+        units = -(-rollouts // h.group_size)
+        if units > h.n_max:
+            name = type(self).__name__
+            condition = f"hold the {rollouts} rollouts that {name} gives at least"
+            raise ValueError(error_text("max_rollouts", condition, h.max_rollouts, "Raise it."))
+        return units
+
+    def _visit_units(self, rollouts_per_visit: SupportsIndex | None) -> int:
+        h = self.horizon
+        if rollouts_per_visit is None:
+            return max(self._least, min(h.n_max, _VISIT // h.group_size), 1)
+        block = multiple(
+            "rollouts_per_visit", rollouts_per_visit, h.group_size, least=max(1, self._least) * h.group_size
+        )
+        if block > h.max_rollouts:
+            condition = f"be at most max_rollouts = {h.max_rollouts}"
+            raise ValueError(error_text("rollouts_per_visit", condition, block, "Lower it."))
+        return block // h.group_size
+
+    def _round_total(self, rows: IntArray | None, size: int, budget: SupportsIndex | None, exact: bool) -> int:
+        """Return the units of this round; raise for an exact total that no counts add up to."""
+        total = self.ledger.paced_units(size, budget, exact)
+        n_max, g = self.horizon.n_max, self.horizon.group_size
+        if exact:
+            most = min(self.ledger.reach(size), self.ledger.units_left)
+            require_reachable(total, most, self._least, n_max, g, "rollouts")
+            return total
+        few = -(-total // n_max)
+        return total if few * self._least <= total else (few - 1) * n_max
+
+    def _offer(self, prompt_ids: Iterable[Hashable] | None) -> tuple[IntArray | None, int]:
+        """Return the rows on offer (None: the whole pool) and their number."""
+        if len(self.bank) != self.horizon.n_prompts:
+            condition = f"keep its {self.horizon.n_prompts} prompts under a baseline"
+            raise ValueError(error_text("bank", condition, len(self.bank), "Build a new one for the larger pool."))
+        rows = self.bank._index.unique_rows(prompt_ids)
+        return rows, len(self.bank) if rows is None else rows.size
+
+
+class RoundTally(Stateful):
+    """Rewards of each prompt since the last call of :meth:`take`: those of one round, in whatever parts they came."""
+
+    _STATE: ClassVar[tuple[str, ...]] = ("successes", "rollouts")
+
+    def __init__(self, n_prompts: int) -> None:
+        self.successes = np.zeros(n_prompts)
+        self.rollouts = np.zeros(n_prompts, dtype=np.int64)
+
+    def add(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> None:
+        """Add rewards of distinct rows."""
+        self.successes[rows] += successes
+        self.rollouts[rows] += rollouts
+
+    def take(self) -> tuple[IntArray, FloatArray, IntArray]:
+        """Return rows with rollouts, their successes and rollouts; start anew."""
+        rows = np.flatnonzero(self.rollouts)
+        successes, rollouts = self.successes[rows], self.rollouts[rows]
+        self.successes[rows], self.rollouts[rows] = 0.0, 0
+        return rows, successes, rollouts

@@ -1,0 +1,278 @@
+"""The paper's controls: how far an even hand, the ranking alone, the pace alone or chance would get."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import ClassVar, SupportsIndex, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from cero_alloc import _kernels
+from cero_alloc._allocator import FenchelDualAllocator
+from cero_alloc._checks import FloatArray, IntArray, error_text, multiple
+from cero_alloc._posterior import BetaPosteriorBank
+from cero_alloc._utility import SaturatingUtility
+
+from ._base import Baseline, Run
+
+
+class Uniform(Baseline):
+    """Deal evenly, whatever the rewards say: the least exposed prompts first, as epochs over shuffled data do.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Ids and evidence; the evidence is kept but not used.
+    rollouts_per_visit : int or None
+        Rollouts that a visited prompt gets, GRPO's group size: a round then visits as few prompts as its total allows.
+        None spreads a round over as many prompts as possible.
+    **run
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in
+        :class:`~cero_alloc.FenchelDualAllocator`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :class:`~cero_alloc.FenchelDualAllocator`, also for ``rollouts_per_visit`` above ``max_rollouts``.
+
+    References
+    ----------
+    arXiv 2402.03300 (GRPO): a fixed group per prompt.
+
+    Examples
+    --------
+    >>> policy = Uniform(BetaPosteriorBank(4), total_budget=16, n_rounds=2, max_rollouts=8, rollouts_per_visit=4)
+    >>> first, second = policy.allocate(), policy.allocate()
+    >>> sorted(first.tolist()), (first + second).tolist()
+    ([0, 0, 4, 4], [4, 4, 4, 4])
+    """
+
+    def _visit_units(self, rollouts_per_visit: SupportsIndex | None) -> int:
+        return 1 if rollouts_per_visit is None else super()._visit_units(rollouts_per_visit)
+
+    def _deal(self, rows: IntArray, total: int) -> IntArray:
+        return self._to_first(-self.ledger.exposure[rows].astype(np.float64), rows, total)
+
+
+class FixedPacing(Baseline):
+    """Algorithm 1 with its price switched off: the same slopes, exactly the uniform schedule's total in every round.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Evidence per prompt.
+    visits, utility
+        As in :class:`~cero_alloc.FenchelDualAllocator`.
+    **run
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed, as there.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :class:`~cero_alloc.FenchelDualAllocator`.
+
+    References
+    ----------
+    arXiv 2610.09679, ablation "fixed pacing": the price held at 0, B / K units each round.
+
+    Examples
+    --------
+    >>> policy = FixedPacing(BetaPosteriorBank(4), total_budget=16, n_rounds=4, max_rollouts=2)
+    >>> [int(policy.allocate().sum()) for _ in range(4)]
+    [4, 4, 4, 4]
+    """
+
+    _STATE: ClassVar[tuple[str, ...]] = ("_inner",)
+
+    def __init__(
+        self,
+        bank: BetaPosteriorBank,
+        *,
+        visits: npt.ArrayLike | None = None,
+        utility: SaturatingUtility = SaturatingUtility(),  # noqa: B008 (immutable)
+        **run: Unpack[Run],
+    ) -> None:
+        self._inner = FenchelDualAllocator(bank, visits=visits, utility=utility, initial_price=0.0, **run)
+        self.bank, self.ledger, self.utility = bank, self._inner.ledger, utility
+
+    def allocate(
+        self, prompt_ids: Iterable[Hashable] | None = None, budget: SupportsIndex | None = None, *, exact: bool = False
+    ) -> IntArray:
+        """Deal one round; arguments and errors as in :meth:`Uniform.allocate`."""
+        rows, size = self._offer(prompt_ids)
+        return self._inner._deal(rows, size, self.ledger.paced_units(size, budget, exact), True)
+
+
+class Greedy(Baseline):
+    r"""Deal ``max_rollouts`` to the prompts with the largest next gain, at the uniform schedule's pace.
+
+    .. math:: \text{rank by } U(\hat q_i, z_i + N_{\max}) - U(\hat q_i, z_i)
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Evidence per prompt.
+    utility
+        As in :class:`~cero_alloc.FenchelDualAllocator`.
+    **run
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed, as there.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :class:`~cero_alloc.FenchelDualAllocator`.
+
+    References
+    ----------
+    arXiv 2610.09679, ablation "greedy".
+
+    Examples
+    --------
+    >>> policy = Greedy(BetaPosteriorBank(2, prior=([1.0, 9.0], [1.0, 1.0])), total_budget=8, n_rounds=4, max_rollouts=2)
+    >>> policy.allocate().tolist()
+    [2, 0]
+    """
+
+    def __init__(
+        self,
+        bank: BetaPosteriorBank,
+        *,
+        utility: SaturatingUtility = SaturatingUtility(),  # noqa: B008 (immutable)
+        **run: Unpack[Run],
+    ) -> None:
+        super().__init__(bank, rollouts_per_visit=run.get("max_rollouts"), **run)
+        self.utility = utility
+
+    def _deal(self, rows: IntArray, total: int) -> IntArray:
+        h = self.horizon
+        x = self.ledger.exposure[rows] / h.equal_share
+        q = self.bank._values(rows)
+        gain: FloatArray = self.utility.value(q, x + h.n_max / h.equal_share) - self.utility.value(q, x)
+        units = np.empty_like(rows)
+        _kernels.propose(
+            gain, self._tie[rows], -np.inf, h.n_max, total, total, np.empty_like(rows), np.empty_like(rows), units
+        )
+        return units
+
+
+class Preset(Baseline):
+    """Play a schedule that was fixed before the run.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Ids and evidence; the evidence is kept but not used.
+    schedule : array_like of int, shape (n_rounds, n_prompts)
+        Rollouts per round and prompt.
+    group_size : int
+        Rollouts per unit.
+
+    Raises
+    ------
+    ValueError
+        For a schedule of the wrong shape, with negative entries, entries that are not whole groups, or nothing in it.
+    TypeError
+        For a schedule that is not of integers.
+
+    References
+    ----------
+    arXiv 2610.09679, ablation "preset".
+
+    Examples
+    --------
+    >>> policy = Preset(BetaPosteriorBank(2), [[2, 0], [1, 1]])
+    >>> policy.allocate().tolist(), policy.allocate().tolist(), policy.allocate().tolist()
+    ([2, 0], [1, 1], [0, 0])
+    """
+
+    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_units")
+
+    def __init__(self, bank: BetaPosteriorBank, schedule: npt.ArrayLike, *, group_size: SupportsIndex = 1) -> None:
+        self.bank = bank
+        plan = np.asarray(schedule)
+        remedy = "Give the rollouts of every round and prompt."
+        if plan.ndim != 2 or plan.shape[1] != len(bank) or plan.shape[0] < 1:
+            raise ValueError(error_text("schedule", f"have shape (n_rounds, {len(bank)})", plan.shape, remedy))
+        if plan.dtype.kind not in "iu":
+            raise TypeError(error_text("schedule", "be integers", plan.dtype, remedy))
+        g = multiple("group_size", group_size, 1, least=1)
+        bad = np.flatnonzero((plan < 0).ravel() | (plan % g != 0).ravel())
+        if bad.size:
+            first = int(bad[0])
+            raise ValueError(
+                error_text("schedule", f"be non-negative multiples of {g}", int(plan.ravel()[first]), remedy, first)
+            )
+        if not plan.any():
+            raise ValueError(error_text("schedule", "deal something", 0, remedy))
+        self._units = plan.astype(np.int64) // g
+        super().__init__(
+            bank,
+            total_budget=int(plan.sum()),
+            n_rounds=plan.shape[0],
+            group_size=g,
+            max_rollouts=int(plan.max()),
+            round_capacity=int(plan.sum(axis=1).max()),
+        )
+
+    def _round_total(self, rows: IntArray | None, size: int, budget: SupportsIndex | None, exact: bool) -> int:
+        cap = self.ledger.round_units(size, budget, exact)
+        if self.ledger.finished:
+            return 0
+        planned = int(self._planned(slice(None) if rows is None else rows).sum())
+        if exact and cap != planned:
+            g = self.horizon.group_size
+            raise ValueError(error_text("budget", f"equal the scheduled {planned * g}", cap * g, "Drop exact=True."))
+        return min(cap, planned, self.ledger.units_left)
+
+    def _deal(self, rows: IntArray, total: int) -> IntArray:
+        planned = self._planned(rows)
+        before = np.cumsum(planned) - planned
+        units: IntArray = np.clip(total - before, 0, planned)  # a cap trims the last rows
+        return units
+
+    def _planned(self, rows: IntArray | slice) -> IntArray:
+        units: IntArray = self._units[self.ledger.round][rows]
+        return units
+
+
+class RandomMatched(Preset):
+    """Another run's counts on randomly permuted prompts: its pacing and concentration without its choice of prompts.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Ids and evidence; the evidence is kept but not used.
+    schedule : array_like of int, shape (n_rounds, n_prompts)
+        Rollouts per round and prompt of the run to match.
+    group_size : int
+        Rollouts per unit.
+    seed : int
+        Draws the permutation of the prompts, one for the whole run.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :class:`Preset`.
+
+    References
+    ----------
+    arXiv 2610.09679, control "random-matched".
+
+    Examples
+    --------
+    >>> policy = RandomMatched(BetaPosteriorBank(3), [[2, 0, 0], [0, 2, 0]], seed=0)
+    >>> policy.allocate().tolist(), policy.allocate().tolist()
+    ([0, 2, 0], [0, 0, 2])
+    """
+
+    def __init__(
+        self,
+        bank: BetaPosteriorBank,
+        schedule: npt.ArrayLike,
+        *,
+        group_size: SupportsIndex = 1,
+        seed: int | np.random.Generator = 0,
+    ) -> None:
+        super().__init__(bank, schedule, group_size=group_size)
+        self._units = np.ascontiguousarray(self._units[:, np.random.default_rng(seed).permutation(len(bank))])

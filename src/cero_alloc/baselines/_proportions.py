@@ -1,0 +1,207 @@
+"""Rules that deal in proportion to a weight: GVM, Neyman and DUET."""
+
+from __future__ import annotations
+
+from typing import Any, SupportsIndex, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from cero_alloc._checks import FloatArray, IntArray, integer, real
+from cero_alloc._ledger import RolloutLedger
+from cero_alloc._pacing import Pacing, open_ledger, token_costs
+from cero_alloc._posterior import BetaPosteriorBank
+
+from ._base import Baseline, VisitRun
+from ._separable import best_counts, proportional
+
+
+class GVM(Baseline):
+    r"""GVM: the counts that minimise the variance of the gradient of rejection sampling, for gradients of one norm.
+
+    .. math:: n \propto \frac{1}{\sqrt{p + 10^{-3} / p}}
+
+    Most goes to hard prompts, and nothing to those near p = 0.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Evidence per prompt; its posterior mean is p.
+    **run
+        As in :class:`KnapsackRL`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :class:`~cero_alloc.FenchelDualAllocator`.
+
+    Notes
+    -----
+    Deviations. As published p and the gradients' norms come from a pilot of the present policy, every few steps; here p
+    is the posterior mean and every norm is 1. Rounding is by largest remainder, as published; no prompt gets more than
+    ``max_rollouts``, and some may get 0 or 1.
+
+    References
+    ----------
+    arXiv 2505.02391, GVM-RAFT, with alpha = .001 and beta = 2.
+
+    Examples
+    --------
+    >>> bank = BetaPosteriorBank(2)
+    >>> bank.update(None, successes=[8, 32], rollouts=[38, 38])
+    >>> GVM(bank, total_budget=16, n_rounds=1, max_rollouts=16).allocate().tolist()
+    [10, 6]
+    """
+
+    least_rollouts = 0
+
+    def _share(self, rows: IntArray, total: int) -> IntArray:
+        alpha, beta = self.bank._posterior(rows)
+        p = np.maximum(alpha / (alpha + beta), 1e-300)
+        return proportional(1.0 / np.sqrt(p + 1e-3 / p), *self._bounds(rows.size), total, self._tie[rows])
+
+
+class Neyman(Baseline):
+    r"""Neyman's allocation: counts in proportion to the rewards' standard deviation, :math:`n \propto \sqrt{\hat q}`.
+
+    It minimises the variance of a mean over strata. At least 2 rollouts per visited prompt.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Evidence per prompt; its value is :math:`\hat q`, the posterior mean of p (1 - p).
+    **run
+        As in :class:`KnapsackRL`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :class:`~cero_alloc.FenchelDualAllocator`, and for max_rollouts below 2.
+
+    References
+    ----------
+    Neyman, On the two different aspects of the representative method, J. R. Statist. Soc. 97 (1934).
+
+    Examples
+    --------
+    >>> bank = BetaPosteriorBank(2)
+    >>> bank.update(None, successes=[20, 39], rollouts=[40, 40])
+    >>> Neyman(bank, total_budget=16, n_rounds=1, max_rollouts=16).allocate().tolist()
+    [11, 5]
+    """
+
+    least_rollouts = 2
+
+    def _share(self, rows: IntArray, total: int) -> IntArray:
+        return proportional(np.sqrt(self.bank._values(rows)), *self._bounds(rows.size), total, self._tie[rows])
+
+
+class DUET(Baseline):
+    r"""DUET: Neyman's allocation with costs, and a token budget.
+
+    .. math:: n = \text{clip}\left(\text{round} \frac{s}{\sqrt{\lambda L}}, 1, n_{\max}\right), \qquad \sum n L = \text{budget}
+
+    with s the rewards' standard deviation and L the expected tokens of a rollout.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Evidence per prompt; s is the root of its value.
+    costs : array_like of float, shape (n_prompts,), or None
+        Expected tokens of a rollout; ``total_budget`` and ``budget`` then count tokens, and a round's total is a cap
+        that whole rollouts fill as well as they fit. None counts rollouts, which fit exactly.
+    **run
+        As in :class:`KnapsackRL`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :class:`~cero_alloc.FenchelDualAllocator`, and for costs that are not positive.
+
+    Notes
+    -----
+    Deviations. The published s is the spread of advantage times log-probability, which no allocator outside the trainer
+    knows; here it is that of the reward. The published cap of 32 is ``max_rollouts``. A price with rounding can miss the
+    budget by a few rollouts: what is left goes to those that would round up next. With different costs a round visits
+    prompts until they could take its total at ``rollouts_per_visit`` each, and passes over those of which it cannot pay one
+    rollout.
+
+    References
+    ----------
+    arXiv 2605.08441, DUET.
+
+    Examples
+    --------
+    >>> policy = DUET(BetaPosteriorBank(2), costs=[100, 400], total_budget=4800, n_rounds=1, max_rollouts=32)
+    >>> policy.allocate().tolist()
+    [16, 8]
+    """
+
+    def __init__(self, bank: BetaPosteriorBank, *, costs: npt.ArrayLike | None = None, **run: Unpack[VisitRun]) -> None:
+        self._costs = None if costs is None else token_costs(costs, len(bank))
+        super().__init__(bank, **run)
+
+    def _open(self, **plan: Any) -> RolloutLedger:
+        self._capacity = np.inf
+        if self._costs is None:
+            return super()._open(**plan)
+        if plan["round_capacity"] is not None:
+            remedy = "Count tokens."
+            self._capacity = real("round_capacity", plan["round_capacity"], low=0.0, high=np.inf, remedy=remedy)
+        g = integer("group_size", plan.pop("group_size"), least=1, remedy="Count from 1.")
+        rounds = integer("n_rounds", plan.pop("n_rounds"), least=1, remedy="Count the calls of allocate over the run.")
+        costs = self._costs * g
+        return open_ledger(len(self.bank), visits=None, group_size=g, n_rounds=rounds, unit_costs=costs, **plan)
+
+    def _round_total(  # type: ignore[override]
+        self, rows: IntArray | None, size: int, budget: SupportsIndex | None, exact: bool
+    ) -> float:
+        """Return the total of this round in units, or in tokens where prompts differ in cost."""
+        if self._costs is None:
+            return super()._round_total(rows, size, budget, exact)
+        pacing = Pacing(self.ledger, 1, 0.0, self._capacity, by_rounds=True)
+        one_cost = self.ledger.unit_costs is None
+        pace = (
+            super()._round_total(rows, size, None, False)
+            if one_cost
+            else pacing.window(rows, size, None, None, False)[1]
+        )
+        if budget is None and not exact:
+            return pace
+        cap = pacing.window(rows, size, None, budget, exact)[1]  # type: ignore[arg-type]
+        total = cap if exact else min(cap, pace)
+        return int(total) if one_cost else total
+
+    def _deal(self, rows: IntArray, total: float) -> IntArray:
+        if self.ledger.unit_costs is None:
+            return super()._deal(rows, int(total))
+        units, costs = np.zeros(rows.size, dtype=np.int64), self.ledger.unit_costs[rows]
+        left, waiting = total, self._next(rows, rows.size)
+        while (waiting := waiting[costs[waiting] <= left]).size:
+            enough = 1 + int(np.searchsorted(np.cumsum(self._block * costs[waiting]), left))
+            visited = np.sort(waiting[:enough][np.cumsum(costs[waiting[:enough]]) <= left])
+            units[visited] = self._share_tokens(rows[visited], left, costs[visited])
+            left -= float(costs[visited] @ units[visited])
+            waiting = waiting[visited.size :]
+        return units
+
+    def _share(self, rows: IntArray, total: int) -> IntArray:
+        return best_counts(self._keys(rows, np.ones(rows.size)), *self._bounds(rows.size), total, self._tie[rows])
+
+    def _share_tokens(self, rows: IntArray, total: float, costs: FloatArray) -> IntArray:
+        """Return units whose cost stays within the total: the largest keys, then whichever of the next still fit."""
+        units = np.ones(rows.size, dtype=np.int64)
+        left = total - float(costs.sum())
+        keys = self._keys(rows, costs)[:, 1:]
+        for entry in np.lexsort((np.repeat(self._tie[rows], keys.shape[1]), -keys.ravel())):
+            row = entry // keys.shape[1]
+            if costs[row] <= left:  # what does not fit now never will: the next units of a row are never taken alone
+                units[row] += 1
+                left -= costs[row]
+        return units
+
+    def _keys(self, rows: IntArray, costs: FloatArray) -> FloatArray:
+        """Return 1 / sqrt(lambda) at which the rounded count exceeds n, inverted: the larger, the earlier."""
+        weight = np.sqrt(self.bank._values(rows) / costs)
+        keys: FloatArray = weight[:, None] / (np.arange(self.horizon.n_max) + 0.5)
+        return keys

@@ -1,0 +1,206 @@
+"""Rules that go on sampling within a round where it pays: DAPO, Reinforce-Ada and VIGOR."""
+
+from __future__ import annotations
+
+from typing import Literal, SupportsIndex, Unpack
+
+import numpy as np
+
+from cero_alloc._checks import IntArray, error_text, integer, real
+from cero_alloc._posterior import BetaPosteriorBank
+
+from ._base import Run, VisitRun
+from ._waves import OpenRound, Waves
+
+
+class DAPO(Waves):
+    """DAPO's dynamic sampling: replace all-right and all-wrong groups by groups of further prompts.
+
+    The first wave gives ``rollouts_per_visit`` to as many prompts as the round wants mixed groups; every later one to as
+    many fresh prompts as groups were dead, until none is missing or the round's total is spent.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Ids and evidence; the evidence is kept but not used.
+    reserve : float, in [0, 1]
+        Share of the round's total that is held back for replacements.
+    **run
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in
+        :class:`~cero_alloc.FenchelDualAllocator`; rollouts_per_visit: the group size.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :class:`~cero_alloc.FenchelDualAllocator`, and for a reserve out of range.
+
+    Notes
+    -----
+    Deviations. As published further batches are sampled until a training batch is full, at any cost, and surplus mixed
+    groups are thrown away; here the round's total bounds it, and exactly what is missing is sampled. Dead groups count
+    as spent.
+
+    References
+    ----------
+    arXiv 2503.14476, DAPO, dynamic sampling.
+
+    Examples
+    --------
+    >>> policy = DAPO(BetaPosteriorBank(4), total_budget=32, n_rounds=1, max_rollouts=8)
+    >>> first = policy.allocate()
+    >>> int(first.sum()), int(policy.continue_round(first, successes=0 * first).sum())
+    (16, 16)
+    """
+
+    least_rollouts = 2
+
+    def __init__(self, bank: BetaPosteriorBank, *, reserve: float = 0.5, **run: Unpack[VisitRun]) -> None:
+        self._reserve = real("reserve", reserve, low=0.0, high=1.0, remedy="Give a share of the round's total.")
+        super().__init__(bank, **run)
+        self._require_capacity(self._block, "a group")
+
+    def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
+        total = opened.left + int(opened.dealt.sum())
+        target = max(1, int((1.0 - self._reserve) * total + 1e-9) // self._block)
+        start = self._start(opened, min(target - int(opened.mixed.sum()), opened.left // self._block))
+        return start, np.full(start.size, self._block)
+
+
+class ReinforceAda(Waves):
+    """Reinforce-Ada: go on sampling a prompt until it has shown what a training group needs.
+
+    Every wave gives ``wave_rollouts`` to the prompts that have not left. A prompt leaves with one right answer
+    ("positive"), or with half of ``kept_rollouts`` right and half wrong ("balanced").
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Ids and evidence; the evidence is kept but not used.
+    exit : {"balanced", "positive"}
+        When a prompt leaves.
+    wave_rollouts, max_waves : int
+        Rollouts per wave, and the most waves of a round: 8 and 4 as published.
+    kept_rollouts : int
+        Rollouts of a training group, 4 as published.
+    **run
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in
+        :class:`~cero_alloc.FenchelDualAllocator`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :class:`~cero_alloc.FenchelDualAllocator`, and for an unknown exit or counts below 1.
+
+    Notes
+    -----
+    Deviations. As published a step starts with a whole batch and spends what it takes; here a round starts as many
+    prompts as its total could carry through all waves (at least one), and what they do not need goes to later rounds. All rollouts
+    count, those too that the published sampler leaves out of the group.
+
+    References
+    ----------
+    arXiv 2510.04996, Reinforce-Ada.
+
+    Examples
+    --------
+    >>> policy = ReinforceAda(BetaPosteriorBank(2), exit="positive", total_budget=32, n_rounds=1, max_rollouts=32)
+    >>> first = policy.allocate()
+    >>> more = policy.continue_round(first, successes=0 * first)
+    >>> int(first.sum()), int(more.sum()), int(policy.continue_round(more, successes=more).sum())
+    (8, 8, 0)
+    """
+
+    def __init__(
+        self,
+        bank: BetaPosteriorBank,
+        *,
+        exit: Literal["balanced", "positive"] = "balanced",
+        wave_rollouts: SupportsIndex = 8,
+        max_waves: SupportsIndex = 4,
+        kept_rollouts: SupportsIndex = 4,
+        **run: Unpack[Run],
+    ) -> None:
+        if exit not in ("balanced", "positive"):
+            raise ValueError(error_text("exit", "be 'balanced' or 'positive'", exit, "Correct the spelling."))
+        kept = integer("kept_rollouts", kept_rollouts, least=2, remedy="A group that teaches needs 2.")
+        self._right, self._wrong = (kept // 2, kept - kept // 2) if exit == "balanced" else (1, 0)
+        self._max_waves = integer("max_waves", max_waves, least=1, remedy="Count the first.")
+        super().__init__(bank, **run)
+        self._each = min(self._units("wave_rollouts", wave_rollouts, 1), self.horizon.n_max)
+        self._require_capacity(self._each, "a wave of one prompt")
+
+    def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
+        if opened.wave == 0:
+            most = min(self._each * self._max_waves, self.horizon.n_max)
+            active = self._start(opened, max(1, opened.left // most))
+        else:
+            left = (opened.won >= self._right) & (opened.seen - opened.won >= self._wrong)
+            stays = (opened.last > 0) & ~left & (opened.wave < self._max_waves)
+            active = np.flatnonzero(stays)
+        return active, np.full(active.size, self._each)
+
+
+class VIGOR(Waves):
+    """VIGOR: successive halving by reward variance.
+
+    The first wave gives 2 rollouts to every prompt; each of the next three keeps the half with the largest variance of
+    all its rewards so far and gives it twice as many again, so that every wave costs the same.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Ids and evidence; the evidence is kept but not used.
+    first_rollouts, max_waves : int
+        Rollouts of the first wave, and waves: 2 and 4 as published.
+    **run
+        As in :class:`ReinforceAda`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :class:`~cero_alloc.FenchelDualAllocator`, and for counts below 1.
+
+    Notes
+    -----
+    Deviations. The rule is taken from summaries that agree with each other, not from the paper's text, which names no
+    tie-break: ties, many after 2 rewards, go by one random order. Half of an odd number is rounded up; the total decides
+    what of it is dealt, and ``max_rollouts`` may cut the last wave.
+
+    References
+    ----------
+    arXiv 2607.22002, VIGOR.
+
+    Examples
+    --------
+    >>> policy = VIGOR(BetaPosteriorBank(4), total_budget=32, n_rounds=1, max_rollouts=32)
+    >>> wave = policy.allocate()
+    >>> while wave.any():
+    ...     print(sorted(wave.tolist()))
+    ...     wave = policy.continue_round(wave, successes=wave // 2)
+    [2, 2, 2, 2]
+    [0, 0, 4, 4]
+    [0, 0, 0, 8]
+    """
+
+    def __init__(
+        self,
+        bank: BetaPosteriorBank,
+        *,
+        first_rollouts: SupportsIndex = 2,
+        max_waves: SupportsIndex = 4,
+        **run: Unpack[Run],
+    ) -> None:
+        self._max_waves = integer("max_waves", max_waves, least=1, remedy="Count the first.")
+        super().__init__(bank, **run)
+        self._each = min(self._units("first_rollouts", first_rollouts, 1), self.horizon.n_max)
+        self._require_capacity(self._each, "a wave of one prompt")
+
+    def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
+        if opened.wave == 0:
+            active = self._start(opened, max(1, opened.left // (self._each * self._max_waves)))
+        else:
+            active = np.flatnonzero(opened.last)
+            p = opened.rate[active]
+            keep = -(-active.size // 2) if opened.wave < self._max_waves else 0
+            active = active[self._first(p * (1.0 - p), opened.rows[active], keep)]
+        return active, np.full(active.size, self._each * 2**opened.wave)

@@ -1,0 +1,173 @@
+"""Rules that sample every prompt a little, and the promising ones much more: SPEED-RL and Pilot-Commit."""
+
+from __future__ import annotations
+
+from typing import SupportsIndex, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from cero_alloc._checks import IntArray, error_text, real, reals
+from cero_alloc._posterior import BetaPosteriorBank
+
+from ._base import Baseline, Run
+from ._waves import OpenRound, Waves
+
+
+class TwoStage(Waves):
+    """Sample every prompt a little, then those that look promising much more, while new ones take their turn."""
+
+    def __init__(
+        self,
+        bank: BetaPosteriorBank,
+        first: dict[str, SupportsIndex],
+        more: dict[str, SupportsIndex],
+        **run: Unpack[Run],
+    ) -> None:
+        super().__init__(bank, **run)
+        (self._few,), (self._more,) = ([self._units(*item, 1) for item in stage.items()] for stage in (first, more))
+        if self._few >= self.horizon.n_max:
+            condition = f"exceed the {self._few * self.horizon.group_size} rollouts of the first stage"
+            raise ValueError(error_text("max_rollouts", condition, self.horizon.max_rollouts, "Raise it."))
+        self._more = min(self._more, self.horizon.n_max - self._few)
+        self._require_capacity(self._few + self._more, "both stages of one prompt")
+
+    def _promising(self, opened: OpenRound, screened: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Return which of the prompts just screened go on."""
+        raise NotImplementedError
+
+    def _candidates(self, opened: OpenRound, k: int) -> IntArray:
+        return self._start(opened, k)
+
+    def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
+        screened = (opened.dealt == self._few) & (opened.last > 0) & (opened.seen > 0)
+        go_on = np.flatnonzero(self._promising(opened, screened))
+        go_on = go_on[np.argsort(self._tie[opened.rows[go_on]])]
+        # A prompt is screened only where its second stage could still be paid.
+        start = self._candidates(opened, (opened.left - go_on.size * self._more) // (self._few + self._more))
+        return np.concatenate([go_on, start]), np.repeat([self._more, self._few], [go_on.size, start.size])
+
+
+class SpeedRL(TwoStage):
+    """SPEED-RL: screen prompts with a few rollouts, and go on with those that were not all right or all wrong.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Ids and evidence; the evidence is kept but not used.
+    screen_rollouts, more_rollouts : int
+        Rollouts of the two stages: 4 and 20 as published.
+    **run
+        As in :class:`ReinforceAda`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :class:`~cero_alloc.FenchelDualAllocator`, and for max_rollouts that leave no second stage.
+
+    Notes
+    -----
+    Deviations. As published a wave holds the second stage of some prompts and the first of others, over training steps;
+    here within a round. What ``max_rollouts`` does not allow is cut from the second stage.
+
+    References
+    ----------
+    arXiv 2506.09016, SPEED-RL.
+
+    Examples
+    --------
+    >>> policy = SpeedRL(BetaPosteriorBank(2), total_budget=48, n_rounds=1, max_rollouts=24)
+    >>> first = policy.allocate()
+    >>> first.tolist(), policy.continue_round(first, successes=[1, 4]).tolist()
+    ([4, 4], [20, 0])
+    """
+
+    def __init__(
+        self,
+        bank: BetaPosteriorBank,
+        *,
+        screen_rollouts: SupportsIndex = 4,
+        more_rollouts: SupportsIndex = 20,
+        **run: Unpack[Run],
+    ) -> None:
+        super().__init__(bank, {"screen_rollouts": screen_rollouts}, {"more_rollouts": more_rollouts}, **run)
+
+    def _promising(self, opened: OpenRound, screened: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        return screened & opened.mixed
+
+
+class PilotCommit(TwoStage):
+    """Pilot-Commit: a pilot of each prompt, then many more rollouts where its pass rate lies in a band.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Ids and evidence; the evidence is kept but not used.
+    pilot_rollouts, commit_rollouts : int
+        Rollouts of the two stages; one to three as in the published runs (16 and 48, 32 and 96).
+    band : tuple of two floats, in [0, 1]
+        Lowest and highest pass rate that is committed to, both included.
+    solved : float or None
+        Pass rate of a pilot from which on a prompt is not piloted again while others are left; None never drops one.
+    **run
+        As in :class:`ReinforceAda`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :class:`~cero_alloc.FenchelDualAllocator`, and for a band or threshold out of range.
+
+    Notes
+    -----
+    Deviations. As published commits wait in a buffer, up to four training steps; here they come within the round. Solved
+    prompts are dropped at once, not at the end of an epoch.
+
+    References
+    ----------
+    arXiv 2605.26606, Pilot-Commit; its program's pilot of 8 and band [1/4, 3/4].
+
+    Examples
+    --------
+    >>> policy = PilotCommit(BetaPosteriorBank(2), total_budget=64, n_rounds=1, max_rollouts=32)
+    >>> first = policy.allocate()
+    >>> first.tolist(), policy.continue_round(first, successes=[1, 4]).tolist()
+    ([8, 8], [0, 24])
+    """
+
+    _STATE = (*Baseline._STATE, "_done")
+
+    def __init__(
+        self,
+        bank: BetaPosteriorBank,
+        *,
+        pilot_rollouts: SupportsIndex = 8,
+        commit_rollouts: SupportsIndex = 24,
+        band: tuple[float, float] = (0.25, 0.75),
+        solved: float | None = None,
+        **run: Unpack[Run],
+    ) -> None:
+        remedy = "Give a pass rate."
+        edges = reals("band", band, low=0.0, high=1.0, remedy="Give the lowest and the highest pass rate.")
+        if edges.shape != (2,) or edges[0] > edges[1]:
+            raise ValueError(
+                error_text("band", "be an ascending pair", band, "Give the lowest and the highest pass rate.")
+            )
+        self._low, self._high = edges.tolist()
+        self._solved = np.inf if solved is None else real("solved", solved, low=0.0, high=1.0, remedy=remedy)
+        self._done = np.zeros(len(bank), dtype=np.bool_)
+        super().__init__(bank, {"pilot_rollouts": pilot_rollouts}, {"commit_rollouts": commit_rollouts}, **run)
+
+    def _promising(self, opened: OpenRound, screened: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        within: npt.NDArray[np.bool_] = (opened.rate >= self._low) & (opened.rate <= self._high)
+        return screened & within
+
+    def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
+        piloted = (opened.dealt == self._few) & (opened.seen > 0)
+        self._done[opened.rows] |= piloted & (opened.rate >= self._solved)
+        return super()._wave(opened)
+
+    def _candidates(self, opened: OpenRound, k: int) -> IntArray:
+        fresh = opened.fresh
+        rows = opened.rows[fresh]
+        late = self._visits[rows] + self._done[rows] * (1.0 + self._visits.max())
+        return fresh[self._first(-late, rows, max(0, min(k, fresh.size)))]

@@ -1,0 +1,114 @@
+"""Exact integer allocation of one total over rows with bounds: by falling unit gains, or in proportion to weights."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cero_alloc import _kernels
+from cero_alloc._checks import FloatArray, IntArray
+
+_ONE = np.ones(1)
+
+
+def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int, tie: IntArray) -> IntArray:
+    r"""Maximise separable concave values of whole counts under one total.
+
+    .. math:: \max_n \sum_i \sum_{m < n_i} \Delta_i(m) \quad \text{s.t.} \quad \sum_i n_i = T, \; l_i \le n_i \le u_i
+
+    With :math:`\Delta_i` falling from :math:`l_i` on, the best counts are those of the T largest gains: a price splits
+    them off exactly, by bisection over the bit patterns of the gains, and units at the price itself are shared evenly.
+
+    Parameters
+    ----------
+    gains : numpy.ndarray of float64, shape (n_rows, n_max)
+        Worth of unit m + 1 on top of m, at least 0; falling along a row from ``lower`` on.
+    lower, upper : numpy.ndarray of int64, shape (n_rows,)
+        Bounds in units.
+    total : int
+        Units to deal. Below the sum of ``lower`` everybody gets ``lower``, above that of ``upper`` ``upper``.
+    tie : numpy.ndarray of int64, shape (n_rows,)
+        Rank of the rows where gains are equal.
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape (n_rows,)
+
+    References
+    ----------
+    Fox, Discrete optimization via marginal analysis, Management Science 13 (1966).
+
+    Examples
+    --------
+    >>> gains = np.array([[5.0, 4.0, 1.0], [4.5, 3.0, 2.0]])
+    >>> best_counts(gains, np.array([0, 0]), np.array([3, 3]), 4, np.arange(2)).tolist()
+    [2, 2]
+    """
+    falling = np.empty_like(gains)
+    _kernels.fall(gains, lower, falling)
+    key = falling.view(np.int64)  # as integers the bit patterns of floats that are not negative keep their order
+    units, upto, trial = lower.copy(), upper.copy(), np.empty_like(lower)
+    left = _kernels.clear_gains(key, total, units, upto, trial)
+    share_ties(units, upto, left, tie)
+    return units
+
+
+def share_ties(units: IntArray, upto: IntArray, left: int, tie: IntArray) -> None:
+    """Spend ``left`` units on bringing the counts to one level within ``upto``, ties in order of ``tie``; in place."""
+    if left > 0:
+        _kernels.level(np.zeros_like(units), units, upto, _ONE, 0, np.argsort(tie), float(left))
+
+
+def proportional(weights: FloatArray, lower: IntArray, upper: IntArray, total: int, tie: IntArray) -> IntArray:
+    r"""Deal a total in proportion to weights, within bounds, and round by largest remainder.
+
+    The shares are :math:`x_i = \min(u_i, \max(l_i, c w_i))` with the one :math:`c` that spends the total. What bounds
+    leave over goes evenly to rows without weight.
+
+    Parameters
+    ----------
+    weights : numpy.ndarray of float64, shape (n_rows,)
+        At least 0.
+    lower, upper, total, tie
+        As in :func:`best_counts`.
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape (n_rows,)
+
+    Examples
+    --------
+    >>> bounds = np.zeros(3, dtype=np.int64), np.full(3, 8)
+    >>> proportional(np.array([1.0, 1.0, 2.0]), *bounds, 7, np.arange(3)).tolist()
+    [2, 2, 3]
+    """
+    units = lower.copy()
+    heavy = weights > 0.0
+    if heavy.any():
+        share = _shares(weights[heavy], lower[heavy], upper[heavy], total - int(lower[~heavy].sum()))
+        units[heavy] = np.floor(share + 1e-9).astype(np.int64)
+        part = np.zeros(units.size)
+        part[heavy] = np.round(share - units[heavy], 9)  # equal remainders stay equal
+        spare = max(0, total - int(units.sum()))
+        order = np.lexsort((tie, -part))
+        first = order[(units < upper)[order] & (part > 0.0)[order]][:spare]
+        units[first] += 1
+    share_ties(units, upper, total - int(units.sum()), tie)
+    return units
+
+
+def _shares(weights: FloatArray, lower: IntArray, upper: IntArray, total: int) -> FloatArray:
+    """Return min(upper, max(lower, c w)) for the c that spends the total."""
+    corners = np.unique(np.concatenate([lower / weights, upper / weights]))
+    low, high = 0, corners.size - 1
+    while low < high:  # the first corner at which the total is spent
+        middle = (low + high) // 2
+        if np.clip(corners[middle] * weights, lower, upper).sum() < total:
+            low = middle + 1
+        else:
+            high = middle
+    base = np.clip(corners[max(low - 1, 0)] * weights, lower, upper)
+    top = np.clip(corners[low] * weights, lower, upper)
+    rise = top.sum() - base.sum()
+    part = min(1.0, max(0.0, (total - base.sum()) / rise)) if rise > 0.0 else 1.0
+    mixed: FloatArray = base + part * (top - base)  # linear between corners
+    return mixed

@@ -1,0 +1,218 @@
+"""A round that is dealt in waves, each after the rewards of the one before."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, SupportsIndex, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from cero_alloc._checks import FloatArray, IntArray, counts, error_text, integer, successes
+from cero_alloc._posterior import BetaPosteriorBank
+from cero_alloc._state import State
+
+from ._base import Baseline, VisitRun
+
+_OPEN_FIRST = "Call allocate first; a round ends with the first wave of zeros."
+
+
+@dataclass(slots=True)
+class OpenRound:
+    """A round between two waves; arrays run over the prompts on offer, in ascending rows."""
+
+    rows: IntArray
+    order: IntArray  # place of each row in the caller's order
+    left: int  # units that the round may still deal
+    wave: int  # waves dealt
+    dealt: IntArray  # units of each prompt in this round
+    last: IntArray  # units of each prompt in the last wave
+    seen: IntArray  # rollouts reported
+    won: FloatArray  # successes reported
+
+    @classmethod
+    def start(cls, rows: IntArray, order: IntArray, total: int) -> OpenRound:
+        """Open a round over ``rows``."""
+        none = np.zeros(rows.size, dtype=np.int64)
+        return cls(rows, order, total, 0, none, none.copy(), none.copy(), np.zeros(rows.size))
+
+    @classmethod
+    def fits(cls, state: Any, n_prompts: int) -> bool:
+        """Whether a state is that of a round over rows of so many prompts."""
+        if not isinstance(state, Mapping) or set(state) != set(cls.__slots__):
+            return False
+        if not all(isinstance(state[name], (int, np.integer)) for name in ("left", "wave")):
+            return False
+        like = cls.start(
+            np.zeros(np.size(state["rows"]), dtype=np.int64), np.zeros(np.size(state["rows"]), dtype=np.int64), 0
+        )
+        for name in ("rows", "order", "dealt", "last", "seen", "won"):
+            part, model = state[name], getattr(like, name)
+            if not isinstance(part, np.ndarray) or (part.shape, part.dtype) != (model.shape, model.dtype):
+                return False
+        rows: IntArray = state["rows"]
+        within = bool(((rows >= 0) & (rows < n_prompts)).all())
+        return within and np.array_equal(np.sort(state["order"]), np.arange(rows.size))
+
+    @property
+    def fresh(self) -> IntArray:
+        """Positions that no wave has dealt to."""
+        return np.flatnonzero(self.dealt == 0)
+
+    @property
+    def mixed(self) -> npt.NDArray[np.bool_]:
+        """Whether a prompt has shown both outcomes in this round."""
+        return (self.won > 0.0) & (self.won < self.seen)
+
+    @property
+    def rate(self) -> FloatArray:
+        """Success rate in this round, 0 where nothing was reported."""
+        return np.divide(self.won, self.seen, out=np.zeros(self.won.size), where=self.seen > 0)
+
+
+class Waves(Baseline):
+    """A rule whose round comes in waves; a subclass says in ``_wave`` who gets how much next."""
+
+    def __init__(self, bank: BetaPosteriorBank, **run: Unpack[VisitRun]) -> None:
+        self._round: OpenRound | None = None
+        super().__init__(bank, **run)
+
+    def allocate(
+        self, prompt_ids: Iterable[Hashable] | None = None, budget: SupportsIndex | None = None, *, exact: bool = False
+    ) -> IntArray:
+        """Deal the first wave of a round; :meth:`continue_round` deals the others.
+
+        Parameters
+        ----------
+        prompt_ids : iterable of hashable, or None
+            Prompts on offer, each once; None offers the whole pool in row order.
+        budget : int or None
+            Cap of the whole round in rollouts, all waves together.
+        exact : bool
+            Must be False: rewards decide how much the waves take. What a round leaves goes to later rounds.
+
+        Returns
+        -------
+        numpy.ndarray of int64, shape (n_offered,)
+            Rollouts per prompt in the order of ``prompt_ids``.
+
+        Raises
+        ------
+        KeyError
+            For an unknown id.
+        ValueError, TypeError
+            For a repeated id, a bad budget, or exact=True; nothing changes then.
+        """
+        if exact:
+            name = type(self).__name__
+            raise ValueError(error_text("exact", f"be False for {name}", exact, "Pass the total as a cap instead."))
+        rollouts = super().allocate(prompt_ids, budget)
+        if not rollouts.any():
+            self._round = None
+        return rollouts
+
+    def continue_round(self, counts: npt.ArrayLike, successes: npt.ArrayLike) -> IntArray:
+        """Deal the next wave of the open round.
+
+        Parameters
+        ----------
+        counts : array_like of int, shape (n_offered,)
+            Rewarded rollouts of the last wave, at most those that were dealt, in the order of the round's ids.
+        successes : array_like of float, shape (n_offered,)
+            Sum of their rewards. They go to :meth:`update`, too, where the bank learns from them.
+
+        Returns
+        -------
+        numpy.ndarray of int64, shape (n_offered,)
+            More rollouts per prompt. All zeros once the round is over.
+
+        Raises
+        ------
+        ValueError
+            Without an open round, or for counts that do not fit it; nothing changes then.
+        """
+        opened = self._round
+        if opened is None:
+            raise ValueError(f"continue_round must follow allocate within a round, got no open round. {_OPEN_FIRST}")
+        n, won = self._reported(opened, counts, successes)
+        opened.seen += n
+        opened.won += won
+        units = self._granted(opened)
+        self._visits[opened.rows] += (units > 0) & (opened.dealt == units)
+        rollouts, _ = self.ledger.top_up(opened.rows, units)
+        if not units.any():
+            self._round = None
+        answer = np.empty_like(rollouts)
+        answer[opened.order] = rollouts
+        return answer
+
+    def state_dict(self) -> State:
+        """Return the state as a plain dict of copies, an open round included."""
+        return {**super().state_dict(), "round": None if self._round is None else asdict(self._round)}
+
+    def _check_state(self, state: Any, label: str) -> None:
+        own = dict(state) if isinstance(state, Mapping) else state
+        opened = own.pop("round", ()) if isinstance(own, dict) else None
+        super()._check_state(own, label)
+        if opened is not None and not OpenRound.fits(opened, len(self.bank)):
+            raise ValueError(f"{label}['round'] must be None or an open round. Pass what state_dict returned.")
+
+    def _put(self, state: Mapping[str, Any]) -> None:
+        super()._put(state)
+        self._round = None if state["round"] is None else OpenRound(**copy.deepcopy(state["round"]))
+
+    def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
+        """Return positions in order of priority, and the units that each of them gets, or none where too few are left."""
+        raise NotImplementedError
+
+    def _deal(self, rows: IntArray, total: int) -> IntArray:
+        self._round = OpenRound.start(rows, self._order, total)
+        return self._granted(self._round)
+
+    def _granted(self, opened: OpenRound) -> IntArray:
+        """Return the next wave, within the round's total and the caps."""
+        wanted, units = self._wave(opened)
+        units = np.minimum(units, self.horizon.n_max - opened.dealt[wanted])
+        paid = np.cumsum(units) <= opened.left
+        granted = np.zeros_like(opened.dealt)
+        granted[wanted[paid]] = units[paid]
+        opened.dealt += granted
+        opened.last = granted
+        opened.left -= int(granted.sum())
+        opened.wave += 1
+        return granted
+
+    def _start(self, opened: OpenRound, k: int) -> IntArray:
+        """Return the positions of the next ``k`` prompts of the epoch that this round has not dealt to."""
+        fresh = opened.fresh
+        return fresh[self._next(opened.rows[fresh], max(0, min(k, fresh.size)))]
+
+    def _reported(self, opened: OpenRound, n: npt.ArrayLike, won: npt.ArrayLike) -> tuple[IntArray, FloatArray]:
+        """Check a wave's report and return it in ascending rows."""
+        size = opened.rows.size
+        rollouts, rewards = counts("counts", n, size), successes("successes", won, size)
+        dealt = np.empty_like(opened.last)
+        dealt[opened.order] = opened.last * self.horizon.group_size
+        remedy = "Report the last wave, in the order of the round's ids."
+        for i in np.flatnonzero((rollouts < 0) | (rollouts > dealt))[:1].tolist():
+            raise ValueError(
+                error_text("counts", f"be between 0 and the {dealt[i]} dealt", int(rollouts[i]), remedy, i)
+            )
+        for i in np.flatnonzero(~((rewards >= 0.0) & (rewards <= rollouts)))[:1].tolist():
+            condition = f"be between 0 and counts[{i}] = {rollouts[i]}"
+            raise ValueError(error_text("successes", condition, float(rewards[i]), remedy, i))
+        return rollouts[opened.order], rewards[opened.order]
+
+    def _require_capacity(self, units: int, what: str) -> None:
+        """Refuse a round capacity that would never let a round begin."""
+        h = self.horizon
+        if units > h.capacity:
+            condition = f"hold {what}, {units * h.group_size} rollouts"
+            raise ValueError(error_text("round_capacity", condition, h.round_capacity, "Raise it."))
+
+    def _units(self, name: str, rollouts: SupportsIndex, least: int) -> int:
+        """Return a rule's own number of rollouts in whole units."""
+        n = integer(name, rollouts, least=least, remedy="Count rollouts.")
+        return -(-n // self.horizon.group_size)
