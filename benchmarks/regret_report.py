@@ -61,7 +61,7 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
 def grouped(rows: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
     """Group rows by some columns, sorted by seed and rounds."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: (row["seed"], row.get("rounds", 0))):
+    for row in sorted(rows, key=lambda row: (row.get("seed", 0), row.get("rounds", 0))):
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)
     return groups
 

@@ -21,15 +21,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, OfflineOracle, ResolvingAllocator, SaturatingUtility
 from cero_alloc._batch import solve_batch
@@ -45,6 +42,7 @@ from cero_alloc.simulation import (
     simulate,
     static_pool,
 )
+from parallel import execute
 from regret_report import SHAPES, write_csv
 from resolving_report import (
     BATCHES_ONLY,
@@ -535,26 +533,6 @@ def plan(options: argparse.Namespace) -> dict[str, list[Callable[[], Any]]]:
         "priors": [partial(prior_run, file, seed) for file in sorted(options.data.glob("*.csv")) for seed in range(20)],
         "promises": [partial(promise_run, seed) for seed in range(promises)],
     }
-
-
-def execute(parts: dict[str, list[Callable[[], Any]]], jobs: int) -> dict[str, list[Any]]:
-    """Run all parts, in processes where more than one is allowed."""
-    calls = [call for part in parts.values() for call in part]
-    if jobs == 1:
-        found = [call() for call in tqdm(calls, unit="run")]
-    else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as workers:
-            found = list(tqdm(workers.map(_call, calls, chunksize=4), total=len(calls), unit="run"))
-    done = iter(found)
-    results: dict[str, list[Any]] = {}
-    for part, group in parts.items():
-        entries = [next(done) for _ in group]
-        results[part] = [row for e in entries for row in e] if entries and isinstance(entries[0], list) else entries
-    return results
-
-
-def _call(call: Callable[[], Any]) -> Any:
-    return call()
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -24,3 +24,4 @@ napoleon_google_docstring = False
 napoleon_use_ivar = True  # attributes of results are no link targets: their names recur as shapes
 napoleon_use_rtype = False
 nitpicky = False
+suppress_warnings = ["ref.python"]  # shapes again: n_prompts is the name of several attributes, and a link to none
