@@ -46,7 +46,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=625, help="prompts per step (default %(default)s)")
     parser.add_argument("--group", type=int, default=8, help="rollouts per prompt and step (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="draws the log (default %(default)s)")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="only write the logs, to replay them by hand")
     args = parser.parse_args()
+    if args.write:
+        print(*write_logs(args.write, args.prompts, args.steps, args.batch, args.group, args.seed))
+        return
     with tempfile.TemporaryDirectory() as folder:
         print(f"{'log':<14} {'MB':>7} {'rows':>10} {'reading, s':>11} {'rows/s':>10} {'whole command, s':>17}")
         for file in write_logs(Path(folder), args.prompts, args.steps, args.batch, args.group, args.seed):

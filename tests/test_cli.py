@@ -21,7 +21,7 @@ from cero_alloc import plotting
 from cero_alloc._log_reader import read_log
 from cero_alloc._replay import replay
 
-DATA = sorted(Path("/work/shared/data").glob("*.csv"))
+DATA = sorted((Path(__file__).resolve().parents[2] / "shared" / "data").glob("*.csv"))
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cero_alloc import _log_lines, _log_reader
 from cero_alloc._log_reader import read_log
 
-DATA = Path("/work/shared/data")
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def table_of(log):

@@ -24,7 +24,7 @@ from cero_alloc._replay_settings import SATURATIONS, choose_saturation, learn_se
 from cero_alloc.baselines import FixedPacing, Greedy, Uniform
 from cero_alloc.simulation import epoch_batches
 
-DATA = Path("/work/shared/data")
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def make_log(prompt, step, reward, rollouts=None):
@@ -207,6 +207,20 @@ def test_default_policies_are_ranked_and_play_every_round():
     assert result.row("ResolvingAllocator").dealt == log.n_rollouts
     pool = replay(log, offer="pool", n_boot=50)
     assert pool.row("Uniform").mean_group == 8.0  # as logged, not one rollout for everybody
+
+
+def test_groups_are_of_like_size():
+    # A cap meant for rules that choose counts must not become the group of those that deal one size.
+    log = simulated_log()  # groups of 8, half of which a batch rule of one size can serve with 16
+    one_size = ("FenchelDualAllocator", "FixedPacing", "Greedy", "MoPPS", "GRESO", "BOTS")
+    for offer, size in (("pool", 8), ("batch", 16)):
+        policies = default_policies(log, offer=offer)
+        run = {"total_budget": log.n_rollouts, "n_rounds": log.n_steps, "max_rollouts": 32, "seed": 0}
+        for name in one_size:
+            counts = policies[name](BetaPosteriorBank(log.n_prompts), **run).allocate(range(20), 160, exact=True)
+            assert set(counts[counts > 0].tolist()) == {size}, name
+        least = policies["ResolvingAllocator"](BetaPosteriorBank(log.n_prompts), **run).allocate(range(20), 160)
+        assert least[least > 0].min() >= (8 if offer == "pool" else 2)
 
 
 def test_caps():

@@ -17,7 +17,7 @@ from ._posterior import BetaPosteriorBank
 from ._replay_outcomes import Outcomes, logged_outcomes
 from ._resolving import ResolvingAllocator
 from ._rounds import play_round
-from .baselines import CONTROLS, PEERS
+from .baselines import BOTS, GRESO, PEERS, FixedPacing, Greedy, MoPPS, Uniform
 
 Offer = Literal["batch", "pool"]
 Policies = Mapping[str, Callable[..., Any]]  # name -> callable(bank, total_budget=, n_rounds=, max_rollouts=, seed=)
@@ -219,8 +219,9 @@ def replay(
 def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Callable[..., Any]]:
     """Return what a replay of this log plays unless told otherwise: the allocators and every peer.
 
-    In batches the allocators are told how often the log visits each prompt, as a data loader's epochs tell; peers that
-    deal a fixed number per visit are told the log's.
+    In batches the allocators are told how often the log visits each prompt, as a data loader's epochs tell. Rules that
+    deal groups of one size deal the log's from the pool, and twice that in batches, where they can only choose half of
+    the prompts; re-solving allocators deal at least the log's from the pool, and at least two in batches.
 
     Parameters
     ----------
@@ -237,27 +238,46 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Ca
     sizes = np.bincount(log.cell_step, minlength=log.n_steps)
     # In batches the least mean group, so that a fixed number per visit reaches every prompt on offer.
     per_visit = max(1, int((totals / sizes).min()) if offer == "batch" else round(log.n_rollouts / log.trials.size))
+    one_size = max(least_cap(log, offer), per_visit if offer == "pool" else 2 * per_visit)
     visits = log.visits if offer == "batch" else None
+    least = least_group(log, offer)
     fit_every = max(5, log.n_steps // 5)
     return {
-        "ResolvingAllocator": partial(resolving, visits=visits),
-        f"ResolvingAllocator, fit_every={fit_every}": partial(resolving, visits=visits, fit_every=fit_every),
-        "FenchelDualAllocator": partial(FenchelDualAllocator, visits=visits),
-        **{cls.__name__: partial(_peer, cls, per_visit) for cls in (*CONTROLS, *PEERS)},
+        "ResolvingAllocator": partial(resolving, visits=visits, least=least),
+        f"ResolvingAllocator, fit_every={fit_every}": partial(
+            resolving, visits=visits, least=least, fit_every=fit_every
+        ),
+        "FenchelDualAllocator": partial(_capped, FenchelDualAllocator, one_size, visits=visits),
+        **{cls.__name__: partial(_capped, cls, one_size) for cls in (FixedPacing, Greedy)},
+        **{cls.__name__: partial(_peer, cls, one_size) for cls in (MoPPS, GRESO, BOTS)},
+        **{
+            cls.__name__: partial(_peer, cls, per_visit) for cls in (Uniform, *PEERS) if cls not in (MoPPS, GRESO, BOTS)
+        },
     }
+
+
+def least_group(log: RolloutLog, offer: Offer) -> int:
+    """Return the least group of re-solving allocators: pairs in batches, the log's mean group from the pool."""
+    return 2 if offer == "batch" else max(2, round(log.n_rollouts / log.trials.size))
 
 
 def resolving(
     bank: BetaPosteriorBank,
     *,
     max_rollouts: int,
+    least: int = 2,
     prior: tuple[float, float] = (1.0, 1.0),
     forgetting: float = 1.0,
     **options: Any,
 ) -> ResolvingAllocator:
-    """Build a re-solving allocator with groups of two at least, over a bank of this prior and forgetting."""
+    """Build a re-solving allocator with a least group, over a bank of this prior and forgetting."""
     own = BetaPosteriorBank(len(bank), prior=prior, forgetting=forgetting)
-    return ResolvingAllocator(own, max_rollouts=max_rollouts, min_rollouts=min(2, max_rollouts), **options)
+    return ResolvingAllocator(own, max_rollouts=max_rollouts, min_rollouts=min(least, max_rollouts), **options)
+
+
+def _capped(cls: Any, most: int, bank: BetaPosteriorBank, *, max_rollouts: int, **run: Any) -> Any:
+    """Build a rule that deals its cap to everybody whom it visits: one group size, and not the cap of the others."""
+    return cls(bank, max_rollouts=min(max_rollouts, most), **run)
 
 
 def _peer(cls: Any, per_visit: int, bank: BetaPosteriorBank, *, max_rollouts: int, **run: Any) -> Any:

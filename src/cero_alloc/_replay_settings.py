@@ -13,7 +13,7 @@ from ._calibration import Calibration
 from ._log import RolloutLog
 from ._posterior import BetaPosteriorBank
 from ._prior import ForgettingChoice, PriorFit
-from ._replay import Offer, ReplayResult, ReplayRow, least_cap, replay, resolving
+from ._replay import Offer, ReplayResult, ReplayRow, least_cap, least_group, replay, resolving
 from ._utility import SaturatingUtility
 
 SATURATIONS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -121,6 +121,7 @@ def choose_saturation(
         f"saturation {saturation:g}": partial(
             resolving,
             visits=sample.visits if offer == "batch" else None,
+            least=least_group(sample, offer),
             prior=settings.prior,
             forgetting=settings.forgetting.forgetting,
             exploration=settings.exploration,
@@ -145,7 +146,7 @@ def python_lines(log: RolloutLog, settings: LearntSettings, saturation: float, r
     a, b = settings.prior
     visits = f"visits={int(np.median(log.visits))}, " if result.offer == "batch" else ""
     bonus = f", exploration={settings.exploration:g}" if settings.exploration else ""
-    least = min(2, result.max_rollouts)
+    least = min(least_group(log, result.offer), result.max_rollouts)
     return [
         f"bank = BetaPosteriorBank(prompt_ids, prior=({a:.4g}, {b:.4g}), forgetting={settings.forgetting.forgetting:g})",
         f'utility = SaturatingUtility(saturation={saturation:g}, scaling="height")',
