@@ -1,7 +1,7 @@
 """Compare every allocator at equal rollouts: the package's own, fifteen published rules and the paper's controls.
 
 Every policy plays the same pools with the same total of rollouts, pilots, refills and discarded ones included, on the
-same seeds, so that differences are paired. Nobody is told the rates; all start from the prior Beta(1, 1).
+same seeds, so that differences are paired. Nobody is told the rates; all start from the prior Beta(1, 1), which one row fits.
 
 Two ways to offer prompts: "pool" offers all of them in every round, "batch" what a shuffling data loader would, with 8
 rollouts per prompt, for 8 epochs. Prints one ranked table per pool and offer (mean and 95% interval over seeds), and
@@ -9,7 +9,8 @@ writes ``peers.csv`` (one row per run), ``peers_summary.csv`` and one picture pe
 
 What is measured, per run:
 
-* optimum: utility of the rollouts at the true rates, % of the clairvoyant optimum;
+* optimum: utility of the rollouts at the true rates, % of the clairvoyant optimum under the same offers; on moving pools
+  a round's rollouts are valued at that round's rates, and the optimum is an upper bound;
 * vs uniform: difference to uniform on the same seed, in points;
 * effective: groups with both outcomes per 1,000 rollouts;
 * useful: rollouts in such groups, %;
@@ -80,14 +81,16 @@ POOLS = {
 }
 
 
-def policies(run: dict[str, Any], offer: str) -> dict[str, Callable[[BetaPosteriorBank], Any]]:
+def policies(run: dict[str, Any], offer: str, one_size: int | None) -> dict[str, Callable[[BetaPosteriorBank], Any]]:
     """Return how to build each policy on an empty bank.
 
     ``run`` holds the shared arguments. Rules with one group size get 8 rollouts where they choose from the pool, and 16
-    where they can only choose half of a batch; the others choose counts up to ``MOST``. Resolving takes at least 8 from
+    where they can only choose half of a batch, or ``one_size``; the others choose counts up to ``MOST``. Resolving takes at least 8 from
     the pool, too, and in a row of its own at least 2; of a batch it takes at least 2.
     """
-    fixed = PER_VISIT if offer == "pool" else 2 * PER_VISIT
+    fixed = one_size or (PER_VISIT if offer == "pool" else 2 * PER_VISIT)
+    if offer == "batch":
+        fixed = max(fixed, PER_VISIT)  # fewer would not spend the batch's total
     visits = {} if offer == "pool" else {"visits": EPOCHS}
     groups = {**run, "max_rollouts": fixed}
     ours = {**run, "min_rollouts": PER_VISIT if offer == "pool" else 2, **visits}
@@ -156,23 +159,28 @@ class Timed:
         return timed
 
 
-def compare(label: str, make: Callable[..., Pool], seed: int) -> list[Row]:
-    """Play every policy on one pool and seed, under both ways to offer."""
+def compare(label: str, make: Callable[..., Pool], order: int, one_size: int | None, seed: int) -> list[Row]:
+    """Play every policy on one pool and seed, under both ways to offer; ``order`` draws the loader's batches."""
     pool = make(seed=seed)
-    return [row for offer in ("pool", "batch") for row in play_all(label, pool, offer, seed)]
+    batches = epoch_batches(pool.n_prompts, -(-pool.n_prompts // EPOCHS), EPOCHS, seed=order)
+    return [row for offer in ("pool", "batch") for row in play_all(label, pool, offer, batches, one_size, seed)]
 
 
-def play_all(label: str, pool: Pool, offer: str, seed: int) -> list[Row]:
+def play_all(
+    label: str, pool: Pool, offer: str, batches: list[np.ndarray], one_size: int | None, seed: int
+) -> list[Row]:
     """Play every policy on one pool, offer and seed."""
-    size, batch = pool.n_prompts, -(-pool.n_prompts // EPOCHS)
-    batches = epoch_batches(size, batch, EPOCHS, seed=seed)
+    size = pool.n_prompts
     rounds, budget = len(batches), EPOCHS * PER_VISIT * size
     run = {"total_budget": budget, "n_rounds": rounds, "max_rollouts": MOST, "seed": seed}
     horizon = Horizon(
         n_prompts=size, n_rounds=rounds, total_budget=budget, max_rollouts=MOST, round_capacity=MOST * size
     )
     offers = None if offer == "pool" else batches
-    known = None if pool.static else moving_optimum(pool.rates.tobytes(), pool.path, horizon)
+    known = None
+    if not pool.static:
+        shown = None if offers is None else tuple(rows.tobytes() for rows in offers)
+        known = moving_optimum(pool.rates.tobytes(), pool.path, horizon, shown)
     rows: list[Row] = []
 
     def play(name: str, policy: Any, rewards: Any) -> SimulationResult:
@@ -183,12 +191,12 @@ def play_all(label: str, pool: Pool, offer: str, seed: int) -> list[Row]:
         rows.append({**row, "ms": 1e3 * float(np.median(timed.seconds)), "best": result.optimum})
         return result
 
-    everybody = policies(run, offer)
+    everybody = policies(run, offer, one_size)
     first = play("FenchelDual", everybody.pop("FenchelDual")(pool.bank()), [seed, 1])
     for name, build in everybody.items():
         play(name, build(pool.bank()), [seed, 1])
     # Yesterday's schedule: the counts that Algorithm 1 chose with other rewards and ties.
-    other = policies({**run, "seed": seed + 10_000}, offer)["FenchelDual"](pool.bank())
+    other = policies({**run, "seed": seed + 10_000}, offer, one_size)["FenchelDual"](pool.bank())
     yesterday = simulate(other, pool, rounds, [seed, 2], batches=offers, horizon=horizon, optimum=first.optimum)
     play("preset", Preset(pool.bank(), yesterday.counts), [seed, 1])
     if offer == "pool":  # permuted, a schedule asks for prompts that a batch does not offer
@@ -202,11 +210,19 @@ def play_all(label: str, pool: Pool, offer: str, seed: int) -> list[Row]:
 
 
 @lru_cache
-def moving_optimum(rates: bytes, path: str, horizon: Horizon) -> float:
-    """Return the clairvoyant bound of a moving pool: the slow part, the same for both offers and all seeds of a file."""
+def moving_optimum(rates: bytes, path: str, horizon: Horizon, shown: tuple[bytes, ...] | None) -> float:
+    """Return an upper bound of the clairvoyant optimum of a moving pool: the slow part, the same for all seeds of a file.
+
+    ``shown`` holds the rows on offer in each round, None all of them; off offer a prompt is worth nothing.
+    """
     stages = np.frombuffer(rates).reshape(-1, horizon.n_prompts)
     p = np.stack([Pool(stages, None, path).at(k, horizon.n_rounds) for k in range(horizon.n_rounds)], axis=1)
-    return path_optimum_bound(p * (1.0 - p), horizon, SaturatingUtility())[0]
+    values = p * (1.0 - p)
+    for k, rows in enumerate(shown or ()):
+        away = np.ones(horizon.n_prompts, dtype=bool)
+        away[np.frombuffer(rows, dtype=np.int64)] = False
+        values[away, k] = 0.0
+    return path_optimum_bound(values, horizon, SaturatingUtility())[0]
 
 
 def measure(result: SimulationResult, pool: Pool) -> Row:
@@ -233,12 +249,12 @@ def counted(file: Path, seed: int) -> Pool:
 
 
 def plan(options: argparse.Namespace) -> list[Callable[[], list[Row]]]:
-    """Return every run."""
-    pools = {**POOLS, **{file.stem: partial(counted, file) for file in options.rates}}
+    """Return every run. The pool of a file is the same for all seeds, and so are its batches."""
+    seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
+    drawn = [(label, make, seed, seed) for label, make in POOLS.items() for seed in seeds]
+    measured = [(file.stem, partial(counted, file), FIRST_SEED, seed) for file in options.rates for seed in seeds]
     return [
-        partial(compare, label, make, seed)
-        for label, make in pools.items()
-        for seed in range(FIRST_SEED, FIRST_SEED + options.seeds)
+        partial(compare, label, make, order, options.one_size, seed) for label, make, order, seed in drawn + measured
     ]
 
 
@@ -253,16 +269,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="FILE.csv",
         help="also pools of these success counts: prompt_id,epoch,trials,successes; epochs are stages of drift",
     )
-    parser.add_argument(
-        "--offer", nargs="+", choices=("pool", "batch"), default=["pool", "batch"], help="ways to offer"
-    )
     parser.add_argument("--seeds", type=int, default=10, help="seeds per pool (default %(default)s)")
+    parser.add_argument(
+        "--one-size",
+        type=int,
+        metavar="N",
+        help="rollouts of a visit for rules with one group size (default: 8 from the pool, 16 in a batch; there at least 8)",
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("peers_results"), help="folder of the results")
     parser.add_argument("--quick", action="store_true", help="2 seeds: a smoke test, not a measurement")
     options = parser.parse_args(argv)
     if options.quick:
         options.seeds = 2
+    if options.one_size is not None and not 2 <= options.one_size <= MOST:
+        parser.error(f"--one-size must be 2 to {MOST}")
     if options.seeds < 2 or options.jobs < 1:
         parser.error("--seeds must be at least 2, for an interval, and --jobs at least 1")
     for file in options.rates:

@@ -945,3 +945,23 @@ def test_max_rollouts_hold_the_least_count(rule, own):
     with pytest.raises(ValueError, match=rf"rollouts_per_visit must be at least {least}, got rollouts_per_visit = 1"):
         rule(BetaPosteriorBank(3), total_budget=3, n_rounds=4, max_rollouts=4, rollouts_per_visit=1, **own)
     rule(BetaPosteriorBank(3), total_budget=4, n_rounds=4, group_size=4, max_rollouts=4, **own)
+
+
+@pytest.mark.parametrize("rule", [Greedy, ReinforceAda, VIGOR, SpeedRL, PilotCommit])
+def test_rules_without_a_visit_refuse_its_size(rule):
+    with pytest.raises(TypeError, match=f"{rule.__name__} must not be given rollouts_per_visit, got 8. Leave it out"):
+        rule(BetaPosteriorBank(3), total_budget=30, n_rounds=1, max_rollouts=40, rollouts_per_visit=8)
+
+
+@pytest.mark.parametrize("rule", [KnapsackRL, VIP, CoBARL, HORA, Neyman, GVM, DUET])
+def test_a_huge_cap_costs_nothing(rule):
+    # No prompt can get more than the others' least leaves, so the cap must neither matter nor fill the memory.
+    rng = np.random.default_rng(0)
+    won = rng.integers(1, 16, 20)
+    counts = []
+    for most in (160, 10**6):
+        bank = BetaPosteriorBank(20)
+        bank.update(None, won, np.full(20, 16))
+        counts.append(rule(bank, total_budget=160, n_rounds=1, max_rollouts=most, rollouts_per_visit=8).allocate())
+    assert counts[0].tolist() == counts[1].tolist()
+    assert counts[0].sum() == 160

@@ -92,7 +92,9 @@ def test_interval_is_students():
     assert half == pytest.approx(4.302652729911275 / np.sqrt(3.0))
 
 
-@pytest.mark.parametrize("arguments", [["--seeds", "1"], ["--jobs", "0"], ["--rates", "nowhere.csv"]])
+@pytest.mark.parametrize(
+    "arguments", [["--seeds", "1"], ["--jobs", "0"], ["--rates", "nowhere.csv"], ["--one-size", "33"]]
+)
 def test_bad_arguments(arguments, capsys):
     with pytest.raises(SystemExit):
         peers.parse(arguments)

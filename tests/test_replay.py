@@ -1,6 +1,7 @@
 """Replays: every policy gets the log's totals, no outcome is used twice, and the figures are what they say."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -284,6 +285,8 @@ def test_the_bootstrap_in_blocks_is_no_other(monkeypatch):
         ((0.1, 1.0), (-0.1, 1.0), "(+)"),
         ((-0.1, 1.0), (0.1, 1.0), ""),
         ((-2, -1), (-2, -1), "-"),
+        ((float("nan"), float("nan")), (0.1, 1.0), ""),
+        ((0.1, float("nan")), (0.1, 1.0), ""),
     ],
 )
 def test_marks(interval, floor, mark):
@@ -294,6 +297,62 @@ def test_marks(interval, floor, mark):
         ReplayRow("x", 1, 1.0, 0, nan, nan, nan, (nan, nan), nan, (nan, nan), nan, (nan, nan), 0, (0, 0), 0.1).mark
         == ""
     )
+
+
+class Dealing:
+    """A user's policy that deals what it is told to."""
+
+    def __init__(self, deal, bank, **run):
+        self.deal = deal
+
+    def allocate(self, prompt_ids=None, budget=None, *, exact=False):
+        return self.deal(len(prompt_ids), budget)
+
+    def update(self, *feedback):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("deal", "message"),
+    [
+        (lambda size, budget: np.full(size, 10**6), r"counts must be multiples of 1 in \[0, 32\]"),
+        (lambda size, budget: np.full(size, 32), "counts must sum to at most the 160 left, got counts = 640"),
+        (lambda size, budget: np.array([9] + [-1] * (size - 1)), "counts must be multiples of 1 in"),
+        (lambda size, budget: np.full(size, 1.5), "counts must be integers"),
+    ],
+)
+def test_policies_of_ones_own_keep_to_the_caps(deal, message):
+    with pytest.raises(ValueError, match=message):
+        replay(simulated_log(), {"mine": partial(Dealing, deal)}, n_boot=2)
+
+
+def test_an_error_of_ones_own_is_not_taken_for_an_infeasible_total():
+    class Broken(Dealing):
+        def update(self, *feedback):
+            raise ValueError("a bug in update")
+
+    with pytest.raises(ValueError, match="a bug in update"):
+        replay(simulated_log(), {"mine": partial(Broken, lambda size, budget: np.full(size, 8))}, n_boot=2)
+
+
+def test_one_broken_step_does_not_change_the_groups():
+    whole = simulated_log(seed=3)
+    last = whole.n_steps
+    names = whole.prompt_ids
+    cell = whole.entry_cell
+    rows = (whole.cell_prompt[cell], whole.cell_step[cell].astype(float), whole.entry_reward, whole.entry_rollouts)
+    cut = RolloutLog.of_rows(
+        names, *(np.append(part, more) for part, more in zip(rows, (0, last, 1.0, 1), strict=True)), n_lines=1
+    )  # a log that ends in mid-step
+    assert cut.n_rollouts == whole.n_rollouts + 1
+    run = {"total_budget": 160, "n_rounds": 1, "max_rollouts": 32, "seed": 0}
+    for offer in ("batch", "pool"):
+        for name, build in default_policies(cut, offer=offer).items():
+            if name.startswith("Resolving") or name == "FenchelDualAllocator":
+                continue  # told of the visits, which differ
+            theirs = default_policies(whole, offer=offer)[name]
+            mine, others = (make(BetaPosteriorBank(60), **run).allocate(range(20)) for make in (build, theirs))
+            assert mine.tolist() == others.tolist(), name
 
 
 # ---------------------------------------------------------------- the settings

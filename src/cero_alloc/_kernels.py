@@ -607,9 +607,8 @@ def fall(gains, lower, out):
         least = np.inf
         for n in range(gains.shape[1]):
             if n >= lower[r]:
-                least = min(
-                    least, gains[r, n] + 0.0
-                )  # + 0.0: no negative zeros, whose bits are those of a negative number
+                # + 0.0 turns a negative zero, whose bits are those of a negative number, into a plain one.
+                least = min(least, gains[r, n] + 0.0)
             out[r, n] = least
 
 

@@ -16,13 +16,14 @@ from ._log import RolloutLog
 from ._posterior import BetaPosteriorBank
 from ._replay_outcomes import Outcomes, logged_outcomes
 from ._resolving import ResolvingAllocator
-from ._rounds import play_round
+from ._rounds import Draw, check_counts, play_round
 from .baselines import BOTS, GRESO, PEERS, FixedPacing, Greedy, MoPPS, Uniform
 
 Offer = Literal["batch", "pool"]
 Policies = Mapping[str, Callable[..., Any]]  # name -> callable(bank, total_budget=, n_rounds=, max_rollouts=, seed=)
 
 UNIFORM = "Uniform"
+_SELECTORS = (MoPPS, GRESO, BOTS)  # of prompts, for groups of one size
 _LARGEST = 128  # rollouts of one prompt in one round, the most that published allocators deal
 _CELLS = 1 << 22  # weights of the bootstrap that are held at a time
 _COLUMNS = 5  # of a tally: dealt, answered, groups, effective groups, answered rollouts in dead groups
@@ -91,9 +92,11 @@ class ReplayRow:
         In brackets, "(+)", where rollouts without an answer or left undealt could account for it: fewer of them make
         smaller groups, and smaller groups a higher rate.
         """
+        if np.isnan(self.difference_interval).any():  # replicates without an answer
+            return ""
         if self.difference_interval[1] < 0.0:
             return "-"
-        if self.difference_interval[0] <= 0.0 or np.isnan(self.difference):
+        if self.difference_interval[0] <= 0.0:
             return ""
         return "+" if self.floor_interval[0] > 0.0 else "(+)"
 
@@ -234,10 +237,7 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Ca
     -------
     dict of name to callable
     """
-    totals = np.bincount(log.cell_step, log.trials, log.n_steps)
-    sizes = np.bincount(log.cell_step, minlength=log.n_steps)
-    # In batches the least mean group, so that a fixed number per visit reaches every prompt on offer.
-    per_visit = max(1, int((totals / sizes).min()) if offer == "batch" else round(log.n_rollouts / log.trials.size))
+    per_visit = mean_group(log)
     one_size = max(least_cap(log, offer), per_visit if offer == "pool" else 2 * per_visit)
     visits = log.visits if offer == "batch" else None
     least = least_group(log, offer)
@@ -249,16 +249,20 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Ca
         ),
         "FenchelDualAllocator": partial(_capped, FenchelDualAllocator, one_size, visits=visits),
         **{cls.__name__: partial(_capped, cls, one_size) for cls in (FixedPacing, Greedy)},
-        **{cls.__name__: partial(_peer, cls, one_size) for cls in (MoPPS, GRESO, BOTS)},
-        **{
-            cls.__name__: partial(_peer, cls, per_visit) for cls in (Uniform, *PEERS) if cls not in (MoPPS, GRESO, BOTS)
-        },
+        UNIFORM: partial(_peer, Uniform, per_visit if offer == "pool" else None),  # of a batch, everybody
+        **{cls.__name__: partial(_peer, cls, one_size if cls in _SELECTORS else per_visit) for cls in PEERS},
     }
 
 
 def least_group(log: RolloutLog, offer: Offer) -> int:
     """Return the least group of re-solving allocators: pairs in batches, the log's mean group from the pool."""
-    return 2 if offer == "batch" else max(2, round(log.n_rollouts / log.trials.size))
+    return 2 if offer == "batch" else max(2, mean_group(log))
+
+
+def mean_group(log: RolloutLog) -> int:
+    """Return the rollouts that a prompt had in a step: the median over the steps of their means, a broken step aside."""
+    totals = np.bincount(log.cell_step, log.trials, log.n_steps)
+    return max(1, round(float(np.median(totals / np.bincount(log.cell_step, minlength=log.n_steps)))))
 
 
 def resolving(
@@ -280,13 +284,11 @@ def _capped(cls: Any, most: int, bank: BetaPosteriorBank, *, max_rollouts: int, 
     return cls(bank, max_rollouts=min(max_rollouts, most), **run)
 
 
-def _peer(cls: Any, per_visit: int, bank: BetaPosteriorBank, *, max_rollouts: int, **run: Any) -> Any:
+def _peer(cls: Any, per_visit: int | None, bank: BetaPosteriorBank, *, max_rollouts: int, **run: Any) -> Any:
     """Build a peer that deals ``per_visit`` rollouts to a prompt, or as many as its rule and the cap allow."""
-    visit = min(max_rollouts, max(per_visit, cls.least_rollouts))
-    try:
-        return cls(bank, max_rollouts=max_rollouts, rollouts_per_visit=visit, **run)
-    except TypeError:  # the rule knows no such number
-        return cls(bank, max_rollouts=max_rollouts, **run)
+    if per_visit is not None and cls.takes_visits:
+        run["rollouts_per_visit"] = min(max_rollouts, max(per_visit, cls.least_rollouts))
+    return cls(bank, max_rollouts=max_rollouts, **run)
 
 
 def least_cap(log: RolloutLog, offer: Offer) -> int:
@@ -332,18 +334,27 @@ class _Stage:
         outcomes.restart()
         tally = np.zeros((self.n_prompts, _COLUMNS))
         for rows, total in zip(self.offers, self.totals, strict=True):
-
-            def draw(positions: IntArray, n: IntArray, rows: IntArray = rows) -> tuple[npt.NDArray[Any], IntArray]:
-                return outcomes.draw(rows[positions], n)
-
             try:
-                counts, won, answered = play_round(policy, rows, draw, budget=total, exact=True)
+                wave = policy.allocate(rows, total, exact=True)
             except ValueError:  # no counts that the policy may deal add up to this total
-                counts, won, answered = play_round(policy, rows, draw, budget=total)
+                wave = policy.allocate(rows, total)
+            counts, won, answered = play_round(policy, rows, self._answers(rows, total), wave=wave)
             dealt = np.flatnonzero(counts)
             rows, counts, won, answered = rows[dealt], counts[dealt], won[dealt], answered[dealt]
             _note(tally, rows, counts, answered, outcomes.mixed(rows, won, answered))
         return tally
+
+    def _answers(self, rows: IntArray, total: int) -> Draw:
+        """Return the draw of one round of so many rollouts."""
+        left = total
+
+        def draw(positions: IntArray, n: IntArray) -> tuple[npt.NDArray[Any], IntArray]:
+            nonlocal left
+            check_counts(n, 1, self.run["max_rollouts"], left)
+            left -= int(n.sum())
+            return self.outcomes.draw(rows[positions], n)
+
+        return draw
 
 
 def _logged(log: RolloutLog) -> FloatArray:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from ._checks import FloatArray, IntArray
+from ._checks import FloatArray, IntArray, error_text
 
 # Takes positions among the prompts on offer and rollouts of each; returns the successes and the rollouts answered.
 Draw = Callable[[IntArray, IntArray], tuple[npt.NDArray[Any], IntArray]]
@@ -37,6 +37,7 @@ def play_round(
     budget: SupportsIndex | None = None,
     exact: bool = False,
     feedback: bool = True,
+    wave: IntArray | None = None,
 ) -> tuple[IntArray, FloatArray, IntArray]:
     """Run all waves of one round.
 
@@ -53,6 +54,8 @@ def play_round(
         Passed on to ``allocate``.
     feedback : bool
         Whether the policy gets to see the rewards.
+    wave : numpy.ndarray of int64, shape (n_offered,), or None
+        First wave, where the caller has had it dealt; None calls ``allocate``.
 
     Returns
     -------
@@ -68,11 +71,8 @@ def play_round(
     >>> counts.tolist(), int(successes.sum())
     ([8, 8, 8, 8], 0)
     """
-    offered = () if prompt_ids is None else (prompt_ids,)
-    limits: dict[str, Any] = (
-        {"budget": budget, "exact": True} if exact else {} if budget is None else {"budget": budget}
-    )
-    wave = policy.allocate(*offered, **limits)
+    if wave is None:
+        wave = _first_wave(policy, prompt_ids, budget, exact)
     counts, answered, successes = wave.copy(), np.zeros_like(wave), np.zeros(wave.size)
     while (chosen := np.flatnonzero(wave)).size:
         won, seen = draw(chosen, wave[chosen])
@@ -88,3 +88,27 @@ def play_round(
         wave = policy.continue_round(reported, rewards)
         counts = counts + wave
     return counts, successes, answered
+
+
+def _first_wave(
+    policy: Policy, prompt_ids: npt.NDArray[Any] | None, budget: SupportsIndex | None, exact: bool
+) -> IntArray:
+    """Call ``allocate`` with what is given: policies of one's own may take fewer arguments."""
+    limits: dict[str, Any] = (
+        {"budget": budget, "exact": True} if exact else {} if budget is None else {"budget": budget}
+    )
+    return policy.allocate(**limits) if prompt_ids is None else policy.allocate(prompt_ids, **limits)
+
+
+def check_counts(n: IntArray, group_size: int, most: int, left: int) -> None:
+    """Refuse counts that no allocator may return: a comparison is one of equal rollouts.
+
+    ``most`` rollouts of one prompt, ``left`` in all.
+    """
+    if n.dtype.kind not in "iu":
+        raise ValueError(error_text("counts", "be integers", n.dtype, "Return an int64 array from allocate."))
+    if n.size and (n.min() < 0 or n.max() > most or (n % group_size).any()):
+        condition = f"be multiples of {group_size} in [0, {most}]"
+        raise ValueError(error_text("counts", condition, n.tolist()[:5], "Correct allocate."))
+    if n.sum() > left:
+        raise ValueError(error_text("counts", f"sum to at most the {left} left", int(n.sum()), "Correct allocate."))

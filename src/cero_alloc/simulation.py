@@ -18,7 +18,7 @@ from ._oracle import OfflineOracle
 from ._pool import Pool, drifting_pool, epoch_batches, known_bank, load_counts, static_pool
 from ._posterior import BetaPosteriorBank
 from ._replay import ReplayResult, ReplayRow, default_policies, replay
-from ._rounds import Draw, Policy, play_round
+from ._rounds import Draw, Policy, check_counts, play_round
 from ._utility import SaturatingUtility
 
 __all__ = [
@@ -193,7 +193,7 @@ def simulate(
     def rewards(rows: IntArray, p: FloatArray, left: int) -> Draw:
         def draw(positions: IntArray, n: IntArray) -> tuple[IntArray, IntArray]:
             nonlocal left
-            _check_counts(n, h, left)
+            check_counts(n, h.group_size, h.max_rollouts, left * h.group_size)
             left -= int(n.sum()) // h.group_size
             return rng.binomial(n, p[rows[positions]]), n
 
@@ -212,7 +212,7 @@ def simulate(
         counts, won, _ = play_round(policy, names, rewards(rows, p, left), feedback=feedback)
         dealt = np.flatnonzero(counts)
         chosen, n, s = rows[dealt], counts[dealt], won[dealt].astype(np.int64)
-        _check_counts(n, h, left)
+        check_counts(n, h.group_size, h.max_rollouts, left * h.group_size)
         units = n // h.group_size
         if not static:
             x, more = z[chosen] / h.equal_share, units / h.equal_share
@@ -260,21 +260,6 @@ def _value_path(pool: Pool, n_rounds: int) -> FloatArray:
 def _mean_bin(mean: FloatArray) -> IntArray:
     """Return the predicted-mean bin of each entry, 0 .. 4."""
     return np.minimum((mean * 5.0).astype(np.int64), 4)
-
-
-def _check_counts(n: IntArray, horizon: Horizon, units_left: int) -> None:
-    """Refuse counts that no allocator may return: a comparison is one of equal rollouts."""
-    if n.dtype.kind not in "iu":
-        raise ValueError(error_text("counts", "be integers", n.dtype, "Return an int64 array from allocate."))
-    g, most = horizon.group_size, horizon.max_rollouts
-    if n.size and (n.min() < 0 or n.max() > most or (n % g).any()):
-        raise ValueError(
-            error_text("counts", f"be multiples of {g} in [0, {most}]", n.tolist()[:5], "Correct allocate.")
-        )
-    if n.sum() > units_left * g:
-        raise ValueError(
-            error_text("counts", f"sum to at most the {units_left * g} left", int(n.sum()), "Correct allocate.")
-        )
 
 
 class _Recorder:

@@ -46,6 +46,7 @@ class Baseline(Stateful):
     """
 
     least_rollouts: int = 1  # of a visited prompt, as published
+    takes_visits: ClassVar[bool] = True  # whether rollouts_per_visit means anything to the rule
     utility: SaturatingUtility = SaturatingUtility()  # judges the run; a few rules also use it
     _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_rng", "_tie", "_visits")
 
@@ -61,6 +62,9 @@ class Baseline(Stateful):
         rollouts_per_visit: SupportsIndex | None = None,
         seed: int | np.random.Generator = 0,
     ) -> None:
+        if rollouts_per_visit is not None and not self.takes_visits:
+            name = type(self).__name__
+            raise TypeError(f"{name} must not be given rollouts_per_visit, got {rollouts_per_visit!r}. Leave it out.")
         self.bank = bank
         self.ledger = self._open(
             total_budget=total_budget,
@@ -224,9 +228,10 @@ class Baseline(Stateful):
             units[first[: total % first.size]] += 1
         return units
 
-    def _bounds(self, size: int) -> tuple[IntArray, IntArray]:
-        """Return the least and the most units of each of ``size`` visited prompts."""
-        return np.full(size, self._least), np.full(size, self.horizon.n_max)
+    def _bounds(self, size: int, total: int) -> tuple[IntArray, IntArray]:
+        """Return the least and the most units of each of ``size`` visited prompts: no more than the others can leave."""
+        most = max(self._least, min(self.horizon.n_max, total - self._least * (size - 1)))
+        return np.full(size, self._least), np.full(size, most)
 
     def _units_of(self, rollouts: int) -> int:
         """Return the units that hold this many rollouts, within the cap of a prompt."""

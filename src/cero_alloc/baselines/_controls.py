@@ -134,6 +134,8 @@ class Greedy(Baseline):
     [2, 0]
     """
 
+    takes_visits = False
+
     def __init__(
         self,
         bank: BetaPosteriorBank,
@@ -141,7 +143,7 @@ class Greedy(Baseline):
         utility: SaturatingUtility = SaturatingUtility(),  # noqa: B008 (immutable)
         **run: Unpack[Run],
     ) -> None:
-        super().__init__(bank, rollouts_per_visit=run.get("max_rollouts"), **run)
+        super().__init__(bank, **run)
         self.utility = utility
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
@@ -186,6 +188,7 @@ class Preset(Baseline):
     ([2, 0], [1, 1], [0, 0])
     """
 
+    takes_visits = False
     _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_units")
 
     def __init__(self, bank: BetaPosteriorBank, schedule: npt.ArrayLike, *, group_size: SupportsIndex = 1) -> None:

@@ -58,7 +58,7 @@ class GVM(Baseline):
     def _share(self, rows: IntArray, total: int) -> IntArray:
         alpha, beta = self.bank._posterior(rows)
         p = np.maximum(alpha / (alpha + beta), 1e-300)
-        return proportional(1.0 / np.sqrt(p + 1e-3 / p), *self._bounds(rows.size), total, self._tie[rows])
+        return proportional(1.0 / np.sqrt(p + 1e-3 / p), *self._bounds(rows.size, total), total, self._tie[rows])
 
 
 class Neyman(Baseline):
@@ -93,7 +93,7 @@ class Neyman(Baseline):
     least_rollouts = 2
 
     def _share(self, rows: IntArray, total: int) -> IntArray:
-        return proportional(np.sqrt(self.bank._values(rows)), *self._bounds(rows.size), total, self._tie[rows])
+        return proportional(np.sqrt(self.bank._values(rows)), *self._bounds(rows.size, total), total, self._tie[rows])
 
 
 class DUET(Baseline):
@@ -186,13 +186,15 @@ class DUET(Baseline):
         return units
 
     def _share(self, rows: IntArray, total: int) -> IntArray:
-        return best_counts(self._keys(rows, np.ones(rows.size)), *self._bounds(rows.size), total, self._tie[rows])
+        lower, upper = self._bounds(rows.size, total)
+        return best_counts(self._keys(rows, np.ones(rows.size), upper[0]), lower, upper, total, self._tie[rows])
 
     def _share_tokens(self, rows: IntArray, total: float, costs: FloatArray) -> IntArray:
         """Return units whose cost stays within the total: the largest keys, then whichever of the next still fit."""
         units = np.ones(rows.size, dtype=np.int64)
         left = total - float(costs.sum())
-        keys = self._keys(rows, costs)[:, 1:]
+        most = min(self.horizon.n_max, 1 + int(left / costs.min()))
+        keys = self._keys(rows, costs, most)[:, 1:]
         for entry in np.lexsort((np.repeat(self._tie[rows], keys.shape[1]), -keys.ravel())):
             row = entry // keys.shape[1]
             if costs[row] <= left:  # what does not fit now never will: the next units of a row are never taken alone
@@ -200,8 +202,8 @@ class DUET(Baseline):
                 left -= costs[row]
         return units
 
-    def _keys(self, rows: IntArray, costs: FloatArray) -> FloatArray:
+    def _keys(self, rows: IntArray, costs: FloatArray, most: int) -> FloatArray:
         """Return 1 / sqrt(lambda) at which the rounded count exceeds n, inverted: the larger, the earlier."""
         weight = np.sqrt(self.bank._values(rows) / costs)
-        keys: FloatArray = weight[:, None] / (np.arange(self.horizon.n_max) + 0.5)
+        keys: FloatArray = weight[:, None] / (np.arange(most) + 0.5)
         return keys

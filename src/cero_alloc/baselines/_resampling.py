@@ -110,6 +110,8 @@ class ReinforceAda(Waves):
     (8, 8, 0)
     """
 
+    takes_visits = False
+
     def __init__(
         self,
         bank: BetaPosteriorBank,
@@ -163,8 +165,9 @@ class VIGOR(Waves):
     Notes
     -----
     Deviations. The rule is taken from summaries that agree with each other, not from the paper's text, which names no
-    tie-break: ties, many after 2 rewards, go by one random order. Half of an odd number is rounded up; the total decides
-    what of it is dealt, and ``max_rollouts`` may cut the last wave.
+    tie-break; ties, many after 2 rewards, go by one random order. The variance is that of 0/1 rewards of the same mean.
+    Half of an odd number is rounded up; the total decides what of it is dealt, and ``max_rollouts`` may cut the last
+    wave.
 
     References
     ----------
@@ -181,6 +184,8 @@ class VIGOR(Waves):
     [0, 0, 4, 4]
     [0, 0, 0, 8]
     """
+
+    takes_visits = False
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import SupportsIndex, Unpack
+from typing import ClassVar, SupportsIndex, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ from ._waves import OpenRound, Waves
 
 class TwoStage(Waves):
     """Sample every prompt a little, then those that look promising much more, while new ones take their turn."""
+
+    takes_visits = False
 
     def __init__(
         self,
@@ -68,7 +70,8 @@ class SpeedRL(TwoStage):
     Notes
     -----
     Deviations. As published a wave holds the second stage of some prompts and the first of others, over training steps;
-    here within a round. What ``max_rollouts`` does not allow is cut from the second stage.
+    here within a round. What ``max_rollouts`` does not allow is cut from the second stage. Only sums are seen: a screen of
+    equal fractional rewards goes on.
 
     References
     ----------
@@ -134,7 +137,7 @@ class PilotCommit(TwoStage):
     ([8, 8], [0, 24])
     """
 
-    _STATE = (*Baseline._STATE, "_done")
+    _STATE: ClassVar[tuple[str, ...]] = (*Baseline._STATE, "_done")
 
     def __init__(
         self,

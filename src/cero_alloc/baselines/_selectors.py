@@ -109,7 +109,7 @@ class GRESO(Baseline):
     Deviations. As published the program also drops dead groups after the fact and samples again, as
     :class:`DAPO` does: those rollouts would count here, so the filter stands alone. Prompts come in the order of epochs;
     where the filter keeps fewer than the round needs, skipped ones fill it in the same order. The probabilities move
-    after rounds that visited a prompt again.
+    after rounds that visited a prompt again. Visits that are reported together count as one.
 
     References
     ----------

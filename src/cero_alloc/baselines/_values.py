@@ -82,15 +82,16 @@ class KnapsackRL(Baseline):
         need = int(np.maximum(self._least, sure.astype(np.int64) // h.group_size).sum())
         self._fill(units, hopeless, total - int(units[~mixed].sum()) - need, rows)
         if mixed.any():
-            lower, upper = units[mixed], np.full(int(mixed.sum()), h.n_max)
             own = total - int(units[~mixed].sum())
-            units[mixed] = best_counts(self._gains(p[mixed]), lower, upper, own, self._tie[rows[mixed]])
+            lower, upper = self._bounds(int(mixed.sum()), own)
+            gains = self._gains(p[mixed], upper[0])
+            units[mixed] = best_counts(gains, lower, upper, own, self._tie[rows[mixed]])
         for group in (hopeless, cold, ~mixed):
             self._fill(units, group, total - int(units.sum()), rows)
         return units
 
-    def _gains(self, p: FloatArray) -> FloatArray:
-        g, m = self.horizon.group_size, np.arange(self.horizon.n_max)
+    def _gains(self, p: FloatArray, most: int) -> FloatArray:
+        g, m = self.horizon.group_size, np.arange(most)
         right, wrong = (p**g)[:, None], ((1.0 - p) ** g)[:, None]
         grown = right**m * (1.0 - right) + wrong**m * (1.0 - wrong)
         gains: FloatArray = grown * (p * (1.0 - p) ** 2)[:, None]
@@ -173,7 +174,11 @@ class VIP(Baseline):
 
     def predict(self) -> FloatArray:
         """Return the predicted success rate of every prompt, as of the last closed round; shape (n_prompts,)."""
-        return self.bank.mean() if self._process is None else self._process.rates()
+        return self._mean(None) if self._process is None else self._process.rates()
+
+    def _mean(self, rows: IntArray | None) -> FloatArray:
+        alpha, beta = self.bank._posterior(rows)
+        return alpha / (alpha + beta)
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
         if self._process is not None:
@@ -181,12 +186,12 @@ class VIP(Baseline):
         return super()._deal(rows, total)
 
     def _share(self, rows: IntArray, total: int) -> IntArray:
-        p = self.predict()[rows]
-        return best_counts(self._gains(4.0 * p * (1.0 - p)), *self._bounds(rows.size), total, self._tie[rows])
+        p = self._mean(rows) if self._process is None else self._process.rates()[rows]
+        lower, upper = self._bounds(rows.size, total)
+        return best_counts(self._gains(4.0 * p * (1.0 - p), upper[0]), lower, upper, total, self._tie[rows])
 
-    def _gains(self, a: FloatArray) -> FloatArray:
-        g = self.horizon.group_size
-        n = np.maximum(g * np.arange(self.horizon.n_max + 1), self.least_rollouts).astype(np.float64)
+    def _gains(self, a: FloatArray, most: int) -> FloatArray:
+        n = np.maximum(self.horizon.group_size * np.arange(most + 1), self.least_rollouts).astype(np.float64)
         variance = 1.0 / (n - 1.0) if self._estimator == "rloo" else (n - 1.0) / n**2
         gains: FloatArray = a[:, None] * (variance[:-1] - variance[1:])
         return gains
@@ -278,11 +283,12 @@ class CoBARL(Baseline):
     def _share(self, rows: IntArray, total: int) -> IntArray:
         alpha, beta = self.bank._posterior(rows)
         p = np.clip(alpha / (alpha + beta), 0.01, 0.99)
-        return best_counts(self._gains(p), *self._bounds(rows.size), total, self._tie[rows])
+        lower, upper = self._bounds(rows.size, total)
+        return best_counts(self._gains(p, upper[0]), lower, upper, total, self._tie[rows])
 
-    def _gains(self, p: FloatArray) -> FloatArray:
+    def _gains(self, p: FloatArray, most: int) -> FloatArray:
         tau = 3.0 + 9.0 * min(1.0, 6.0 * float(p.var())) if self._tau is None else self._tau
-        n = self.horizon.group_size * np.arange(self.horizon.n_max)
+        n = self.horizon.group_size * np.arange(most)
         rate = (p * (1.0 - p) / tau)[:, None]
         a = self.alpha
         log_taste = (a - 1.0) * np.log(p) + (10.0 - a) * np.log1p(-p)  # up to a factor, the same for all
@@ -340,13 +346,15 @@ class HORA(Baseline):
         super().__init__(bank, **run)
 
     def _share(self, rows: IntArray, total: int) -> IntArray:
-        return best_counts(self._gains(*self.bank._posterior(rows)), *self._bounds(rows.size), total, self._tie[rows])
+        lower, upper = self._bounds(rows.size, total)
+        return best_counts(self._gains(*self.bank._posterior(rows), upper[0]), lower, upper, total, self._tie[rows])
 
-    def _gains(self, a: FloatArray, b: FloatArray) -> FloatArray:
-        n = np.arange(self.horizon.max_rollouts, dtype=np.float64)
+    def _gains(self, a: FloatArray, b: FloatArray, most: int) -> FloatArray:
+        g = self.horizon.group_size
+        n = np.arange(most * g, dtype=np.float64)
         a, b = a[:, None], b[:, None]
         missed = np.cumprod((b + n) / (a + b + n), axis=1)  # by all of the first n + 1
         before = np.concatenate([np.ones_like(a), missed[:, :-1]], axis=1)
         first: FloatArray = before * (a / (a + b + n))  # the n-th is the first right one
-        units: FloatArray = first.reshape(a.size, self.horizon.n_max, self.horizon.group_size).sum(axis=2)
+        units: FloatArray = first.reshape(a.size, most, g).sum(axis=2)
         return units
