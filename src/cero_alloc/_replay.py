@@ -359,9 +359,9 @@ class _Stage:
 
 def _logged(log: RolloutLog) -> FloatArray:
     """Return the log's own tally."""
-    tally = np.zeros((log.n_prompts, _COLUMNS))
+    tally, mixed = np.zeros((log.n_prompts, _COLUMNS)), ~log.dead
     for cells in log.cells_of_steps():
-        _note(tally, log.cell_prompt[cells], log.trials[cells], log.trials[cells], ~log.dead[cells])
+        _note(tally, log.cell_prompt[cells], log.trials[cells], log.trials[cells], mixed[cells])
     return tally
 
 
