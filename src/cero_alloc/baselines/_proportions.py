@@ -124,7 +124,7 @@ class DUET(Baseline):
     knows; here it is that of the reward. The published cap of 32 is ``max_rollouts``. A price with rounding can miss the
     budget by a few rollouts: what is left goes to those that would round up next. With different costs a round visits
     prompts until they could take its total at ``rollouts_per_visit`` each, and passes over those of which it cannot pay one
-    rollout.
+    rollout; its pace is even in the tokens of what is offered.
 
     References
     ----------
@@ -160,17 +160,14 @@ class DUET(Baseline):
         if self._costs is None:
             return super()._round_total(rows, size, budget, exact)
         pacing = Pacing(self.ledger, 1, 0.0, self._capacity, by_rounds=True)
-        one_cost = self.ledger.unit_costs is None
-        pace = (
-            super()._round_total(rows, size, None, False)
-            if one_cost
-            else pacing.window(rows, size, None, None, False)[1]
-        )
+        if self.ledger.unit_costs is None:  # one cost for all: whole units, at the pace of all rules
+            pace: float = super()._round_total(rows, size, None, False)
+        else:
+            pace = pacing.window(rows, size, None, None, False)[1]
         if budget is None and not exact:
             return pace
         cap = pacing.window(rows, size, None, budget, exact)[1]  # type: ignore[arg-type]
-        total = cap if exact else min(cap, pace)
-        return int(total) if one_cost else total
+        return cap if exact else min(cap, pace)
 
     def _deal(self, rows: IntArray, total: float) -> IntArray:
         if self.ledger.unit_costs is None:
