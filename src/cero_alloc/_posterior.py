@@ -220,8 +220,7 @@ class BetaPosteriorBank(Stateful):
         >>> BetaPosteriorBank(1, prior=(1.0, 3.0)).mean().tolist()
         [0.25]
         """
-        alpha, beta = self._posterior(None if ids is None else self._index.rows(ids))
-        return alpha / (alpha + beta)
+        return self._means(None if ids is None else self._index.rows(ids))
 
     def interval(self, level: float, ids: Iterable[Hashable] | None = None) -> tuple[FloatArray, FloatArray]:
         """Return equal-tailed credible bounds of the success rate.
@@ -534,6 +533,10 @@ class BetaPosteriorBank(Stateful):
         out = np.empty(len(self) if rows is None else rows.size)
         _kernels.values(*self._evidence(rows), out)
         return out
+
+    def _means(self, rows: IntArray | None) -> FloatArray:
+        alpha, beta = self._posterior(rows)
+        return alpha / (alpha + beta)
 
     def _posterior(self, rows: IntArray | None) -> tuple[FloatArray, FloatArray]:
         alpha = np.empty(len(self) if rows is None else rows.size)

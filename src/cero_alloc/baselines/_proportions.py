@@ -56,8 +56,7 @@ class GVM(Baseline):
     least_rollouts = 0
 
     def _share(self, rows: IntArray, total: int) -> IntArray:
-        alpha, beta = self.bank._posterior(rows)
-        p = np.maximum(alpha / (alpha + beta), 1e-300)
+        p = np.maximum(self.bank._means(rows), 1e-300)
         return proportional(1.0 / np.sqrt(p + 1e-3 / p), *self._bounds(rows.size, total), total, self._tie[rows])
 
 

@@ -38,7 +38,7 @@ class DAPO(Waves):
     -----
     Deviations. As published further batches are sampled until a training batch is full, at any cost, and surplus mixed
     groups are thrown away; here the round's total bounds it, and exactly what is missing is sampled. Dead groups count
-    as spent.
+    as spent. Only sums are seen: a group of equal fractional rewards counts as mixed.
 
     References
     ----------

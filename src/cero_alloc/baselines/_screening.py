@@ -22,12 +22,12 @@ class TwoStage(Waves):
     def __init__(
         self,
         bank: BetaPosteriorBank,
-        first: dict[str, SupportsIndex],
-        more: dict[str, SupportsIndex],
+        first: tuple[str, SupportsIndex],
+        more: tuple[str, SupportsIndex],
         **run: Unpack[Run],
     ) -> None:
         super().__init__(bank, **run)
-        (self._few,), (self._more,) = ([self._units(*item, 1) for item in stage.items()] for stage in (first, more))
+        self._few, self._more = self._units(*first, 1), self._units(*more, 1)
         if self._few >= self.horizon.n_max:
             condition = f"exceed the {self._few * self.horizon.group_size} rollouts of the first stage"
             raise ValueError(error_text("max_rollouts", condition, self.horizon.max_rollouts, "Raise it."))
@@ -93,7 +93,7 @@ class SpeedRL(TwoStage):
         more_rollouts: SupportsIndex = 20,
         **run: Unpack[Run],
     ) -> None:
-        super().__init__(bank, {"screen_rollouts": screen_rollouts}, {"more_rollouts": more_rollouts}, **run)
+        super().__init__(bank, ("screen_rollouts", screen_rollouts), ("more_rollouts", more_rollouts), **run)
 
     def _promising(self, opened: OpenRound, screened: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         return screened & opened.mixed
@@ -158,7 +158,7 @@ class PilotCommit(TwoStage):
         self._low, self._high = edges.tolist()
         self._solved = np.inf if solved is None else real("solved", solved, low=0.0, high=1.0, remedy=remedy)
         self._done = np.zeros(len(bank), dtype=np.bool_)
-        super().__init__(bank, {"pilot_rollouts": pilot_rollouts}, {"commit_rollouts": commit_rollouts}, **run)
+        super().__init__(bank, ("pilot_rollouts", pilot_rollouts), ("commit_rollouts", commit_rollouts), **run)
 
     def _promising(self, opened: OpenRound, screened: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         within: npt.NDArray[np.bool_] = (opened.rate >= self._low) & (opened.rate <= self._high)

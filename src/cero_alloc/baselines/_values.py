@@ -174,11 +174,7 @@ class VIP(Baseline):
 
     def predict(self) -> FloatArray:
         """Return the predicted success rate of every prompt, as of the last closed round; shape (n_prompts,)."""
-        return self._mean(None) if self._process is None else self._process.rates()
-
-    def _mean(self, rows: IntArray | None) -> FloatArray:
-        alpha, beta = self.bank._posterior(rows)
-        return alpha / (alpha + beta)
+        return self.bank._means(None) if self._process is None else self._process.rates()
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
         if self._process is not None:
@@ -186,7 +182,7 @@ class VIP(Baseline):
         return super()._deal(rows, total)
 
     def _share(self, rows: IntArray, total: int) -> IntArray:
-        p = self._mean(rows) if self._process is None else self._process.rates()[rows]
+        p = self.bank._means(rows) if self._process is None else self._process.rates()[rows]
         lower, upper = self._bounds(rows.size, total)
         return best_counts(self._gains(4.0 * p * (1.0 - p), upper[0]), lower, upper, total, self._tie[rows])
 
@@ -281,8 +277,7 @@ class CoBARL(Baseline):
         return super()._deal(rows, total)
 
     def _share(self, rows: IntArray, total: int) -> IntArray:
-        alpha, beta = self.bank._posterior(rows)
-        p = np.clip(alpha / (alpha + beta), 0.01, 0.99)
+        p = np.clip(self.bank._means(rows), 0.01, 0.99)
         lower, upper = self._bounds(rows.size, total)
         return best_counts(self._gains(p, upper[0]), lower, upper, total, self._tie[rows])
 
