@@ -32,6 +32,7 @@ MODULES = [
     "_log_reader",
     "_replay",
     "simulation",
+    "sharding",
     "plotting",
 ]
 PAGES = [

@@ -31,7 +31,9 @@ LAYERS = {
     "_remaining": {"_kernels", "_checks", "_utility"},
     "_pacing": {"_checks", "_ledger"},
     "_scores": {"_checks", "_kernels", "_ledger", "_posterior", "_remaining", "_utility"},
-    "_allocator": {"_kernels", "_checks", "_diagnostics", "_ledger", "_posterior", "_prior", "_state", "_utility"},
+    "_dual": {"_kernels", "_checks", "_ledger"},
+    "_allocator": {"_kernels", "_checks", "_diagnostics", "_dual", "_ledger", "_posterior", "_prior", "_state", "_utility"},
+    "sharding": {"_kernels", "_checks", "_diagnostics", "_dual", "_index", "_ledger", "_posterior", "_state", "_utility"},
     "_resolving": {
         "_kernels", "_batch", "_checks", "_diagnostics", "_ledger", "_pacing", "_posterior", "_prior", "_remaining", "_scores",
         "_state", "_utility",
@@ -153,8 +155,9 @@ def test_works_where_nothing_can_be_cached(tmp_path):
 EVERYTHING = """
 import numpy as np
 from cero_alloc import (
-    BetaPosteriorBank, FenchelDualAllocator, OfflineOracle, ResolvingAllocator, SaturatingUtility, _kernels, simulation
+    BetaPosteriorBank, FenchelDualAllocator, Horizon, OfflineOracle, ResolvingAllocator, SaturatingUtility, _kernels, simulation
 )
+from cero_alloc.sharding import PoolShard, ShardedAllocator
 from cero_alloc.baselines import CONTROLS, PEERS
 
 frozen = np.array([0.2, 0.1])
@@ -194,6 +197,11 @@ for signal in ("variance", "group"):
 run(total_budget=60, n_rounds=None, visits=4)
 run(total_budget=60, n_rounds=4, offers=([0, 1], [5, 4, 6]))
 pool = simulation.drifting_pool(4)
+horizon = Horizon(n_prompts=5, n_rounds=4, total_budget=16, max_rollouts=2, round_capacity=6)
+split = ShardedAllocator([PoolShard(BetaPosteriorBank(n), horizon, at) for n, at in ((2, 0), (3, 2))], horizon, catch_up=True)
+for turn in range(4):
+    rows, dealt = split.allocate(4, exact=turn == 2)
+    split.update(rows, dealt / 2, dealt)
 for policy in (*CONTROLS, *PEERS):
     simulation.simulate(policy(pool.bank(), total_budget=256, n_rounds=4, max_rollouts=32), pool, 4)
 for shape in ("exponential", "log"):

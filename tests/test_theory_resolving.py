@@ -272,3 +272,15 @@ def test_claim_16_single_rollouts_show_only_the_mean(mean, strength, other, n):
     chance = stats.betabinom.pmf(counts, n, a, b)
     variance = (chance * counts**2).sum() - (chance * counts).sum() ** 2
     assert variance / n == pytest.approx(mean * (1 - mean) * (1 + (n - 1) / (strength + 1)), rel=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_claim_17_the_first_of_the_pool_are_among_the_first_of_its_shards(seed):
+    rng = np.random.default_rng(seed)
+    m, n_shards = int(rng.integers(1, 60)), int(rng.integers(1, 6))
+    k, owner = int(rng.integers(1, m + 1)), rng.integers(0, n_shards, m)
+    slopes, ties = rng.choice([0.0, 0.25, 0.5, 1.0], m), rng.permutation(m)
+    ranking = sorted(range(m), key=lambda i: (-slopes[i], ties[i]))
+    union = {i for shard in range(n_shards) for i in [j for j in ranking if owner[j] == shard][:k]}
+    assert set(ranking[:k]) <= union
+    assert len(union) <= n_shards * k

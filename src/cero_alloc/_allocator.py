@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from math import sqrt
 from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _kernels
-from ._checks import FloatArray, IntArray, counts, error_text, integer, real
+from ._checks import FloatArray, IntArray, counts, integer, real
 from ._diagnostics import run_metrics
+from ._dual import next_price, play_round, step_sizes
 from ._ledger import Horizon, RolloutLedger, visits_per_prompt
 from ._posterior import BetaPosteriorBank
 from ._prior import PriorFit
@@ -135,7 +135,7 @@ class FenchelDualAllocator(Stateful):
             round_capacity=round_capacity,
             offered=offered,
         )
-        self._slope_step, self._price_step = _steps(step_size, rounds, batch=visits is not None)
+        self._slope_step, self._price_step = step_sizes(step_size, rounds, batch=visits is not None)
         self._nu = real(
             "initial_price", initial_price, low=0.0, high=1.0, remedy="The price is a share of the largest slope."
         )
@@ -339,23 +339,17 @@ class FenchelDualAllocator(Stateful):
     def _deal(self, rows: IntArray | None, size: int, cap: int, exact: bool) -> IntArray:
         """Close the open round, then propose ``cap`` units at most, or exactly, and debit what the budget covers."""
         self._close()
-        units = np.zeros(size, dtype=np.int64)
         if self.ledger.finished:
-            return units
+            return np.zeros(size, dtype=np.int64)
         self._refit()
         key = self._theta if rows is None else self._theta[rows]
         tie = self._tie if rows is None else self._tie[rows]
-        proposal = np.empty_like(units)
-        order = np.empty_like(units)
-        n_max, left = self.horizon.n_max, self.ledger.units_left
-        threshold = -1.0 if exact else self._nu  # slopes are never negative: below 0 everybody is in
-        proposed, dealt = _kernels.propose(key, tie, threshold, n_max, cap, left, order, proposal, units)
+        due = 0
         if self._catch_up and not exact:
-            due = min(cap, left - self._reserve(rows, size))
-            if due > dealt:  # the same ranking, further down; the dual step below still sees the proposal
-                dealt = _kernels.propose(key, tie, -1.0, n_max, due, due, order, np.empty_like(units), units)[1]
-        bound = exact or dealt != proposed or dealt == cap < size * n_max
-        self._batch_price = float(key[order[(dealt - 1) // n_max]]) if bound and dealt else self._nu
+            due = min(cap, self.ledger.units_left - self._reserve(rows, size))
+        proposal, units, self._batch_price = play_round(
+            key, tie, self._nu, self.ledger, cap, size * self.horizon.n_max, due, exact=exact
+        )
         self._open = (rows, proposal)
         self.bank.tick()
         return self.ledger.debit(rows, units)
@@ -419,8 +413,7 @@ class FenchelDualAllocator(Stateful):
         )
         if rows is not None:
             self._theta[rows] = theta
-        surplus = h.units_per_round - float(proposal.sum())
-        self._nu = min(1.0, max(0.0, self._nu - self._price_step * surplus / h.price_scale))
+        self._nu = next_price(self._nu, int(proposal.sum()), h, self._price_step)
         self._open = None
 
     def _grow(self) -> None:
@@ -434,20 +427,3 @@ class FenchelDualAllocator(Stateful):
         if self._visits.size > 1:
             self._visits = np.concatenate([self._visits, np.full(new - old, self._visits.min())])
         self.ledger.grow(new)
-
-
-def _steps(step_size: float | tuple[float, float] | None, n_rounds: int, *, batch: bool) -> tuple[float, float]:
-    """Return the steps of slopes (0: one over the root of the visits) and price."""
-    if step_size is None:
-        return 0.0, 1.0 / sqrt(n_rounds)
-    remedy = "Give (step of the slopes, step of the price), or None for the steps of the theorem."
-    if isinstance(step_size, (tuple, list)):
-        if len(step_size) != 2:
-            raise ValueError(error_text("step_size", "be a pair", step_size, remedy))
-        slope, price = step_size
-    elif batch:
-        raise ValueError(error_text("step_size", "be a pair when visits are given", step_size, remedy))
-    else:
-        slope = price = step_size
-    checked = [real("step_size", step, low=0.0, high=np.inf, open_low=True, remedy=remedy) for step in (slope, price)]
-    return checked[0], checked[1]

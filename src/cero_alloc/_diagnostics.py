@@ -20,7 +20,15 @@ def run_metrics(
     certificate: bool,
 ) -> dict[str, float]:
     """Return the metrics that both allocators share; their meaning stands at FenchelDualAllocator.metrics."""
-    metrics = {
+    metrics = ledger_metrics(ledger, price=price, batch_price=batch_price) | bank.calibration().metrics()
+    if certificate:
+        metrics |= regret_certificate(bank, ledger, utility)
+    return metrics
+
+
+def ledger_metrics(ledger: RolloutLedger, *, price: float, batch_price: float) -> dict[str, float]:
+    """Return the metrics that need no look at the prompts."""
+    return {
         "round": float(ledger.round),
         "price": price,
         "batch_price": batch_price,
@@ -31,11 +39,7 @@ def run_metrics(
         "outstanding_rollouts": float(ledger.outstanding.sum()),
         "pacing_gap": float(ledger.pacing_gap),
         "allocating_rounds": float(ledger.allocating_rounds),
-        **bank.calibration().metrics(),
     }
-    if certificate:
-        metrics |= regret_certificate(bank, ledger, utility)
-    return metrics
 
 
 def regret_certificate(bank: BetaPosteriorBank, ledger: RolloutLedger, utility: SaturatingUtility) -> dict[str, float]:

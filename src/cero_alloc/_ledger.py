@@ -112,6 +112,9 @@ class RolloutLedger(Stateful):
         Budget in tokens; None counts rollouts.
     unit_costs : numpy.ndarray of float64, shape (1,) or (n_prompts,), or None
         Tokens per unit. One for all prompts leaves the account in units, and only says what they cost.
+    n_accounts : int or None
+        Prompts that have an account each; None for all of the horizon's. A shard keeps those of its own prompts, and the
+        run that shards share keeps one for all of them together.
     """
 
     _FIXED: ClassVar[tuple[str, ...]] = ("horizon",)
@@ -128,6 +131,7 @@ class RolloutLedger(Stateful):
         capped: bool = True,
         tokens: float | None = None,
         unit_costs: FloatArray | None = None,
+        n_accounts: int | None = None,
     ) -> None:
         self.horizon = horizon
         one_cost = unit_costs is not None and unit_costs.size == 1
@@ -144,8 +148,9 @@ class RolloutLedger(Stateful):
         self.all_offers: float | None = None  # the same for the whole run, where visits are its clock
         self._everyone = 0  # rounds that offered the whole pool
         self._offers: IntArray | None = None  # offers per prompt beyond those
-        self.exposure = np.zeros(horizon.n_prompts, dtype=np.int64)  # units dealt and not refunded
-        self.outstanding = np.zeros(horizon.n_prompts, dtype=np.int64)  # rollouts dealt, neither reported nor refunded
+        size = horizon.n_prompts if n_accounts is None else n_accounts
+        self.exposure = np.zeros(size, dtype=np.int64)  # units dealt and not refunded
+        self.outstanding = np.zeros(size, dtype=np.int64)  # rollouts dealt, neither reported nor refunded
         self.allocating_rounds = 0  # rounds that dealt anything
 
     @classmethod
@@ -161,6 +166,7 @@ class RolloutLedger(Stateful):
         offered: float | None = None,
         tokens: float | None = None,
         unit_costs: FloatArray | None = None,
+        n_accounts: int | None = None,
     ) -> RolloutLedger:
         """Open an account from an allocator's arguments.
 
@@ -179,7 +185,13 @@ class RolloutLedger(Stateful):
             max_rollouts=most,
             round_capacity=min(reach, capacity),
         )
-        return cls(horizon, capped=round_capacity is not None, tokens=tokens, unit_costs=unit_costs)
+        return cls(
+            horizon,
+            capped=round_capacity is not None,
+            tokens=tokens,
+            unit_costs=unit_costs,
+            n_accounts=n_accounts,
+        )
 
     @property
     def units_left(self) -> int:
@@ -332,25 +344,38 @@ class RolloutLedger(Stateful):
             self._offers = np.zeros(self.exposure.size, dtype=np.int64)
         self._offers[rows] += 1
 
-    def settle(self, rows: IntArray, rollouts: IntArray) -> None:
-        """Note reported rollouts; reports beyond what was dealt (older logs, say) are evidence but no debt."""
+    def settle(self, rows: IntArray, rollouts: IntArray) -> int:
+        """Note reported rollouts and return how many of them were outstanding.
+
+        Reports beyond what was dealt (older logs, say) are evidence but no debt.
+        """
         open_now = self.outstanding[rows]
-        self.outstanding[rows] = open_now - np.minimum(open_now, rollouts)
+        settled = np.minimum(open_now, rollouts)
+        self.outstanding[rows] = open_now - settled
+        return int(settled.sum())
 
     def refund(self, rows: IntArray, rollouts: IntArray, name_of: Callable[[int], object]) -> None:
         """Take back rollouts that were never generated; ``name_of`` names a row in messages."""
         g = self.horizon.group_size
         open_now = self.outstanding[rows]
-        bad = np.flatnonzero((rollouts < 0) | (rollouts > open_now) | (rollouts % g != 0))
-        if bad.size:
-            i = int(bad[0])
-            name = name_of(int(rows[i]))
-            condition = f"be a multiple of {g} between 0 and the {open_now[i]} outstanding of prompt {name!r}"
-            remedy = "Refund only what allocate dealt and update has not reported; a group that was begun stays spent."
-            raise ValueError(error_text("rollouts", condition, int(rollouts[i]), remedy, i))
+        require_refundable(rollouts, open_now, g, lambda i: name_of(int(rows[i])))
         self.outstanding[rows] = open_now - rollouts
         self.exposure[rows] -= rollouts // g
         self.left += self.cost_of(rows, rollouts // g)
+
+
+def require_refundable(
+    rollouts: IntArray, outstanding: IntArray, group_size: int, name_of: Callable[[int], object]
+) -> None:
+    """Refuse a refund that is not of whole groups, or more than is outstanding; ``name_of`` names an entry's prompt."""
+    bad = np.flatnonzero((rollouts < 0) | (rollouts > outstanding) | (rollouts % group_size != 0))
+    if bad.size:
+        i = int(bad[0])
+        condition = (
+            f"be a multiple of {group_size} between 0 and the {outstanding[i]} outstanding of prompt {name_of(i)!r}"
+        )
+        remedy = "Refund only what allocate dealt and update has not reported; a group that was begun stays spent."
+        raise ValueError(error_text("rollouts", condition, int(rollouts[i]), remedy, i))
 
 
 def visits_per_prompt(visits: npt.ArrayLike | None, n_prompts: int, n_rounds: int | None) -> FloatArray:

@@ -487,14 +487,7 @@ class BetaPosteriorBank(Stateful):
     ) -> tuple[IntArray, FloatArray, IntArray]:
         """Check feedback and return rows, successes and rollouts."""
         rows = self._index.named_rows(prompt_ids)
-        rollouts, rewarded = counts("rollouts", n, rows.size), successes("successes", s, rows.size)
-        index, kind = _kernels.first_bad_feedback(rewarded, rollouts)
-        if kind:
-            name, condition, remedy = _FEEDBACK_FAULTS[kind]
-            bad: Any = rollouts[index] if kind == 1 else rewarded[index]
-            if kind == 3:
-                condition += f"[{index}] = {rollouts[index]}"
-            raise ValueError(error_text(name, condition, bad.item(), remedy, index))
+        rewarded, rollouts = checked_feedback(s, n, rows.size)
         return rows, rewarded, rollouts
 
     def _replay(self, history: Iterable[Any]) -> list[tuple[IntArray, FloatArray, IntArray]]:
@@ -559,3 +552,16 @@ class BetaPosteriorBank(Stateful):
         skew = lean * lean * (s / (s + 1.0)) * ((s + 1.5) / (s + 2.0)) / (s + 3.0)
         spread: FloatArray = np.sqrt(self._values(rows) * (even + skew))
         return spread
+
+
+def checked_feedback(s: npt.ArrayLike, n: npt.ArrayLike, size: int) -> tuple[FloatArray, IntArray]:
+    """Return successes and rollouts of ``size`` prompts, checked against each other."""
+    rollouts, rewarded = counts("rollouts", n, size), successes("successes", s, size)
+    index, kind = _kernels.first_bad_feedback(rewarded, rollouts)
+    if kind:
+        name, condition, remedy = _FEEDBACK_FAULTS[kind]
+        bad: Any = rollouts[index] if kind == 1 else rewarded[index]
+        if kind == 3:
+            condition += f"[{index}] = {rollouts[index]}"
+        raise ValueError(error_text(name, condition, bad.item(), remedy, index))
+    return rewarded, rollouts

@@ -119,7 +119,9 @@ def _key(name: str) -> str:
 
 
 def _difference(now: Any, then: Any) -> str | None:
-    """Word the first difference of two mappings or sequences; None where there is none."""
+    """Word the first difference of two numbers, mappings or sequences; None where there is none."""
+    if isinstance(now, int):
+        return None if now == then else f"got {then!r} instead of {now!r}"
     then = then.tolist() if isinstance(then, np.ndarray) and then.ndim == 1 else then
     if isinstance(now, Mapping) and isinstance(then, Mapping):
         pairs = [(key, now.get(key), then.get(key)) for key in {**now, **then}]

@@ -1,0 +1,468 @@
+"""Algorithm 1 over a pool that is split, in one process or on many machines: the same counts as over the whole, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, ClassVar, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _kernels
+from ._checks import FloatArray, IntArray, counts, error_text, integer, real
+from ._diagnostics import ledger_metrics
+from ._dual import next_price, play_round, step_sizes
+from ._index import PromptIndex
+from ._ledger import Horizon, RolloutLedger, require_refundable
+from ._posterior import BetaPosteriorBank, checked_feedback
+from ._state import Stateful, check_array
+from ._utility import SaturatingUtility
+
+__all__ = ["PoolShard", "ShardedAllocator", "in_process"]
+
+Gather = Callable[[Sequence[Any], str, Sequence[tuple[Any, ...]]], list[Any]]
+
+
+def in_process(shards: Sequence[Any], method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Call a method of every shard, each with its own arguments, and return the results in the order of the shards.
+
+    Parameters
+    ----------
+    shards : sequence
+        The shards, or what stands for them.
+    method : str
+        Name of a method of :class:`PoolShard`.
+    arguments : sequence of tuple, one per shard
+        Positional arguments.
+
+    Returns
+    -------
+    list
+        What each shard returned.
+
+    Examples
+    --------
+    >>> in_process(["ab", "cb"], "count", [("a",), ("b",)])
+    [1, 1]
+    """
+    return [getattr(shard, method)(*words) for shard, words in zip(shards, arguments, strict=True)]
+
+
+class PoolShard(Stateful):
+    """Some consecutive prompts of a pool: their evidence, slopes, tie ranks and account.
+
+    :class:`ShardedAllocator` calls its methods; a shard needs nothing of the others, so that each may live in a process
+    or on a machine of its own.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Evidence of the shard's prompts, in order. Prompts are not added later.
+    horizon : Horizon
+        The constants of the whole run, over the whole pool.
+    start : int
+        Row of the shard's first prompt in the pool.
+    utility : SaturatingUtility
+        What exposure is worth, the same for all shards.
+    step_size : float, pair of floats, or None
+        As in :class:`~cero_alloc.FenchelDualAllocator`, the same for all shards.
+    seed : int or SeedSequence
+        Draws the permutation that breaks ties, of the whole pool; the same for all shards.
+
+    Raises
+    ------
+    ValueError
+        For a start that leaves the shard outside the pool.
+    TypeError
+        For a start that is not an integer.
+
+    Notes
+    -----
+    A shard holds 72 bytes per prompt. Drawing the permutation takes 8 bytes per prompt of the *pool* for a moment.
+
+    References
+    ----------
+    arXiv 2610.09679, Algorithm 1; Claim 17 of the theory page: the merge is exact.
+
+    Examples
+    --------
+    >>> horizon = Horizon(n_prompts=4, n_rounds=2, total_budget=8, max_rollouts=2, round_capacity=4)
+    >>> shard = PoolShard(BetaPosteriorBank(2), horizon, 2)
+    >>> slopes, ties, rows = shard.candidates(0.0, 1)
+    >>> slopes.round(3).tolist(), rows.tolist()
+    ([0.667], [2])
+    """
+
+    _FIXED: ClassVar[tuple[str, ...]] = ("horizon", "start")
+    _OPTIONAL: ClassVar[tuple[str, ...]] = ("_open",)
+    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_theta", "_tie", "_open")
+
+    def __init__(
+        self,
+        bank: BetaPosteriorBank,
+        horizon: Horizon,
+        start: SupportsIndex,
+        *,
+        utility: SaturatingUtility = SaturatingUtility(),  # noqa: B008 (immutable)
+        step_size: float | tuple[float, float] | None = None,
+        seed: int | np.random.SeedSequence = 0,
+    ) -> None:
+        self.start = integer("start", start, least=0, remedy="Count the prompts of the shards before this one.")
+        if self.start + len(bank) > horizon.n_prompts:
+            condition = f"leave room for {len(bank)} prompts in a pool of {horizon.n_prompts}"
+            raise ValueError(error_text("start", condition, self.start, "Shards follow one another from row 0 on."))
+        self._slope_step = step_sizes(step_size, horizon.n_rounds, batch=False)[0]
+        self.bank, self.horizon, self.utility = bank, horizon, utility
+        self.ledger = RolloutLedger(horizon, n_accounts=len(bank))
+        self._theta = np.minimum(1.0, 4.0 * bank._values(None))
+        ties = np.random.default_rng(seed).permutation(horizon.n_prompts)
+        self._tie = ties[self.start : self.start + len(bank)].copy()  # the rest is let go
+        self._open: tuple[IntArray, IntArray] | None = None  # places and virtual proposal of the open round
+        self._visits = np.array([float(horizon.n_rounds)])
+        self._floats, self._ints = np.empty(len(bank)), np.empty(len(bank), dtype=np.int64)  # scratch
+
+    @property
+    def slopes(self) -> FloatArray:
+        """Normalised slope per prompt, in [0, 1], as of the last closed round; shape (n_shard,)."""
+        return self._theta.copy()
+
+    @property
+    def exposure(self) -> IntArray:
+        """Rollouts dealt to each prompt and not refunded; shape (n_shard,)."""
+        return self.ledger.exposure * self.horizon.group_size
+
+    def extent(self) -> tuple[int, int, Horizon]:
+        """Return the shard's first row, its number of prompts, and the run that it was built for.
+
+        Examples
+        --------
+        >>> horizon = Horizon(n_prompts=4, n_rounds=2, total_budget=8, max_rollouts=2, round_capacity=4)
+        >>> PoolShard(BetaPosteriorBank(3), horizon, 1).extent()[:2]
+        (1, 3)
+        """
+        return self.start, len(self.bank), self.horizon
+
+    def candidates(self, threshold: float, k: int) -> tuple[FloatArray, IntArray, IntArray]:
+        """Close the open round, then return those who rank first with a slope above ``threshold``.
+
+        Parameters
+        ----------
+        threshold : float
+            Normalised price; below 0 everybody is in.
+        k : int
+            Most candidates.
+
+        Returns
+        -------
+        slopes : numpy.ndarray of float64, shape (n_candidates,)
+        ties : numpy.ndarray of int64, shape (n_candidates,)
+            Ranks that break ties, all different over the pool.
+        rows : numpy.ndarray of int64, shape (n_candidates,)
+            Rows in the pool.
+        """
+        self.close()
+        places = self._ints[: _kernels.rank(self._theta, self._tie, threshold, k, self._ints)]
+        return self._theta[places], self._tie[places], places + self.start
+
+    def deal(self, rows: IntArray, proposal: IntArray, units: IntArray) -> None:
+        """Open the next round with the pool's decision, and let the evidence age.
+
+        Parameters
+        ----------
+        rows : numpy.ndarray of int64, shape (n_dealt,)
+            Rows in the pool, of this shard.
+        proposal, units : numpy.ndarray of int64, shape (n_dealt,)
+            Units of ``group_size`` that were proposed, and that the budget covered.
+        """
+        places = rows - self.start
+        self._open = (places, proposal)
+        self.bank.tick()
+        self.ledger.top_up(places, units)
+
+    def close(self) -> None:
+        """Take the dual step of the open round, if there is one, with the posterior as it stands."""
+        if self._open is None:
+            return
+        places, proposal = self._open
+        virtual = self._ints
+        virtual[:] = 0
+        virtual[places] = proposal
+        _kernels.values(*self.bank._evidence(None), self._floats)
+        h, (shape, scaling, lam) = self.horizon, self.utility.codes
+        _kernels.step_slopes(
+            self._theta, self._floats, virtual, self._visits, 0, h.n_max, h.equal_share, self._slope_step, shape, scaling, lam
+        )  # fmt: skip
+        self._open = None
+
+    def update(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> int:
+        """Add checked feedback to the evidence; return how many outstanding rollouts it settles.
+
+        Parameters
+        ----------
+        rows : numpy.ndarray of int64, shape (n_rows,)
+            Rows in the pool, of this shard, each once.
+        successes : numpy.ndarray of float64, shape (n_rows,)
+            Sum of the rewards of each prompt.
+        rollouts : numpy.ndarray of int64, shape (n_rows,)
+            Rewarded rollouts of each prompt.
+        """
+        places = rows - self.start
+        self.bank._add(places, successes, rollouts)
+        return self.ledger.settle(places, rollouts)
+
+    def outstanding(self, rows: IntArray) -> IntArray:
+        """Return the rollouts of these rows that were dealt and are neither reported nor refunded."""
+        return self.ledger.outstanding[rows - self.start]
+
+    def refund(self, rows: IntArray, rollouts: IntArray) -> None:
+        """Take back rollouts that were dealt but never generated.
+
+        Raises
+        ------
+        ValueError
+            For more than is outstanding; nothing changes.
+        """
+        self.ledger.refund(rows - self.start, rollouts, lambda place: place + self.start)
+
+    def _when_set(self, name: str) -> Any:
+        return ()
+
+    def _check_state(self, state: Any, label: str) -> None:
+        super()._check_state(state, label)
+        opened = state["open"]
+        if opened is None:
+            return
+        places, proposal = opened if len(opened) == 2 else (np.empty(0), np.empty(0))
+        like = np.empty(np.size(places), dtype=np.int64)
+        check_array(f"{label}['open'][0]", like, places)
+        check_array(f"{label}['open'][1]", like, proposal)
+        if places.size and not 0 <= places.min() <= places.max() < len(self.bank):
+            raise ValueError(f"{label}['open'][0] must hold rows of the shard. Pass what state_dict returned.")
+
+
+class ShardedAllocator(Stateful):
+    r"""Algorithm 1 with one price over a pool in shards.
+
+    A round asks every shard for its :math:`\lceil C / N_{\max} \rceil` prompts of largest slope, merges them, and deals as
+    :class:`~cero_alloc.FenchelDualAllocator` does over the whole pool: those who rank first in the pool rank first in
+    their shard, so the counts, slopes and prices are the same to the last bit.
+
+    Parameters
+    ----------
+    shards : sequence of PoolShard, or of handles to them
+        In the order of their rows; together they are the pool.
+    horizon : Horizon
+        The constants of the run, those of the shards.
+    gather : callable
+        ``gather(shards, method, arguments)`` calls a method of every shard and returns the results in order;
+        :func:`in_process` for shards in this process, ``ray.get`` over actors elsewhere. Calls must arrive in order.
+    step_size, initial_price, catch_up
+        As in :class:`~cero_alloc.FenchelDualAllocator`.
+
+    Raises
+    ------
+    ValueError
+        For shards that are not the pool, or were built for another run.
+
+    Notes
+    -----
+    Prompts are named by their row in the pool, and all of them are on offer in every round. ``state_dict`` holds the price
+    and the account; each shard has a state of its own, to be saved in the same moment.
+
+    References
+    ----------
+    arXiv 2610.09679, Algorithm 1; Claim 17 of the theory page.
+
+    Examples
+    --------
+    >>> horizon = Horizon(n_prompts=6, n_rounds=4, total_budget=32, group_size=2, max_rollouts=4, round_capacity=8)
+    >>> shards = [PoolShard(BetaPosteriorBank(3), horizon, start) for start in (0, 3)]
+    >>> allocator = ShardedAllocator(shards, horizon)
+    >>> rows, rollouts = allocator.allocate()
+    >>> rows.tolist(), rollouts.tolist()
+    ([4, 5], [4, 4])
+    >>> allocator.update(rows, successes=[3, 0], rollouts=rollouts)
+    >>> allocator.remaining_budget
+    24
+    """
+
+    _FIXED: ClassVar[tuple[str, ...]] = ("horizon",)
+    _OPTIONAL: ClassVar[tuple[str, ...]] = ("_proposed",)
+    _STATE: ClassVar[tuple[str, ...]] = ("ledger", "_nu", "_batch_price", "_proposed")
+
+    def __init__(
+        self,
+        shards: Sequence[Any],
+        horizon: Horizon,
+        *,
+        gather: Gather = in_process,
+        step_size: float | tuple[float, float] | None = None,
+        initial_price: float = 0.5,
+        catch_up: bool = False,
+    ) -> None:
+        self.shards, self._gather = tuple(shards), gather
+        if not self.shards:
+            raise ValueError(error_text("shards", "be at least one", shards, "Cut the pool into shards first."))
+        extents = self._call("extent")
+        self._bounds = np.cumsum([0] + [size for _, size, _ in extents])
+        for i, (start, _, run) in enumerate(extents):
+            if start != self._bounds[i]:
+                condition = f"begin at row {self._bounds[i]}, where the one before ends"
+                raise ValueError(error_text("shards", condition, start, "Give them in the order of their rows.", i))
+            if run != horizon:
+                raise ValueError(error_text("shards", f"be of {horizon}", run, "Build all shards for one run.", i))
+        if self._bounds[-1] != horizon.n_prompts:
+            condition = f"hold the {horizon.n_prompts} prompts of the pool"
+            raise ValueError(error_text("shards", condition, int(self._bounds[-1]), "Add the shards that are missing."))
+        self._price_step = step_sizes(step_size, horizon.n_rounds, batch=False)[1]
+        self._nu = real(
+            "initial_price", initial_price, low=0.0, high=1.0, remedy="The price is a share of the largest slope."
+        )
+        self._batch_price, self._catch_up = self._nu, bool(catch_up)
+        self._index = PromptIndex(horizon.n_prompts)
+        self.ledger = RolloutLedger(horizon, n_accounts=1)
+        self._proposed: int | None = None  # units proposed in the open round
+
+    @property
+    def horizon(self) -> Horizon:
+        """The constants of the run."""
+        return self.ledger.horizon
+
+    @property
+    def price(self) -> float:
+        """Normalised price, in [0, 1], as of the last closed round."""
+        return self._nu
+
+    @property
+    def remaining_budget(self) -> int:
+        """Rollouts not dealt yet."""
+        return int(self.ledger.remaining_budget)
+
+    @property
+    def round(self) -> int:
+        """Rounds opened so far."""
+        return self.ledger.round
+
+    def allocate(self, budget: SupportsIndex | None = None, *, exact: bool = False) -> tuple[IntArray, IntArray]:
+        """Close the previous round, then deal this one over the whole pool.
+
+        Parameters
+        ----------
+        budget : int or None
+            Cap of this round in rollouts, on top of ``round_capacity``; rounded down to whole groups.
+        exact : bool
+            Spend exactly ``budget``.
+
+        Returns
+        -------
+        rows : numpy.ndarray of int64, shape (n_dealt,)
+            Rows of the prompts that get rollouts, ascending.
+        rollouts : numpy.ndarray of int64, shape (n_dealt,)
+            Their counts, multiples of ``group_size`` up to ``max_rollouts``.
+
+        Raises
+        ------
+        ValueError
+            For a negative budget, or an exact total that is not feasible; the message names the feasible range.
+        TypeError
+            For a budget that is not an integer.
+        """
+        h = self.horizon
+        cap = self.ledger.round_units(h.n_prompts, budget, exact)
+        if self._proposed is not None:
+            self._nu = next_price(self._nu, self._proposed, h, self._price_step)
+            self._proposed = None
+        if self.ledger.finished:
+            self._call("close")
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        threshold = -1.0 if exact or self._catch_up else self._nu
+        found = self._call("candidates", [(threshold, -(-cap // h.n_max))] * len(self.shards))
+        slopes, ties, rows = (np.concatenate(part) for part in zip(*found, strict=True))
+        due = 0
+        if self._catch_up and not exact:
+            later = (self.ledger.rounds_left - 1) * self.ledger.reach(h.n_prompts)
+            due = min(cap, self.ledger.units_left - later)
+        proposal, units, self._batch_price = play_round(
+            slopes, ties, self._nu, self.ledger, cap, h.n_prompts * h.n_max, due, exact=exact
+        )
+        self._proposed = int(proposal.sum())
+        dealt = np.flatnonzero((proposal > 0) | (units > 0))
+        dealt = dealt[np.argsort(rows[dealt])]
+        rows, proposal, units = rows[dealt], proposal[dealt], units[dealt]
+        self._call("deal", self._parts(rows, rows, proposal, units))
+        self.ledger.debit(None, units.sum(keepdims=True))
+        paid = units > 0
+        return rows[paid], units[paid] * h.group_size
+
+    def update(self, rows: Iterable[Hashable], successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
+        """Add observed rewards; order-free, additive, at any time.
+
+        Parameters
+        ----------
+        rows : array_like of int, shape (n_rows,)
+            Rows of the prompts that were observed, each once per call.
+        successes : array_like of float, shape (n_rows,)
+            Sum of the rewards of each prompt, in [0, rollouts].
+        rollouts : array_like of int, shape (n_rows,)
+            Rewarded rollouts of each prompt.
+
+        Raises
+        ------
+        KeyError
+            For a row outside the pool.
+        ValueError
+            As :meth:`BetaPosteriorBank.update`; no shard changes after any error.
+        """
+        places = self._index.named_rows(rows)
+        rewarded, observed = checked_feedback(successes, rollouts, places.size)
+        settled = self._call("update", self._parts(places, places, rewarded, observed))
+        self.ledger.settle(np.zeros(1, dtype=np.int64), np.array([sum(settled)]))
+
+    def refund(self, rows: Iterable[Hashable], rollouts: npt.ArrayLike) -> None:
+        """Hand back rollouts that were dealt but never generated.
+
+        Parameters
+        ----------
+        rows : array_like of int, shape (n_rows,)
+            Rows of the prompts, each once.
+        rollouts : array_like of int, shape (n_rows,)
+            Whole groups, at most what is dealt and neither reported nor refunded.
+
+        Raises
+        ------
+        KeyError
+            For a row outside the pool.
+        ValueError
+            For a repeated row or more than is outstanding; no shard changes after any error.
+        """
+        places = self._index.named_rows(rows)
+        returned = counts("rollouts", rollouts, places.size)
+        parts = self._call("outstanding", self._parts(places, places))
+        outstanding = np.empty(places.size, dtype=np.int64)
+        for members, part in zip(self._members(places), parts, strict=True):
+            outstanding[members] = part
+        require_refundable(returned, outstanding, self.horizon.group_size, lambda i: int(places[i]))
+        self._call("refund", self._parts(places, places, returned))
+        self.ledger.refund(np.zeros(1, dtype=np.int64), returned.sum(keepdims=True), lambda _: "pool")
+
+    def metrics(self) -> dict[str, float]:
+        """Return the run's state as a flat dict of floats; keys of :meth:`FenchelDualAllocator.metrics`.
+
+        Without the effective groups, the calibration and the certificate, which take a pass over every shard.
+        """
+        return ledger_metrics(self.ledger, price=self._nu, batch_price=self._batch_price)
+
+    def _when_set(self, name: str) -> Any:
+        return 0
+
+    def _call(self, method: str, arguments: Sequence[tuple[Any, ...]] | None = None) -> list[Any]:
+        return self._gather(self.shards, method, [()] * len(self.shards) if arguments is None else arguments)
+
+    def _members(self, rows: IntArray) -> list[npt.NDArray[np.bool_]]:
+        """Tell for each shard which rows are its own."""
+        owner = np.searchsorted(self._bounds, rows, side="right") - 1
+        return [owner == i for i in range(len(self.shards))]
+
+    def _parts(self, rows: IntArray, *columns: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], ...]]:
+        """Return each shard's part of these columns."""
+        return [tuple(column[members] for column in columns) for members in self._members(rows)]
