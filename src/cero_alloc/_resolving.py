@@ -186,6 +186,11 @@ class ResolvingAllocator(Stateful):
         return self.ledger.horizon
 
     @property
+    def min_rollouts(self) -> int:
+        """Fewest rollouts of a prompt that gets any."""
+        return max(1, self._pacing.n_min) * self.horizon.group_size
+
+    @property
     def price(self) -> float:
         """Price of the run as of the last round, as a share of the steepest possible slope; see :meth:`metrics`."""
         return self._price * self._price_unit

@@ -1,0 +1,316 @@
+"""The TRL adapter against the installed TRL: `pip install torch -e ".[trl]" pytest && pytest -W default tests/trainers`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+for _package in ("torch", "transformers", "trl"):
+    pytest.importorskip(_package, reason=f'{_package} is not installed: pip install -e ".[trl]"')
+
+import torch  # noqa: E402
+from datasets import Dataset  # noqa: E402
+from trl import GRPOTrainer  # noqa: E402
+from trl.trainer.utils import nanstd  # noqa: E402
+
+from adapters.advantages import group_advantages  # noqa: E402
+from adapters.trl import generation_rounds  # noqa: E402
+from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, baselines  # noqa: E402
+from trainers import trl_runs as runs  # noqa: E402
+
+pytestmark = pytest.mark.trainers
+HERE = Path(__file__).resolve()
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # the same seed gives other sums with another number of threads
+    yield
+    torch.set_num_threads(before)
+
+
+def scripted(*rows):
+    """Return a maker of allocators that deal these counts, a row a round, in turn."""
+
+    class Scripted(baselines.Uniform):
+        def _deal(self, places, total):
+            counts = np.zeros(len(places), dtype=np.int64)
+            row = rows[self.ledger.round % len(rows)]
+            counts[: len(row)] = np.array(row) // 2  # units of two rollouts
+            return counts
+
+    def make(args):
+        slots, rounds = args.generation_batch_size, generation_rounds(args)
+        return Scripted(
+            BetaPosteriorBank(32), total_budget=rounds * slots, n_rounds=rounds, group_size=2, max_rollouts=16,
+            round_capacity=slots,
+        )  # fmt: skip
+
+    return make
+
+
+def sometimes_none(completions, answer, **_):
+    """Reward that cannot score completions opening with one of two letters."""
+    marks = runs.opening_reward(completions, answer)
+    return [None if text[:1] in "ab" else mark for text, mark in zip(completions, marks, strict=True)]
+
+
+CONFIGURATIONS = {
+    "plain": {},
+    "no scaling": {"scale_rewards": "none", "loss_type": "dr_grpo"},
+    "batch scaling and a reference": {"scale_rewards": "batch", "beta": 0.1},
+    "two steps a generation": {"steps_per_generation": 4, "gradient_accumulation_steps": 2, "max_steps": 8},
+    "two iterations": {"num_iterations": 2, "max_steps": 8},
+    "rewards that are missing": {"reward": sometimes_none},
+    "prompts weigh alike": {"group_weighting": "prompt"},
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_uniform_counts_give_the_stock_trainers_parameters_bit_for_bit(tmp_path, name):
+    settings = CONFIGURATIONS[name]
+    ours = runs.train(tmp_path, runs.uniform, **settings)
+    stock = runs.train(tmp_path, **{key: value for key, value in settings.items() if key != "group_weighting"})
+    assert stock.state.global_step >= 6
+    start = torch.cat([p.detach().flatten() for p in runs.tiny_model(runs.tiny_tokenizer()).parameters()]).numpy()
+    assert np.abs(runs.parameters(stock) - start).max() > 1e-3  # it did train
+    np.testing.assert_array_equal(runs.parameters(ours), runs.parameters(stock))
+    for entry, other in zip(ours.state.log_history, stock.state.log_history, strict=True):
+        keys = {"loss", "reward", "reward_std", "frac_reward_zero_std", "grad_norm"}
+        for key in keys - (
+            {"frac_reward_zero_std"} if name.startswith("batch") else set()
+        ):  # TRL has none per group there
+            assert entry.get(key) == other.get(key)
+
+
+def test_other_counts_give_other_parameters(tmp_path):
+    ours, stock = runs.train(tmp_path, runs.resolving, max_steps=12), runs.train(tmp_path, max_steps=12)
+    assert np.abs(runs.parameters(ours) - runs.parameters(stock)).max() > 0
+
+
+@pytest.mark.parametrize("mode", ["redeal", "select"])
+def test_prompts_get_exactly_their_counts(tmp_path, mode):
+    seen = []
+
+    def reward(completions, answer, prompt_id, **_):
+        seen.append(list(prompt_id))
+        return runs.opening_reward(completions, answer)
+
+    holder = []
+
+    def make(args):
+        holder.append(runs.Recorder(scripted([8, 0, 2, 6, 16, 0], [0, 0, 0, 16, 16], [2] * 4 + [6] * 4)(args)))
+        return holder[0]
+
+    trainer = runs.train(tmp_path, make, reward=reward, mode=mode)
+    assert len(seen) == 6
+    for got, (ids, counts) in zip(seen, holder[0].rounds, strict=True):
+        names = range(32) if ids is None else ids
+        assert got == [key for key, count in zip(names, counts, strict=True) for _ in range(count)]
+        assert sum(counts) == 32
+    assert trainer.allocator.remaining_budget == 0
+    assert trainer.allocator.metrics()["outstanding_rollouts"] == 0
+
+
+def test_the_allocator_learns_exactly_the_scored_rewards(tmp_path):
+    told = []
+
+    def reward(completions, answer, prompt_id, **_):
+        marks = sometimes_none(completions, answer)
+        told.extend(zip(prompt_id, marks, strict=True))
+        return marks
+
+    trainer = runs.train(tmp_path, runs.resolving, reward=reward)
+    wins, tries = np.zeros(32), np.zeros(32)
+    for key, mark in told:
+        if mark is not None:
+            wins[key] += mark
+            tries[key] += 1
+    assert 0 < tries.sum() < len(told)
+    np.testing.assert_array_equal(trainer.allocator.bank.alpha - 1.0, wins)
+    np.testing.assert_array_equal(trainer.allocator.bank.beta - 1.0, tries - wins)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("weighting", ["rollout", "prompt"])
+def test_ragged_advantages_equal_brute_force(scale, weighting):
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        sizes = rng.integers(2, 9, size=rng.integers(1, 7))
+        keys = np.repeat(np.arange(sizes.size), sizes)
+        rng.shuffle(keys)
+        rewards = np.where(rng.random(keys.size) < 0.1, np.nan, rng.choice([0.0, 0.5, 1.0], keys.size))
+        expected = np.zeros(keys.size)
+        for place, key in enumerate(keys):
+            group = [r for r, k in zip(rewards, keys, strict=True) if k == key and not np.isnan(r)]
+            if np.isnan(rewards[place]):
+                continue
+            advantage = rewards[place] - sum(group) / len(group)
+            pool = group if scale == "group" else [r for r in rewards if not np.isnan(r)]
+            if scale != "none":
+                if len(pool) < 2:
+                    continue  # no deviation: no signal
+                advantage /= np.std(pool, ddof=1) + 1e-4
+            if weighting == "prompt":
+                advantage *= keys.size / sizes.size / np.sum(keys == key)
+            expected[place] = advantage
+        got = group_advantages(torch.tensor(rewards), keys.tolist(), scale=scale, weighting=weighting, std=nanstd)
+        np.testing.assert_allclose(
+            got.numpy(), expected, rtol=1e-6, atol=1e-7
+        )  # TRL's deviation is of single precision
+
+
+def test_equal_weights_make_every_prompt_count_the_same():
+    keys, rewards = [0] * 2 + [1] * 6, torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    flat = group_advantages(rewards, keys, scale="none", weighting="rollout", std=nanstd).abs()
+    even = group_advantages(rewards, keys, scale="none", weighting="prompt", std=nanstd).abs()
+    assert flat[:2].sum() * 3 == flat[2:].sum()
+    torch.testing.assert_close(even[:2].sum(), even[2:].sum())
+
+
+def test_trl_logs_the_allocators_figures_and_the_ragged_advantages(tmp_path):
+    trainer = runs.train(tmp_path, scripted([8, 0, 2, 6, 16, 0]))
+    entry = [line for line in trainer.state.log_history if "loss" in line][-1]
+    for name in ("round", "remaining_budget", "prompt_reward", "zero_variance_share"):
+        assert f"alloc/{name}" in entry
+    assert entry["alloc/remaining_budget"] == 0.0
+    assert 0.0 < entry["frac_reward_zero_std"] < 1.0
+    assert len(trainer._logs["advantages"]) == 32
+    assert any(trainer._logs["advantages"])
+
+
+def test_evaluation_is_untouched(tmp_path):
+    ours, stock = runs.build(tmp_path, runs.resolving), runs.build(tmp_path)
+    rows = runs.tiny_dataset(16)
+    torch.manual_seed(1)
+    mine = ours.evaluate(rows)
+    torch.manual_seed(1)
+    theirs = stock.evaluate(rows)
+    assert mine["eval_reward"] == theirs["eval_reward"]
+    assert ours.allocator.round == 0
+
+
+def test_a_stream_of_rows_can_be_dealt_again(tmp_path):
+    try:
+        runs.build(tmp_path, dataset=runs.tiny_dataset(32).to_iterable_dataset())
+    except NotImplementedError:
+        pytest.skip("this version of TRL takes no streams")
+    ours = runs.train(tmp_path, runs.uniform, dataset=runs.tiny_dataset(32).to_iterable_dataset())
+    stock = runs.train(tmp_path, dataset=runs.tiny_dataset(32).to_iterable_dataset())
+    np.testing.assert_array_equal(runs.parameters(ours), runs.parameters(stock))
+
+
+def environment():
+    """Return this process's environment, with the paths that the worker imports from, on one thread."""
+    root = HERE.parents[2]
+    paths = [str(root / "examples"), str(root / "tests"), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def work(folder, *words, processes=1, code=0):
+    folder.mkdir(exist_ok=True)
+    program = [str(HERE.with_name("trl_runs.py")), str(folder), *words]
+    launch = [sys.executable] if processes == 1 else [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)
+    ]  # fmt: skip
+    done = subprocess.run(
+        [*launch, *program], env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == code, done.stderr[-3000:]
+    return [np.load(path) for path in sorted(folder.glob("rank*.npz"))]
+
+
+@pytest.mark.parametrize("mode", ["redeal", "select"])
+def test_two_processes_end_with_equal_parameters(tmp_path, mode):
+    one, two = work(tmp_path / "two", "resolving", mode, processes=2)
+    np.testing.assert_array_equal(one["parameters"], two["parameters"])
+    rounds = eval(str(one["rounds"]))  # a list of lists, written by the process above
+    assert len(rounds) == 12
+    assert all(sum(counts) == 32 for _, counts in rounds)
+    assert len({tuple(counts) for _, counts in rounds}) > 1
+    assert eval(str(two["rounds"])) == []  # one process decides
+
+
+def test_two_processes_with_uniform_counts_are_the_stock_trainer(tmp_path):
+    ours = work(tmp_path / "ours", "uniform", processes=2)
+    stock = work(tmp_path / "stock", "stock", processes=2)
+    np.testing.assert_array_equal(ours[0]["parameters"], stock[0]["parameters"])
+
+
+@pytest.mark.parametrize("mode", ["redeal", "select"])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, mode):
+    (whole,) = work(tmp_path / "whole", "resolving", "saving", mode)
+    assert work(tmp_path / "killed", "resolving", "saving", mode, "kill", code=17) == []
+    assert sorted(path.name for path in (tmp_path / "killed").glob("checkpoint-*")) == [
+        "checkpoint-2",
+        "checkpoint-4",
+        "checkpoint-6",
+    ]
+    (resumed,) = work(tmp_path / "killed", "resolving", "saving", mode, "resume")
+    np.testing.assert_array_equal(resumed["parameters"], whole["parameters"])
+    assert eval(str(resumed["rounds"])) == eval(str(whole["rounds"]))[6:]
+    assert len({tuple(counts) for _, counts in eval(str(whole["rounds"]))}) > 2
+
+
+def test_a_resumed_run_without_the_allocators_state_is_refused(tmp_path):
+    trainer = runs.train(tmp_path, runs.resolving, save_strategy="steps", save_steps=6)
+    (tmp_path / "checkpoint-6" / "allocator.pkl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"allocator\.pkl"):
+        trainer.train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match=r"output_dir must hold a checkpoint, got .* Start without resuming"):
+        runs.build(tmp_path / "empty", runs.resolving).train(resume_from_checkpoint=True)
+
+
+def fenchel(**changes):
+    def make(args):
+        slots, rounds = args.generation_batch_size, generation_rounds(args)
+        plan = {"total_budget": rounds * slots, "n_rounds": rounds, "group_size": 2, "max_rollouts": 8} | changes
+        return FenchelDualAllocator(BetaPosteriorBank(32), **plan)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("settings", "make", "text"),
+    [
+        ({"mode": "pick"}, fenchel(), "mode must be 'redeal' or 'select', got 'pick'"),
+        ({"group_weighting": "token"}, fenchel(), "group_weighting must be 'rollout' or 'prompt', got 'token'"),
+        ({"multi_objective_aggregation": "normalize_then_sum"}, fenchel(), "needs equal groups"),
+        ({}, fenchel(group_size=1), "at least 2, got 1: a group of one rollout has no baseline"),
+        ({}, fenchel(max_rollouts=2), "max_rollouts = 2 must be at least num_generations = 4"),
+        ({"mode": "select"}, fenchel(round_capacity=32, total_budget=192, group_size=3), "multiple"),
+        ({"save_strategy": "steps", "save_steps": 1, "num_iterations": 2}, fenchel(), "whole generation cycle of 4"),
+    ],
+)
+def test_what_the_adapter_does_not_know_is_refused(tmp_path, settings, make, text):
+    with pytest.raises(ValueError, match=text):
+        runs.build(tmp_path, make, **settings)
+
+
+def test_selection_needs_rows_by_number_and_the_banks_ids(tmp_path):
+    with pytest.raises(
+        (ValueError, NotImplementedError), match=r"got a stream|Iterable datasets are not yet supported"
+    ):
+        runs.build(tmp_path, runs.resolving, mode="select", dataset=runs.tiny_dataset(32).to_iterable_dataset())
+    with pytest.raises(ValueError, match="prompt_id must name the bank's prompts"):
+        runs.build(tmp_path, runs.resolving, mode="select", dataset=runs.tiny_dataset(16))
+    rows = runs.tiny_dataset(32).to_dict() | {"prompt_id": [0] * 32}
+    with pytest.raises(ValueError, match="prompt_id must name the bank's prompts"):
+        runs.build(tmp_path, runs.resolving, mode="select", dataset=Dataset.from_dict(rows))
+
+
+def test_unknown_versions_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("adapters.common.version", lambda _: "9.0.0")
+    with pytest.raises(RuntimeError, match=r"trl must be between .*, got 9\.0\.0\. Install 'trl>="):
+        runs.build(tmp_path, runs.resolving)
+    monkeypatch.setenv("CERO_ALLOC_UNTESTED", "1")
+    assert isinstance(runs.build(tmp_path, runs.resolving), GRPOTrainer)
