@@ -1,0 +1,225 @@
+"""verl on this machine, with the example's stand-in for its language model: one set of processes for all trainers."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import ray
+import transfer_queue as tq
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from verl.checkpoint_engine import CheckpointEngineManager
+from verl.experimental.reward_loop import RewardLoopManager
+from verl.trainer.ppo.v1 import AgentLoopManagerTQ
+from verl.utils.config import omega_conf_to_dataclass
+from verl.workers.rollout.llm_server import LLMServerManager
+
+import verl_grpo
+from adapters.verl import AllocatedPPOTrainer
+from cero_alloc import BetaPosteriorBank, ResolvingAllocator, baselines
+from verl_standin import PolicyWorker, save_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPTS, BATCH, PER_PROMPT = 16, 4, 4
+SHAKY = "wrong answers cannot be scored"
+
+
+def shaky_reward(data_source, solution_str, ground_truth, **_):
+    """Reward as the example does, but fail for the wrong answers of one data set."""
+    reward = verl_grpo.number_reward(data_source, solution_str, ground_truth)
+    if data_source == SHAKY and reward == 0.0:
+        raise RuntimeError("this answer breaks the verifier")
+    return reward
+
+
+def write_rows(path, source="last digit", **columns):
+    """Write a training set of the first numbers, and return its path."""
+    texts = [str(number) for number in range(PROMPTS)]
+    data = verl_grpo.rows(texts, [text[-1] for text in texts], source)
+    for name, values in columns.items():
+        data = data.remove_columns(name) if name in data.column_names else data
+        data = data if values is None else data.add_column(name, values)
+    data.to_parquet(path)
+    return path
+
+
+class Recording:
+    """Goes before a trainer class: notes what every batch was made of, as it lies in TransferQueue."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.replay_buffer.poll_interval = 0.02  # verl looks every two seconds
+        self.batches, self.logs = [], []
+
+    def _compute_advantage(self, batch, metrics):
+        batch = super()._compute_advantage(batch, metrics)
+        self.batches.append(contents(batch))
+        return batch
+
+    def _compute_metrics(self, batch, metrics, *args, **kwargs):
+        super()._compute_metrics(batch, metrics, *args, **kwargs)
+        self.logs.append(dict(metrics))
+
+
+def contents(batch):
+    """Return what TransferQueue holds of a batch: prompt -> [(reward, advantage of every token, answer, tokens)]."""
+    names = ["index", "rm_scores", "advantages", "responses"]
+    keys = [key for key in batch.keys if not key.startswith("pad")]
+    data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=names)
+    groups = defaultdict(list)
+    columns = (list(data["index"]), data["rm_scores"], data["advantages"], data["responses"])
+    for prompt, reward, advantage, response in zip(*columns, strict=True):
+        assert (advantage == advantage[0]).all()
+        groups[prompt].append((reward.sum().item(), advantage[0].item(), response[0].item(), response.numel()))
+    return dict(groups)
+
+
+class Policy(PolicyWorker):
+    """The stand-in's worker within this process: methods of a worker take a batch as those of a worker group do."""
+
+    def __init__(self):
+        os.environ |= {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+        super().__init__(config=None, role="actor")
+        self._dispatch_info = {"actor": [0]}
+
+    def update_weights(self, global_steps, mode):
+        return [ray.put(super().update_weights(global_steps, mode))]
+
+
+class Stage:
+    """verl's processes, started once; every trainer uses them."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        save_tokenizer(self.folder / "model")
+        write_rows(self.folder / "train.parquet")
+        paths = [str(ROOT / "examples"), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+        os.environ |= {
+            "PYTHONPATH": os.pathsep.join(paths), "VERL_USE_EXTERNAL_MODULES": "verl_grpo", "VERL_LOGGING_LEVEL": "ERROR",
+            "TQ_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore",
+        }  # fmt: skip
+        settings = verl_grpo.cpu_settings(self.folder, Path(__file__).resolve())
+        own = [
+            f"data.train_batch_size={BATCH}", f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH}",
+            f"actor_rollout_ref.rollout.n={PER_PROMPT}", "reward.custom_reward_function.name=shaky_reward",
+            "trainer.total_epochs=4", "trainer.total_training_steps=2", "trainer.save_freq=-1", "trainer.test_freq=-1",
+            "trainer.val_before_train=False",
+        ]  # fmt: skip
+        with initialize_config_module("verl.trainer.config", version_base=None):
+            self._plain = compose("ppo_trainer", [*settings, *own])
+        ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False)  # with two, TransferQueue waits for ever
+        config = self.config()
+        self.rewards = RewardLoopManager(config)
+        self.servers = LLMServerManager.create(config, worker_group=SimpleNamespace(world_size=1, workers=[]))
+        self.loops = AgentLoopManagerTQ.create(
+            config=config,
+            llm_client=self.servers.get_client(),
+            teacher_client=None,
+            reward_loop_worker_handles=self.rewards.reward_loop_worker_handles,
+        )
+        tq.init(config.transfer_queue)
+        self.policy = Policy()
+
+    def close(self):
+        """End verl's processes."""
+        tq.close()
+        ray.shutdown()
+
+    def config(self, *words):
+        """Return verl's configuration for two steps of four prompts and 16 rollouts each."""
+        config = self._plain.copy()
+        OmegaConf.set_struct(config, False)
+        return OmegaConf.merge(config, OmegaConf.from_dotlist(list(words)))
+
+    def trainer(self, base, *words):
+        """Return a trainer on these processes, before its run."""
+        stage = self
+
+        class Staged(Recording, base):
+            def _setup(self):
+                self._init_tokenizer()
+                self._init_dataloader()
+                self._init_dump_executor()
+                self._init_resource_pool_mgr()
+                self.actor_rollout_wg, self.llm_server_manager = stage.policy, stage.servers
+                self.reward_loop_manager = stage.rewards
+                engine = omega_conf_to_dataclass(self.config.actor_rollout_ref.rollout.checkpoint_engine)
+                self.checkpoint_manager = CheckpointEngineManager(engine, stage.policy, stage.servers.get_replicas())
+                stage.policy.init_model()
+                self._load_checkpoint()
+
+        return Staged(self.config(*words))
+
+    def train(self, base, *words):
+        """Return a trainer after its run."""
+        trainer = self.trainer(base, *words)
+        trainer.init()
+        trainer.fit(self.loops)
+        return trainer
+
+
+def allocated(make):
+    """Return a trainer class whose allocator ``make(prompts, n_rounds, total_budget)`` builds."""
+
+    class Allocated(AllocatedPPOTrainer):
+        def build_allocator(self, prompts, n_rounds, total_budget):
+            return make(prompts, n_rounds, total_budget)
+
+    return Allocated
+
+
+def _plan(n_rounds, total_budget, **changes):
+    return {
+        "total_budget": total_budget, "n_rounds": n_rounds, "group_size": 2, "max_rollouts": 16,
+        "round_capacity": BATCH * PER_PROMPT,
+    } | changes  # fmt: skip
+
+
+def uniform(prompts, n_rounds, total_budget):
+    """Return the control that deals every prompt the stock trainer's group."""
+    plan = _plan(n_rounds, total_budget, group_size=PER_PROMPT, max_rollouts=PER_PROMPT)
+    return baselines.Uniform(BetaPosteriorBank(prompts), **plan)
+
+
+def resolving(prompts, n_rounds, total_budget):
+    """Return an allocator whose counts differ once it has learnt something."""
+    return Recorder(ResolvingAllocator(BetaPosteriorBank(prompts), **_plan(n_rounds, total_budget)))
+
+
+def scripted(*rows):
+    """Return a maker of allocators that deal these counts, a row a round, to the prompts in the order of the offer."""
+
+    class Scripted(baselines.Uniform):
+        def _deal(self, places, total):
+            counts = np.zeros(len(places), dtype=np.int64)
+            row = rows[self.ledger.round % len(rows)]
+            counts[: len(row)] = np.array(row) // 2  # units of two rollouts
+            return counts
+
+    def make(prompts, n_rounds, total_budget):
+        return Recorder(Scripted(BetaPosteriorBank(prompts), **_plan(n_rounds, total_budget)))
+
+    return make
+
+
+class Recorder:
+    """An allocator that notes what it dealt and was told, and otherwise is the one it holds."""
+
+    def __init__(self, allocator):
+        self.inner, self.dealt, self.told = allocator, [], []
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def allocate(self, ids, budget, *, exact):
+        counts = self.inner.allocate(ids, budget, exact=exact)
+        self.dealt.append({key: count for key, count in zip(ids, counts.tolist(), strict=True) if count})
+        return counts
+
+    def update(self, ids, successes, rollouts):
+        self.inner.update(ids, successes, rollouts)
+        self.told.append({key: (s, n) for key, s, n in zip(ids, successes, rollouts, strict=True)})
