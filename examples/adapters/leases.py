@@ -1,0 +1,322 @@
+"""Rollouts lent to workers: each is reported once or refunded once, whatever crashes, repeats itself or comes late.
+
+Nothing here knows of Ray. A client names every request and every delivery; told twice, they count once. Whatever changes
+the account is written to a journal before it happens, and a service that starts in the same folder carries on from the last
+checkpoint and the journal after it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .common import load_state, save_state
+
+CHECKPOINT, JOURNAL = "allocator.pkl", "journal.jsonl"
+
+
+@dataclass
+class Lease:
+    """Rollouts in the hands of a worker."""
+
+    request: str
+    outstanding: dict[Hashable, int]  # rollouts of each prompt that were lent and not heard of again
+    deadline: float
+    deliveries: set[str] = field(default_factory=set)  # names of those that were counted
+
+
+class LeaseBook:
+    """The one owner of an allocator that many workers draw on.
+
+    Parameters
+    ----------
+    allocator : FenchelDualAllocator, ResolvingAllocator or any of ``cero_alloc.baselines``
+        Freshly built; its prompt ids must be strings or integers.
+    folder : path
+        Holds checkpoint and journal. With those of an earlier life in it, that life goes on.
+    timeout : float
+        Seconds without a word after which a lease's rollouts return to the budget.
+    checkpoint_every : int
+        Journal entries between checkpoints.
+    durable : bool
+        Whether every journal entry is flushed to the disk, and survives a power cut; without, it survives the process.
+    clock : callable
+        Seconds; only differences count.
+
+    Raises
+    ------
+    TypeError
+        For prompt ids that are neither strings nor integers.
+    ValueError
+        For a folder whose checkpoint belongs to another run.
+    """
+
+    def __init__(
+        self,
+        allocator: Any,
+        folder: str | Path,
+        *,
+        timeout: float,
+        checkpoint_every: int = 1000,
+        durable: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        odd = next((key for key in allocator.bank.prompt_ids if type(key) not in (str, int)), None)
+        if odd is not None:
+            raise TypeError(
+                f"prompt ids must be strings or integers, got {odd!r}. The journal is text: rename the prompts."
+            )
+        self.allocator, self._folder, self._timeout = allocator, Path(folder), timeout
+        self._checkpoint_every, self._durable, self._clock = checkpoint_every, durable, clock
+        self._leases: dict[int, Lease] = {}
+        self._expired: dict[int, set[str]] = {}  # leases whose rollouts went back, and the deliveries counted before
+        self._by_request: dict[str, int] = {}  # leases in hand
+        self._next, self._entries = 0, 0
+        self._totals = {"lent": 0, "scored": 0, "unscored": 0, "refunded": 0, "abandoned": 0}  # rollouts
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._recover()
+
+    # ------------------------------------------------------------ what workers call
+
+    def lend(
+        self,
+        request: str,
+        prompt_ids: Sequence[Hashable] | None = None,
+        budget: int | None = None,
+        *,
+        exact: bool = False,
+    ) -> tuple[int, dict[Hashable, int]]:
+        """Open a round and lend its rollouts; the same request again gets the same lease.
+
+        Parameters
+        ----------
+        request : str
+            Name of the request, never used for another.
+        prompt_ids, budget, exact
+            As ``allocator.allocate`` takes them.
+
+        Returns
+        -------
+        lease : int
+            Its number.
+        counts : dict of prompt id to int
+            Rollouts of each prompt that gets any.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            As ``allocator.allocate``; nothing changes.
+        """
+        self.expire()
+        number = self._by_request.get(request)
+        if number is None:
+            ids = None if prompt_ids is None else list(prompt_ids)
+            self._write({"do": "lend", "request": request, "ids": ids, "budget": budget, "exact": exact})
+            number = self._by_request[request]
+        return number, dict(self._leases[number].outstanding)
+
+    def report(
+        self,
+        lease: int,
+        delivery: str,
+        successes: Mapping[Hashable, float],
+        rollouts: Mapping[Hashable, int],
+        unscored: Mapping[Hashable, int] | None = None,
+    ) -> bool:
+        """Count rewards of a lease's rollouts, all of them or a part; the same delivery again changes nothing.
+
+        Parameters
+        ----------
+        lease : int
+            Number that ``lend`` returned.
+        delivery : str
+            Name of the delivery, never used for another of this lease.
+        successes, rollouts : mapping of prompt id to number
+            Sum of the rewards, and the rollouts that have one.
+        unscored : mapping of prompt id to int, or None
+            Rollouts that were generated and that nothing could score: spent, but no evidence.
+
+        Returns
+        -------
+        bool
+            Whether the delivery counts. False: the lease had timed out and its rollouts are lent again by now, so that these
+            must not be trained on as part of the budget.
+
+        Raises
+        ------
+        ValueError
+            For a lease that was never given, or more rollouts than it has left; nothing changes.
+        """
+        self.expire()
+        known = self._known(lease, delivery)
+        if known is not None:
+            return known
+        self._write(
+            {"do": "report", "lease": lease, "delivery": delivery, "ids": list(rollouts), "rollouts": list(rollouts.values()),
+             "successes": [successes[key] for key in rollouts], "unscored": list((unscored or {}).items())}
+        )  # fmt: skip
+        return True
+
+    def give_back(self, lease: int) -> None:
+        """Refund what is left of a lease now, as its time-out would."""
+        if lease in self._leases:
+            self._write({"do": "expire", "leases": [lease]})
+
+    def renew(self, lease: int) -> bool:
+        """Start the lease's time anew; return whether it still is in hand."""
+        self.expire()
+        if lease in self._leases:
+            self._leases[lease].deadline = self._clock() + self._timeout
+        return lease in self._leases
+
+    def expire(self) -> list[int]:
+        """Refund the leases whose time is over, and return their numbers."""
+        now = self._clock()
+        late = [number for number, lease in self._leases.items() if lease.deadline <= now]
+        if late:
+            self._write({"do": "expire", "leases": late})
+        return late
+
+    def metrics(self) -> dict[str, float]:
+        """Return the account in rollouts, and the allocator's own metrics.
+
+        At all times lent = scored + unscored + refunded + abandoned + in_hand, where abandoned ones were begun with others of
+        their group and stay spent.
+        """
+        self.expire()
+        in_hand = sum(sum(lease.outstanding.values()) for lease in self._leases.values())
+        account: dict[str, float] = {**self._totals, "in_hand": in_hand, "leases": len(self._leases)}
+        return account | self.allocator.metrics(certificate=False)
+
+    def checkpoint(self) -> None:
+        """Write the state, and begin an empty journal."""
+        save_state(
+            self._folder / CHECKPOINT,
+            {"allocator": self.allocator.state_dict(), "entries": self._entries, "next": self._next, "totals": self._totals,
+             "leases": self._leases, "expired": self._expired},
+        )  # fmt: skip
+        self._journal.truncate(0)  # a crash before this line is harmless: entries are numbered
+
+    def close(self) -> None:
+        """Close the journal; the folder holds all there is."""
+        self._journal.close()
+
+    # ------------------------------------------------------------ changes of state, and their journal
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        """Put an entry into the journal, then apply it."""
+        line = json.dumps({"entry": self._entries + 1, **entry}, default=_plain) + "\n"
+        size = self._journal.seek(0, 2)
+        try:
+            self._journal.write(line.encode())
+            self._journal.flush()
+            if self._durable:
+                os.fsync(self._journal.fileno())
+        except OSError:
+            self._journal.truncate(size)  # no half a line before the next one
+            raise
+        self._entries += 1
+        self._apply(json.loads(line))  # what a restart would read
+        if self._entries % self._checkpoint_every == 0:
+            self.checkpoint()
+
+    def _apply(self, entry: dict[str, Any]) -> None:
+        """Change the state; an entry that is refused leaves it alone, here and in every replay."""
+        if entry["do"] == "lend":
+            self._lend(entry["request"], entry["ids"], entry["budget"], entry["exact"])
+        elif entry["do"] == "report":
+            self._report(entry)
+        else:
+            for number in entry["leases"]:
+                self._expire(number)
+
+    def _lend(self, request: str, ids: list[Hashable] | None, budget: int | None, exact: bool) -> None:
+        counts = self.allocator.allocate(ids, budget, exact=exact)
+        names = self.allocator.bank.prompt_ids if ids is None else ids
+        outstanding = {names[place]: int(counts[place]) for place in counts.nonzero()[0]}
+        self._leases[self._next] = Lease(request, outstanding, self._clock() + self._timeout)
+        self._by_request[request] = self._next
+        self._next += 1
+        self._totals["lent"] += sum(outstanding.values())
+
+    def _report(self, entry: dict[str, Any]) -> None:
+        lease, unscored = self._leases[entry["lease"]], dict(map(tuple, entry["unscored"]))
+        heard = dict(zip(entry["ids"], entry["rollouts"], strict=True))
+        for key in {**heard, **unscored}:
+            told = (heard.get(key, 0), unscored.get(key, 0))
+            if min(told) < 0 or sum(told) > lease.outstanding.get(key, 0):
+                raise ValueError(
+                    f"rollouts and unscored must be between 0 and the {lease.outstanding.get(key, 0)} that lease "
+                    f"{entry['lease']} has left of prompt {key!r}, got {told[0]} and {told[1]}. Report a rollout once."
+                )
+        self.allocator.update(entry["ids"], entry["successes"], entry["rollouts"])
+        for key, number in [*heard.items(), *unscored.items()]:
+            lease.outstanding[key] -= number
+        lease.deliveries.add(entry["delivery"])
+        lease.deadline = self._clock() + self._timeout
+        self._totals["scored"] += sum(heard.values())
+        self._totals["unscored"] += sum(unscored.values())
+        if not any(lease.outstanding.values()):
+            self._close(entry["lease"])
+
+    def _expire(self, number: int) -> None:
+        lease, group = self._leases[number], self.allocator.horizon.group_size
+        back = {key: left // group * group for key, left in lease.outstanding.items()}
+        self.allocator.refund(list(back), list(back.values()))
+        self._totals["refunded"] += sum(back.values())
+        self._totals["abandoned"] += sum(left % group for left in lease.outstanding.values())
+        if lease.outstanding:  # else nothing was lent
+            self._expired[number] = lease.deliveries
+        self._close(number)
+
+    def _close(self, number: int) -> None:
+        del self._by_request[self._leases.pop(number).request]
+
+    def _known(self, number: int, delivery: str) -> bool | None:
+        """Return what was, or has to be, said of this delivery; None where it is to be counted."""
+        if number in self._leases:
+            return True if delivery in self._leases[number].deliveries else None
+        if number in self._expired:
+            return delivery in self._expired[number]
+        if 0 <= number < self._next:
+            return True  # all of its rollouts are counted: this is one of its deliveries again
+        raise ValueError(
+            f"lease must be one that lend returned, got {number!r}. Report with the number you were given."
+        )
+
+    def _recover(self) -> None:
+        """Take up the checkpoint and the journal that an earlier life left."""
+        path = self._folder / CHECKPOINT
+        if path.exists():
+            state = load_state(path)
+            self.allocator.load_state_dict(state["allocator"])
+            self._entries, self._next, self._totals = state["entries"], state["next"], state["totals"]
+            self._leases, self._expired = state["leases"], state["expired"]
+            self._by_request = {lease.request: number for number, lease in self._leases.items()}
+        self._journal = open(self._folder / JOURNAL, "a+b")  # noqa: SIM115 (open as long as the service)
+        self._journal.seek(0)
+        whole = 0
+        for line in self._journal.readlines():
+            if not line.endswith(b"\n"):  # cut off by the crash: nobody was told of it
+                break
+            whole += len(line)
+            entry = json.loads(line)
+            if entry["entry"] > self._entries:
+                self._entries = entry["entry"]
+                try:
+                    self._apply(entry)
+                except (KeyError, TypeError, ValueError):
+                    continue  # refused then, refused now
+        self._journal.truncate(whole)
+        for lease in self._leases.values():  # while nobody listened nobody could report
+            lease.deadline = self._clock() + self._timeout
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy scalar as a number of Python."""
+    return value.item()

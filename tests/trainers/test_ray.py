@@ -1,0 +1,203 @@
+"""The allocator as a service of a real local Ray: `pip install -e ".[ray]" pytest && pytest -W default tests/trainers/test_ray.py`."""
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ray = pytest.importorskip("ray", reason='ray is not installed: pip install -e ".[ray]"')
+
+import ray_service  # noqa: E402
+import ray_sharded  # noqa: E402
+from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, Horizon  # noqa: E402
+
+pytestmark = pytest.mark.trainers
+N_PROMPTS, GROUP, N_ALLOCATIONS, N_WORKERS, N_LIVES = 500, 2, 10_000, 8, 400
+BUDGET = 16
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    ray_service.join(None)
+    yield
+    ray.shutdown()
+
+
+def build():
+    return FenchelDualAllocator(
+        BetaPosteriorBank(N_PROMPTS), total_budget=200_000, n_rounds=20_000, group_size=GROUP, max_rollouts=4,
+        round_capacity=BUDGET,
+    )  # fmt: skip
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def live(name, folder, n_leases, seed, doomed):
+    """Allocate, wait, report in pieces, some twice and some late; note every delivery before and after it is made."""
+    rng, service = random.Random(seed), ray.get_actor(name)
+    if doomed:
+        threading.Timer(rng.uniform(0.0, 0.5), os.kill, (os.getpid(), signal.SIGKILL)).start()
+    held = []
+    with open(Path(folder) / f"{seed}.jsonl", "a") as notes:
+
+        def note(*words):
+            notes.write(json.dumps(words) + "\n")
+            notes.flush()
+
+        def deliver():
+            words = held.pop(rng.randrange(len(held)))
+            note("try", *words)
+            for _ in range(1 + (rng.random() < 0.1)):  # one in ten twice
+                number, delivery, columns = words
+                assert ray.get(service.report.remote(number, delivery, *({int(k): v for k, v in c} for c in columns)))
+            note("counted", delivery)
+
+        for turn in range(n_leases):
+            request = f"{seed}-{turn}"
+            note("ask", request)
+            number, counts = ray.get(service.lend.remote(request, None, BUDGET, exact=True))
+            note("lease", number, sum(counts.values()))
+            time.sleep(rng.expovariate(500))
+            pieces = [{}, {}]
+            for key, count in counts.items():
+                cut = rng.randint(0, count)
+                for piece, n in zip(pieces, (cut, count - cut), strict=True):
+                    piece[key] = n
+            for place, piece in enumerate(pieces):
+                missed = {key: rng.randint(0, n) if rng.random() < 0.05 else 0 for key, n in piece.items()}
+                scored = {key: n - missed[key] for key, n in piece.items()}
+                wins = {key: rng.randint(0, n) for key, n in scored.items()}
+                columns = [list(column.items()) for column in (wins, scored, missed)]
+                held.append((number, f"{request}-{place}", columns))
+            while len(held) > 4 or (held and rng.random() < 0.6):
+                deliver()
+        while held:
+            deliver()
+    return seed
+
+
+def test_ten_thousand_allocations_and_killed_workers_leave_an_exact_ledger(tmp_path):
+    """8 workers at a time, one life in twenty ends by SIGKILL, and so does the actor, twice."""
+    notes, folder = tmp_path / "notes", tmp_path / "service"
+    notes.mkdir()
+    service = ray_service.start(build, folder, name="many", timeout=20.0, checkpoint_every=5000)
+    per_life = 1 + N_ALLOCATIONS // (N_LIVES * 19 // 20)  # those that live ask for all of them
+    lives, running, killed = iter(range(N_LIVES)), [], 0
+    while True:
+        while len(running) < N_WORKERS and (seed := next(lives, None)) is not None:
+            running.append(live.remote("many", str(notes), per_life, seed, seed % 20 == 7))
+            if seed in (N_LIVES // 3, 2 * N_LIVES // 3):
+                os.kill(ray.get(service.process_id.remote()), signal.SIGKILL)
+        if not running:
+            break
+        (done,), running = ray.wait(running)
+        try:
+            ray.get(done)
+        except ray.exceptions.WorkerCrashedError:
+            killed += 1
+    assert killed >= 0.04 * N_LIVES  # a doomed life may be over before its time
+    client = ray_service.Client("many")
+    deadline = time.monotonic() + 60
+    while client.metrics()["in_hand"]:
+        assert time.monotonic() < deadline, "leases of killed workers must time out"
+        time.sleep(0.5)
+
+    told = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in notes.glob("*.jsonl")}
+    words = [entry for lines in told.values() for entry in lines]
+    counted = {entry[1] for entry in words if entry[0] == "counted"}
+    wins, tries, unscored, unsure = np.zeros(N_PROMPTS), np.zeros(N_PROMPTS), 0, 0
+    for kind, *rest in words:
+        if kind != "try":
+            continue
+        number, delivery, columns = rest
+        if delivery not in counted:  # the worker died before it was told: ask the service
+            unsure += 1
+            if not ray.get(service.report.remote(number, delivery, *({int(k): v for k, v in c} for c in columns))):
+                continue
+        for total, column in zip((wins, tries), columns, strict=False):
+            for key, n in column:
+                total[key] += n
+        unscored += sum(n for _, n in columns[2])
+    assert unsure <= killed
+    leases = [entry for entry in words if entry[0] == "lease"]
+    asked = sum(entry[0] == "ask" for entry in words)
+    account = client.metrics()
+    assert N_ALLOCATIONS <= len(leases) <= account["round"] <= asked
+    assert len({number for _, number, _ in leases}) == len(leases)
+    assert account["lent"] == account["round"] * BUDGET
+    assert account["scored"] == tries.sum()
+    assert account["unscored"] == unscored > 0
+    assert account["refunded"] > 0
+    parts = [account[key] for key in ("scored", "unscored", "refunded", "abandoned", "in_hand")]
+    assert account["lent"] == sum(parts)
+    assert account["spent_budget"] == account["lent"] - account["refunded"] == 200_000 - account["remaining_budget"]
+
+    ray.kill(service)
+    book = ray_service.AllocatorService(build, str(folder), timeout=20.0)  # a new life, in this process
+    np.testing.assert_array_equal(book.allocator.bank.alpha - 1, wins)
+    np.testing.assert_array_equal(book.allocator.bank.beta - 1, tries - wins)
+    assert int(book.allocator.exposure.sum()) == account["spent_budget"]
+    assert {key: n for key, n in book.metrics().items() if n == n} == {key: n for key, n in account.items() if n == n}
+    book.close()
+    print(
+        f"{len(leases)} allocations, {killed} of {N_LIVES} workers killed, {unsure} deliveries cut short, account {parts}"
+    )
+
+
+def test_several_trainers_share_one_service_by_its_name(tmp_path):
+    first = ray_service.start(build, tmp_path, name="shared", timeout=60.0)
+    second = ray_service.start(build, tmp_path / "unused", name="shared", timeout=60.0)
+    assert first._actor_id == second._actor_id
+    one, two = ray_service.Client("shared"), ray_service.Client("shared")
+    lease = one.allocate(budget=BUDGET, exact=True)
+    assert two.renew(lease)
+    assert two.report(lease, dict.fromkeys(lease.counts, 1), lease.counts)
+    kept = two.allocate([1, 2, 3], 8, exact=True)
+    one.give_back(kept)
+    assert not one.renew(kept)
+    assert not two.report(kept, {1: 0}, {1: 1})
+    account = one.metrics()
+    assert (account["lent"], account["scored"], account["refunded"]) == (BUDGET + 8, BUDGET, 8)
+    with pytest.raises(ValueError, match="Feasible totals"):
+        one.allocate([1], 100, exact=True)
+    assert one.metrics() == pytest.approx(account, nan_ok=True)
+    ray.kill(first)
+
+
+def test_unknown_versions_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("adapters.common.version", lambda _: "9.0.0")
+    with pytest.raises(RuntimeError, match=r"ray must be between .*, got 9\.0\.0\. Install 'ray>="):
+        ray_service.start(build, tmp_path, name="never", timeout=1.0)
+
+
+@pytest.mark.parametrize("n_shards", [1, 2, 4])
+def test_shards_on_actors_deal_as_one_process_does(n_shards):
+    m, rng = 1003, np.random.default_rng(n_shards)
+    horizon = Horizon(n_prompts=m, n_rounds=60, total_budget=60 * 96, group_size=2, max_rollouts=4, round_capacity=128)
+    whole = FenchelDualAllocator(
+        BetaPosteriorBank(m, forgetting=0.95), total_budget=horizon.total_budget, n_rounds=60, group_size=2, max_rollouts=4,
+        round_capacity=128, catch_up=True, seed=3,
+    )  # fmt: skip
+    split = ray_sharded.start(horizon, n_shards, forgetting=0.95, catch_up=True, seed=3)
+    rates = rng.beta(0.5, 0.5, m)
+    for turn in range(60):
+        budget = 64 if turn % 7 == 3 else None
+        expected = whole.allocate(budget=budget, exact=budget is not None)
+        rows, rollouts = split.allocate(budget, exact=budget is not None)
+        np.testing.assert_array_equal(rows, np.flatnonzero(expected))
+        np.testing.assert_array_equal(rollouts, expected[rows])
+        assert split.price == whole.price
+        if turn % 5 == 4:
+            whole.refund(rows[:3], rollouts[:3])
+            split.refund(rows[:3], rollouts[:3])
+            rows, rollouts = rows[3:], rollouts[3:]
+        wins = rng.binomial(rollouts, rates[rows])
+        whole.update(rows, wins, rollouts)
+        split.update(rows, wins, rollouts)
+    assert split.remaining_budget == whole.remaining_budget
+    ray_sharded.stop(split)
