@@ -6,7 +6,7 @@ On one machine, 10 million prompts in 1, 2 and 4 shards, then 10 million in each
     python examples/ray_sharded.py
 
 In a cluster, ``--address auto`` spreads the shards over its nodes. A round takes two trips to every shard; what travels does
-not depend on the size of the pool. For pools that fit one process there is no need of this: see the last column.
+not depend on the size of the pool.
 """
 
 from __future__ import annotations
