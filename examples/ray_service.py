@@ -1,7 +1,7 @@
 r"""One allocator for several trainers and many asynchronous rollout workers: a named Ray actor.
 
-Out of the box, on one machine and without a GPU, in half a minute: two trainers and eight workers, of which some are killed,
-and the actor with them::
+Out of the box, on one machine and without a GPU, in half a minute: forty workers, eight at a time, of whom some are killed, and
+the actor too::
 
     pip install -e ".[ray]"
     python examples/ray_service.py
