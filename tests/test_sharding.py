@@ -195,5 +195,12 @@ def test_shards_are_called_as_the_user_says():
 def test_a_shard_holds_72_bytes_per_prompt():
     n = 1000
     shard = PoolShard(BetaPosteriorBank(n), replace(HORIZON, n_prompts=n), 0)
-    arrays = [part for thing in (shard, shard.bank, shard.ledger) for part in vars(thing).values() if isinstance(part, np.ndarray)]
-    assert sum(array.nbytes if array.base is None else array.base.nbytes for array in arrays if array.size > 1) == 72 * n
+    arrays = [
+        part
+        for thing in (shard, shard.bank, shard.ledger)
+        for part in vars(thing).values()
+        if isinstance(part, np.ndarray)
+    ]
+    assert (
+        sum(array.nbytes if array.base is None else array.base.nbytes for array in arrays if array.size > 1) == 72 * n
+    )

@@ -14,7 +14,6 @@ import openrlhf_standin
 
 openrlhf_standin.install()  # before anything of OpenRLHF
 
-import numpy as np  # noqa: E402
 import ray  # noqa: E402
 import torch  # noqa: E402
 from openrlhf.trainer.ppo_trainer import PPOTrainer  # noqa: E402
@@ -26,6 +25,7 @@ from openrlhf.utils import get_strategy  # noqa: E402
 from adapters.openrlhf import AllocatedPPOTrainer  # noqa: E402
 from cero_alloc import BetaPosteriorBank, ResolvingAllocator  # noqa: E402
 from cero_alloc.baselines import Uniform  # noqa: E402
+from trainers.allocators import Recorder, Scripted  # noqa: E402
 
 REWARD = Path(__file__).with_name("openrlhf_reward.py")
 
@@ -107,21 +107,6 @@ def watch(trainer):
     return steps
 
 
-class Recorder:
-    """An allocator that notes every round's prompts and counts, and otherwise is the one it holds."""
-
-    def __init__(self, allocator):
-        self.inner, self.rounds = allocator, []
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-    def allocate(self, ids, budget, *, exact):
-        counts = self.inner.allocate(ids, budget, exact=exact)
-        self.rounds.append((list(ids), counts.tolist()))
-        return counts
-
-
 def horizon(args, n_rounds, total_budget, **changes):
     """Return the arguments of an allocator for a run."""
     slots = args.rollout.batch_size * args.rollout.n_samples_per_prompt
@@ -143,15 +128,8 @@ def uniform(prompts, *, n_rounds, total_budget, args):
 def scripted(*rows):
     """Return a maker of allocators that deal these counts, a row a round, to the prompts in the order they come."""
 
-    class Scripted(Uniform):
-        def _deal(self, places, total):
-            counts = np.zeros(len(places), dtype=np.int64)
-            row = rows[self.ledger.round % len(rows)]
-            counts[: len(row)] = np.array(row) // 2  # units of two rollouts
-            return counts
-
     def make(prompts, *, n_rounds, total_budget, args):
-        return Scripted(BetaPosteriorBank(prompts), **horizon(args, n_rounds, total_budget))
+        return Scripted(BetaPosteriorBank(prompts), rows, **horizon(args, n_rounds, total_budget))
 
     return make
 

@@ -18,8 +18,9 @@ from trl.trainer.utils import nanstd  # noqa: E402
 
 from adapters.advantages import group_advantages  # noqa: E402
 from adapters.trl import generation_rounds  # noqa: E402
-from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, baselines  # noqa: E402
+from cero_alloc import BetaPosteriorBank, FenchelDualAllocator  # noqa: E402
 from trainers import trl_runs as runs  # noqa: E402
+from trainers.allocators import Recorder, Scripted  # noqa: E402
 
 pytestmark = pytest.mark.trainers
 HERE = Path(__file__).resolve()
@@ -36,21 +37,7 @@ def one_thread():
 def scripted(*rows):
     """Return a maker of allocators that deal these counts, a row a round, in turn."""
 
-    class Scripted(baselines.Uniform):
-        def _deal(self, places, total):
-            counts = np.zeros(len(places), dtype=np.int64)
-            row = rows[self.ledger.round % len(rows)]
-            counts[: len(row)] = np.array(row) // 2  # units of two rollouts
-            return counts
-
-    def make(args):
-        slots, rounds = args.generation_batch_size, generation_rounds(args)
-        return Scripted(
-            BetaPosteriorBank(32), total_budget=rounds * slots, n_rounds=rounds, group_size=2, max_rollouts=16,
-            round_capacity=slots,
-        )  # fmt: skip
-
-    return make
+    return lambda args: Scripted(BetaPosteriorBank(32), rows, **runs.plan(args))
 
 
 def sometimes_none(completions, answer, **_):
@@ -103,7 +90,7 @@ def test_prompts_get_exactly_their_counts(tmp_path, mode):
     holder = []
 
     def make(args):
-        holder.append(runs.Recorder(scripted([8, 0, 2, 6, 16, 0], [0, 0, 0, 16, 16], [2] * 4 + [6] * 4)(args)))
+        holder.append(Recorder(scripted([8, 0, 2, 6, 16, 0], [0, 0, 0, 16, 16], [2] * 4 + [6] * 4)(args)))
         return holder[0]
 
     trainer = runs.train(tmp_path, make, reward=reward, mode=mode)

@@ -14,6 +14,7 @@ from trl import GRPOConfig, GRPOTrainer
 from adapters.trl import AllocatedGRPOTrainer, generation_rounds
 from cero_alloc import BetaPosteriorBank, ResolvingAllocator
 from cero_alloc.baselines import Uniform
+from trainers.allocators import Recorder
 from trl_grpo import opening_reward, tiny_dataset, tiny_model, tiny_tokenizer
 
 
@@ -52,43 +53,28 @@ def build(folder, allocator=None, *, reward=opening_reward, dataset=None, callba
     )
 
 
+def plan(args, **changes):
+    """Return the arguments of an allocator for a run."""
+    slots, rounds = args.generation_batch_size, generation_rounds(args)
+    run = {"total_budget": rounds * slots, "n_rounds": rounds, "group_size": 2, "max_rollouts": 16}
+    return run | {"round_capacity": slots} | changes
+
+
 def uniform(args):
     """Return the control that deals every prompt the stock trainer's group."""
-    slots, rounds = args.generation_batch_size, generation_rounds(args)
-    return Uniform(
-        BetaPosteriorBank(32), total_budget=rounds * slots, n_rounds=rounds, group_size=args.num_generations,
-        max_rollouts=args.num_generations, round_capacity=slots,
-    )  # fmt: skip
+    n = args.num_generations
+    return Uniform(BetaPosteriorBank(32), **plan(args, group_size=n, max_rollouts=n))
 
 
 def resolving(args):
     """Return an allocator whose counts differ."""
-    slots, rounds = args.generation_batch_size, generation_rounds(args)
-    return ResolvingAllocator(
-        BetaPosteriorBank(32), total_budget=rounds * slots, n_rounds=rounds, group_size=2, max_rollouts=16,
-        round_capacity=slots,
-    )  # fmt: skip
+    return ResolvingAllocator(BetaPosteriorBank(32), **plan(args))
 
 
 def parameters(trainer):
     """Return all parameters as one vector."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     return torch.cat([p.detach().flatten() for p in model.parameters()]).numpy().copy()
-
-
-class Recorder:
-    """An allocator that notes every round's ids and counts, and otherwise is the one it holds."""
-
-    def __init__(self, allocator):
-        self.inner, self.rounds = allocator, []
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-    def allocate(self, ids, budget, *, exact):
-        counts = self.inner.allocate(ids, budget, exact=exact)
-        self.rounds.append((None if ids is None else list(ids), counts.tolist()))
-        return counts
 
 
 class Kill(TrainerCallback):

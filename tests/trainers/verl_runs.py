@@ -7,7 +7,6 @@ from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import ray
 import transfer_queue as tq
 from hydra import compose, initialize_config_module
@@ -21,6 +20,7 @@ from verl.workers.rollout.llm_server import LLMServerManager
 import verl_grpo
 from adapters.verl import AllocatedPPOTrainer
 from cero_alloc import BetaPosteriorBank, ResolvingAllocator, baselines
+from trainers.allocators import Recorder, Scripted
 from verl_standin import PolicyWorker, save_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,33 +193,7 @@ def resolving(prompts, n_rounds, total_budget):
 def scripted(*rows):
     """Return a maker of allocators that deal these counts, a row a round, to the prompts in the order of the offer."""
 
-    class Scripted(baselines.Uniform):
-        def _deal(self, places, total):
-            counts = np.zeros(len(places), dtype=np.int64)
-            row = rows[self.ledger.round % len(rows)]
-            counts[: len(row)] = np.array(row) // 2  # units of two rollouts
-            return counts
-
     def make(prompts, n_rounds, total_budget):
-        return Recorder(Scripted(BetaPosteriorBank(prompts), **_plan(n_rounds, total_budget)))
+        return Recorder(Scripted(BetaPosteriorBank(prompts), rows, **_plan(n_rounds, total_budget)))
 
     return make
-
-
-class Recorder:
-    """An allocator that notes what it dealt and was told, and otherwise is the one it holds."""
-
-    def __init__(self, allocator):
-        self.inner, self.dealt, self.told = allocator, [], []
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-    def allocate(self, ids, budget, *, exact):
-        counts = self.inner.allocate(ids, budget, exact=exact)
-        self.dealt.append({key: count for key, count in zip(ids, counts.tolist(), strict=True) if count})
-        return counts
-
-    def update(self, ids, successes, rollouts):
-        self.inner.update(ids, successes, rollouts)
-        self.told.append({key: (s, n) for key, s, n in zip(ids, successes, rollouts, strict=True)})
