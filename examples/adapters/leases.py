@@ -18,6 +18,7 @@ from typing import Any
 from .common import load_state, save_state
 
 CHECKPOINT, JOURNAL = "allocator.pkl", "journal.jsonl"
+REMEMBERED = 10_000  # leases that ended last: a client may repeat its last delivery, when the answer to it was lost
 
 
 @dataclass
@@ -74,8 +75,8 @@ class LeaseBook:
         self.allocator, self._folder, self._timeout = allocator, Path(folder), timeout
         self._checkpoint_every, self._durable, self._clock = checkpoint_every, durable, clock
         self._leases: dict[int, Lease] = {}
-        self._expired: dict[int, set[str]] = {}  # leases whose rollouts went back, and the deliveries counted before
         self._by_request: dict[str, int] = {}  # leases in hand
+        self._ended: dict[int, set[str]] = {}  # leases that ended, and their deliveries that were counted
         self._next, self._entries = 0, 0
         self._totals = {"lent": 0, "scored": 0, "unscored": 0, "refunded": 0, "abandoned": 0}  # rollouts
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -144,18 +145,27 @@ class LeaseBook:
         Returns
         -------
         bool
-            Whether the delivery counts. False: the lease had timed out and its rollouts are lent again by now, so that these
+            Whether the delivery counts. False: the lease has ended, and its rollouts may be lent again by now, so that these
             must not be trained on as part of the budget.
 
         Raises
         ------
         ValueError
-            For a lease that was never given, or more rollouts than it has left; nothing changes.
+            For a lease that was never given, more rollouts than it has left, or successes and rollouts of different prompts;
+            nothing changes.
         """
         self.expire()
-        known = self._known(lease, delivery)
-        if known is not None:
-            return known
+        if set(successes) != set(rollouts):
+            odd = next(iter(set(successes) ^ set(rollouts)))
+            raise ValueError(f"successes and rollouts must name the same prompts, got {odd!r} in one. Give both.")
+        if not 0 <= lease < self._next:
+            raise ValueError(
+                f"lease must be one that lend returned, got {lease!r}. Report with the number you were given."
+            )
+        if lease not in self._leases:
+            return delivery in self._ended.get(lease, ())
+        if delivery in self._leases[lease].deliveries:
+            return True
         self._write(
             {"do": "report", "lease": lease, "delivery": delivery, "ids": list(rollouts), "rollouts": list(rollouts.values()),
              "successes": [successes[key] for key in rollouts], "unscored": list((unscored or {}).items())}
@@ -198,7 +208,7 @@ class LeaseBook:
         save_state(
             self._folder / CHECKPOINT,
             {"allocator": self.allocator.state_dict(), "entries": self._entries, "next": self._next, "totals": self._totals,
-             "leases": self._leases, "expired": self._expired},
+             "leases": self._leases, "ended": self._ended},
         )  # fmt: skip
         self._journal.truncate(0)  # a crash before this line is harmless: entries are numbered
 
@@ -270,24 +280,14 @@ class LeaseBook:
         self.allocator.refund(list(back), list(back.values()))
         self._totals["refunded"] += sum(back.values())
         self._totals["abandoned"] += sum(left % group for left in lease.outstanding.values())
-        if lease.outstanding:  # else nothing was lent
-            self._expired[number] = lease.deliveries
         self._close(number)
 
     def _close(self, number: int) -> None:
-        del self._by_request[self._leases.pop(number).request]
-
-    def _known(self, number: int, delivery: str) -> bool | None:
-        """Return what was, or has to be, said of this delivery; None where it is to be counted."""
-        if number in self._leases:
-            return True if delivery in self._leases[number].deliveries else None
-        if number in self._expired:
-            return delivery in self._expired[number]
-        if 0 <= number < self._next:
-            return True  # all of its rollouts are counted: this is one of its deliveries again
-        raise ValueError(
-            f"lease must be one that lend returned, got {number!r}. Report with the number you were given."
-        )
+        lease = self._leases.pop(number)
+        del self._by_request[lease.request]
+        self._ended[number] = lease.deliveries
+        if len(self._ended) > REMEMBERED:
+            del self._ended[next(iter(self._ended))]  # the one that ended first
 
     def _recover(self) -> None:
         """Take up the checkpoint and the journal that an earlier life left."""
@@ -296,7 +296,7 @@ class LeaseBook:
             state = load_state(path)
             self.allocator.load_state_dict(state["allocator"])
             self._entries, self._next, self._totals = state["entries"], state["next"], state["totals"]
-            self._leases, self._expired = state["leases"], state["expired"]
+            self._leases, self._ended = state["leases"], state["ended"]
             self._by_request = {lease.request: number for number, lease in self._leases.items()}
         self._journal = open(self._folder / JOURNAL, "a+b")  # noqa: SIM115 (open as long as the service)
         self._journal.seek(0)

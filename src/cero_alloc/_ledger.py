@@ -166,7 +166,6 @@ class RolloutLedger(Stateful):
         offered: float | None = None,
         tokens: float | None = None,
         unit_costs: FloatArray | None = None,
-        n_accounts: int | None = None,
     ) -> RolloutLedger:
         """Open an account from an allocator's arguments.
 
@@ -185,13 +184,7 @@ class RolloutLedger(Stateful):
             max_rollouts=most,
             round_capacity=min(reach, capacity),
         )
-        return cls(
-            horizon,
-            capped=round_capacity is not None,
-            tokens=tokens,
-            unit_costs=unit_costs,
-            n_accounts=n_accounts,
-        )
+        return cls(horizon, capped=round_capacity is not None, tokens=tokens, unit_costs=unit_costs)
 
     @property
     def units_left(self) -> int:
