@@ -337,15 +337,10 @@ class RolloutLedger(Stateful):
             self._offers = np.zeros(self.exposure.size, dtype=np.int64)
         self._offers[rows] += 1
 
-    def settle(self, rows: IntArray, rollouts: IntArray) -> int:
-        """Note reported rollouts and return how many of them were outstanding.
-
-        Reports beyond what was dealt (older logs, say) are evidence but no debt.
-        """
+    def settle(self, rows: IntArray, rollouts: IntArray) -> None:
+        """Note reported rollouts; reports beyond what was dealt (older logs, say) are evidence but no debt."""
         open_now = self.outstanding[rows]
-        settled = np.minimum(open_now, rollouts)
-        self.outstanding[rows] = open_now - settled
-        return int(settled.sum())
+        self.outstanding[rows] = open_now - np.minimum(open_now, rollouts)
 
     def refund(self, rows: IntArray, rollouts: IntArray, name_of: Callable[[int], object]) -> None:
         """Take back rollouts that were never generated; ``name_of`` names a row in messages."""

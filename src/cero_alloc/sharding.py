@@ -207,8 +207,10 @@ class PoolShard(Stateful):
             Rewarded rollouts of each prompt.
         """
         places = rows - self.start
+        before = self.outstanding(rows)
         self.bank._add(places, successes, rollouts)
-        return self.ledger.settle(places, rollouts)
+        self.ledger.settle(places, rollouts)
+        return int((before - self.outstanding(rows)).sum())
 
     def outstanding(self, rows: IntArray) -> IntArray:
         """Return the rollouts of these rows that were dealt and are neither reported nor refunded."""

@@ -69,6 +69,8 @@ def live(name, folder, n_leases, seed, doomed):
                 for piece, n in zip(pieces, (cut, count - cut), strict=True):
                     piece[key] = n
             for place, piece in enumerate(pieces):
+                if not any(piece.values()):
+                    continue
                 missed = {key: rng.randint(0, n) if rng.random() < 0.05 else 0 for key, n in piece.items()}
                 scored = {key: n - missed[key] for key, n in piece.items()}
                 wins = {key: rng.randint(0, n) for key, n in scored.items()}
