@@ -87,7 +87,7 @@ def test_ten_thousand_allocations_and_killed_workers_leave_an_exact_ledger(tmp_p
     """8 workers at a time, one life in twenty ends by SIGKILL, and so does the actor, twice."""
     notes, folder = tmp_path / "notes", tmp_path / "service"
     notes.mkdir()
-    service = ray_service.start(build, folder, name="many", timeout=20.0, checkpoint_every=5000)
+    service = ray_service.start(build, folder, name="many", timeout=40.0, checkpoint_every=5000)
     per_life = 1 + N_ALLOCATIONS // (N_LIVES * 19 // 20)  # those that live ask for all of them
     lives, running, killed = iter(range(N_LIVES)), [], 0
     while True:
@@ -104,7 +104,7 @@ def test_ten_thousand_allocations_and_killed_workers_leave_an_exact_ledger(tmp_p
             killed += 1
     assert killed >= 0.04 * N_LIVES  # a doomed life may be over before its time
     client = ray_service.Client("many")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while client.metrics()["in_hand"]:
         assert time.monotonic() < deadline, "leases of killed workers must time out"
         time.sleep(0.5)
@@ -140,7 +140,7 @@ def test_ten_thousand_allocations_and_killed_workers_leave_an_exact_ledger(tmp_p
     assert account["spent_budget"] == account["lent"] - account["refunded"] == 200_000 - account["remaining_budget"]
 
     ray.kill(service)
-    book = ray_service.AllocatorService(build, str(folder), timeout=20.0)  # a new life, in this process
+    book = ray_service.AllocatorService(build, str(folder), timeout=40.0)  # a new life, in this process
     np.testing.assert_array_equal(book.allocator.bank.alpha - 1, wins)
     np.testing.assert_array_equal(book.allocator.bank.beta - 1, tries - wins)
     assert int(book.allocator.exposure.sum()) == account["spent_budget"]

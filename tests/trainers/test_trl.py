@@ -210,7 +210,7 @@ def work(folder, *words, processes=1, code=0):
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)
     ]  # fmt: skip
     done = subprocess.run(
-        [*launch, *program], env=environment(), capture_output=True, text=True, timeout=120, check=False
+        [*launch, *program], env=environment(), capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == code, done.stderr[-3000:]
     return [np.load(path) for path in sorted(folder.glob("rank*.npz"))]
