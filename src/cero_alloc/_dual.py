@@ -38,7 +38,7 @@ def play_round(
     cleared : float
         Slope of the last prompt dealt where the round's total binds, else the price.
     """
-    units, proposal, order = np.zeros(key.size, dtype=np.int64), np.empty_like(tie), np.empty_like(tie)
+    units, proposal, order = np.empty_like(tie), np.empty_like(tie), np.empty_like(tie)
     n_max, left = ledger.horizon.n_max, ledger.units_left
     threshold = -1.0 if exact else price  # slopes are never negative: below 0 everybody is in
     proposed, dealt = _kernels.propose(key, tie, threshold, n_max, cap, left, order, proposal, units)
