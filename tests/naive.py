@@ -207,31 +207,36 @@ def conjugate_loop(shape, scaling, lam, q, slope, upper):
 # ---------------------------------------------------------------- posterior
 
 
-def aged(evidence, elapsed, rho):
+def powers(rho, size):
+    return [survival(k, rho) for k in range(size)]
+
+
+def survival(elapsed, rho):
+    left = 1.0
     for _ in range(elapsed):
-        evidence *= rho
-    return evidence
+        left *= rho
+    return left
 
 
-def posterior(full, rows, a0, b0, stride, succ, fail, tick, now, rho):
-    chosen = range(len(succ)) if full else rows
-    alpha = [a0[i if stride else 0] + aged(succ[i], now - tick[i], rho) for i in chosen]
-    beta = [b0[i if stride else 0] + aged(fail[i], now - tick[i], rho) for i in chosen]
+def posterior(full, rows, a0, b0, stride, evidence, tick, now, rho):
+    chosen = range(len(evidence)) if full else rows
+    alpha = [a0[i if stride else 0] + evidence[i][0] * survival(now - tick[i], rho) for i in chosen]
+    beta = [b0[i if stride else 0] + evidence[i][1] * survival(now - tick[i], rho) for i in chosen]
     return alpha, beta
 
 
-def values(full, rows, a0, b0, stride, succ, fail, tick, now, rho):
-    alpha, beta = posterior(full, rows, a0, b0, stride, succ, fail, tick, now, rho)
+def values(full, rows, a0, b0, stride, evidence, tick, now, rho):
+    alpha, beta = posterior(full, rows, a0, b0, stride, evidence, tick, now, rho)
     return [expected_variance(a, b) for a, b in zip(alpha, beta, strict=True)]
 
 
-def observe(rows, successes, rollouts, succ, fail, tick, now, rho):
-    succ, fail, tick = list(succ), list(fail), list(tick)
+def observe(rows, successes, rollouts, evidence, tick, now, rho):
+    evidence, tick = [list(pair) for pair in evidence], list(tick)
     for i, s, n in zip(rows, successes, rollouts, strict=True):
-        succ[i] = aged(succ[i], now - tick[i], rho) + s
-        fail[i] = aged(fail[i], now - tick[i], rho) + (n - s)
-        tick[i] = now
-    return succ, fail, tick
+        left = survival(now - tick[i], rho)
+        evidence[i] = [evidence[i][0] * left + s, evidence[i][1] * left + (n - s)]
+        tick[i] = now if rho < 1 else tick[i]
+    return evidence, tick
 
 
 def first_bad_feedback(successes, rollouts):
@@ -242,11 +247,53 @@ def first_bad_feedback(successes, rollouts):
     return -1, 0
 
 
+def enter(row, seen):
+    new = row not in seen
+    seen.add(row)
+    return new
+
+
+def first_bad_row(rows, n_prompts):
+    for r, row in enumerate(rows):
+        if not 0 <= row < n_prompts:
+            return r, 1
+    for r, row in enumerate(rows):
+        if row in rows[:r]:
+            return r, 2
+    return -1, 0
+
+
 def strictly_increasing(rows):
     return list(rows) == sorted(set(rows))
 
 
+# ---------------------------------------------------------------- accounts
+
+
+def lend(rows, units, g, accounts):
+    accounts = [list(account) for account in accounts]
+    for row, n in zip(rows, units, strict=True):
+        accounts[row][0] += n
+        accounts[row][1] += n * g
+    return accounts
+
+
+def count_offers(rows, accounts):
+    return [[dealt, out, offers + list(rows).count(row)] for row, (dealt, out, offers) in enumerate(accounts)]
+
+
+def settle(rows, rollouts, accounts):
+    accounts = [list(account) for account in accounts]
+    for row, n in zip(rows, rollouts, strict=True):
+        accounts[row][1] = max(accounts[row][1] - n, 0)
+    return accounts
+
+
 # ---------------------------------------------------------------- one round of Algorithm 1
+
+
+def look_up(rows, theta, tie):
+    return [theta[row] for row in rows], [tie[row] for row in rows]
 
 
 def ahead(i, j, key, tie):
@@ -286,6 +333,23 @@ def step_slopes(theta, q, proposal, visits, stride, n_max, share, gamma, shape, 
         step = gamma or 1 / math.sqrt(e)
         moved.append(min(1.0, max(0.0, slope - step * (proposal[i] - z / e) / n_max)))
     return moved
+
+
+def log_ratio(top, bottom):
+    with localcontext(prec=60):
+        return float((Decimal(float(top)) / Decimal(float(bottom))).ln())
+
+
+def step_slope(theta, q, dealt, step, upper, per_visit, n_max, scaling, lam):
+    height, rate = scale_of(scaling, lam, q)
+    top, slope = height * rate, lam * theta
+    x = 0.0 if slope >= top else upper if slope == 0 else min(upper, log_ratio(top, slope) / rate)
+    return min(1.0, max(0.0, theta - step * (dealt - per_visit * x) / n_max))
+
+
+def step_pool(theta, a0, b0, a_stride, evidence, tick, now, rho, visits, stride, n_max, share, gamma, codes):
+    q = values(True, None, a0, b0, a_stride, evidence, tick, now, rho)
+    return step_slopes(theta, q, [0] * len(theta), visits, stride, n_max, share, gamma, *codes)
 
 
 # ---------------------------------------------------------------- what the rest of the run wants

@@ -1,6 +1,8 @@
 """FenchelDualAllocator: equal to the naive Algorithm 1, within every cap, indifferent to the order of feedback,
 unharmed by errors."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +16,9 @@ from cero_alloc import (
     OfflineOracle,
     ResolvingAllocator,
     SaturatingUtility,
+    _threads,
 )
+from cero_alloc._dual import counts_of
 
 HORIZON_KEYS = ["total_budget", "n_rounds", "group_size", "max_rollouts", "round_capacity", "visits", "initial_price"]
 
@@ -137,7 +141,7 @@ def test_feedback_is_additive_and_order_free(seed, forgetting):
             split.update([row], [w], [n])
         np.testing.assert_allclose(whole.bank.alpha, split.bank.alpha, rtol=1e-12)
         # identical evidence up to rounding; keep the two in step exactly for the comparison of the counts
-        split.bank._succ[:], split.bank._fail[:] = whole.bank._succ, whole.bank._fail
+        split.bank._evidence[:] = whole.bank._evidence
 
 
 def test_late_partial_and_missing_feedback_keep_the_ledger_exact():
@@ -493,7 +497,10 @@ def random_run(rng, *, catch_up=None, known=False, visits=False):
 
 
 def proposal_of(allocator):
-    return allocator._open[1] * allocator.horizon.group_size
+    _, size, places, proposed = allocator._open
+    units = np.zeros(size, dtype=np.int64)
+    units[places] = counts_of(places, proposed, allocator.horizon.n_max)
+    return units * allocator.horizon.group_size
 
 
 def test_catch_up_is_off_by_default():
@@ -861,3 +868,99 @@ def test_the_certificate_of_a_run_in_tokens():
     assert metrics["certificate_achieved"] == pytest.approx(achieved, rel=1e-12)
     assert metrics["certificate_regret"] >= 0
     assert metrics["spent_budget"] == pytest.approx(spent)
+
+
+# ---------------------------------------------------------------- large pools
+
+
+def large(m, **options):
+    """A run that deals to 64 prompts a round."""
+    plan = {"total_budget": 512 * 100, "n_rounds": 100, "group_size": 4, "max_rollouts": 8, "round_capacity": 512}
+    return FenchelDualAllocator(BetaPosteriorBank(m, forgetting=0.9), seed=1, **plan, **options)
+
+
+def play(allocator, rounds, seed=0):
+    """Deal and report; return all counts."""
+    rng, played = np.random.default_rng(seed), []
+    for _ in range(rounds):
+        counts = allocator.allocate()
+        dealt = np.flatnonzero(counts)
+        allocator.update(dealt, rng.binomial(counts[dealt], 0.4), counts[dealt])
+        played.append(counts)
+    return np.array(played)
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "3", "7"])
+def test_threads_change_nothing(threads, monkeypatch):
+    alone = large(5000)
+    expected = play(alone, 12)
+    monkeypatch.setattr(_threads, "_ALONE", 100)
+    monkeypatch.setenv("CERO_ALLOC_THREADS", threads)
+    together = large(5000)
+    assert (play(together, 12) == expected).all()
+    assert (together.slopes == alone.slopes).all()
+    assert together.price == alone.price
+
+
+def test_the_number_of_threads(monkeypatch):
+    monkeypatch.setenv("CERO_ALLOC_THREADS", "3")
+    assert _threads.thread_count() == 3
+    for nonsense in ("0", "-1", "many", ""):
+        monkeypatch.setenv("CERO_ALLOC_THREADS", nonsense)
+        assert 1 <= _threads.thread_count() <= 4
+    monkeypatch.setattr(_threads, "_ALONE", 1)
+    monkeypatch.setenv("CERO_ALLOC_THREADS", "4")
+    stretches = _threads.in_stretches(lambda start, stop: (start, stop), 10)
+    assert stretches == [(0, 2), (2, 5), (5, 7), (7, 10)]
+    with pytest.raises(ZeroDivisionError):
+        _threads.in_stretches(lambda start, stop: 1 // (start - 2), 10)
+
+
+def test_a_steady_round_allocates_no_more_than_its_answer():
+    m = 200_000
+    allocator = large(m)
+    play(allocator, 2)
+    tracemalloc.start()
+    try:
+        play(allocator, 1)
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        counts = allocator.allocate()
+        _, peak = tracemalloc.get_traced_memory()
+        dealt = np.flatnonzero(counts)
+        tracemalloc.reset_peak()
+        between, _ = tracemalloc.get_traced_memory()
+        allocator.update(dealt, counts[dealt] / 2, counts[dealt])
+        _, after = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before - counts.nbytes < 0.05 * 8 * m
+    assert after - between < 0.05 * 8 * m
+
+
+def arrays_of(thing, seen):
+    """All arrays that an object holds, itself or through its parts."""
+    if id(thing) in seen or isinstance(thing, type):
+        return
+    seen[id(thing)] = thing
+    if isinstance(thing, np.ndarray):
+        yield thing
+    for part in thing if isinstance(thing, (tuple, list)) else getattr(thing, "__dict__", {}).values():
+        yield from arrays_of(part, seen)
+    for name in getattr(type(thing), "__slots__", ()):
+        yield from arrays_of(getattr(thing, name, None), seen)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float64", 48), ("float32", 40)])
+@pytest.mark.parametrize("batches", [False, True])
+def test_bytes_per_prompt(dtype, most, batches):
+    m = 200_000
+    bank = BetaPosteriorBank(m, dtype=dtype)
+    plan = {"total_budget": 51200, "n_rounds": 1000, "max_rollouts": 8, "round_capacity": 512}
+    allocator = FenchelDualAllocator(bank, visits=5 if batches else None, **plan)
+    ids = np.arange(1000) if batches else None
+    for _ in range(3):
+        counts = allocator.allocate(ids)
+        allocator.update(ids, counts / 2, counts)
+    held = sum(array.nbytes for array in arrays_of(allocator, {}) if array.base is None)
+    assert held / m <= most

@@ -155,11 +155,14 @@ def test_demand_just_below_the_top_slope_keeps_all_its_digits(shape, distance, h
 
 
 @pytest.mark.parametrize("rho", [1.0, 0.98, 0.5, 1e-300])
-def test_aged_matches_its_twin(rho):
-    for evidence in [0.0, 1e-300, 7.5, 1e19]:  # rollouts are 64-bit counts
-        for elapsed in [0, 1, 2, 30]:
-            expected = naive.aged(evidence, elapsed, rho)
-            assert _kernels.aged(evidence, elapsed, rho) == pytest.approx(expected, rel=1e-13, abs=1e-320)
+def test_survival_matches_its_twin_looked_up_or_not(rho):
+    fade = np.empty(20)
+    _kernels.powers(rho, fade)
+    np.testing.assert_allclose(fade, naive.powers(rho, 20), rtol=1e-13, atol=1e-320)
+    for elapsed in [0, 1, 2, 19, 20, 21, 300]:
+        expected = naive.survival(elapsed, rho)
+        assert _kernels.survival(elapsed, rho, fade) == pytest.approx(expected, rel=1e-12, abs=1e-320)
+        assert _kernels.survival(elapsed, rho, fade) == _kernels.survival(elapsed, rho, fade[:0])
 
 
 @quick
@@ -176,22 +179,24 @@ def test_expected_variance_survives_extreme_parameters(a, b, expected):
     assert _kernels.expected_variance(a, b) == pytest.approx(expected, rel=1e-14, abs=0)
 
 
-def evidence_of(rng, size, stride):
-    """A bank's arrays: prior, evidence, ticks."""
+def evidence_of(rng, size, stride, dtype=np.float64):
+    """A bank's arrays: prior, evidence, ticks, and the table of powers."""
     a0, b0 = rng.uniform(0.1, 5, (2, size if stride else 1))
-    succ, fail = rng.exponential(5, (2, size))
-    return a0, b0, stride, succ, fail, rng.integers(0, 9, size), 9, float(rng.choice([1.0, 0.97, 0.3]))
+    evidence = rng.exponential(5, (size, 2)).astype(dtype)
+    rho, fade = float(rng.choice([1.0, 0.97, 0.3])), np.empty(4)
+    _kernels.powers(rho, fade)
+    return a0, b0, stride, evidence, rng.integers(0, 9, size).astype(np.int32), 9, rho, fade
 
 
 @pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize("stride", [0, 1])
 def test_posterior_and_values_match_their_twins(full, stride):
-    for rng in generators(10):
-        evidence = evidence_of(rng, 12, stride)
+    for rng in generators(20):
+        *evidence, fade = evidence_of(rng, 12, stride)
         rows = np.empty(0, dtype=np.int64) if full else rng.permutation(12)[:5]
         alpha, beta, value = np.empty((3, 12 if full else 5))
-        _kernels.posterior(full, rows, *evidence, alpha, beta)
-        _kernels.values(full, rows, *evidence, value)
+        _kernels.posterior(full, rows, *evidence, fade, alpha, beta)
+        _kernels.values(full, rows, *evidence, fade, np.empty(int(rng.integers(1, 20))), value)
         np.testing.assert_allclose([alpha, beta], naive.posterior(full, rows, *evidence), rtol=1e-13)
         np.testing.assert_allclose(value, naive.values(full, rows, *evidence), rtol=1e-13)
 
@@ -211,15 +216,17 @@ def test_calibrate_matches_its_twin():
             np.testing.assert_allclose(tally, expected[1], rtol=1e-12)
 
 
-def test_observe_matches_its_twin():
+@pytest.mark.parametrize(("dtype", "within"), [(np.float64, 1e-13), (np.float32, 1e-7)])
+def test_observe_matches_its_twin(dtype, within):
     for rng in generators(10):
-        _, _, _, succ, fail, tick, now, rho = evidence_of(rng, 12, 0)
+        _, _, _, evidence, tick, now, rho, fade = evidence_of(rng, 12, 0, dtype)
         rows = rng.permutation(12)[:6]
         rollouts = rng.integers(0, 9, 6)
         successes = rollouts * rng.random(6)
-        expected = naive.observe(rows, successes, rollouts, succ, fail, tick, now, rho)
-        _kernels.observe(rows, successes, rollouts, succ, fail, tick, now, rho)
-        np.testing.assert_allclose([succ, fail, tick], expected, rtol=1e-13)
+        expected = naive.observe(rows, successes, rollouts, evidence.astype(float), tick, now, rho)
+        _kernels.observe(rows, successes, rollouts, evidence, tick, now, rho, fade)
+        np.testing.assert_allclose(evidence, expected[0], rtol=within)
+        assert tick.tolist() == expected[1]
 
 
 @quick
@@ -242,6 +249,39 @@ def test_strictly_increasing_matches_its_twin(rows):
         assert answer == naive.strictly_increasing(given_rows)
 
 
+@quick
+@given(rows=st.lists(st.integers(-1, 12), max_size=12), n_prompts=st.integers(1, 12))
+def test_first_bad_row_matches_its_twin(rows, n_prompts):
+    array, slots = np.array(rows, dtype=np.int64), np.full(32, -1, dtype=np.int64)
+    assert _kernels.first_bad_row(array, n_prompts, slots) == naive.first_bad_row(rows, n_prompts)
+    if rows == sorted(set(rows)):
+        assert _kernels.first_bad_row(array, n_prompts, slots[:0]) == naive.first_bad_row(rows, n_prompts)
+
+
+@quick
+@given(rows=st.lists(st.integers(0, 2**62), max_size=7))
+def test_enter_matches_its_twin(rows):
+    slots, seen = np.full(8, -1, dtype=np.int64), set()
+    for row in rows:
+        assert _kernels.enter(row, slots, np.uint64(7)) == naive.enter(row, seen)
+    assert {slot for slot in slots.tolist() if slot != -1} == seen
+
+
+# ---------------------------------------------------------------- accounts
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_accounts_match_their_twins(dtype):
+    for rng in generators(10):
+        accounts = rng.integers(0, 9, (6, 3)).astype(dtype)
+        rows, g = rng.permutation(6)[:4], int(rng.integers(1, 5))
+        units, rollouts = rng.integers(-3, 5, 4), rng.integers(0, 20, 4)
+        for name, args in [("lend", (rows, units, g)), ("settle", (rows, rollouts)), ("count_offers", (rows,))]:
+            expected = getattr(naive, name)(*args, accounts.tolist())
+            getattr(_kernels, name)(*args, accounts)
+            assert accounts.tolist() == expected
+
+
 # ---------------------------------------------------------------- one round
 
 keys = st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.5000000001, 1.0]), min_size=1, max_size=40)
@@ -249,7 +289,7 @@ keys = st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.5000000001, 1.0]), min_size=1,
 
 def ranked_pool(key, seed):
     """Keys with many ties, and tie ranks that are all different."""
-    return np.array(key), np.random.default_rng(seed).permutation(len(key))
+    return np.array(key), np.random.default_rng(seed).permutation(len(key)).astype(np.int32)
 
 
 @quick
@@ -258,6 +298,14 @@ def test_ahead_matches_its_twin(key, seed):
     key, tie = ranked_pool(key, seed)
     for i in range(key.size):
         assert _kernels.ahead(i, 0, key, tie) == naive.ahead(i, 0, key, tie)
+
+
+def test_look_up_matches_its_twin():
+    for rng in generators(5):
+        theta, tie, rows = rng.random(9), rng.permutation(9).astype(np.int32), rng.permutation(9)[:4]
+        slopes, ties = np.empty(4), np.empty(4, dtype=np.int32)
+        _kernels.look_up(rows, theta, tie, slopes, ties)
+        assert (slopes.tolist(), ties.tolist()) == naive.look_up(rows, theta, tie)
 
 
 @quick
@@ -285,7 +333,7 @@ def test_select_on_a_large_regular_pool(arrangement):
         "descending": np.arange(n)[::-1] / n,
         "organ pipe": np.minimum(np.arange(n), np.arange(n)[::-1]) / n,
     }[arrangement]
-    tie, order = np.arange(n), np.arange(n)
+    tie, order = np.arange(n, dtype=np.int32), np.arange(n)
     for k in (1, n // 3, n):
         expected = naive.select(key, tie, range(n), n, k)
         _kernels.select(key, tie, order, n, k)
@@ -297,11 +345,30 @@ def test_select_on_a_large_regular_pool(arrangement):
 @given(key=keys, seed=st.integers(0, 99), threshold=st.sampled_from([-1.0, 0.0, 0.3, 0.5, 1.0]), k=st.integers(0, 50))
 def test_rank_matches_a_full_sort(key, seed, threshold, k):
     key, tie = ranked_pool(key, seed)
-    order = np.empty(key.size, dtype=np.int64)
-    found = _kernels.rank(key, tie, threshold, k, order)
     expected = naive.rank(key, tie, threshold, k)
-    assert sorted(order[:found]) == sorted(expected)
-    assert list(order[:found][-1:]) == expected[-1:]
+    for room in (key.size, min(key.size, 2 * k), min(key.size, k + 1)):
+        order = np.empty(room, dtype=np.int64)
+        found = _kernels.rank(key, tie, threshold, k, order)
+        assert sorted(order[:found]) == sorted(expected)
+        assert list(order[:found][-1:]) == expected[-1:]
+
+
+@pytest.mark.parametrize("arrangement", ["equal", "ascending", "descending", "organ pipe", "random"])
+def test_rank_of_a_large_pool_in_little_room(arrangement):
+    n = 20_000
+    key = {
+        "equal": np.zeros(n),
+        "ascending": np.arange(n) / n,
+        "descending": np.arange(n)[::-1] / n,
+        "organ pipe": np.minimum(np.arange(n), np.arange(n)[::-1]) / n,
+        "random": np.random.default_rng(2).random(n).round(3),
+    }[arrangement]
+    tie = np.random.default_rng(3).permutation(n).astype(np.int32)
+    for k in (1, 70, n // 3):
+        order, expected = np.empty(2 * k, dtype=np.int64), naive.rank(key, tie, -1.0, k)
+        assert _kernels.rank(key, tie, -1.0, k, order) == k
+        assert set(order[:k]) == set(expected)
+        assert order[k - 1] == expected[-1]
 
 
 @quick
@@ -332,14 +399,14 @@ def test_propose_matches_its_twin(key, seed, threshold, n_max, cap, budget):
 
 def test_propose_gives_the_residual_to_the_last_in_rank():
     order, proposal, counts = np.empty((3, 4), dtype=np.int64)
-    key, tie = np.array([0.1, 0.9, 0.5, 0.7]), np.arange(4)
+    key, tie = np.array([0.1, 0.9, 0.5, 0.7]), np.arange(4, dtype=np.int32)
     assert _kernels.propose(key, tie, -1.0, 3, 8, 100, order, proposal, counts) == (8, 8)
     assert proposal.tolist() == counts.tolist() == [0, 3, 2, 3]
 
 
 def test_propose_clips_the_executed_counts_only():
     order, proposal, counts = np.empty((3, 4), dtype=np.int64)
-    key, tie = np.full(4, 0.5), np.array([2, 0, 3, 1])
+    key, tie = np.full(4, 0.5), np.array([2, 0, 3, 1], dtype=np.int32)
     assert _kernels.propose(key, tie, 0.0, 2, 8, 3, order, proposal, counts) == (8, 3)
     assert proposal.tolist() == [2, 2, 2, 2]
     assert counts.tolist() == [0, 2, 0, 1]
@@ -362,6 +429,47 @@ def test_step_slopes_matches_its_twin(shape, scaling, lam, stride):
             _kernels.step_slopes(moved, *args)
             np.testing.assert_allclose(moved, naive.step_slopes(theta, *args), rtol=1e-12, atol=1e-14)
             assert np.all((moved >= 0) & (moved <= 1))
+
+
+@quick
+@given(bottom=st.floats(5e-324, 1e12), above=st.one_of(st.floats(0.0, 1e-3), st.floats(0.0, 1e300)))
+def test_log_ratio_is_the_logarithm_to_its_last_places(bottom, above):
+    top = min(bottom * (1.0 + above), 1e12)
+    assert _kernels.log_ratio(top, bottom) == pytest.approx(naive.log_ratio(top, bottom), rel=7e-16, abs=0)
+
+
+def test_log_ratio_near_one_and_at_the_borders_of_its_parts():
+    for bottom in [5e-324, 1e-310, 2.2250738585072014e-308, 1e-290, 0.75, 1.0, np.sqrt(2.0), 1.9999999999999998, 3e5]:
+        for factor in [1.0, 1.0 + 2**-52, 1.0 + 2**-30, 1.41421356, 1.41421357, 2.0, 2.82842712, 2.82842713, 2.0**300]:
+            top = bottom * factor
+            assert _kernels.log_ratio(top, bottom) == pytest.approx(naive.log_ratio(top, bottom), rel=7e-16, abs=0)
+
+
+@SCALINGS
+@LAMS
+def test_step_slope_matches_its_twin(scaling, lam):
+    for rng in generators(20):
+        upper, step, per_visit = float(rng.uniform(0.1, 1e3)), float(rng.random()), float(rng.uniform(0.1, 9))
+        n_max = int(rng.integers(1, 5))
+        for theta in [0.0, 5e-324, 1e-12, 1.0, float(rng.random())]:
+            for q in [0.0, 5e-324, 1e-17, theta / 4, np.nextafter(theta, 2) / 4, 0.25, float(rng.uniform(0, 0.25))]:
+                dealt = int(rng.integers(0, n_max + 1))
+                args = (theta, min(q, 0.25), dealt, step, upper, per_visit, n_max, scaling, lam)
+                assert _kernels.step_slope(*args) == pytest.approx(naive.step_slope(*args), rel=1e-12, abs=1e-13)
+
+
+@pytest.mark.parametrize("shape", range(4), ids=list(naive.SHAPES))
+@pytest.mark.parametrize(("a_stride", "stride"), [(0, 0), (1, 1)])
+def test_step_pool_matches_its_twin_in_blocks_of_any_size(shape, a_stride, stride):
+    for rng in generators(4):
+        *evidence, fade = evidence_of(rng, 30, a_stride)
+        theta, visits = rng.random(30), rng.integers(1, 30, 30 if stride else 1).astype(float)
+        args = (visits, stride, int(rng.integers(1, 5)), float(rng.uniform(0.1, 9)), 0.0, (shape, 0, 1.0))
+        expected = naive.step_pool(theta, *evidence, *args)
+        for block in (1, 7, 30, 64):
+            moved = theta.copy()
+            _kernels.step_pool(moved, *evidence, fade, *args, np.empty((2, block)), np.zeros(block, dtype=np.int64))
+            np.testing.assert_allclose(moved, expected, rtol=1e-12, atol=1e-14)
 
 
 # ---------------------------------------------------------------- what the rest of the run wants

@@ -551,3 +551,81 @@ def test_spread_of_some_rows_with_evidence():
 def test_spread_of_extreme_priors(prior):
     spread = BetaPosteriorBank(1, prior=prior)._spread(None)[0]
     assert 0 <= spread <= 0.125  # Popoviciu: half of the range
+
+
+# ---------------------------------------------------------------- storage
+
+
+def test_whole_counts_are_exact_in_float32():
+    rng = np.random.default_rng(4)
+    wide, narrow = BetaPosteriorBank(50), BetaPosteriorBank(50, dtype=np.float32)
+    for _ in range(40):
+        n = rng.integers(0, 400_000, 50)
+        s = rng.binomial(n, 0.3)
+        for bank in (wide, narrow):
+            bank.update(None, s, n)
+    assert wide.alpha.max() < 2**24
+    assert (wide.alpha == narrow.alpha).all()
+    assert (wide.beta == narrow.beta).all()
+    assert (wide.value() == narrow.value()).all()
+
+
+@pytest.mark.parametrize("rho", [0.5, 0.98])
+def test_rounding_to_float32_fades_with_the_evidence(rho):
+    rng = np.random.default_rng(5)
+    wide, narrow = (BetaPosteriorBank(200, forgetting=rho, dtype=dtype) for dtype in ("float64", "float32"))
+    most = np.zeros(200)
+    for _ in range(300):
+        n = rng.integers(0, 9, 200)
+        s = n * rng.random(200)
+        for bank in (wide, narrow):
+            bank.update(None, s, n)
+        most = np.maximum(most, wide.alpha - 1.0)
+        assert (np.abs(wide.alpha - narrow.alpha) <= 2**-24 / (1 - rho) * most + 1e-12).all()
+        for bank in (wide, narrow):
+            bank.tick()
+    assert (wide.alpha != narrow.alpha).any()  # or nothing was put to the test
+
+
+def test_float32_takes_less_and_survives_growth_fits_and_state():
+    bank = BetaPosteriorBank(4, dtype="float32", forgetting=0.9)
+    bank.update(None, [1, 2, 3, 0.5], [4, 4, 4, 4])
+    bank.tick()
+    bank.add_prompts([4])
+    bank.select_forgetting([([0], [1], [2])] * 2, grid=[0.5])
+    assert bank._evidence.dtype == np.float32
+    twin = BetaPosteriorBank(5, dtype="float32")
+    twin.load_state_dict(bank.state_dict())
+    assert (twin.value() == bank.value()).all()
+    with pytest.raises(ValueError, match=r"evidence.*float64"):
+        BetaPosteriorBank(5).load_state_dict(bank.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [np.float16, "int64", np.complex128])
+def test_other_storage_is_refused(dtype):
+    with pytest.raises(ValueError, match="dtype must be float64 or float32"):
+        BetaPosteriorBank(3, dtype=dtype)
+
+
+def test_the_clock_has_an_end():
+    bank = BetaPosteriorBank(1)
+    bank.tick(2**31 - 1)
+    with pytest.raises(ValueError, match="rounds must leave the clock, now 2147483647"):
+        bank.tick()
+    bank.update([0], [1], [1])
+    assert bank.alpha.tolist() == [2.0]
+
+
+def test_the_last_ids_looked_up_are_not_taken_for_others():
+    bank = BetaPosteriorBank(["a", "b", "c"])
+    assert bank.value(["a", "b"]).size == 2
+    bank.update(["a", "b"], [1, 0], [1, 1])
+    bank.update(["b", "a"], [4, 0], [4, 4])
+    assert bank.alpha.tolist() == [2.0, 5.0, 1.0]
+    mutable = ["a", "b"]
+    bank.update(mutable, [1, 0], [1, 1])
+    mutable[0] = "c"
+    bank.update(mutable, [1, 0], [1, 1])
+    assert bank.alpha.tolist() == [3.0, 5.0, 2.0]
+    with pytest.raises(KeyError, match="unknown"):
+        bank.value([np.arange(2), np.arange(2)])

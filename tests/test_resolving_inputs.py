@@ -100,7 +100,7 @@ def test_feedback_is_additive_and_order_free(signal, forgetting):
                 split.update([parts[k][0]], [parts[k][1]], [parts[k][2]])
             np.testing.assert_allclose(whole.bank.alpha, split.bank.alpha, rtol=1e-14)
             if forgetting < 1.0:  # ageing rounds: keep the two in step to the last bit
-                split.bank._succ[:], split.bank._fail[:] = whole.bank._succ, whole.bank._fail
+                split.bank._evidence[:] = whole.bank._evidence
 
 
 @pytest.mark.parametrize("signal", ["variance", "group"])

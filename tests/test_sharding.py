@@ -192,7 +192,7 @@ def test_shards_are_called_as_the_user_says():
     assert calls == ["extent", "candidates", "deal"]  # two trips a round
 
 
-def test_a_shard_holds_72_bytes_per_prompt():
+def test_a_shard_holds_44_bytes_per_prompt():
     n = 1000
     shard = PoolShard(BetaPosteriorBank(n), replace(HORIZON, n_prompts=n), 0)
     arrays = [
@@ -202,5 +202,5 @@ def test_a_shard_holds_72_bytes_per_prompt():
         if isinstance(part, np.ndarray)
     ]
     assert (
-        sum(array.nbytes if array.base is None else array.base.nbytes for array in arrays if array.size > 1) == 72 * n
+        sum(array.nbytes if array.base is None else array.base.nbytes for array in arrays if array.size > 1) == 44 * n
     )

@@ -303,8 +303,8 @@ def test_a_bank_refuses_other_prompts_and_broken_priors():
         bank, good | {"prior": (-np.ones(1), np.ones(1))}, r"prior.*\[0\] must be finite, greater than 0, got .*-1\.0"
     )
     refuses(bank, good | {"prior": (np.ones(1), np.array([np.nan]))}, r"prior.*\[1\] must be finite, .* = nan")
-    refuses(bank, good | {"succ": np.zeros(3)}, r"^state\['succ'\] must be float64 of shape \(2,\)")
-    refuses(bank, good | {"tick": np.zeros(2)}, r"^state\['tick'\] must be int64 of shape \(2,\), got .*float64")
+    refuses(bank, good | {"evidence": np.zeros(3)}, r"^state\['evidence'\] must be float64 of shape \(2, 2\)")
+    refuses(bank, good | {"tick": np.zeros(2)}, r"^state\['tick'\] must be int32 of shape \(2,\), got .*float64")
     refuses(bank, good | {"now": "late"}, r"^state\['now'\] must be a number, got state\['now'\] = 'late'")
     record = {key: value for key, value in good["record"].items() if key != "tally"}
     refuses(bank, good | {"record": record}, r"^state\['record'\] must hold .*missing or foreign: \['tally'\]")
@@ -404,7 +404,7 @@ def test_a_ledger_goes_on_from_its_state():
         assert account.offers.tolist() == [2, 1, 2]
         assert account.outstanding.tolist() == [1, 4, 1]
     assert leaves(one.state_dict()) == leaves(two.state_dict())
-    assert state["exposure"].tolist() == [2, 2, 3]
+    assert state["accounts"][:, 0].tolist() == [2, 2, 3]
 
 
 def test_a_ledger_can_be_put_back_to_before_its_first_batch():
@@ -445,12 +445,9 @@ def test_a_ledger_refuses_another_horizons_state(change, what):
 def test_a_ledger_refuses_what_does_not_fit():
     account = ledger()
     good = ledger().state_dict()
-    refuses(
-        account, good | {"exposure": np.zeros(3)}, r"^state\['exposure'\] must be int64 of shape \(3,\), got .*'float64"
-    )
-    refuses(
-        account, good | {"exposure": [0, 0, 0]}, r"^state\['exposure'\] must be int64 of shape \(3,\), got .*'list'"
-    )
+    must = r"^state\['accounts'\] must be int32 of shape \(3, 3\), got "
+    refuses(account, good | {"accounts": np.zeros((3, 3))}, must + ".*'float64")
+    refuses(account, good | {"accounts": [0, 0, 0]}, must + ".*'list'")
     refuses(account, good | {"left": None}, r"^state\['left'\] must be a number, got state\['left'\] = None")
     refuses(account, {}, r"^state\['class'\] must be 'RolloutLedger', got state\['class'\] = None\." + REMEDY)
     few = {"class": "RolloutLedger", "horizon": good["horizon"]}
@@ -462,17 +459,34 @@ def test_a_ledger_refuses_what_does_not_fit():
     refuses(account, good | {"horizon": good["horizon"] | {"extra": 1}}, "got 1 instead of None at 'extra'")
 
 
-def test_offers_of_another_pool_are_refused_whether_or_not_there_are_any():
+def test_accounts_of_another_pool_are_refused_before_and_after_a_batch():
     account, policy = ledger(), Uniform(BetaPosteriorBank(3), total_budget=24, n_rounds=4, max_rollouts=4)
     for _ in range(2):
-        for broken in (np.zeros(2, dtype=np.int64), np.zeros(3), [0, 0, 0], 7, "offers"):
-            must = r"\['offers'\] must be int64 of shape \(3,\), got "
-            refuses(account, ledger().state_dict() | {"offers": broken}, r"^state" + must)
+        for broken in (np.zeros((2, 3), dtype=np.int32), np.zeros((3, 3), dtype=np.int64), [0, 0, 0], 7, "accounts"):
+            must = r"\['accounts'\] must be int32 of shape \(3, 3\), got "
+            refuses(account, ledger().state_dict() | {"accounts": broken}, r"^state" + must)
             state = policy.state_dict()
-            state["ledger"]["offers"] = broken
-            refuses(policy, state, r"^state\['ledger'\]" + must + r"state\['ledger'\]\['offers'\] = ")
+            state["ledger"]["accounts"] = broken
+            refuses(policy, state, r"^state\['ledger'\]" + must + r"state\['ledger'\]\['accounts'\] = ")
         account.debit(np.array([1]), np.array([2]))
         policy.allocate([1])
+
+
+def test_a_horizon_that_32_bits_cannot_hold_has_wider_accounts():
+    wide = {"total_budget": 2**40, "n_rounds": 4, "max_rollouts": 2**40}
+    policy = FenchelDualAllocator(BetaPosteriorBank(2), **wide)
+    counts = policy.allocate(budget=2**39, exact=True)
+    assert policy.ledger.accounts.dtype == np.int64
+    assert counts.sum() == policy.exposure.sum() == policy.ledger.outstanding.sum() == 2**39
+    twin = FenchelDualAllocator(BetaPosteriorBank(2), **wide)
+    twin.load_state_dict(policy.state_dict())
+    policy.refund(None, counts)
+    assert policy.remaining_budget == 2**40
+    assert twin.exposure.tolist() == counts.tolist()
+    assert (
+        FenchelDualAllocator(BetaPosteriorBank(2), **wide | {"total_budget": 2**31 - 1}).ledger.accounts.dtype
+        == np.int32
+    )
 
 
 @pytest.mark.parametrize("rule", [*CONTROLS, *PEERS, FenchelDualAllocator, ResolvingAllocator])
@@ -561,7 +575,7 @@ def test_an_allocator_refuses_what_does_not_fit():
     ids = r"^state\['bank'\]\['prompt_ids'\] must equal that of this BetaPosteriorBank, got 4 entries instead of 3\."
     refuses(policy, new(4).state_dict(), ids + REMEDY)
     refuses(policy, new().state_dict() | {"theta": np.zeros(2)}, r"^state\['theta'\] must be float64 of shape \(3,\)")
-    refuses(policy, new().state_dict() | {"tie": np.zeros(3)}, r"^state\['tie'\] must be int64 of shape \(3,\)")
+    refuses(policy, new().state_dict() | {"tie": np.zeros(3)}, r"^state\['tie'\] must be int32 of shape \(3,\)")
     horizon = (
         r"^state\['ledger'\]\['horizon'\] must equal that of this RolloutLedger, got 5 instead of 4 at 'n_rounds'\."
     )
@@ -806,7 +820,7 @@ def test_a_resolving_allocator_refuses_what_does_not_fit():
     refuses(policy, dual.state_dict(), kind + REMEDY)
     refuses(policy, 7, "^state must be the dict that ResolvingAllocator.state_dict returned, got state = 7", TypeError)
     refuses(policy, good | {"price": None}, r"^state\['price'\] must be a number, got state\['price'\] = None")
-    refuses(policy, good | {"tie": np.arange(4)}, r"^state\['tie'\] must be int64 of shape \(3,\), got .*\(4,\)")
+    refuses(policy, good | {"tie": np.arange(4)}, r"^state\['tie'\] must be int32 of shape \(3,\), got .*\(4,\)")
     for entry in set(good) - {"class"}:
         lacking = {key: value for key, value in good.items() if key != entry}
         refuses(policy, lacking, rf"entries of a ResolvingAllocator, missing or foreign: \['{entry}'\]")

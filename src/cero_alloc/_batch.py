@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import _kernels
-from ._checks import FloatArray, IntArray
+from ._checks import FloatArray, IntArray, TieArray
 
 _CORE = 64  # rows that the repair may change
 _ONE = np.ones(1)
@@ -43,7 +43,7 @@ def solve_batch(
     low: float,
     high: float,
     floor: float,
-    tie: IntArray,
+    tie: TieArray,
     cost: FloatArray | None = None,
 ) -> BatchSolution:
     r"""Maximise the scores net of a floor price over counts whose total cost lies in a window.
@@ -66,7 +66,7 @@ def solve_batch(
         Window of the total. Where no whole counts reach ``low``, or none are found with costs, it stays below.
     floor : float
         Price :math:`\lambda` below which nothing is taken, unless ``low`` asks for it.
-    tie : numpy.ndarray of int64, shape (n_rows,)
+    tie : numpy.ndarray of int32, shape (n_rows,)
         Rank of the rows where scores are equal.
     cost : numpy.ndarray of float64, shape (1,) or (n_rows,), or None
         Cost per unit; None costs 1, and then the total is exact.
@@ -82,7 +82,7 @@ def solve_batch(
     Examples
     --------
     >>> gains = np.array([[5.0, 4.0, 1.0], [4.0, 3.0, 2.0]])
-    >>> solution = solve_batch(gains, n_min=2, low=0, high=3, floor=0.0, tie=np.arange(2))
+    >>> solution = solve_batch(gains, n_min=2, low=0, high=3, floor=0.0, tie=np.arange(2, dtype=np.int32))
     >>> solution.units.tolist(), solution.price, solution.gap
     ([3, 0], 3.5, 2.5)
     """
@@ -119,7 +119,7 @@ def _finish(
     gains: FloatArray,
     slopes: FloatArray,
     n_min: int,
-    tie: IntArray,
+    tie: TieArray,
     price: float,
     slack: float,
     window: tuple[int, int, int],

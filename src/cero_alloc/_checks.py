@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+TieArray = npt.NDArray[np.int32]  # ranks that break ties
 
 
 def error_text(name: str, condition: str, value: object, remedy: str, index: int | None = None) -> str:

@@ -1,19 +1,36 @@
-"""One round of Algorithm 1: what is dealt, and where the price goes; the same for a whole pool and for merged shards."""
+"""One round of Algorithm 1: what is dealt, and where slopes and price go; the same for a whole pool and for shards."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 
 from . import _kernels
-from ._checks import FloatArray, IntArray, error_text, real
+from ._checks import FloatArray, IntArray, TieArray, error_text, real
 from ._ledger import Horizon, RolloutLedger
+from ._posterior import BetaPosteriorBank
+from ._threads import in_stretches
+from ._utility import SaturatingUtility
+
+_BLOCK = 1024  # prompts whose values stay in the cache until their slopes have moved
+
+
+class Round(NamedTuple):
+    """What a round proposes and what the budget covers of it: ``n_max`` units for each place, what is left for the last."""
+
+    places: IntArray  # positions among those on offer
+    proposed: int  # units
+    paid: IntArray  # positions
+    dealt: int  # units
+    cleared: float  # slope of the last prompt dealt where the round's total binds, else the price
 
 
 def play_round(
-    key: FloatArray, tie: IntArray, price: float, ledger: RolloutLedger, cap: int, most: int, due: int, *, exact: bool
-) -> tuple[IntArray, IntArray, float]:
+    key: FloatArray, tie: TieArray, price: float, ledger: RolloutLedger, cap: int, most: int, due: int, *, exact: bool
+) -> Round:
     """Rank the candidates and deal.
 
     Parameters
@@ -30,22 +47,103 @@ def play_round(
         Units to deal at least, past the price if need be (catch-up); 0 for none.
     exact : bool
         Deal ``cap`` units, whatever the signs of the margins.
-
-    Returns
-    -------
-    proposal, units : numpy.ndarray of int64, shape (n_candidates,)
-        The virtual proposal, and what the budget covers of it.
-    cleared : float
-        Slope of the last prompt dealt where the round's total binds, else the price.
     """
-    units, proposal, order = np.empty_like(tie), np.empty_like(tie), np.empty_like(tie)
     n_max, left = ledger.horizon.n_max, ledger.units_left
     threshold = -1.0 if exact else price  # slopes are never negative: below 0 everybody is in
-    proposed, dealt = _kernels.propose(key, tie, threshold, n_max, cap, left, order, proposal, units)
+    places = leaders(key, tie, threshold, -(-cap // n_max))
+    proposed = min(cap, places.size * n_max)
+    paid, dealt = places, min(proposed, left)
     if due > dealt:  # the same ranking, further down; the dual step still sees the proposal
-        dealt = _kernels.propose(key, tie, -1.0, n_max, due, due, order, np.empty_like(units), units)[1]
+        paid = leaders(key, tie, -1.0, -(-due // n_max))
+        dealt = min(due, paid.size * n_max)
+    elif dealt < proposed:
+        paid = places.copy()
+        k = -(-dealt // n_max)
+        if k:
+            _kernels.select(key, tie, paid, paid.size, k)
+        paid = paid[:k]
     bound = exact or dealt != proposed or dealt == cap < most
-    return proposal, units, float(key[order[(dealt - 1) // n_max]]) if bound and dealt else price
+    return Round(places, proposed, paid, dealt, float(key[paid[-1]]) if bound and dealt else price)
+
+
+def leaders(key: FloatArray, tie: TieArray, threshold: float, k: int) -> IntArray:
+    """Return the positions of the k largest keys above a threshold, equal ones by tie rank, the k-th last."""
+
+    def first(start: int, stop: int) -> IntArray:
+        order = np.empty(min(stop - start, 2 * k), dtype=np.int64)
+        found = _kernels.rank(key[start:stop], tie[start:stop], threshold, k, order)
+        return order[:found] + start
+
+    parts = in_stretches(first, key.size)
+    if len(parts) == 1:
+        return parts[0]
+    merged = np.concatenate(parts)
+    k = min(k, merged.size)
+    if k:
+        _kernels.select(key, tie, merged, merged.size, k)
+    return merged[:k]
+
+
+def counts_of(places: IntArray, total: int, n_max: int) -> IntArray:
+    """Return the units of each place: ``n_max``, and what is left of the total for the last."""
+    units = np.full(places.size, n_max)
+    if units.size:
+        units[-1] = total - (units.size - 1) * n_max
+    return units
+
+
+@dataclass(frozen=True, slots=True)
+class SlopeStep:
+    """The dual step of the slopes.
+
+    Attributes
+    ----------
+    bank : BetaPosteriorBank
+        Values as they stand.
+    horizon : Horizon
+        The constants of the run.
+    utility : SaturatingUtility
+        What exposure is worth.
+    size : float
+        Step; 0 means one over the root of the visits.
+    """
+
+    bank: BetaPosteriorBank
+    horizon: Horizon
+    utility: SaturatingUtility
+    size: float
+
+    def rows(self, theta: FloatArray, rows: IntArray, proposal: IntArray, visits: FloatArray) -> None:
+        """Move the slopes ``theta`` of some rows, to which so many units were proposed, in place.
+
+        ``visits`` has one entry, or one per prompt of the pool.
+        """
+        h, stride = self.horizon, int(visits.size > 1)
+        e = visits[rows] if stride else visits
+        q = self.bank._values(rows)
+        _kernels.step_slopes(theta, q, proposal, e, stride, h.n_max, h.equal_share, self.size, *self.utility.codes)
+
+    def pool(self, theta: FloatArray, places: IntArray, proposal: IntArray, visits: FloatArray) -> None:
+        """Move the slopes of the pool's first prompts, as many as there are in ``theta``, in place.
+
+        All move as if nothing had been proposed; then those at ``places`` are put back and moved on their own, so that no
+        array as large as the pool is needed.
+        """
+        a0, b0, a_stride, evidence, tick, now, rho, fade = self.bank._arguments()
+        h, stride, codes = self.horizon, int(visits.size > 1), self.utility.codes
+        proposed_to = theta[places]
+
+        def step(start: int, stop: int) -> None:
+            some = slice(start, stop)
+            a, b = (a0[some], b0[some]) if a_stride else (a0, b0)
+            _kernels.step_pool(
+                theta[some], a, b, a_stride, evidence[some], tick[some], now, rho, fade, visits[some] if stride else visits,
+                stride, h.n_max, h.equal_share, self.size, codes, np.empty((2, _BLOCK)), np.zeros(_BLOCK, dtype=np.int64),
+            )  # fmt: skip
+
+        in_stretches(step, theta.size)
+        self.rows(proposed_to, places, proposal, visits)
+        theta[places] = proposed_to
 
 
 def next_price(price: float, proposed: int, horizon: Horizon, step: float) -> float:

@@ -8,9 +8,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from . import _kernels
-from ._checks import IntArray, error_text, integer
+from ._checks import IntArray, TieArray, error_text, integer
 
 _NO_ROWS = np.empty(0, dtype=np.int64)
+_LARGEST = np.iinfo(np.int64).max
 
 
 class PromptIndex:
@@ -24,6 +25,7 @@ class PromptIndex:
 
     def __init__(self, prompts: SupportsIndex | Sequence[Hashable]) -> None:
         self._table: dict[Hashable, int] | None = None  # None: an id is its own row
+        self._last: tuple[list[Hashable], IntArray] = ([], _NO_ROWS)  # ids that were looked up last, and their rows
         self._ids: list[Hashable] | range
         if hasattr(prompts, "__index__") and getattr(prompts, "ndim", 0) == 0:
             remedy = "Give the number of prompts, or their ids."
@@ -78,17 +80,31 @@ class PromptIndex:
         self._ids = [*self._ids, *names]
 
     def rows(self, ids: object) -> IntArray:
-        """Return the rows of ``ids``."""
+        """Return the rows of ``ids``; nobody writes into them."""
+        rows = self._find(ids)
+        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
+            raise _unknown_ids(self._strangers(rows))
+        return rows
+
+    def _find(self, ids: object) -> IntArray:
+        """Return the rows of ``ids``; where ids are rows, they are yet to be checked against the size."""
         if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
             raise TypeError(error_text("prompt_ids", "be a collection of ids", ids, "Wrap a single id in a list."))
         if self._table is None:
             return self._integer_rows(ids)
         names = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
         try:
-            return np.fromiter((self._table[name] for name in names), dtype=np.int64, count=len(names))
-        except (KeyError, TypeError):
+            if names == self._last[0]:  # feedback mostly names what was just dealt, and comparing beats looking up
+                return self._last[1]
+            rows = np.fromiter(map(self._table.__getitem__, names), dtype=np.int64, count=len(names))
+        except (KeyError, TypeError, ValueError):  # a ValueError of arrays that were compared
             unknown = [name for name in names if name not in self]
             raise _unknown_ids(unknown) from None
+        self._last = names, rows
+        return rows
+
+    def _strangers(self, rows: IntArray) -> list[int]:
+        return [int(row) for row in rows if not 0 <= row < len(self)]
 
     def _integer_rows(self, ids: Iterable[Hashable]) -> IntArray:
         names: Any = ids if hasattr(ids, "__array__") or isinstance(ids, (list, tuple, range)) else list(ids)
@@ -101,30 +117,36 @@ class PromptIndex:
         if array.dtype.kind not in "iu" or array.ndim != 1:
             strangers = [name for name in names if name not in self]
             raise _unknown_ids(strangers or list(names))
-        if array.min() < 0 or array.max() >= len(self):
-            raise _unknown_ids([int(name) for name in array if not 0 <= name < len(self)])
+        if array.dtype == np.uint64 and array.max() > _LARGEST:  # would turn into a row
+            raise _unknown_ids([int(name) for name in array if name > _LARGEST])
         return np.array(array, dtype=np.int64)  # a copy: an open round keeps it
 
     def unique_rows(self, prompt_ids: Iterable[Hashable] | None) -> IntArray | None:
         """Return the rows of ids that may not repeat; None, the whole pool, stays None."""
         if prompt_ids is None:
             return None
-        rows = self.rows(prompt_ids)
-        if not _kernels.strictly_increasing(rows):
-            order = np.argsort(rows, kind="stable")
-            repeats = order[1:][rows[order[1:]] == rows[order[:-1]]]
-            if repeats.size:
-                first = int(repeats.min())
-                name = self.name(int(rows[first]))
-                raise ValueError(
-                    error_text("prompt_ids", "not repeat an id", name, "Sum the entries of a prompt first.", first)
-                )
+        rows = self._find(prompt_ids)
+        n_slots = 0 if _kernels.strictly_increasing(rows) else 1 << (rows.size * 3 // 2).bit_length()
+        slots = np.full(n_slots, -1, dtype=np.int64)
+        position, kind = _kernels.first_bad_row(rows, len(self), slots)
+        if kind == 1:
+            raise _unknown_ids(self._strangers(rows))
+        if kind == 2:
+            name = self.name(int(rows[position]))
+            raise ValueError(
+                error_text("prompt_ids", "not repeat an id", name, "Sum the entries of a prompt first.", position)
+            )
         return rows
 
     def named_rows(self, prompt_ids: Iterable[Hashable] | None) -> IntArray:
         """Return the rows of ids that may not repeat, all of them for None."""
         rows = self.unique_rows(prompt_ids)
         return np.arange(len(self)) if rows is None else rows
+
+
+def tie_ranks(rng: np.random.Generator, size: int, after: int = 0) -> TieArray:
+    """Draw a random order of prompts: what breaks ties between equal keys; its ranks begin at ``after``."""
+    return rng.permutation(np.arange(after, after + size, dtype=np.int32))
 
 
 def _id_list(name: str, ids: object) -> list[Hashable]:

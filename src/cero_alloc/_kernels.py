@@ -16,6 +16,10 @@ Symbols: ``q`` value, ``x`` exposure in equal shares, ``z`` exposure in units, `
 
 from math import exp, expm1, floor, log, log1p, sqrt
 
+# What numba imports at the first call of any kernel (scipy.linalg for its BLAS, cffi), imported with the package: the first
+# round of a training run is the wrong place to wait for it.
+import numba.misc.cffiimpl
+import numba.np.arraymath  # noqa: F401
 import numpy as np
 from numba import njit
 
@@ -33,6 +37,11 @@ def kernel(function):
 
 EXPONENTIAL, HYPERBOLIC, LOG, CAPPED_LINEAR = 0, 1, 2, 3
 RATE, HEIGHT = 0, 1
+
+# The parts of a float64, and log(2) in two, the first with zeros at its end so that k * _LOG_2_HIGH is exact.
+_MANTISSA_BITS, _MANTISSA, _ONE = np.uint64(52), np.uint64(0x000FFFFFFFFFFFFF), np.uint64(0x3FF0000000000000)
+_TWO_52, _TWO_200, _ROOT_2 = np.uint64(0x4330000000000000), 2.0**200, 2.0**0.5
+_LOG_2_HIGH, _LOG_2_LOW = float.fromhex("0x1.62e42fee00000p-1"), float.fromhex("0x1.a39ef35793c76p-33")
 
 
 @kernel
@@ -158,16 +167,22 @@ def conjugate_loop(shape, scaling, lam, q, slope, upper, out):
 
 # ---------------------------------------------------------------- posterior
 
-# ``a0`` and ``b0`` have one entry for a shared prior (stride 0) or one per prompt (stride 1). ``full`` reads the whole
-# pool and ignores ``rows``, so that a full-pool pass needs no index array of its own.
+# ``evidence`` (M x 2: successes, failures) is as of ``tick``, one entry per prompt. ``a0`` and ``b0`` have one entry for a
+# shared prior (stride 0) or one per prompt (stride 1). ``full`` reads the whole pool and ignores ``rows``, so that a
+# full-pool pass needs no index array of its own. ``fade[k]`` is rho ** k: a look-up where most prompts are recent.
 
 
 @kernel
-def aged(evidence, elapsed, rho):
-    """Evidence after ``elapsed`` ticks of forgetting."""
-    if elapsed == 0 or rho == 1.0:
-        return evidence
-    return evidence * rho ** float(elapsed)
+def powers(rho, out):
+    """Write rho ** k for k = 0, 1, ..."""
+    for k in range(out.size):
+        out[k] = rho ** float(k)
+
+
+@kernel
+def survival(elapsed, rho, fade):
+    """Share of evidence that is left after ``elapsed`` ticks of forgetting."""
+    return fade[elapsed] if elapsed < fade.size else rho ** float(elapsed)
 
 
 @kernel
@@ -178,32 +193,50 @@ def expected_variance(a, b):
 
 
 @kernel
-def posterior(full, rows, a0, b0, stride, succ, fail, tick, now, rho, alpha, beta):
+def posterior(full, rows, a0, b0, stride, evidence, tick, now, rho, fade, alpha, beta):
     """Write Beta parameters, aged to ``now``."""
+    if full and stride == 0 and rho == 1.0:  # of its own, because only so plain a loop is vectorised
+        a, b = a0[0], b0[0]
+        for r in range(alpha.size):
+            alpha[r] = a + evidence[r, 0]
+            beta[r] = b + evidence[r, 1]
+        return
+    ageing = rho < 1.0  # else the ticks are not read: in a large pool each is a cache miss
     for r in range(alpha.size):
         i = r if full else rows[r]
-        alpha[r] = a0[i * stride] + aged(succ[i], now - tick[i], rho)
-        beta[r] = b0[i * stride] + aged(fail[i], now - tick[i], rho)
+        left = survival(now - tick[i], rho, fade) if ageing else 1.0
+        alpha[r] = a0[i * stride] + evidence[i, 0] * left
+        beta[r] = b0[i * stride] + evidence[i, 1] * left
 
 
 @kernel
-def values(full, rows, a0, b0, stride, succ, fail, tick, now, rho, out):
-    """Write posterior expected variances, aged to ``now``."""
-    for r in range(out.size):
-        i = r if full else rows[r]
-        a = a0[i * stride] + aged(succ[i], now - tick[i], rho)
-        b = b0[i * stride] + aged(fail[i], now - tick[i], rho)
-        out[r] = expected_variance(a, b)
+def values(full, rows, a0, b0, stride, evidence, tick, now, rho, fade, spare, out):
+    """Write posterior expected variances, aged to ``now``; ``spare`` is scratch of any size."""
+    step = spare.size
+    for start in range(0, out.size, step):  # in blocks that stay in the cache
+        stop = min(start + step, out.size)
+        q, beta = out[start:stop], spare[: stop - start]
+        if full:
+            a, b = (a0[start:stop], b0[start:stop]) if stride else (a0, b0)
+            posterior(full, rows, a, b, stride, evidence[start:stop], tick[start:stop], now, rho, fade, q, beta)
+        else:
+            posterior(full, rows[start:stop], a0, b0, stride, evidence, tick, now, rho, fade, q, beta)
+        for r in range(q.size):
+            q[r] = expected_variance(q[r], beta[r])
 
 
 @kernel
-def observe(rows, successes, rollouts, succ, fail, tick, now, rho):
+def observe(rows, successes, rollouts, evidence, tick, now, rho, fade):
     """Age the named rows to ``now``, then add the evidence."""
+    ageing = rho < 1.0  # else nobody reads the ticks
     for r in range(rows.size):
         i = rows[r]
-        succ[i] = aged(succ[i], now - tick[i], rho) + successes[r]
-        fail[i] = aged(fail[i], now - tick[i], rho) + (rollouts[r] - successes[r])
-        tick[i] = now
+        left = 1.0
+        if ageing:
+            left = survival(now - tick[i], rho, fade)
+            tick[i] = now
+        evidence[i, 0] = evidence[i, 0] * left + successes[r]
+        evidence[i, 1] = evidence[i, 1] * left + (rollouts[r] - successes[r])
 
 
 @kernel
@@ -249,6 +282,36 @@ def first_bad_feedback(successes, rollouts):
 
 
 @kernel
+def enter(row, slots, mask):
+    """Enter a row into a hash table; return False if it is there."""
+    mixed = np.uint64(row) * np.uint64(0x9E3779B97F4A7C15)
+    at = np.uint64(mixed >> np.uint64(32)) & mask
+    while slots[at] != -1:
+        if slots[at] == row:
+            return False
+        at = (at + np.uint64(1)) & mask
+    slots[at] = row
+    return True
+
+
+@kernel
+def first_bad_row(rows, n_prompts, slots):
+    """Return position and kind of the first row out of [0, n_prompts), 1, else that repeats an earlier one, 2; or (-1, 0).
+
+    ``slots``, a power of two above rows.size and all -1, is a hash table; none is needed where rows ascend.
+    """
+    for r in range(rows.size):
+        if rows[r] < 0 or rows[r] >= n_prompts:
+            return r, 1
+    if slots.size > 0:
+        mask = np.uint64(slots.size - 1)
+        for r in range(rows.size):
+            if not enter(rows[r], slots, mask):
+                return r, 2
+    return -1, 0
+
+
+@kernel
 def strictly_increasing(rows):
     """Tell whether rows ascend strictly, the cheap certificate that none repeats."""
     for r in range(1, rows.size):  # noqa: SIM110 (numba compiles loops, not generators)
@@ -257,7 +320,43 @@ def strictly_increasing(rows):
     return True
 
 
+# ---------------------------------------------------------------- accounts
+
+# ``accounts`` (M x 3): units dealt; rollouts outstanding; offers.
+
+
+@kernel
+def lend(rows, units, g, accounts):
+    """Deal units of g rollouts to these rows, or take them back where negative."""
+    for r in range(rows.size):
+        accounts[rows[r], 0] += units[r]
+        accounts[rows[r], 1] += units[r] * g
+
+
+@kernel
+def count_offers(rows, accounts):
+    """Count one offer of each row."""
+    for r in range(rows.size):
+        accounts[rows[r], 2] += 1
+
+
+@kernel
+def settle(rows, rollouts, accounts):
+    """Take reported rollouts off those outstanding, as far as there are any."""
+    for r in range(rows.size):
+        if rollouts[r] > 0:
+            accounts[rows[r], 1] -= min(accounts[rows[r], 1], rollouts[r])
+
+
 # ---------------------------------------------------------------- one round of Algorithm 1
+
+
+@kernel
+def look_up(rows, theta, tie, slopes, ties):
+    """Write slopes and tie ranks of these rows: in one loop, because in a large pool each is a wait for memory."""
+    for r in range(rows.size):
+        slopes[r] = theta[rows[r]]
+        ties[r] = tie[rows[r]]
 
 
 @kernel
@@ -294,12 +393,32 @@ def select(key, tie, order, size, k):
 
 @kernel
 def rank(key, tie, threshold, k, order):
-    """Put the k first positions with key > threshold into order[:k], the k-th last; return how many there are."""
+    """Put the k first positions with key > threshold into order[:k], the k-th last; return how many there are.
+
+    ``order`` is scratch of at least min(key.size, 2 k) entries. When it is full, all but the k best so far are dropped,
+    and the k-th of those is the bar for the rest: linear in any arrangement, and most prompts are only looked at.
+    """
     size = np.int64(0)  # typed, or numba compiles a second select for the literal
-    for r in range(key.size):
-        if key[r] > threshold:
-            order[size] = r
-            size += 1
+    if k <= 0:
+        return size
+    bar, last = threshold, np.int64(-1)
+    for start in range(0, key.size, 64):
+        stop = min(start + 64, key.size)
+        hopeful = 0
+        for r in range(start, stop):  # vectorised: the bar is above nearly everybody
+            hopeful += key[r] >= bar
+        if hopeful == 0:
+            continue
+        for r in range(start, stop):
+            if key[r] > bar or (last >= 0 and key[r] == bar and ahead(r, last, key, tie)):
+                if size == order.size:
+                    select(key, tie, order, size, k)
+                    size, last = k, order[k - 1]
+                    bar = key[last]
+                    if not ahead(r, last, key, tie):
+                        continue
+                order[size] = r
+                size += 1
     k = min(k, size)
     if k > 0:
         select(key, tie, order, size, k)
@@ -337,14 +456,95 @@ def propose(key, tie, threshold, n_max, cap, budget, order, proposal, counts):
 
 
 @kernel
+def log_ratio(top, bottom):
+    """log(top / bottom) for positive floats, to 3 units in the last place near 1 too, in arithmetic that vectorises.
+
+    Both are split into 2**k m; log(m / m') = 2 atanh((m - m') / (m + m')) with m / m' within sqrt(2) of 1. The compilers'
+    own log is a call per element, and differs between machines in the last bit; this one does not.
+    """
+    # Subnormals carry their exponent elsewhere: they are scaled up first, and the exponent put right at the end.
+    top_bits = np.float64(top * (_TWO_200 if top < 1e-290 else 1.0)).view(np.uint64)
+    bottom_bits = np.float64(bottom * (_TWO_200 if bottom < 1e-290 else 1.0)).view(np.uint64)
+    # The exponents as floats: as the low bits of 2**52. Converting integers does not vectorise everywhere.
+    k = np.uint64((top_bits >> _MANTISSA_BITS) | _TWO_52).view(np.float64)
+    k -= np.uint64((bottom_bits >> _MANTISSA_BITS) | _TWO_52).view(np.float64)
+    m_top = np.uint64((top_bits & _MANTISSA) | _ONE).view(np.float64)
+    m_bottom = np.uint64((bottom_bits & _MANTISSA) | _ONE).view(np.float64)
+    up = 1.0 if m_top > _ROOT_2 * m_bottom else 0.0
+    down = 1.0 if _ROOT_2 * m_top < m_bottom else 0.0
+    m_top *= 1.0 - 0.5 * up
+    m_bottom *= 1.0 - 0.5 * down
+    k += (up - (200.0 if top < 1e-290 else 0.0)) - (down - (200.0 if bottom < 1e-290 else 0.0))
+    f = (m_top - m_bottom) / (m_top + m_bottom)
+    w = f * f
+    tail = 1.0 / 23.0  # atanh(f) / f = 1 + w / 3 + w**2 / 5 + ..., w < .0295
+    tail = tail * w + 1.0 / 21.0
+    tail = tail * w + 1.0 / 19.0
+    tail = tail * w + 1.0 / 17.0
+    tail = tail * w + 1.0 / 15.0
+    tail = tail * w + 1.0 / 13.0
+    tail = tail * w + 1.0 / 11.0
+    tail = tail * w + 1.0 / 9.0
+    tail = tail * w + 1.0 / 7.0
+    tail = tail * w + 1.0 / 5.0
+    tail = tail * w + 1.0 / 3.0
+    return k * _LOG_2_HIGH + (2.0 * f + (2.0 * f * w * tail + k * _LOG_2_LOW))
+
+
+@kernel
+def step_slope(theta, q, dealt, step, upper, per_visit, n_max, scaling, lam):
+    """Return a slope after its step under exponential utility, without a branch: see :func:`step_slopes`."""
+    height, rate = scale_of(scaling, lam, q)
+    top, slope = height * rate, lam * theta
+    x = min(log_ratio(top, slope) / rate, upper)
+    x = upper if slope == 0.0 else x
+    x = 0.0 if slope >= top else x
+    return min(max(theta - step * (dealt - per_visit * x) / n_max, 0.0), 1.0)
+
+
+@kernel
 def step_slopes(theta, q, proposal, visits, stride, n_max, share, gamma, shape, scaling, lam):
-    """One projected step of the normalised slopes towards the demand per visit; gamma = 0 means 1 / sqrt(visits)."""
-    for r in range(theta.size):
-        e = visits[r * stride]
-        step = gamma if gamma > 0.0 else 1.0 / sqrt(e)
-        height, rate = scale_of(scaling, lam, q[r])
-        z = share * demand(shape, height, rate, lam * theta[r], e * n_max / share)
-        theta[r] = min(1.0, max(0.0, theta[r] - step * (proposal[r] - z / e) / n_max))
+    """One projected step of the normalised slopes towards the demand per visit; gamma = 0 means 1 / sqrt(visits).
+
+    The quotient by n_max stays one: slopes that are equal by arithmetic must be equal to the last bit, or rounding would
+    break ties.
+    """
+    own = 0.0 if gamma > 0.0 else 1.0
+    if shape == EXPONENTIAL and stride == 0:  # two loops, because only so plain ones are vectorised
+        e = float(visits[0])
+        step, upper, per_visit = gamma + own / sqrt(e), e * n_max / share, share / e
+        for r in range(theta.size):
+            theta[r] = step_slope(theta[r], q[r], proposal[r], step, upper, per_visit, n_max, scaling, lam)
+    elif shape == EXPONENTIAL:
+        for r in range(theta.size):
+            e = float(visits[r])
+            step, upper, per_visit = gamma + own / sqrt(e), e * n_max / share, share / e
+            theta[r] = step_slope(theta[r], q[r], proposal[r], step, upper, per_visit, n_max, scaling, lam)
+    else:
+        for r in range(theta.size):
+            e = float(visits[r * stride])
+            height, rate = scale_of(scaling, lam, q[r])
+            z = share * demand(shape, height, rate, lam * theta[r], e * n_max / share)
+            step = gamma + own / sqrt(e)
+            theta[r] = min(1.0, max(0.0, theta[r] - step * (proposal[r] - z / e) / n_max))
+
+
+@kernel
+def step_pool(
+    theta, a0, b0, a_stride, evidence, tick, now, rho, fade, visits, stride, n_max, share, gamma, codes, scratch, none
+):
+    """Step the slopes of a stretch of the pool as if nothing had been dealt to it, with the values as they stand.
+
+    ``scratch`` (2 x size) and ``none``, as many zeros, set the size of the blocks: small ones stay in the cache.
+    """
+    shape, scaling, lam = codes
+    for start in range(0, theta.size, none.size):
+        stop = min(start + none.size, theta.size)
+        q, n = scratch[0, : stop - start], none[: stop - start]
+        a, b = (a0[start:stop], b0[start:stop]) if a_stride else (a0, b0)
+        e = visits[start:stop] if stride else visits
+        values(np.bool_(True), n, a, b, a_stride, evidence[start:stop], tick[start:stop], now, rho, fade, scratch[1], q)
+        step_slopes(theta[start:stop], q, n, e, stride, n_max, share, gamma, shape, scaling, lam)
 
 
 # ---------------------------------------------------------------- what the rest of the run wants (exact dual)

@@ -10,8 +10,11 @@ from typing import Any, ClassVar, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from . import _kernels
 from ._checks import FloatArray, IntArray, error_text, integer, multiple
 from ._state import Stateful
+
+_EXPOSURE, _OUTSTANDING, _OFFERS = 0, 1, 2  # columns of the accounts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,10 +121,9 @@ class RolloutLedger(Stateful):
     """
 
     _FIXED: ClassVar[tuple[str, ...]] = ("horizon",)
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("all_offers", "_offers")
+    _OPTIONAL: ClassVar[tuple[str, ...]] = ("all_offers",)
     _STATE: ClassVar[tuple[str, ...]] = (
-        "round", "left", "offered", "least_offer", "all_offers", "exposure", "outstanding", "allocating_rounds",
-        "_everyone", "_offers",
+        "round", "left", "offered", "least_offer", "all_offers", "accounts", "allocating_rounds", "_everyone",
     )  # fmt: skip
 
     def __init__(
@@ -147,10 +149,12 @@ class RolloutLedger(Stateful):
         self.least_offer = float("inf")  # the same for the smallest round
         self.all_offers: float | None = None  # the same for the whole run, where visits are its clock
         self._everyone = 0  # rounds that offered the whole pool
-        self._offers: IntArray | None = None  # offers per prompt beyond those
+        # Per prompt, side by side because a round touches all of them: units dealt and not refunded; rollouts dealt,
+        # neither reported nor refunded; offers beyond those to everyone. In 32 bits where no run can overflow them.
         size = horizon.n_prompts if n_accounts is None else n_accounts
-        self.exposure = np.zeros(size, dtype=np.int64)  # units dealt and not refunded
-        self.outstanding = np.zeros(size, dtype=np.int64)  # rollouts dealt, neither reported nor refunded
+        account = horizon.max_rollouts if size > 1 or horizon.n_prompts == 1 else horizon.round_capacity
+        narrow = min(horizon.total_budget, horizon.n_rounds * account) < 2**31
+        self.accounts = np.zeros((size, 3), dtype=np.int32 if narrow else np.int64)
         self.allocating_rounds = 0  # rounds that dealt anything
 
     @classmethod
@@ -185,6 +189,21 @@ class RolloutLedger(Stateful):
             round_capacity=min(reach, capacity),
         )
         return cls(horizon, capped=round_capacity is not None, tokens=tokens, unit_costs=unit_costs)
+
+    @property
+    def exposure(self) -> npt.NDArray[np.integer[Any]]:
+        """Units dealt to each prompt and not refunded; a view, shape (n_accounts,)."""
+        return self.accounts[:, _EXPOSURE]
+
+    @property
+    def outstanding(self) -> npt.NDArray[np.integer[Any]]:
+        """Rollouts dealt to each prompt that are neither reported nor refunded; a view, shape (n_accounts,)."""
+        return self.accounts[:, _OUTSTANDING]
+
+    @property
+    def rollouts(self) -> IntArray:
+        """Rollouts dealt to each prompt and not refunded; a copy, shape (n_accounts,)."""
+        return self.exposure.astype(np.int64) * self.horizon.group_size
 
     @property
     def units_left(self) -> int:
@@ -242,9 +261,8 @@ class RolloutLedger(Stateful):
 
     @property
     def offers(self) -> IntArray:
-        """How often each prompt was offered so far; shape (n_prompts,)."""
-        once = np.full(self.exposure.size, self._everyone, dtype=np.int64)
-        return once if self._offers is None else once + self._offers
+        """How often each prompt was offered so far; shape (n_accounts,)."""
+        return self.accounts[:, _OFFERS] + np.int64(self._everyone)
 
     def cost_of(self, rows: IntArray | None, units: IntArray) -> float:
         """Return what units of these prompts cost, in units or tokens."""
@@ -258,15 +276,11 @@ class RolloutLedger(Stateful):
 
     def grow(self, n_prompts: int) -> None:
         """Open accounts for prompts that joined the pool."""
-        extra = n_prompts - self.exposure.size
+        extra = n_prompts - len(self.accounts)
         if extra > 0:
-            self.exposure = np.concatenate([self.exposure, np.zeros(extra, dtype=np.int64)])
-            self.outstanding = np.concatenate([self.outstanding, np.zeros(extra, dtype=np.int64)])
-            # They were not there when the others were offered.
-            late = np.full(extra, -self._everyone, dtype=np.int64)
-            if self._offers is not None or self._everyone:
-                old = np.zeros(n_prompts - extra, dtype=np.int64) if self._offers is None else self._offers
-                self._offers = np.concatenate([old, late])
+            fresh = np.zeros((extra, 3), dtype=self.accounts.dtype)
+            fresh[:, _OFFERS] = -self._everyone  # they were not there when the others were offered
+            self.accounts = np.concatenate([self.accounts, fresh])
 
     def reach(self, n_offered: int) -> int:
         """Return the most units that a round with this offer can deal, whatever the budget."""
@@ -307,53 +321,53 @@ class RolloutLedger(Stateful):
 
     def debit(self, rows: IntArray | None, units: IntArray) -> IntArray:
         """Open the next round with these counts and return them in rollouts; rows None means the whole pool."""
-        rollouts, total = self.top_up(rows, units)
-        self.round += 1
-        self.allocating_rounds += total > 0
-        offered = self.offer_of(rows, units.size)
-        self.offered += offered
-        self.least_offer = min(self.least_offer, offered)
-        self._note_offer(rows)
+        places = np.flatnonzero(units)
+        return self.open_round(rows, units.size, places, units[places])
+
+    def open_round(self, rows: IntArray | None, size: int, places: IntArray, units: IntArray) -> IntArray:
+        """Open the next round: ``units`` for the prompts at ``places`` of the ``size`` on offer; return all rollouts.
+
+        What is not dealt costs nothing: zeros are pages that the system hands out when they are written to.
+        """
+        rollouts = np.zeros(size, dtype=np.int64)
+        rollouts[places] = units * self.horizon.group_size
+        total = self.top_up(places if rows is None else rows[places], units)
+        self.note_round(rows, size, total)
         return rollouts
 
-    def top_up(self, rows: IntArray | None, units: IntArray) -> tuple[IntArray, float]:
-        """Deal these counts within the open round; return them in rollouts, and what they cost."""
-        rollouts = units * self.horizon.group_size
-        chosen: IntArray | slice = slice(None) if rows is None else rows
-        self.exposure[chosen] += units
-        self.outstanding[chosen] += rollouts
-        total = self.cost_of(rows, units)
-        self.left -= total
-        return rollouts, total
-
-    def _when_set(self, name: str) -> Any:
-        return self.exposure if name == "_offers" else 0.0
-
-    def _note_offer(self, rows: IntArray | None) -> None:
+    def note_round(self, rows: IntArray | None, size: int, total: float) -> None:
+        """Count a round that offered ``size`` prompts and dealt ``total``."""
+        self.round += 1
+        self.allocating_rounds += total > 0
+        offered = self.offer_of(rows, size)
+        self.offered += offered
+        self.least_offer = min(self.least_offer, offered)
         if rows is None:
             self._everyone += 1
-            return
-        if self._offers is None:
-            self._offers = np.zeros(self.exposure.size, dtype=np.int64)
-        self._offers[rows] += 1
+        else:
+            _kernels.count_offers(rows, self.accounts)
+
+    def top_up(self, rows: IntArray, units: IntArray) -> float:
+        """Deal these counts within the open round; return what they cost."""
+        _kernels.lend(rows, units, self.horizon.group_size, self.accounts)
+        total = self.cost_of(rows, units)
+        self.left -= total
+        return total
 
     def settle(self, rows: IntArray, rollouts: IntArray) -> None:
         """Note reported rollouts; reports beyond what was dealt (older logs, say) are evidence but no debt."""
-        open_now = self.outstanding[rows]
-        self.outstanding[rows] = open_now - np.minimum(open_now, rollouts)
+        _kernels.settle(rows, rollouts, self.accounts)
 
     def refund(self, rows: IntArray, rollouts: IntArray, name_of: Callable[[int], object]) -> None:
         """Take back rollouts that were never generated; ``name_of`` names a row in messages."""
         g = self.horizon.group_size
-        open_now = self.outstanding[rows]
-        require_refundable(rollouts, open_now, g, lambda i: name_of(int(rows[i])))
-        self.outstanding[rows] = open_now - rollouts
-        self.exposure[rows] -= rollouts // g
+        require_refundable(rollouts, self.outstanding[rows], g, lambda i: name_of(int(rows[i])))
+        _kernels.lend(rows, -(rollouts // g), g, self.accounts)
         self.left += self.cost_of(rows, rollouts // g)
 
 
 def require_refundable(
-    rollouts: IntArray, outstanding: IntArray, group_size: int, name_of: Callable[[int], object]
+    rollouts: IntArray, outstanding: npt.NDArray[np.integer[Any]], group_size: int, name_of: Callable[[int], object]
 ) -> None:
     """Refuse a refund that is not of whole groups, or more than is outstanding; ``name_of`` names an entry's prompt."""
     bad = np.flatnonzero((rollouts < 0) | (rollouts > outstanding) | (rollouts % group_size != 0))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _kernels
-from ._checks import FloatArray, IntArray
+from ._checks import FloatArray, IntArray, TieArray
 from ._utility import SaturatingUtility
 
 _TOLERANCE = 1e-13  # of the budget
@@ -71,7 +71,7 @@ class Remaining:
 
         return clear(demand, self.budget, float((self.cost * self.room).sum()), guess)
 
-    def units(self, price: float, tie: IntArray) -> tuple[IntArray, float]:
+    def units(self, price: float, tie: TieArray) -> tuple[IntArray, float]:
         """Return the best whole units per prompt, costs being equal, and the gain of the last one; from near ``price``.
 
         Ties go where exposure is least, then by rank.
@@ -129,7 +129,7 @@ class Remaining:
         return lo, hi, over, under
 
     def _break_tie(
-        self, low: IntArray, high: IntArray, missing: int, price: float, tie: IntArray
+        self, low: IntArray, high: IntArray, missing: int, price: float, tie: TieArray
     ) -> tuple[IntArray, float]:
         """Add ``missing`` of the units between two neighbouring solutions to the lesser one, the largest gains first."""
         rows = np.flatnonzero(low > high)
@@ -140,7 +140,7 @@ class Remaining:
             order = np.empty_like(units)
             # Equal gains go where exposure is least.
             rank = np.lexsort((tie[rows], z + units))
-            place = np.empty_like(rank)
+            place = np.empty(rank.size, dtype=np.int32)
             place[rank] = np.arange(rank.size)
             k = _kernels.rank(gain, place, -np.inf, missing, order)
             high[rows[order[:k]]] += 1

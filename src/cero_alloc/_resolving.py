@@ -13,6 +13,7 @@ from . import _kernels
 from ._batch import BatchSolution, solve_batch
 from ._checks import FloatArray, IntArray, counts, error_text, integer, multiple, real
 from ._diagnostics import run_metrics
+from ._index import tie_ranks
 from ._ledger import Horizon, visits_per_prompt
 from ._pacing import Pacing, open_ledger, token_costs
 from ._posterior import BetaPosteriorBank
@@ -176,7 +177,7 @@ class ResolvingAllocator(Stateful):
         self.bank = bank
         self.utility = utility
         self._rng = np.random.default_rng(seed)
-        self._tie = self._rng.permutation(size)
+        self._tie = tie_ranks(self._rng, size)
         self._price = 0.0  # last clearing price, utility per unit or token; 0: none yet
         self._batch_price = 0.0
 
@@ -199,7 +200,7 @@ class ResolvingAllocator(Stateful):
     def exposure(self) -> IntArray:
         """Rollouts dealt to each prompt and not refunded; shape (n_prompts,)."""
         self._grow()
-        return self.ledger.exposure * self.horizon.group_size
+        return self.ledger.rollouts
 
     @property
     def remaining_budget(self) -> float:
@@ -444,7 +445,7 @@ class ResolvingAllocator(Stateful):
         old, new = self._tie.size, len(self.bank)
         if new == old:
             return
-        self._tie = np.concatenate([self._tie, old + self._rng.permutation(new - old)])
+        self._tie = np.concatenate([self._tie, tie_ranks(self._rng, new - old, old)])
         if self._left is not None:
             visits, cost = max(1.0, self._left.min()), 1.0 if self._costs is None else float(self._costs.mean())
             self._left = np.concatenate([self._left, np.full(new - old, visits)])

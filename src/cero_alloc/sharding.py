@@ -8,11 +8,10 @@ from typing import Any, ClassVar, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from . import _kernels
-from ._checks import FloatArray, IntArray, counts, error_text, integer, real
+from ._checks import FloatArray, IntArray, TieArray, counts, error_text, integer, real
 from ._diagnostics import ledger_metrics
-from ._dual import next_price, play_round, step_sizes
-from ._index import PromptIndex
+from ._dual import SlopeStep, counts_of, leaders, next_price, play_round, step_sizes
+from ._index import PromptIndex, tie_ranks
 from ._ledger import Horizon, RolloutLedger, require_refundable
 from ._posterior import BetaPosteriorBank, checked_feedback
 from ._state import Stateful, check_array
@@ -78,7 +77,7 @@ class PoolShard(Stateful):
 
     Notes
     -----
-    A shard holds 72 bytes per prompt. Drawing the permutation takes 8 bytes per prompt of the *pool* for a moment.
+    A shard holds 44 bytes per prompt. Drawing the tie ranks takes 4 bytes per prompt of the *pool* for a moment.
 
     References
     ----------
@@ -111,15 +110,14 @@ class PoolShard(Stateful):
         if self.start + len(bank) > horizon.n_prompts:
             condition = f"leave room for {len(bank)} prompts in a pool of {horizon.n_prompts}"
             raise ValueError(error_text("start", condition, self.start, "Shards follow one another from row 0 on."))
-        self._slope_step = step_sizes(step_size, horizon.n_rounds, batch=False)[0]
-        self.bank, self.horizon, self.utility = bank, horizon, utility
+        self._step = SlopeStep(bank, horizon, utility, step_sizes(step_size, horizon.n_rounds, batch=False)[0])
+        self.bank, self.horizon = bank, horizon
         self.ledger = RolloutLedger(horizon, n_accounts=len(bank))
         self._theta = np.minimum(1.0, 4.0 * bank._values(None))
-        ties = np.random.default_rng(seed).permutation(horizon.n_prompts)
+        ties = tie_ranks(np.random.default_rng(seed), horizon.n_prompts)
         self._tie = ties[self.start : self.start + len(bank)].copy()  # the rest is let go
         self._open: tuple[IntArray, IntArray] | None = None  # places and virtual proposal of the open round
         self._visits = np.array([float(horizon.n_rounds)])
-        self._floats, self._ints = np.empty(len(bank)), np.empty(len(bank), dtype=np.int64)  # scratch
 
     @property
     def slopes(self) -> FloatArray:
@@ -129,7 +127,7 @@ class PoolShard(Stateful):
     @property
     def exposure(self) -> IntArray:
         """Rollouts dealt to each prompt and not refunded; shape (n_shard,)."""
-        return self.ledger.exposure * self.horizon.group_size
+        return self.ledger.rollouts
 
     def extent(self) -> tuple[int, int, Horizon]:
         """Return the shard's first row, its number of prompts, and the run that it was built for.
@@ -142,7 +140,7 @@ class PoolShard(Stateful):
         """
         return self.start, len(self.bank), self.horizon
 
-    def candidates(self, threshold: float, k: int) -> tuple[FloatArray, IntArray, IntArray]:
+    def candidates(self, threshold: float, k: int) -> tuple[FloatArray, TieArray, IntArray]:
         """Close the open round, then return those who rank first with a slope above ``threshold``.
 
         Parameters
@@ -155,13 +153,13 @@ class PoolShard(Stateful):
         Returns
         -------
         slopes : numpy.ndarray of float64, shape (n_candidates,)
-        ties : numpy.ndarray of int64, shape (n_candidates,)
+        ties : numpy.ndarray of int32, shape (n_candidates,)
             Ranks that break ties, all different over the pool.
         rows : numpy.ndarray of int64, shape (n_candidates,)
             Rows in the pool.
         """
         self.close()
-        places = self._ints[: _kernels.rank(self._theta, self._tie, threshold, k, self._ints)]
+        places = leaders(self._theta, self._tie, threshold, k)
         return self._theta[places], self._tie[places], places + self.start
 
     def deal(self, rows: IntArray, proposal: IntArray, units: IntArray) -> None:
@@ -183,15 +181,7 @@ class PoolShard(Stateful):
         """Take the dual step of the open round, if there is one, with the posterior as it stands."""
         if self._open is None:
             return
-        places, proposal = self._open
-        virtual = self._ints
-        virtual[:] = 0
-        virtual[places] = proposal
-        _kernels.values(*self.bank._evidence(None), self._floats)
-        h, (shape, scaling, lam) = self.horizon, self.utility.codes
-        _kernels.step_slopes(
-            self._theta, self._floats, virtual, self._visits, 0, h.n_max, h.equal_share, self._slope_step, shape, scaling, lam
-        )  # fmt: skip
+        self._step.pool(self._theta, *self._open, self._visits)
         self._open = None
 
     def update(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> int:
@@ -214,7 +204,7 @@ class PoolShard(Stateful):
 
     def outstanding(self, rows: IntArray) -> IntArray:
         """Return the rollouts of these rows that were dealt and are neither reported nor refunded."""
-        return self.ledger.outstanding[rows - self.start]
+        return self.ledger.outstanding[rows - self.start].astype(np.int64)
 
     def refund(self, rows: IntArray, rollouts: IntArray) -> None:
         """Take back rollouts that were dealt but never generated.
@@ -384,15 +374,16 @@ class ShardedAllocator(Stateful):
         if self._catch_up and not exact:
             later = (self.ledger.rounds_left - 1) * self.ledger.reach(h.n_prompts)
             due = min(cap, self.ledger.units_left - later)
-        proposal, units, self._batch_price = play_round(
-            slopes, ties, self._nu, self.ledger, cap, h.n_prompts * h.n_max, due, exact=exact
-        )
-        self._proposed = int(proposal.sum())
+        played = play_round(slopes, ties, self._nu, self.ledger, cap, h.n_prompts * h.n_max, due, exact=exact)
+        self._proposed, self._batch_price = played.proposed, played.cleared
+        proposal, units = np.zeros_like(rows), np.zeros_like(rows)
+        proposal[played.places] = counts_of(played.places, played.proposed, h.n_max)
+        units[played.paid] = counts_of(played.paid, played.dealt, h.n_max)
         dealt = np.flatnonzero((proposal > 0) | (units > 0))
         dealt = dealt[np.argsort(rows[dealt])]
         rows, proposal, units = rows[dealt], proposal[dealt], units[dealt]
         self._call("deal", self._parts(rows, rows, proposal, units))
-        self.ledger.debit(None, units.sum(keepdims=True))
+        self.ledger.debit(None, np.array([played.dealt]))
         paid = units > 0
         return rows[paid], units[paid] * h.group_size
 

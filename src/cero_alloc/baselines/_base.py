@@ -11,6 +11,7 @@ import numpy.typing as npt
 from cero_alloc import _kernels
 from cero_alloc._checks import FloatArray, IntArray, counts, error_text, multiple
 from cero_alloc._diagnostics import run_metrics
+from cero_alloc._index import tie_ranks
 from cero_alloc._ledger import Horizon, RolloutLedger
 from cero_alloc._pacing import require_reachable
 from cero_alloc._posterior import BetaPosteriorBank
@@ -77,7 +78,7 @@ class Baseline(Stateful):
         self._least = self._units_of(self.least_rollouts)
         self._block = self._visit_units(rollouts_per_visit)
         self._rng = np.random.default_rng(seed)
-        self._tie = self._rng.permutation(len(bank))
+        self._tie = tie_ranks(self._rng, len(bank))
         self._visits = np.zeros(len(bank), dtype=np.int64)  # rounds that dealt to each prompt
 
     def _open(self, **plan: SupportsIndex | None) -> RolloutLedger:
@@ -215,7 +216,7 @@ class Baseline(Stateful):
 
     def _first(self, key: FloatArray, rows: IntArray, k: int) -> IntArray:
         """Return the positions of the ``k`` largest keys in falling order, equal ones by tie rank."""
-        tie, order = self._tie[rows], np.empty(rows.size, dtype=np.int64)
+        tie, order = self._tie[rows], np.empty(min(rows.size, 2 * k), dtype=np.int64)
         first = order[: _kernels.rank(key, tie, -np.inf, k, order)]
         return first[np.lexsort((tie[first], -key[first]))]
 

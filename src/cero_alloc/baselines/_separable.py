@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from cero_alloc import _kernels
-from cero_alloc._checks import FloatArray, IntArray
+from cero_alloc._checks import FloatArray, IntArray, TieArray
 
 _ONE = np.ones(1)
 
 
-def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int, tie: IntArray) -> IntArray:
+def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int, tie: TieArray) -> IntArray:
     r"""Maximise separable concave values of whole counts under one total.
 
     .. math:: \max_n \sum_i \sum_{m < n_i} \Delta_i(m) \quad \text{s.t.} \quad \sum_i n_i = T, \; l_i \le n_i \le u_i
@@ -26,7 +26,7 @@ def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int,
         Bounds in units.
     total : int
         Units to deal. Below the sum of ``lower`` everybody gets ``lower``, above that of ``upper`` ``upper``.
-    tie : numpy.ndarray of int64, shape (n_rows,)
+    tie : numpy.ndarray of int32, shape (n_rows,)
         Rank of the rows where gains are equal.
 
     Returns
@@ -52,13 +52,13 @@ def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int,
     return units
 
 
-def share_ties(units: IntArray, upto: IntArray, left: int, tie: IntArray) -> None:
+def share_ties(units: IntArray, upto: IntArray, left: int, tie: TieArray) -> None:
     """Spend ``left`` units on bringing the counts to one level within ``upto``, ties in order of ``tie``; in place."""
     if left > 0:
         _kernels.level(np.zeros_like(units), units, upto, _ONE, 0, np.argsort(tie), float(left))
 
 
-def proportional(weights: FloatArray, lower: IntArray, upper: IntArray, total: int, tie: IntArray) -> IntArray:
+def proportional(weights: FloatArray, lower: IntArray, upper: IntArray, total: int, tie: TieArray) -> IntArray:
     r"""Deal a total in proportion to weights, within bounds, and round by largest remainder.
 
     The shares are :math:`x_i = \min(u_i, \max(l_i, c w_i))` with the one :math:`c` that spends the total. What bounds

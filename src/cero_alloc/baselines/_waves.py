@@ -141,11 +141,11 @@ class Waves(Baseline):
         opened.won += won
         units = self._granted(opened)
         self._visits[opened.rows] += (units > 0) & (opened.dealt == units)
-        rollouts, _ = self.ledger.top_up(opened.rows, units)
+        self.ledger.top_up(opened.rows, units)
         if not units.any():
             self._round = None
-        answer = np.empty_like(rollouts)
-        answer[opened.order] = rollouts
+        answer = np.empty_like(units)
+        answer[opened.order] = units * self.horizon.group_size
         return answer
 
     def state_dict(self) -> State:

@@ -1,0 +1,40 @@
+"""A pass over a large pool, cut into stretches that threads take side by side: the kernels let go of the interpreter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+_ALONE = 2**18  # prompts: below that, starting a thread costs more than it saves
+_MOST = 4  # more do not help: the passes wait for memory
+
+
+def in_stretches(work: Callable[[int, int], Result], size: int) -> list[Result]:
+    """Call ``work(start, stop)`` for stretches that cover ``range(size)`` and return the results in order.
+
+    Threads are started for the call and gone after it: nothing survives into a forked process. ``CERO_ALLOC_THREADS`` in
+    the environment says how many at most; else as many as there are cores, up to 4.
+    """
+    n = thread_count() if size >= _ALONE else 1
+    if n == 1:
+        return [work(0, size)]
+    from concurrent.futures import ThreadPoolExecutor  # not needed for small pools: keeps the import short
+
+    bounds = [size * i // n for i in range(n + 1)]
+    with ThreadPoolExecutor(n - 1) as threads:
+        others = [threads.submit(work, start, stop) for start, stop in pairwise(bounds[1:])]
+        first = work(0, bounds[1])
+        return [first, *(other.result() for other in others)]
+
+
+def thread_count() -> int:
+    """Return how many threads a pass may use."""
+    told = os.environ.get("CERO_ALLOC_THREADS", "")
+    if told.isdecimal() and int(told) > 0:
+        return int(told)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST, cores)
