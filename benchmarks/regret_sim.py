@@ -28,8 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import betaln
 from tqdm import tqdm
 
 from cero_alloc import FenchelDualAllocator, OfflineOracle, SaturatingUtility, __version__
@@ -138,6 +136,9 @@ def calibrated_shape() -> float:
 
     One published property of the pool goes in; everything that the table sets beside the publication comes out.
     """
+    from scipy.optimize import brentq  # a second to import, which the worker processes need not spend
+    from scipy.special import betaln
+
     target = PUBLISHED["random-matched: effective-group rate"]
     return brentq(lambda a: 1 - 2 * np.exp(betaln(a + 8, a) - betaln(a, a)) - target, 0.05, 5.0)
 
@@ -171,13 +172,14 @@ def plan(options: argparse.Namespace) -> Tasks:
                 for exponent in range(4, top + 1):
                     tasks.add("rate", 2**exponent, rate_run, small, shape, rates, seed, 2**exponent)
         large = Pool(source.rates[:1]).sample(PAPER_POOL, rng) if source else static_pool(PAPER_POOL, a, a, seed=rng)
-        tasks.add("paper", 30_000, paper_run, large, seed)
+        tasks.add("paper", 20_000, paper_run, large, seed)
         paths = {f"logit shift {drift:g}": small.drifted(drift, rng) for drift in DRIFTS}
         if source and not source.static:
             paths = {"measured path": small}
         for name, pool in paths.items():
             for exponent in range(5, min(options.drift_exponent, top) + 1):
-                tasks.add("drift", 4**exponent // 8, drift_run, pool, name, options.shapes[0], seed, 2**exponent)
+                cost = 4 * 2**exponent + 4**exponent // 64  # of the run, and of the optimum along its path
+                tasks.add("drift", cost, drift_run, pool, name, options.shapes[0], seed, 2**exponent)
     tasks.calls.sort(key=lambda entry: -entry[1])  # the long ones first keep both cores busy to the end
     return tasks
 

@@ -823,6 +823,10 @@ def integer_dp(q, budget, lower, upper, share, shape, scaling, lam):
     return best[budget]
 
 
+def unit_gains(shape, height, rate, size):
+    return [unit_gain(shape, height, rate, n) for n in range(size)]
+
+
 def path_dual(price, q_path, n_max, share, shape, scaling, lam):
     total, bought = 0.0, 0
     for rates in q_path:
@@ -843,3 +847,29 @@ def path_dual(price, q_path, n_max, share, shape, scaling, lam):
         worth, units = best(0, 0)
         total, bought = total + worth, bought + units
     return total, bought
+
+
+# ---------------------------------------------------------------- simulation
+
+
+def bin_of(mean, n_bins):
+    return next((place for place in range(n_bins) if mean * n_bins < place + 1), n_bins - 1)
+
+
+def forecast(a0, b0, stride, evidence, tick, now, rho, q, n_bins):
+    alpha, beta = posterior(True, None, a0, b0, stride, evidence, tick, now, rho)
+    mean = [a / (a + b) for a, b in zip(alpha, beta, strict=True)]
+    value = [expected_variance(a, b) for a, b in zip(alpha, beta, strict=True)]
+    bins = [sum(bin_of(m, n_bins) == place for m in mean) for place in range(n_bins)]
+    return mean, value, bins, math.fsum(abs(v - qi) for v, qi in zip(value, q, strict=True))
+
+
+def first_bad_count(n, group_size, most):
+    bad = [r for r, count in enumerate(n) if count not in range(0, most + 1, group_size)]
+    return (bad[0], sum(n[: bad[0]])) if bad else (-1, sum(n))
+
+
+def block_gains(rows, q, z, share, block, shape, scaling, lam):
+    scales = [scale_of(scaling, lam, qi) for qi in q]
+    exposure = [zi / share for zi in z]
+    return [u(shape, *s, x + block) - u(shape, *s, x) for s, x in zip(scales, exposure, strict=True)]

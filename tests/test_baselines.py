@@ -115,6 +115,27 @@ def test_greedy_takes_the_largest_next_gains():
         exposure += counts
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_greedy_keeps_no_gain_that_has_changed(seed):
+    """The gains it ranks by are those of this moment, whatever part is offered and whatever became of bank and state."""
+    rng = np.random.default_rng(seed)
+    run = {"total_budget": 400, "n_rounds": 20, "max_rollouts": 4, "seed": 1}
+    old = Greedy(BetaPosteriorBank(12, forgetting=0.8), **run)
+    for turn in range(20):
+        if turn == 7:
+            start = old.state_dict()
+        elif turn == 12:
+            old.load_state_dict(start)
+        elif turn == 15:
+            old.utility = SaturatingUtility("log")
+        offer = None if turn % 3 else rng.permutation(12)[:7]
+        new = Greedy(BetaPosteriorBank(12, forgetting=0.8), **run, utility=old.utility)  # has seen nothing
+        new.load_state_dict(old.state_dict())
+        counts = old.allocate(offer)
+        assert counts.tolist() == new.allocate(offer).tolist()
+        old.update(offer, rng.binomial(counts, 0.3), counts)
+
+
 def test_preset_plays_its_schedule():
     plan = np.array([[4, 0, 2], [0, 6, 2], [2, 2, 2]])
     control = Preset(BetaPosteriorBank(3), plan, group_size=2)

@@ -1095,8 +1095,99 @@ def test_path_dual_matches_a_recursion(shape, scaling, lam):
         assert bought == twin_bought
 
 
+@SHAPES
+@SCALINGS
+@LAMS
+def test_unit_gains_match_their_twin(shape, scaling, lam):
+    for q in (0.0, 1e-30, 0.03, 0.25):
+        height, rate = naive.scale_of(scaling, lam, q)
+        for size in (1, 2, 3, 100):
+            gains = np.full(size + 1, np.nan)
+            _kernels.unit_gains(shape, height, rate / 7, size, gains)
+            twin = naive.unit_gains(shape, height, rate / 7, size)
+            # An exponent of 700 carries 700 roundings of the rate; below 1e-300 digits are lost in any case.
+            slack = 1e-300 if shape != 3 else 2e-15 * height
+            np.testing.assert_allclose(gains[:size], twin, rtol=1e-14 * (1 + min(rate * size, 800)), atol=slack)
+            assert np.isnan(gains[size])
+
+
+@SHAPES
+@SCALINGS
+def test_path_dual_on_long_paths(shape, scaling):
+    """Long enough that geometric gains, skipped exposures and single-unit chances could go wrong; steep prices, too."""
+    for rng, price in zip(generators(6), (0.0, 1e-9, 0.1, 0.5, 2.0, 5.0), strict=True):
+        n_rounds, n_max, share = 24, int(rng.integers(1, 5)), float(rng.uniform(5, 30))
+        q_path = np.sort(rng.uniform(0, 0.25, (2, n_rounds)), axis=1)[:, :: int(rng.choice([-1, 1]))].copy()
+        scratch = np.empty((3, n_rounds * n_max + n_max + 1))
+        model = (n_max, share, shape, scaling, 1.5)
+        total, bought = _kernels.path_dual(price / share, q_path, *model, *scratch)
+        twin_total, twin_bought = naive.path_dual(price / share, q_path.tolist(), *model)
+        assert total == pytest.approx(twin_total, rel=1e-13, abs=1e-15)
+        assert price == 0.0 or bought == twin_bought  # free units are worth taking or not, as rounding has it
+
+
 def test_an_overspent_allocation_is_no_certificate():
     problem = (np.array([0.25, 0.1]), np.zeros(2), np.full(2, 5.0), np.ones(2), 0, 0, 1.0)
     for integer in (False, True):
         assert _kernels.certify(0.1, np.array([2.0, 2.0]), 3.0, *problem, integer)[1] == np.inf
         assert np.isfinite(_kernels.certify(0.1, np.array([2.0, 1.0]), 3.0, *problem, integer)[1])
+
+
+# ---------------------------------------------------------------- simulation
+
+
+def test_bin_of_matches_its_twin():
+    for mean in (0.0, 5e-324, 0.2, np.nextafter(0.2, 0), 0.4, 0.6, 0.8, np.nextafter(1.0, 0), 1.0):
+        assert _kernels.bin_of(mean, 5) == naive.bin_of(mean, 5)
+
+
+@pytest.mark.parametrize("stride", [0, 1])
+def test_forecast_matches_its_twin_round_after_round(stride):
+    """Whatever happens to the evidence in between: some of it, none of it, all of it."""
+    for rng in generators(10):
+        size = int(rng.integers(1, 12))
+        a0, b0, _, counts, tick, now, rho, fade = evidence_of(rng, size, stride)
+        alpha, beta = np.full((2, size), np.nan)
+        mean, value = np.zeros((2, size))
+        bins = np.array([size, 0, 0, 0, 0])
+        for turn in range(5):
+            if turn == 2:
+                counts[rng.integers(size), 0] += 3.0
+            elif turn == 3:
+                now, rho = now + 1, 0.5
+                _kernels.powers(rho, fade)
+            elif turn == 4:
+                a0 *= 0.1
+            q = rng.uniform(0, 0.25, size)
+            evidence = (a0, b0, stride, counts, tick, now, rho)
+            error = _kernels.forecast(*evidence, fade, q, alpha, beta, mean, value, bins)
+            twin = naive.forecast(*evidence, q, 5)
+            np.testing.assert_allclose(mean, twin[0], rtol=1e-13)
+            np.testing.assert_allclose(value, twin[1], rtol=1e-13)
+            assert bins.tolist() == twin[2]
+            assert error == pytest.approx(twin[3], rel=1e-12)
+
+
+def test_first_bad_count_matches_its_twin():
+    for rng in generators(200):
+        group, most = int(rng.integers(1, 4)), int(rng.integers(0, 13))
+        n = group * rng.integers(0, most // group + 1, int(rng.integers(0, 6)))
+        if n.size and rng.random() < 0.5:
+            n[rng.integers(n.size)] = rng.choice([-group, -1, most + 1, 2**62])
+        assert _kernels.first_bad_count(n, group, most) == naive.first_bad_count(n.tolist(), group, most)
+
+
+@SHAPES
+@SCALINGS
+def test_block_gains_match_their_twin(shape, scaling):
+    for rng in generators(5):
+        size = 9
+        seen_q, seen_z, known = np.full((3, size), np.nan)
+        q, z = values_of(rng, size), rng.integers(0, 50, size)
+        for _ in range(4):
+            rows = rng.permutation(size)[: rng.integers(1, size + 1)]
+            changed = rng.integers(size, size=2)
+            q[changed[0]], z[changed[1]] = rng.uniform(0, 0.25), rng.integers(0, 50)
+            out, args = np.empty(rows.size), (11.5, 0.7, shape, scaling, 1.3)
+            _kernels.block_gains(rows, q[rows], z[rows], *args, seen_q, seen_z, known, out)
+            np.testing.assert_allclose(out, naive.block_gains(rows, q[rows], z[rows], *args), rtol=1e-12, atol=1e-15)

@@ -422,3 +422,69 @@ def test_a_wave_that_breaks_the_caps_is_refused_before_it_is_drawn(wave):
     with pytest.raises(ValueError, match="counts must be"):
         simulate(policy, Pool([0.5, 0.5]), 1)
     assert policy.reports == 1
+
+
+class Meddler:
+    """Deals at random, and lets the bank age, refit, forget at another rate or learn from elsewhere at any time."""
+
+    def __init__(self, bank, horizon, rng, quiet):
+        self.bank, self.horizon, self.rng, self.quiet = bank, horizon, rng, quiet
+        self.means, self.values = [], []
+
+    def meddle(self):
+        bank, size = self.bank, len(self.bank)
+        match 0 if self.quiet else self.rng.integers(7):
+            case 1:
+                bank.tick(int(self.rng.integers(1, 4)))
+            case 2:
+                bank.fit_prior()
+            case 3:
+                bank.fit_prior(self.rng.integers(0, 2, size))
+            case 4:
+                n = self.rng.integers(0, 9, size)
+                bank.update(None, n * self.rng.random(size), n)
+            case 5:
+                bank.load_state_dict(BetaPosteriorBank(size).state_dict())
+            case 6:
+                rows = self.rng.permutation(size)
+                bank.select_forgetting([(rows, self.rng.integers(0, 5, size), np.full(size, 4))] * 3)
+
+    def allocate(self):
+        self.means.append(self.bank.mean())
+        self.values.append(self.bank.value())
+        self.meddle()
+        return self.rng.integers(0, 3, len(self.bank)) * (self.rng.random(len(self.bank)) < 0.5)
+
+    def update(self, prompt_ids, successes, rollouts):
+        self.bank.update(prompt_ids, successes, rollouts)
+        self.meddle()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_the_bank_predicts_is_recorded_whatever_a_policy_does_to_it(seed):
+    rng = np.random.default_rng(seed)
+    size, rounds = int(rng.integers(1, 30)), int(rng.integers(1, 20))
+    pool = static_pool(size, seed=rng) if seed % 2 else drifting_pool(size, seed=rng)
+    horizon = Horizon(
+        n_prompts=size, n_rounds=rounds, total_budget=2 * size * rounds, max_rollouts=2, round_capacity=2 * size
+    )
+    prior = (1.0, 1.0) if seed % 3 else (rng.uniform(0.1, 3, size), 1.0)
+    policy = Meddler(pool.bank(prior=prior, forgetting=0.9 if seed % 5 == 0 else 1.0), horizon, rng, seed % 4 == 0)
+    result = simulate(policy, pool, rounds, seed=seed)
+    means, values = np.array(policy.means), np.array([*policy.values, policy.bank.value()])
+    dealt = (result.group_round, result.group_prompt)
+    np.testing.assert_allclose(result.group_mean, means[dealt], rtol=1e-14)
+    np.testing.assert_allclose(result.group_value, values[dealt], rtol=1e-14)
+    places = np.minimum((means * 5).astype(int), 4)
+    assert (result.mean_counts == (places[:, :, None] == np.arange(5)).sum(axis=1)).all()
+    p = np.array([pool.at(k, rounds) for k in range(rounds)])
+    np.testing.assert_allclose(result.proxy_error, np.abs(values[1:] - p * (1 - p)).mean(axis=1), rtol=1e-12)
+
+
+def test_a_bank_of_other_prompts_is_refused():
+    class Other:
+        bank = BetaPosteriorBank(4)
+        horizon = Horizon(n_prompts=3, n_rounds=1, total_budget=3, max_rollouts=1, round_capacity=3)
+
+    with pytest.raises(ValueError, match=r"^bank must hold the pool's 3 prompts, got bank = 4\. Build it with pool"):
+        simulate(Other(), static_pool(3), 1)

@@ -350,8 +350,7 @@ class _Stage:
 
         def draw(positions: IntArray, n: IntArray) -> tuple[npt.NDArray[Any], IntArray]:
             nonlocal left
-            check_counts(n, 1, self.run["max_rollouts"], left)
-            left -= int(n.sum())
+            left -= check_counts(n, 1, self.run["max_rollouts"], left)
             return self.outcomes.draw(rows[positions], n)
 
         return draw

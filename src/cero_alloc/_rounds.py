@@ -8,6 +8,7 @@ from typing import Any, Protocol, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from . import _kernels
 from ._checks import FloatArray, IntArray, error_text
 
 # Takes positions among the prompts on offer and rollouts of each; returns the successes and the rollouts answered.
@@ -73,8 +74,8 @@ def play_round(
     """
     if wave is None:
         wave = _first_wave(policy, prompt_ids, budget, exact)
-    counts, answered, successes = wave.copy(), np.zeros_like(wave), np.zeros(wave.size)
-    while (chosen := np.flatnonzero(wave)).size:
+    counts, answered, successes = wave.copy(), np.zeros(wave.size, dtype=wave.dtype), np.zeros(wave.size)
+    while (chosen := (wave != 0).nonzero()[0]).size:
         won, seen = draw(chosen, wave[chosen])
         successes[chosen] += won
         answered[chosen] += seen
@@ -100,15 +101,17 @@ def _first_wave(
     return policy.allocate(**limits) if prompt_ids is None else policy.allocate(prompt_ids, **limits)
 
 
-def check_counts(n: IntArray, group_size: int, most: int, left: int) -> None:
-    """Refuse counts that no allocator may return: a comparison is one of equal rollouts.
+def check_counts(n: IntArray, group_size: int, most: int, left: int) -> int:
+    """Return the sum of counts, and refuse those that no allocator may return: a comparison is one of equal rollouts.
 
     ``most`` rollouts of one prompt, ``left`` in all.
     """
     if n.dtype.kind not in "iu":
         raise ValueError(error_text("counts", "be integers", n.dtype, "Return an int64 array from allocate."))
-    if n.size and (n.min() < 0 or n.max() > most or (n % group_size).any()):
+    bad, total = _kernels.first_bad_count(n.astype(np.int64, order="C", copy=False), group_size, most)
+    if bad >= 0:
         condition = f"be multiples of {group_size} in [0, {most}]"
         raise ValueError(error_text("counts", condition, n.tolist()[:5], "Correct allocate."))
-    if n.sum() > left:
-        raise ValueError(error_text("counts", f"sum to at most the {left} left", int(n.sum()), "Correct allocate."))
+    if total > left:
+        raise ValueError(error_text("counts", f"sum to at most the {left} left", total, "Correct allocate."))
+    return int(total)

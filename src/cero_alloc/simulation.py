@@ -9,6 +9,7 @@ from typing import SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from . import _kernels
 from ._bounds import path_optimum_bound, regret_bound
 from ._checks import FloatArray, IntArray, error_text, integer
 from ._ledger import Horizon
@@ -193,8 +194,7 @@ def simulate(
     def rewards(rows: IntArray, p: FloatArray, left: int) -> Draw:
         def draw(positions: IntArray, n: IntArray) -> tuple[IntArray, IntArray]:
             nonlocal left
-            check_counts(n, h.group_size, h.max_rollouts, left * h.group_size)
-            left -= int(n.sum()) // h.group_size
+            left -= check_counts(n, h.group_size, h.max_rollouts, left * h.group_size) // h.group_size
             return rng.binomial(n, p[rows[positions]]), n
 
         return draw
@@ -210,16 +210,16 @@ def simulate(
         names = None if ids is None and offers is None else rows if ids is None else ids[rows]
 
         counts, won, _ = play_round(policy, names, rewards(rows, p, left), feedback=feedback)
-        dealt = np.flatnonzero(counts)
+        dealt = (counts != 0).nonzero()[0]  # NumPy finds bools several times faster than integers
         chosen, n, s = rows[dealt], counts[dealt], won[dealt].astype(np.int64)
-        check_counts(n, h.group_size, h.max_rollouts, left * h.group_size)
+        total = check_counts(n, h.group_size, h.max_rollouts, left * h.group_size)
         units = n // h.group_size
         if not static:
             x, more = z[chosen] / h.equal_share, units / h.equal_share
             achieved += float((worth.value(q[chosen], x + more) - worth.value(q[chosen], x)).sum())
         z[chosen] += units
-        left -= int(units.sum())
-        run.record(k, chosen, n, s, q, float(getattr(policy, "price", np.nan)))
+        left -= total // h.group_size
+        run.record(k, chosen, n, s, total, q, float(getattr(policy, "price", np.nan)))
     if static:
         achieved = float(worth.value(q, z / h.equal_share).sum())
     if optimum is None and static:
@@ -266,7 +266,7 @@ class _Recorder:
     """Collects a run's groups round by round, with what the bank predicted of them before each round."""
 
     def __init__(self, horizon: Horizon, bank: BetaPosteriorBank | None) -> None:
-        rounds = horizon.n_rounds
+        rounds, size = horizon.n_rounds, horizon.n_prompts
         self.horizon = horizon
         self.bank = bank
         self.groups: list[tuple[IntArray, ...]] = []
@@ -275,24 +275,40 @@ class _Recorder:
         self.proxy_error = np.full(rounds, np.nan)
         self.price = np.full(rounds, np.nan)
         self.dealt = np.zeros(rounds, dtype=np.int64)
+        # What the bank predicts of the next round: Beta parameters not read yet, and all means in the bin of 0.
+        self.alpha, self.beta = np.full((2, size), np.nan)
+        self.mean, self.value = np.zeros((2, size))
+        self.bins = np.array([size, 0, 0, 0, 0])
         if bank is not None:
-            self.mean, self.value = bank.mean(), bank._values(None)
+            if len(bank) != size:
+                condition = f"hold the pool's {size} prompts"
+                raise ValueError(error_text("bank", condition, len(bank), "Build it with pool.bank()."))
+            self._forecast(bank, np.zeros(size))
 
-    def record(self, k: int, chosen: IntArray, n: IntArray, s: IntArray, q: FloatArray, price: float) -> None:
+    def record(
+        self, k: int, chosen: IntArray, n: IntArray, s: IntArray, total: int, q: FloatArray, price: float
+    ) -> None:
         """Note the groups of round k, and how far from the true values ``q`` the bank is after it."""
-        self.groups.append((np.full(chosen.size, k), chosen, n, s))
+        self.groups.append((chosen, n, s))
         self.price[k] = price
-        self.dealt[k] = n.sum()
+        self.dealt[k] = total
         if self.bank is not None:
             self.predicted.append((self.mean[chosen], self.value[chosen]))
-            self.mean_counts[k] = np.bincount(_mean_bin(self.mean), minlength=5)
-            self.mean, self.value = self.bank.mean(), self.bank._values(None)  # the next round's prediction
-            self.proxy_error[k] = np.abs(self.value - q).mean()
+            self.mean_counts[k] = self.bins
+            self.proxy_error[k] = self._forecast(self.bank, q) / q.size
+
+    def _forecast(self, bank: BetaPosteriorBank, q: FloatArray) -> float:
+        """Take in the bank's predictions and return the sum of their distances from the values ``q``.
+
+        The whole pool is read, although a round changes few prompts: policies may age, refit and feed a bank at will.
+        """
+        known = (self.alpha, self.beta, self.mean, self.value, self.bins)
+        return float(_kernels.forecast(*bank._arguments(), q, *known))
 
     def result(self, achieved: float, optimum: float, variation: float, exposure: IntArray) -> SimulationResult:
         """Return the collected run, its bound left to the caller."""
-        columns = [np.concatenate(column) for column in zip(*self.groups, strict=True)]
-        unknown = np.full(columns[0].size, np.nan)
+        prompt, rollouts, successes = (np.concatenate(column) for column in zip(*self.groups, strict=True))
+        unknown = np.full(prompt.size, np.nan)
         mean, value = (
             (np.concatenate(c) for c in zip(*self.predicted, strict=True)) if self.predicted else (unknown, unknown)
         )
@@ -300,10 +316,10 @@ class _Recorder:
         schedule = np.arange(1, h.n_rounds + 1) * (h.total_budget / h.n_rounds)
         return SimulationResult(
             horizon=h,
-            group_round=columns[0],
-            group_prompt=columns[1],
-            group_rollouts=columns[2],
-            group_successes=columns[3],
+            group_round=np.repeat(np.arange(h.n_rounds), [chosen.size for chosen, _, _ in self.groups]),
+            group_prompt=prompt,
+            group_rollouts=rollouts,
+            group_successes=successes,
             group_mean=mean,
             group_value=value,
             mean_counts=self.mean_counts,

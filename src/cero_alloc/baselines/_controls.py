@@ -145,12 +145,16 @@ class Greedy(Baseline):
     ) -> None:
         super().__init__(bank, **run)
         self.utility = utility
+        self._known: tuple[SaturatingUtility | None, FloatArray] = (None, np.empty(0))
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
-        h = self.horizon
-        x = self.ledger.exposure[rows] / h.equal_share
-        q = self.bank._values(rows)
-        gain: FloatArray = self.utility.value(q, x + h.n_max / h.equal_share) - self.utility.value(q, x)
+        h, worth = self.horizon, self.utility
+        if self._known[0] is not worth:
+            self._known = (worth, np.full((3, len(self.bank)), np.nan))  # values, exposures, and the gains there
+        q, gain = self.bank._values(rows), np.empty(rows.size)
+        z = self.ledger.exposure[rows].astype(np.int64)
+        block = h.n_max / h.equal_share
+        _kernels.block_gains(rows, q, z, h.equal_share, block, *worth.codes, *self._known[1], gain)
         units = np.empty_like(rows)
         _kernels.propose(
             gain, self._tie[rows], -np.inf, h.n_max, total, total, np.empty_like(rows), np.empty_like(rows), units
@@ -200,18 +204,18 @@ class Preset(Baseline):
         if plan.dtype.kind not in "iu":
             raise TypeError(error_text("schedule", "be integers", plan.dtype, remedy))
         g = multiple("group_size", group_size, 1, least=1)
-        bad = np.flatnonzero((plan < 0).ravel() | (plan % g != 0).ravel())
-        if bad.size:
-            first = int(bad[0])
+        self._units = np.array(plan, dtype=np.int64, order="C")
+        first, total = _kernels.first_bad_count(self._units.ravel(), g, np.iinfo(np.int64).max)
+        if first >= 0:
             raise ValueError(
                 error_text("schedule", f"be non-negative multiples of {g}", int(plan.ravel()[first]), remedy, first)
             )
-        if not plan.any():
+        if total == 0:
             raise ValueError(error_text("schedule", "deal something", 0, remedy))
-        self._units = plan.astype(np.int64) // g
+        self._units //= g
         super().__init__(
             bank,
-            total_budget=int(plan.sum()),
+            total_budget=total,
             n_rounds=plan.shape[0],
             group_size=g,
             max_rollouts=int(plan.max()),
@@ -278,4 +282,4 @@ class RandomMatched(Preset):
         seed: int | np.random.Generator = 0,
     ) -> None:
         super().__init__(bank, schedule, group_size=group_size)
-        self._units = np.ascontiguousarray(self._units[:, np.random.default_rng(seed).permutation(len(bank))])
+        self._units = self._units.take(np.random.default_rng(seed).permutation(len(bank)), axis=1)
