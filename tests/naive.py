@@ -733,6 +733,92 @@ def gaussian_process(features, rounds, jitter):
 # ---------------------------------------------------------------- offline oracle
 
 
+def entry(array, i):
+    return (list(array) * (i + 1) if len(array) == 1 else list(array))[i]
+
+
+def add(total, lost, term):
+    """Exactly: the float nearest to the sum so far and the term, and what it has too much."""
+    exact = Fraction(total) - Fraction(lost) + Fraction(term)
+    return float(exact), Fraction(float(exact)) - exact
+
+
+def clip(z, least, most):
+    return sorted((least, z, most))[1]
+
+
+def abscissa(shape, reference, price):
+    if shape == CAPPED_LINEAR:
+        return -price
+    return [math.log(reference / price), math.sqrt(reference / price), reference / price][shape]
+
+
+def price_at(shape, reference, t):
+    if shape == CAPPED_LINEAR:
+        return -t
+    if shape == EXPONENTIAL:
+        return reference * math.exp(-t)
+    return reference / t**2 if shape == HYPERBOLIC else reference / t
+
+
+def demand_lines(reference, q, share, shape, scaling, lam):
+    """The line through two unbounded demands; for the straight shape the kink in the conjugate."""
+    lines = []
+    for qi, fair in zip(q, share, strict=True):
+        height, rate = scale_of(scaling, lam, qi)
+        rate, top = rate / fair, height * rate / fair
+        if top == 0 or shape == CAPPED_LINEAR:
+            lines.append((top, 1 / rate) if top else (-math.inf, 0.0))
+            continue
+        prices = reference / 4, reference
+        t = [abscissa(shape, reference, price) for price in prices]
+        ratios = [top / price for price in prices]
+        z = [[math.log(x), math.sqrt(x) - 1, x - 1][shape] / rate for x in ratios]
+        slope = (z[0] - z[1]) / (t[0] - t[1])
+        lines.append((z[1] - slope * t[1], slope))
+    return lines
+
+
+def on_line(shape, shift, slope, t):
+    return slope * (shift > -t) if shape == CAPPED_LINEAR else shift + slope * t
+
+
+def total_steps(t, shift, slope, lower, upper):
+    return math.fsum(clip(w * (s > -t), *box) for s, w, *box in zip(shift, slope, lower, upper, strict=True))
+
+
+def clear_steps(need, shift, slope, lower, upper):
+    """Down the list of tops until the steps meet the need: the price."""
+    steps = [(s, clip(w, *box) - box[0]) for s, w, *box in zip(shift, slope, lower, upper, strict=True)]
+    for top, step in sorted(steps, reverse=True):
+        need -= step
+        if need <= 0:
+            return top
+    return 0.0
+
+
+def clear_curves(budget, shift, slope, lower, upper, shape, lo, hi):
+    """Bisection until no float lies between."""
+    lines = list(zip(shift, slope, lower, upper, strict=True))
+    while lo < (lo + hi) / 2 < hi:
+        t = (lo + hi) / 2
+        total = math.fsum(clip(on_line(shape, *line[:2], t), *line[2:]) for line in lines)
+        lo, hi = (t, hi) if total < budget else (lo, t)
+    return lo, hi
+
+
+def worth(shape, height, rate, x):
+    return u(shape, height, rate, x), du(shape, height, rate, x)
+
+
+def kth_largest(x, size, k):
+    return sorted(x[:size])[-k]
+
+
+def count_units(price, q, lower, upper, share, shape, scaling, lam):
+    return [wanted_units(price, *p, shape, scaling, lam) for p in zip(q, lower, upper, share, strict=True)]
+
+
 def bounded_demand(price, q, lower, upper, share, shape, scaling, lam):
     height, rate = scale_of(scaling, lam, q)
     return max(lower, demand(shape, height, rate / share, price, upper))
@@ -789,11 +875,6 @@ def wanted_units(price, q, lower, upper, share, shape, scaling, lam):
     while n < upper and unit_gain(shape, height, rate / share, n) >= price:
         n += 1
     return n
-
-
-def wants_more(price, budget, q, lower, upper, share, shape, scaling, lam):
-    prompts = zip(q, lower, upper, share, strict=True)
-    return sum(wanted_units(price, *prompt, shape, scaling, lam) for prompt in prompts) >= budget
 
 
 def clear_units(budget, q, lower, upper, share, shape, scaling, lam, top):

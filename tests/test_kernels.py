@@ -913,24 +913,104 @@ def test_demand_within_bounds_matches_its_twin(shape, scaling, lam):
 
 
 @SHAPES
+@quick
+@given(reference=st.floats(1e-9, 1e3), ratio=st.floats(1e-6, 1e6))
+def test_prices_have_an_abscissa_and_back(shape, reference, ratio):
+    t = _kernels.abscissa(shape, reference, reference * ratio)
+    assert t == pytest.approx(naive.abscissa(shape, reference, reference * ratio), rel=1e-12, abs=1e-14)
+    assert _kernels.price_at(shape, reference, t) == pytest.approx(naive.price_at(shape, reference, t), rel=1e-12)
+    assert _kernels.price_at(shape, reference, t) == pytest.approx(reference * ratio, rel=1e-12)
+
+
+@SHAPES
+def test_the_abscissa_of_the_least_price_is_a_number(shape):
+    for reference in (1e-300, 1.0, 1e300):
+        assert np.isfinite(_kernels.abscissa(shape, reference, 5e-324))
+
+
+def lines(problem, reference):
+    """The demand lines of a problem."""
+    q, _, _, share, *model = problem
+    shift, slope = np.empty((2, q.size))
+    _kernels.demand_lines(reference, q, share, *model, shift, slope)
+    return shift, slope
+
+
+@SHAPES
+@SCALINGS
+@LAMS
+def test_demand_lines_pass_through_the_demands(shape, scaling, lam):
+    for rng in generators(4):
+        problem = (*pool(rng, 10), shape, scaling, lam)
+        reference = 0.3 * lam / problem[3][0]
+        shift, slope = lines(problem, reference)
+        twins = np.array(naive.demand_lines(reference, problem[0], problem[3], shape, scaling, lam))
+        np.testing.assert_allclose(shift, twins[:, 0], rtol=1e-9, atol=1e-9 / lam)
+        np.testing.assert_allclose(slope, twins[:, 1], rtol=1e-9, atol=1e-9 / lam)
+        for price in reference * np.array([0.1, 0.9, 1.0, 2.0]):
+            t = _kernels.abscissa(shape, reference, price)
+            for i, prompt in enumerate(zip(*problem[:4], strict=True)):
+                z = _kernels.on_line(shape, shift[i], slope[i], t)
+                assert z == naive.on_line(shape, shift[i], slope[i], t)
+                z = _kernels.clip(z, *prompt[1:3])
+                assert z == naive.clip(z, *prompt[1:3])
+                expected = naive.bounded_demand(price, *prompt, shape, scaling, lam)
+                assert z == pytest.approx(expected, rel=1e-8, abs=1e-14 * max(1.0, 1.0 / lam) * prompt[3])
+
+
+@SHAPES
 @SCALINGS
 @pytest.mark.parametrize("lam", ORDINARY)
 def test_total_demand_and_its_pull_match_their_twins(shape, scaling, lam):
     for rng in generators(4):
-        problem = (*pool(rng, 10), shape, scaling, lam)
+        problem = (*pool(rng, 50), shape, scaling, lam)
         problem[3][:] = 2.0 ** np.round(np.log2(problem[3]))  # or rounding decides who is within the bounds
         for share in [0.05, 0.11, 0.3, 0.6, 2.0]:
-            price = share * lam / problem[3][0]
-            expected = naive.total_demand(price, *problem)
-            assert _kernels.total_demand(price, *problem) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+            price = share * lam / problem[3][0] * (1 + 1e-9)  # as it would on a kink
+            reference = 0.7 * price
+            t = _kernels.abscissa(shape, reference, price)
+            total, pull = _kernels.total_demand(t, *lines(problem, reference), *problem[1:3], shape)
+            by_log_price = pull * {_kernels.LOG: t, _kernels.HYPERBOLIC: 0.5 * t}.get(shape, 1.0)
+            assert (total, by_log_price) == pytest.approx(naive.total_demand(price, *problem), rel=1e-6, abs=1e-9)
+            if shape == _kernels.CAPPED_LINEAR:
+                steps = (t, *lines(problem, reference), *problem[1:3])
+                assert _kernels.total_steps(*steps) == total == pytest.approx(naive.total_steps(*steps), rel=1e-15)
 
 
-def test_total_demand_is_summed_with_compensation():
+@SHAPES
+def test_total_demand_is_summed_with_compensation(shape):
     n = 100_000
-    lower = np.full(n, 0.1)
-    problem = (np.zeros(n), lower, lower, np.ones(n), _kernels.EXPONENTIAL, _kernels.RATE, 1.0)
-    total, _ = _kernels.total_demand(1.0, *problem)
+    lower, lines = np.full(n, 0.1), np.zeros((2, n))
+    total, _ = _kernels.total_demand(1.0, *lines, lower, lower, shape)
     assert total == pytest.approx(n * 0.1, rel=1e-15)
+    assert _kernels.total_demand(1.0, *lines, lower[:1], lower[:1], shape)[0] == total
+
+
+@quick
+@given(st.lists(st.floats(-1e6, 1e6), max_size=30))
+def test_compensated_addition(terms):
+    total = lost = twin = rest = 0.0
+    for term in terms:
+        total, lost = _kernels.add(total, lost, term)
+        twin, rest = naive.add(twin, rest, term)
+    assert total == pytest.approx(twin, rel=1e-15, abs=1e-15 * sum(map(abs, terms)))
+
+
+def test_one_entry_for_all_or_one_each():
+    for array in (np.array([3.0]), np.array([1.0, 2.0])):
+        assert [_kernels.entry(array, i) for i in range(2)] == [naive.entry(array, i) for i in range(2)]
+
+
+@SHAPES
+@SCALINGS
+@LAMS
+def test_worth_is_utility_and_slope(shape, scaling, lam):
+    height, rate = _kernels.scale_of(scaling, lam, 0.2)
+    for x in (0.0, 1e-9, 0.3, 1.24, 1.26, 7.0, 800.0):
+        reached, slope = _kernels.worth(shape, height, rate, x)
+        assert reached == pytest.approx(_kernels.u(shape, height, rate, x), rel=1e-15)
+        assert slope == pytest.approx(_kernels.du(shape, height, rate, x), rel=1e-15)
+        assert (reached, slope) == pytest.approx(naive.worth(shape, height, rate, x), rel=1e-12, abs=1e-14)
 
 
 def binding(rng, size, shape, scaling, lam):
@@ -938,25 +1018,86 @@ def binding(rng, size, shape, scaling, lam):
     q, lower, upper, share = pool(rng, size)
     q[0], lower[0], upper[0] = 0.2, 0.0, 6.0
     problem = (q, lower, upper, share, shape, scaling, lam)
-    least, most = lower.sum(), _kernels.total_demand(1e-300, *problem)[0]
+    least, most = lower.sum(), naive.total_demand(1e-300, *problem)[0]
     return problem, float(least + rng.uniform(0.1, 0.9) * (most - least))
+
+
+def clear(problem, budget, *, top, guess=0.3, passes=500):
+    """Price, pull, exactness and allocation of a problem."""
+    shift, slope, out = np.empty((3, problem[0].size))
+    price, pull, closed, _ = _kernels.clear_price(budget, *problem, guess, top, 1e-15, passes, shift, slope, out)
+    return price, pull, closed, out
 
 
 @SHAPES
 @SCALINGS
 @pytest.mark.parametrize("lam", ORDINARY)
-def test_clear_price_brackets_the_bisected_price(shape, scaling, lam):
+def test_clear_price_finds_the_bisected_price(shape, scaling, lam):
+    for rng in generators(6):
+        problem, budget = binding(rng, 7, shape, scaling, lam)
+        top = lam / problem[3].min() * 1.001
+        price, pull, closed, out = clear(problem, budget, top=top)
+        low, high = naive.clear_price(budget, *problem, top)
+        assert closed
+        assert low * (1 - 1e-9) <= price <= high * (1 + 1e-9)
+        _, mixed = naive.blend(low, high, budget, *problem)
+        np.testing.assert_allclose(out, mixed, rtol=1e-9, atol=1e-9)
+        assert out.sum() == pytest.approx(budget, rel=1e-14)
+        if shape != _kernels.CAPPED_LINEAR:
+            assert pull == pytest.approx(naive.total_demand(price, *problem)[1], rel=1e-5, abs=1e-9)
+
+
+def ends(problem, reference, top):
+    """Lines, bounds, shape, and abscissas from where nobody wants more to where all do, with their demands."""
+    shape, tail = problem[4], (*lines(problem, reference), *problem[1:3])
+    lo, hi = (_kernels.abscissa(shape, reference, price) for price in (top, 5e-324))
+    return tail, lo, hi, *(_kernels.total_demand(t, *tail, shape)[0] for t in (lo, hi))
+
+
+@pytest.mark.parametrize("shape", [_kernels.EXPONENTIAL, _kernels.HYPERBOLIC, _kernels.LOG])
+@SCALINGS
+@pytest.mark.parametrize("lam", ORDINARY)
+def test_clear_curves_brackets_the_bisected_abscissa(shape, scaling, lam):
     for rng in generators(4):
         problem, budget = binding(rng, 7, shape, scaling, lam)
         top = lam / problem[3].min() * 1.001
-        lo, hi, passes, closed = _kernels.clear_price(budget, *problem, 0.3 * top, top, 1e-15, 500)
-        assert closed
-        assert passes < 100
-        over, under = (_kernels.total_demand(price, *problem)[0] for price in (lo, hi))
+        tail, least, most, under, over = ends(problem, 0.3 * top, top)
+        for guess in (0.0, 1.0, 1e-200, 1e300, np.inf, np.nan):
+            search = (*tail, shape, least, most, under, over, guess)
+            lo, hi, _, passes, closed = _kernels.clear_curves(budget, *search, 1e-15, 500)
+            assert closed
+            assert passes < 100
+            below, above = (_kernels.total_demand(t, *tail, shape)[0] for t in (lo, hi))
+            assert below * (1 - 1e-15) <= budget <= above * (1 + 1e-15)
+            low, high = naive.clear_curves(budget, *tail, shape, least, min(most, 1e6))
+            assert lo <= high + 1e-9 * abs(high)
+            assert hi >= low - 1e-9 * abs(low)
+            _, _, _, passes, closed = _kernels.clear_curves(budget, *search, 1e-15, 0)
+            assert (passes, closed) == (0, False)
+
+
+@SCALINGS
+@pytest.mark.parametrize("lam", ORDINARY)
+def test_clear_steps_goes_down_a_sorted_list(scaling, lam):
+    shape = _kernels.CAPPED_LINEAR
+    for rng in generators(10):
+        problem, budget = binding(rng, 30, shape, scaling, lam)
+        top = lam / problem[3].min() * 1.001
+        tail, least, most, under, over = ends(problem, top, top)
         assert under <= budget <= over
-        low, high = naive.clear_price(budget, *problem, top)
-        assert lo <= high * (1 + 1e-9)
-        assert hi >= low * (1 - 1e-9)
+        price = naive.clear_steps(budget - under, *tail)
+        for passes in range(12):
+            shift, slope = tail[0].copy(), tail[1].copy()
+            search = (budget - under, shift, slope, *tail[2:], least, most, passes)
+            lo, hi, used, closed = _kernels.clear_steps(*search)
+            assert sorted(shift) == sorted(tail[0])
+            below, above = (_kernels.total_steps(t, *tail) for t in (lo, hi))
+            assert below * (1 - 1e-14) <= budget <= above * (1 + 1e-14)
+            assert used <= passes
+            if closed:
+                assert -hi <= price <= -lo
+                assert -lo == pytest.approx(price, rel=1e-14)
+        assert closed
 
 
 @SHAPES
@@ -965,18 +1106,18 @@ def test_clear_price_brackets_the_bisected_price(shape, scaling, lam):
 def test_clear_price_does_not_depend_on_the_guess(shape, scaling, guess):
     problem, budget = binding(np.random.default_rng(5), 7, shape, scaling, 1.0)
     top = 1.001 / problem[3].min()
-    lo, hi, _, closed = _kernels.clear_price(budget, *problem, guess, top, 1e-15, 500)
-    usual, _, _, _ = _kernels.clear_price(budget, *problem, 0.3 * top, top, 1e-15, 500)
+    price, _, closed, _ = clear(problem, budget, top=top, guess=guess)
+    usual, _, _, _ = clear(problem, budget, top=top)
     assert closed
-    assert lo == pytest.approx(usual, rel=1e-6)
-    assert lo < hi
+    assert price == pytest.approx(usual, rel=1e-6)
 
 
-def test_clear_price_tells_when_it_runs_out_of_passes():
-    problem, budget = binding(np.random.default_rng(5), 7, _kernels.EXPONENTIAL, _kernels.RATE, 1.0)
-    lo, hi, passes, closed = _kernels.clear_price(budget, *problem, 1e-9, 2.0, 1e-15, 1)
-    assert (passes, closed) == (1, False)
-    assert lo < hi
+@SHAPES
+def test_clear_price_tells_when_it_runs_out_of_passes(shape):
+    problem, budget = binding(np.random.default_rng(5), 7, shape, _kernels.RATE, 1.0)
+    _, _, closed, out = clear(problem, budget, top=2.0, guess=1e-9, passes=1)
+    assert not closed
+    assert out.sum() == pytest.approx(budget, rel=1e-12)
 
 
 @SHAPES
@@ -988,19 +1129,23 @@ def test_blend_spends_the_budget_like_its_twin(shape, scaling, lam):
         price, _ = naive.clear_price(budget, *problem, lam / problem[3].min())
         lo, hi = 0.9 * price, 1.1 * price + 1e-12
         out = np.empty(7)
-        weight = _kernels.blend(lo, hi, budget, *problem, out)
+        reference = 1.3 * hi
+        ends = (_kernels.abscissa(shape, reference, end) for end in (hi, lo))
+        weight = _kernels.blend(*ends, budget, *lines(problem, reference), *problem[1:3], shape, out)
         twin_weight, mixed = naive.blend(lo, hi, budget, *problem)
         assert weight == pytest.approx(twin_weight, abs=1e-9)
         np.testing.assert_allclose(out, mixed, rtol=1e-9, atol=1e-9)
         assert out.sum() == pytest.approx(budget, rel=1e-12)
 
 
-def test_blend_of_equal_prices_takes_all():
+@SHAPES
+def test_blend_of_equal_prices_takes_all(shape):
     q, lower, upper = np.array([0.1, 0.2]), np.zeros(2), np.full(2, 3.0)
-    model = (_kernels.EXPONENTIAL, _kernels.RATE, 1.0)
+    problem = (q, lower, upper, np.ones(2), shape, _kernels.RATE, 1.0)
     out = np.empty(2)
-    assert _kernels.blend(0.1, 0.1, 100.0, q, lower, upper, np.ones(2), *model, out) == 1.0
-    assert out.tolist() == pytest.approx([naive.bounded_demand(0.1, x, 0.0, 3.0, 1.0, *model) for x in q])
+    t = _kernels.abscissa(shape, 0.3, 0.1)
+    _kernels.blend(t, t, 100.0, *lines(problem, 0.3), lower, upper, shape, out)
+    assert out.tolist() == pytest.approx([naive.bounded_demand(0.1, x, 0.0, 3.0, 1.0, *problem[4:]) for x in q])
 
 
 @SHAPES
@@ -1032,11 +1177,13 @@ def test_wanted_units_match_a_scan(shape, scaling, lam):
         height, rate = _kernels.scale_of(scaling, lam, q[0])
         gains = [_kernels.unit_gain(shape, height, rate / share[0], float(n)) for n in range(3) if q[0]]
         for price in prices + [gain * (1 + 1e-13) for gain in gains]:
-            each = [_kernels.wanted_units(price, *prompt, *problem[4:]) for prompt in prompts]
-            twins = [naive.wanted_units(price, *prompt, *problem[4:]) for prompt in prompts]
-            assert each == twins
-            for budget in range(1, 12, 3):
-                assert _kernels.wants_more(price, budget, *problem) == naive.wants_more(price, budget, *problem)
+            twins = naive.count_units(price, *problem)
+            for guess in (-np.inf, 0.0, float(rng.uniform(0, 9)), np.inf):
+                assert [_kernels.wanted_units(guess, price, *prompt, *problem[4:]) for prompt in prompts] == twins
+            out = np.empty(6, dtype=np.int64)
+            reference = lam / share[0]
+            total = _kernels.count_units(price, reference, *lines(problem, reference), *problem, out)
+            assert (total, out.tolist()) == (sum(twins), twins)
 
 
 @SHAPES
@@ -1045,10 +1192,46 @@ def test_a_unit_is_wanted_at_exactly_its_gain(shape, scaling):
     height, rate = _kernels.scale_of(scaling, 1.0, 0.2)
     for n in range(1, 6):
         price = _kernels.unit_gain(shape, height, rate / 8.0, float(n - 1))
-        wanted = _kernels.wanted_units(price, 0.2, 0.0, 50.0, 8.0, shape, scaling, 1.0)
+        wanted = _kernels.wanted_units(float(n), price, 0.2, 0.0, 50.0, 8.0, shape, scaling, 1.0)
         linear = shape == _kernels.CAPPED_LINEAR  # equal gains up to the kink
         last_whole = int(8.0 / (0.8 if scaling == _kernels.RATE else 1.0))
         assert wanted == (last_whole if linear else n)
+
+
+@quick
+@given(
+    x=st.lists(st.sampled_from([0.0, 0.1, 0.1, 0.5, 3.0]) | st.floats(0, 1), min_size=1, max_size=40), data=st.data()
+)
+def test_kth_largest_is_that_of_a_sorted_list(x, data):
+    size = data.draw(st.integers(1, len(x)))
+    k = data.draw(st.integers(1, size))
+    assert _kernels.kth_largest(np.array(x), size, k) == naive.kth_largest(x, size, k)
+
+
+def clear_units(budget, problem, top, *, guess=0.0, pull=0.0, room=None):
+    """Price and units; by default without any help from the continuous problem, and room for one gain per prompt."""
+    size = problem[0].size
+    units, gains = np.empty((3, size), dtype=np.int64), np.empty(size if room is None else room)
+    hints = (guess, top, pull, top, *lines(problem, top))
+    price = _kernels.clear_units(budget, *problem, *hints, gains, units)
+    return price, units[0]
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("lam", ORDINARY)
+def test_clear_units_needs_neither_guess_nor_room(shape, scaling, lam):
+    for rng in generators(3):
+        problem = (*pool(rng, 7, whole=True), shape, scaling, lam)
+        budget = int(problem[1].sum() + rng.integers(0, 35))
+        top = 1.01 * lam / problem[3].min()
+        twin_price, counts = naive.clear_units(budget, *problem, top)
+        for guess in (0.0, 1e-9 * top, 0.2 * top, 0.9 * top, top):
+            for pull in (0.0, 1e-9, 1.0, 1e9):
+                for room in (0, 1, 100):
+                    price, out = clear_units(budget, problem, top, guess=guess, pull=pull, room=room)
+                    assert out.tolist() == counts
+                    assert price == pytest.approx(twin_price, rel=1e-9)
 
 
 @SHAPES
@@ -1060,8 +1243,7 @@ def test_clear_units_matches_a_sorted_list_of_gains(shape, scaling, lam):
         problem = (*pool(rng, size, whole=True), shape, scaling, lam)
         budget = int(problem[1].sum() + rng.integers(0, 5 * size))
         top = 1.01 * lam / problem[3].min()
-        out = np.empty(size, dtype=np.int64)
-        price = _kernels.clear_units(budget, *problem, top, out)
+        price, out = clear_units(budget, problem, top)
         twin_price, counts = naive.clear_units(budget, *problem, top)
         assert out.tolist() == counts
         assert price == pytest.approx(twin_price, rel=1e-9)
@@ -1072,9 +1254,8 @@ def test_clear_units_matches_a_sorted_list_of_gains(shape, scaling, lam):
 def test_clear_units_gives_ties_to_the_lowest_index(shape, scaling):
     q = np.full(5, 0.2)
     problem = (q, np.zeros(5), np.full(5, 4.0), np.full(5, 100.0), shape, scaling, 1.0)
-    out = np.empty(5, dtype=np.int64)
     for budget in range(21):
-        _kernels.clear_units(budget, *problem, 1.0, out)
+        _, out = clear_units(budget, problem, 1.0)
         assert out.tolist() == naive.clear_units(budget, *problem, 1.0)[1]
 
 

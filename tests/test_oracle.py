@@ -1,14 +1,17 @@
 """OfflineOracle: against a convex solver, dynamic programming and its own certificate."""
 
 import dataclasses
+import functools
 import math
 
 import cvxpy as cp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import naive
-from cero_alloc import OfflineOracle, SaturatingUtility
+from cero_alloc import OfflineOracle, SaturatingUtility, _kernels
 
 SHAPES = pytest.mark.parametrize("shape", list(naive.SHAPES))
 SCALINGS = pytest.mark.parametrize("scaling", list(naive.SCALINGS))
@@ -150,6 +153,63 @@ def test_the_continuous_optimum_matches_a_convex_solver(shape, scaling, seed):
     assert result.optimum == pytest.approx(optimum, rel=1e-8)
     curved = (shape != "capped-linear") & (q > 0) & (result.price > 0)
     np.testing.assert_allclose(result.allocation[curved], z[curved], atol=2e-5 * budget)
+
+
+# ---------------------------------------------------------------- against the search by bisection
+
+
+@st.composite
+def instances(draw, *, whole=False):
+    """Utility, values, budget and bounds: ties, worthless prompts, pinned ones, slack budgets, any unit, any saturation."""
+    size = draw(st.integers(1, 6))
+    each = lambda entry: np.array(draw(st.lists(entry, min_size=size, max_size=size)))  # noqa: E731
+    q = each(st.sampled_from([0.0, 1e-12, 0.1, 0.2, 0.25]) | st.floats(0, 0.25))
+    lower = each(st.sampled_from([0.0, 0.0, 1.0, 2.0]))
+    upper = lower + each(st.integers(0, 7))
+    budget = float(lower.sum() + draw(st.integers(0, int(upper.sum()) + 1)))
+    share = 10.0 ** (each(st.floats(-2, 2)) if draw(st.booleans()) else draw(st.floats(-2, 2)))
+    unit = 1.0 if whole else 10.0 ** draw(st.sampled_from([-150, -3, 0, 0, 0.1, 5, 150]))
+    lam = 10.0 ** draw(st.sampled_from([-12, -6, -1, 0, 0, 1, 6, 12]) | st.floats(-2, 2))
+    utility = SaturatingUtility(
+        draw(st.sampled_from(list(naive.SHAPES))), saturation=lam, scaling=draw(st.sampled_from(list(naive.SCALINGS)))
+    )
+    bounds = {"equal_share": share * unit, "lower": lower * unit, "upper": upper * unit}
+    return utility, q, budget * unit, bounds, np.broadcast_to(share, size) * unit
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(instances())
+def test_the_continuous_optimum_is_that_of_the_bisection(instance):
+    utility, q, budget, bounds, share = instance
+    result = OfflineOracle(utility).solve(q, budget, **bounds)
+    assert_certified(result)
+    assert_feasible(result, budget, bounds)
+    problem = (q, bounds["lower"], bounds["upper"], share, *utility.codes)
+    top = 4.01 * utility.saturation * float((q / share).max())
+    with np.errstate(over="ignore"):  # of a ratio of prices: more than any upper bound
+        lo, hi = naive.clear_price(budget, *problem, top)
+        _, mixed = naive.blend(lo, hi, budget, *problem)
+    reached = math.fsum(utility.value(q, mixed / share))
+    assert result.optimum == pytest.approx(reached, rel=1e-12, abs=1e-300)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@given(instances(whole=True))
+def test_whole_units_are_those_of_the_sorted_list(instance):
+    utility, q, budget, bounds, share = instance
+    result = OfflineOracle(utility).solve(q, budget, **bounds, integer=True)
+    assert_certified(result)
+    # The gains are the kernel's, for equal gains decide ties; the selection is the twin's.
+    offers = []
+    for i in range(q.size):
+        height, rate = _kernels.scale_of(utility.codes[1], utility.saturation, q[i])
+        gain = functools.partial(_kernels.unit_gain, utility.codes[0], height, rate / share[i])
+        offers += [(-gain(float(n)), i) for n in range(int(bounds["lower"][i]), int(bounds["upper"][i]))]
+    bought = sorted(offer for offer in offers if offer[0])[: int(budget - bounds["lower"].sum())]
+    counts = bounds["lower"] + np.bincount([i for _, i in bought], minlength=q.size)
+    assert result.allocation.tolist() == counts.tolist()
+    if result.status == "optimal" and bought:
+        assert result.price == -bought[-1][0]
 
 
 # ---------------------------------------------------------------- token budgets: shares per prompt

@@ -18,7 +18,7 @@ _Problem = tuple[
 ]  # q, lower, upper, share, utility codes
 
 _TOLERANCE = 1e-15  # closing width of the price bracket, as a share of price * budget
-_MAX_PASSES = 500  # passes over the pool; 10 are usual
+_MAX_PASSES = 500  # passes over the pool; 6 are usual
 _MOST = 1e300  # more than any budget in use; sums over pools of 10**8 stay finite
 _MOST_UNITS = 2.0**53  # larger counts are not exact in float64
 _UNIT_REMEDY = "Count budget, equal_share, lower and upper in one unit, rollouts or groups."
@@ -98,9 +98,10 @@ class OfflineOracle:
         \max_z \sum_i U(q_i, z_i / R) \quad \text{s.t.} \quad \sum_i z_i \le B, \; l_i \le z_i \le u_i
 
     One price :math:`\xi` decides everything: the continuous solution takes :math:`z_i(\xi)` with
-    :math:`U_i'(z_i) = \xi` inside the bounds and finds the price by safeguarded Newton steps in :math:`\log \xi`; the
-    integer solution takes every unit that gains more than a threshold, which is optimal because the utilities are
-    concave, and gives ties to the lowest index.
+    :math:`U_i'(z_i) = \xi` inside the bounds and finds the price by safeguarded Newton steps in a function of
+    :math:`\xi` in which all demands are lines; the integer solution takes every unit that gains more than a threshold,
+    which is optimal because the utilities are concave, finds the threshold among the gains near that price, and gives
+    ties to the lowest index.
 
     Parameters
     ----------
@@ -174,24 +175,22 @@ class OfflineOracle:
         if share.shape not in ((), (q.size,)):
             remedy = "Give one share, or one per prompt."
             raise ValueError(error_text("equal_share", f"be a number or have shape ({q.size},)", share.shape, remedy))
-        share = np.array(np.broadcast_to(share, q.size))
+        share = np.atleast_1d(share)  # one for all stays one
         low, high = _bounds("lower", lower, q.size), _bounds("upper", upper, q.size)
         crossed = np.flatnonzero(low > high)
         if crossed.size:
             i = int(crossed[0])
-            raise ValueError(
-                error_text("lower", f"not exceed upper[{i}] = {high[i]:g}", float(low[i]), "Swap them.", i)
-            )
-        if low.sum() > total * (1 + 1e-15):
-            raise ValueError(
-                error_text("lower", f"sum to at most the budget {total:g}", float(low.sum()), "Lower the bounds.")
-            )
+            most, least = (float(side[i if side.size > 1 else 0]) for side in (high, low))
+            raise ValueError(error_text("lower", f"not exceed upper[{i}] = {most:g}", least, "Swap them.", i))
+        least = _total(low, q.size)
+        if least > total * (1 + 1e-15):
+            raise ValueError(error_text("lower", f"sum to at most the budget {total:g}", least, "Lower the bounds."))
         if integer:
             _require_whole(budget=np.array([total]), lower=low, upper=high)
         # Nobody can take more than what the lower bounds leave, and no more than all want is spent: sums stay finite,
         # and whole.
-        high = np.minimum(high, low + max(0.0, min(total, _MOST) - low.sum()))
-        total = min(total, float(high.sum()))
+        high = np.minimum(high, low + max(0.0, min(total, _MOST) - least))
+        total = min(total, _total(high, q.size))
         if integer and total > _MOST_UNITS:
             raise ValueError(
                 error_text("budget", "be at most 2**53 with integer=True", total, "Solve with integer=False.")
@@ -200,41 +199,53 @@ class OfflineOracle:
         top = max(4.0 * self.utility.saturation * float((q / share).max()) * (1.0 + 1e-15), 1e-300)  # nobody pays more
         solver = _solve_units if integer else _solve_continuous
         allocation, price, status = solver(total, problem, top)
-        optimum, gap = _kernels.certify(price, allocation.astype(np.float64), total, *problem, integer)
+        optimum, gap = _kernels.certify(price, np.asarray(allocation, dtype=np.float64), total, *problem, integer)
         return OracleResult(allocation, price, optimum, gap, status)
 
 
 def _solve_continuous(budget: float, problem: _Problem, top: float) -> tuple[FloatArray, float, Status]:
     """Clear the market: allocation, price and status."""
+    allocation, price, closed, *_ = _clear(budget, problem, top)
+    return allocation, price, ("optimal" if closed else "inexact") if price else "slack"
+
+
+def _solve_units(budget: float, problem: _Problem, top: float) -> tuple[IntArray, float, Status]:
+    """Take the largest unit gains, near the price of the continuous problem: allocation, price and status."""
+    gains, price, _, pull, reference, shift, slope = _clear(budget, problem, top)  # gains: whatever is in there
+    units = np.empty((3, gains.size), dtype=np.int64)
+    price = _kernels.clear_units(budget, *problem, price, top, pull, reference, shift, slope, gains, units)
+    return units[0].copy(), price, "optimal" if price else "slack"
+
+
+def _clear(
+    budget: float, problem: _Problem, top: float
+) -> tuple[FloatArray, float, bool, float, float, FloatArray, FloatArray]:
+    """Solve the continuous problem: allocation, price, exactness, pull, and the demand lines about a reference price."""
     q, _, _, share, shape, scaling, lam = problem
-    allocation = np.empty_like(q)
-    if _kernels.total_demand(5e-324, *problem)[0] <= budget:
-        _kernels.blend(5e-324, 5e-324, budget, *problem, allocation)
-        return allocation, 0.0, "slack"
     # The marginal that all prompts would have on average if they shared the budget equally: the right magnitude.
     height, rate = _kernels.scale_of(scaling, lam, float(q.mean()))
     mean_share = float(share.mean())
     guess = _kernels.du(shape, height, rate, budget / q.size / mean_share) / mean_share
-    lo, hi, _, closed = _kernels.clear_price(budget, *problem, guess, top, _TOLERANCE, _MAX_PASSES)
-    weight = _kernels.blend(lo, hi, budget, *problem, allocation)
-    return allocation, hi + weight * (lo - hi), "optimal" if closed else "inexact"
-
-
-def _solve_units(budget: float, problem: _Problem, top: float) -> tuple[IntArray, float, Status]:
-    """Take the largest unit gains: allocation, price and status."""
-    units = np.empty(problem[0].size, dtype=np.int64)
-    price = _kernels.clear_units(int(budget), *problem, top, units)
-    return units, price, "optimal" if price else "slack"
+    allocation, shift, slope = np.empty_like(q), np.empty_like(q), np.empty_like(q)
+    price, pull, closed, reference = _kernels.clear_price(
+        budget, *problem, guess, top, _TOLERANCE, _MAX_PASSES, shift, slope, allocation
+    )
+    return allocation, price, closed, pull, reference, shift, slope
 
 
 def _bounds(name: str, side: npt.ArrayLike, size: int) -> FloatArray:
-    """Return a bound per prompt."""
+    """Return a bound per prompt, or one for all."""
     array = reals(name, side, low=0.0, high=np.inf, remedy=_UNIT_REMEDY)
     if array.shape not in ((), (size,)):
         raise ValueError(
             error_text(name, f"be a number or have shape ({size},)", array.shape, "Give one bound, or one per prompt.")
         )
-    return np.array(np.broadcast_to(array, size))
+    return np.atleast_1d(array)
+
+
+def _total(side: FloatArray, size: int) -> float:
+    """Sum a bound over all prompts."""
+    return float(side.sum()) * (size if side.size == 1 else 1)
 
 
 def _require_whole(**sides: FloatArray) -> None:
