@@ -37,7 +37,7 @@ MODULES = [
 ]
 PAGES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("index", "quickstart", "choosing", "peers", "replay")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("index", "quickstart", "choosing", "peers", "replay", "performance")),
 ]
 
 
