@@ -93,10 +93,10 @@ def pool_run(n_prompts: int, kind: type = FenchelDualAllocator, *, utility: str 
     return Run(allocator)
 
 
-def batch_run(prompts: Any, kind: type = FenchelDualAllocator, **bank: Any) -> Run:
+def batch_run(prompts: Any, kind: type = FenchelDualAllocator, visits: int | None = None, **bank: Any) -> Run:
     """Return a run in the batch form: 1,024 prompts are offered a round, and 8 rollouts paid for each."""
     held = bank_of(prompts, **bank)
-    visits = max(1, BATCH_ROUNDS * DEALT // len(held))
+    visits = visits or max(1, BATCH_ROUNDS * DEALT // len(held))
     rounds = max(1, visits * len(held) // DEALT)
     plan = {"total_budget": visits * len(held) * MOST, "n_rounds": rounds, "visits": visits}
     return Run(kind(held, group_size=GROUP, max_rollouts=2 * MOST, **plan))
@@ -231,7 +231,7 @@ def resolving(scope: Scope) -> list[Row]:
         ratio(f"round, {n:,} prompts", times["round"], times["log"], target=10.0),
     ]
     sizes = (n // 10, n)
-    batched = {str(m): batch_run(m, ResolvingAllocator) for m in sizes}
+    batched = {str(m): batch_run(m, ResolvingAllocator, visits=8) for m in sizes}
     calls: dict[str, Clocked] = {key: b.batches(offers(len(b.allocator.bank))) for key, b in batched.items()}
     times = in_turn({**calls, "full": run.full, "log": log_pass(n)}, scope.repeats)
     low, high = (times[str(m)] for m in sizes)
@@ -244,28 +244,43 @@ def resolving(scope: Scope) -> list[Row]:
 
 
 def solve_passes(run: Run) -> int:
-    """Return how many passes over the pool the price of the next round takes.
+    """Return how many passes over the pool the price of the next round takes: calls of the kernels that look at all of it."""
+    size, calls = len(run.allocator.bank), 0
+    kernels = {name: getattr(_kernels, name) for name in ("remaining_demand", "remaining_units", "bracket_units")}
+    solves = {name: getattr(_remaining.Remaining, name) for name in ("clear", "units")}
+    solving = False
 
-    ``Clearing.passes`` says so where it exists; else the calls of the demand kernel are counted.
-    """
-    found: list[Any] = []
-    calls: list[float] = []
-    clear, demand = _remaining.Remaining.clear, _kernels.remaining_demand
+    def watched(solve: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            nonlocal solving
+            solving = True
+            try:
+                return solve(*args)
+            finally:
+                solving = False
 
-    def watched(*args: Any) -> Any:
-        found.append(clear(*args))
-        return found[-1]
+        return call
 
-    def counted(price: float, *args: Any) -> Any:
-        calls.append(price)
-        return demand(price, *args)
+    def counted(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            nonlocal calls
+            calls += solving and any(isinstance(arg, np.ndarray) and arg.size == size for arg in args)
+            return kernel(*args)
 
-    _remaining.Remaining.clear, _kernels.remaining_demand = watched, counted
+        return call
+
     try:
+        for name, kernel in kernels.items():
+            setattr(_kernels, name, counted(kernel))
+        for name, solve in solves.items():
+            setattr(_remaining.Remaining, name, watched(solve))
         run.full()
     finally:
-        _remaining.Remaining.clear, _kernels.remaining_demand = clear, demand
-    return int(found[-1].passes) if found and hasattr(found[-1], "passes") else len(calls)
+        for name, kernel in kernels.items():
+            setattr(_kernels, name, kernel)
+        for name, solve in solves.items():
+            setattr(_remaining.Remaining, name, solve)
+    return calls
 
 
 # ---------------------------------------------------------------- threads

@@ -394,6 +394,51 @@ def next_gains(q, z, units, share, shape, scaling, lam):
     return [unit_gain(shape, height, rate / share, zi + n) for (height, rate), zi, n in each]
 
 
+def plain_gain(shape, height, rate, s):
+    """Gain of the unit that begins at s = rate * n, in floats."""
+    fall = [math.exp(-s) * -math.expm1(-rate), rate / (1 + s) / (1 + s + rate), math.log1p(rate / (1 + s))]
+    return height * [*fall, min(rate, max(1 - s, 0.0))][shape]
+
+
+def unit_starts(shape, height, rate, w, price):
+    """Bisection for the s = rate * n from which a unit of U(z + w n) / w gains ``price``; -1 where none does."""
+    gain = lambda s: plain_gain(shape, height, rate, s) / w  # noqa: E731
+    if height * rate == 0 or gain(0.0) < price:
+        return -1.0
+    low, high = 0.0, 1.0
+    while gain(high) >= price:
+        low, high = high, 2 * high
+    while low < (low + high) / 2 < high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if gain(middle) >= price else (low, middle)
+    return low
+
+
+def count_units(start, rate, w, z, lower, upper):
+    """Units n in [lower, upper] up to the last that begins at ``start`` or before."""
+    n = lower
+    while n < upper and rate * (z / w + n) <= start:
+        n += 1
+    return n
+
+
+def bracket_units(price, q, z, w, lower, upper, share, shape, scaling, lam):
+    """Units of each prompt that gain at least, and more than, a price."""
+    counts = []
+    for qi, zi, wi, least, most in zip(q, z, w, lower, upper, strict=True):
+        height, rate = scale_of(scaling, lam, qi)
+        rate *= wi / share
+        gains = [plain_gain(shape, height, rate, rate * (zi / wi + n)) / wi for n in range(least, most)]
+        counts.append((least + sum(g >= price for g in gains), least + sum(g > price for g in gains)))
+    return counts
+
+
+def entry_gains(rows, n, q, z, w, share, shape, scaling, lam):
+    scales = [scale_of(scaling, lam, qi) for qi in q]
+    units = [(*scales[i], z[i] / w[i] + k, w[i]) for i, k in zip(rows, n, strict=True)]
+    return [unit_gain(shape, height, rate / share * v, start) / v for height, rate, start, v in units]
+
+
 def score_gains(q, z, w, share, shape, scaling, lam, n_max):
     """Differences of U(z + w n) / w in 400 digits: float64 holds differences of exponentials down to 1e-323."""
     rows = []
@@ -815,7 +860,7 @@ def kth_largest(x, size, k):
     return sorted(x[:size])[-k]
 
 
-def count_units(price, q, lower, upper, share, shape, scaling, lam):
+def count_wanted(price, q, lower, upper, share, shape, scaling, lam):
     return [wanted_units(price, *p, shape, scaling, lam) for p in zip(q, lower, upper, share, strict=True)]
 
 

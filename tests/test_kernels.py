@@ -324,15 +324,25 @@ def test_select_matches_a_full_sort(key, seed, data):
     assert list(order[size:]) == list(before[size:])
 
 
-@pytest.mark.parametrize("arrangement", ["equal", "ascending", "descending", "organ pipe"])
+def arranged(arrangement, n):
+    """A pool in an order that selection must not find hard."""
+    up = np.arange(n) / n
+    return {
+        "equal": 0.0 * up,
+        "ascending": up,
+        "descending": up[::-1].copy(),
+        "organ pipe": np.minimum(up, up[::-1]),
+        "random": np.random.default_rng(2).random(n).round(3),
+    }[arrangement]
+
+
+ARRANGEMENTS = pytest.mark.parametrize("arrangement", ["equal", "ascending", "descending", "organ pipe", "random"])
+
+
+@ARRANGEMENTS
 def test_select_on_a_large_regular_pool(arrangement):
     n = 20_000
-    key = {
-        "equal": np.zeros(n),
-        "ascending": np.arange(n) / n,
-        "descending": np.arange(n)[::-1] / n,
-        "organ pipe": np.minimum(np.arange(n), np.arange(n)[::-1]) / n,
-    }[arrangement]
+    key = arranged(arrangement, n)
     tie, order = np.arange(n, dtype=np.int32), np.arange(n)
     for k in (1, n // 3, n):
         expected = naive.select(key, tie, range(n), n, k)
@@ -353,16 +363,10 @@ def test_rank_matches_a_full_sort(key, seed, threshold, k):
         assert list(order[:found][-1:]) == expected[-1:]
 
 
-@pytest.mark.parametrize("arrangement", ["equal", "ascending", "descending", "organ pipe", "random"])
+@ARRANGEMENTS
 def test_rank_of_a_large_pool_in_little_room(arrangement):
     n = 20_000
-    key = {
-        "equal": np.zeros(n),
-        "ascending": np.arange(n) / n,
-        "descending": np.arange(n)[::-1] / n,
-        "organ pipe": np.minimum(np.arange(n), np.arange(n)[::-1]) / n,
-        "random": np.random.default_rng(2).random(n).round(3),
-    }[arrangement]
+    key = arranged(arrangement, n)
     tie = np.random.default_rng(3).permutation(n).astype(np.int32)
     for k in (1, 70, n // 3):
         order, expected = np.empty(2 * k, dtype=np.int64), naive.rank(key, tie, -1.0, k)
@@ -561,6 +565,73 @@ def test_remaining_units_and_next_gains_match_their_twins(shape, scaling, lam):
         _kernels.next_gains(q, z, units, *model, gains)
         expected = naive.next_gains(q.tolist(), z.tolist(), units.tolist(), *model)
         np.testing.assert_allclose(gains, expected, rtol=1e-12, atol=2e-16 * max(lam, 1.0))
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("lam", ORDINARY)
+def test_unit_starts_and_counts_match_their_twins(shape, scaling, lam):
+    for rng in generators(2):
+        size, share = 6, float(rng.uniform(0.5, 8))
+        scales = [_kernels.scale_of(scaling, lam, q) for q in rng.choice([0.0, 0.25, *rng.uniform(0, 0.25, 3)], size)]
+        w = rng.choice([1.0, 3.5, 40.0], size)
+        block = np.array([[h for h, _ in scales], [r / share for _, r in scales], 1.0 / w, 0.0 * w, 0.0 * w])
+        block[1] *= w
+        lo, hi = np.sort(rng.uniform(0.001, 1.1, 2)) * lam / share
+        _kernels.unit_starts(shape, size, lo, hi, block)
+        for height, rate, per_visit, at_lo, at_hi in block.T:
+            for price, start in ((lo, at_lo), (hi, at_hi)):
+                expected = naive.unit_starts(shape, height, rate, 1.0 / per_visit, price)
+                if expected <= 0.0:
+                    assert start <= 1e-9
+                else:
+                    assert start == pytest.approx(expected, rel=2e-10, abs=2e-10)
+        starts, z, high = block[3:].copy(), rng.integers(0, 5, size).astype(float), np.empty(size, dtype=np.int64)
+        lower = rng.integers(0, 3, size)
+        upper = lower + rng.integers(0, 20, size)
+        _kernels.count_units(0, size, z, lower, 1, upper, 1, high, block)
+        for i in range(size):
+            at_lo, at_hi = starts[:, i]
+            args = (block[1, i], w[i], z[i], int(lower[i]), int(upper[i]))
+            assert int(block[3, i]) == naive.count_units(at_lo + 1e-9 * (1 + abs(at_lo)), *args)
+            assert high[i] == naive.count_units(at_hi - 1e-9 * (1 + abs(at_hi)), *args)
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("lam", [*ORDINARY, 1e3])
+def test_bracket_units_bound_what_their_twin_counts(shape, scaling, lam):
+    for rng in generators(2):
+        size, share = 300, float(rng.uniform(0.5, 8))  # more than a block
+        q = rng.choice([0.0, 0.25, *rng.uniform(0, 0.25, 30)], size)
+        z, w = rng.integers(0, 6, size).astype(float), rng.choice([1.0, 2.5, 30.0], size)
+        lower = rng.integers(0, 3, size)
+        upper = lower + rng.integers(0, 12, size)
+        model = (share, shape, scaling, lam)
+        gains = np.empty(size)
+        _kernels.entry_gains(np.arange(size), lower, q, z, w, 1, *model, np.empty((4, 7)), gains)
+        some = np.append(rng.permutation(size)[:5], size - 1)  # the twin works in 400 digits
+        columns = [part[some].tolist() for part in (q, z, w, lower, upper)]
+        twin = naive.entry_gains(range(6), columns[3], *columns[:3], *model)
+        np.testing.assert_allclose(gains[some], twin, rtol=1e-12, atol=2e-16 * max(lam, 1.0))
+        usual = float(rng.choice(gains[gains > 0]))  # exactly a gain: rounding must not decide
+        for lo, hi in ((usual, usual), (0.5 * usual, 1.5 * usual), (0.0, usual), (usual, np.inf)):
+            high, near, low = (np.empty(size, dtype=np.int64) for _ in range(3))
+            over, under, found = _kernels.bracket_units(
+                lo, hi, q, z, w, 1, lower, 1, upper, 1, *model, high, near, low, np.empty((5, 256))
+            )
+            wide = high.copy()
+            wide[near[:found]] = low[:found]
+            assert (over, under) == (wide.sum(), high.sum())
+            assert (wide[near[:found]] > high[near[:found]]).all()
+            wide, narrow = wide[some], high[some]
+            outside = np.array([n for n, _ in naive.bracket_units(lo * (1 - 1e-13), *columns, *model)])
+            inside = np.array([n for _, n in naive.bracket_units(hi * (1 + 1e-13), *columns, *model)])
+            assert (wide >= outside).all()
+            assert (narrow <= inside).all()
+            if usual > 1e-12 * lam:  # and tight
+                assert (wide <= [n for n, _ in naive.bracket_units(lo * (1 - 1e-4), *columns, *model)]).all()
+                assert (narrow >= [n for _, n in naive.bracket_units(hi * (1 + 1e-4), *columns, *model)]).all()
 
 
 @SHAPES
@@ -1177,12 +1248,12 @@ def test_wanted_units_match_a_scan(shape, scaling, lam):
         height, rate = _kernels.scale_of(scaling, lam, q[0])
         gains = [_kernels.unit_gain(shape, height, rate / share[0], float(n)) for n in range(3) if q[0]]
         for price in prices + [gain * (1 + 1e-13) for gain in gains]:
-            twins = naive.count_units(price, *problem)
+            twins = naive.count_wanted(price, *problem)
             for guess in (-np.inf, 0.0, float(rng.uniform(0, 9)), np.inf):
                 assert [_kernels.wanted_units(guess, price, *prompt, *problem[4:]) for prompt in prompts] == twins
             out = np.empty(6, dtype=np.int64)
             reference = lam / share[0]
-            total = _kernels.count_units(price, reference, *lines(problem, reference), *problem, out)
+            total = _kernels.count_wanted(price, reference, *lines(problem, reference), *problem, out)
             assert (total, out.tolist()) == (sum(twins), twins)
 
 

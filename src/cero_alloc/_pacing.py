@@ -44,7 +44,8 @@ class Pacing:
     ) -> Window:
         """Return the least and the most that a round over ``rows`` may spend; raise on an infeasible request.
 
-        ``left`` holds the offers to come per prompt, this one included; None where they are not known.
+        ``left`` holds the offers to come per prompt, this one included, or without costs their sum; None where they are
+        not known.
         """
         if self.ledger.unit_costs is not None:
             low, high = self._tokens(rows, size, budget, exact)

@@ -100,13 +100,15 @@ class BetaPosteriorBank(Stateful):
         size = len(self._index)
         self._a0, self._b0 = prior_arrays(prior, size)
         self._rho = real("forgetting", forgetting, low=0.0, high=1.0, open_low=True, remedy="1.0 never forgets.")
-        self._evidence = np.zeros(
-            (size, 2), dtype=storage
-        )  # successes and failures as of the prompt's tick, side by side
+        # Successes and failures as of the prompt's tick, side by side: a round wants both.
+        self._evidence = np.zeros((size, 2), dtype=storage)
         self._tick = np.zeros(size, dtype=np.int32)
         self._now = 0
         self._fade, self._fade_rho = np.empty(0), 1.0  # powers of the forgetting, and of which
         self._record = CalibrationRecord()
+        # Rows that changed since somebody last asked; None: all of them, or nobody asks.
+        self._log: list[IntArray] | None = None
+        self._logged = 0  # entries of the log
 
     def __len__(self) -> int:
         return len(self._index)
@@ -317,6 +319,7 @@ class BetaPosteriorBank(Stateful):
         self._index.append(fresh)
         self._evidence = np.concatenate([self._evidence, np.zeros((extra, 2), self._evidence.dtype)])
         self._tick = np.concatenate([self._tick, np.full(extra, self._now, dtype=np.int32)])
+        self._log = None
 
     @overload
     def fit_prior(self, groups: None = None) -> PriorFit: ...
@@ -378,6 +381,7 @@ class BetaPosteriorBank(Stateful):
             fit = fit_prior(succ, fail, self._a0, self._b0)
             if fit.fitted:
                 self._a0, self._b0 = np.array([fit.alpha]), np.array([fit.beta])
+                self._log = None
             return fit
         a0, b0 = (np.array(np.broadcast_to(side, len(self))) for side in (self._a0, self._b0))
         fits = {label: fit_prior(succ[rows], fail[rows], a0[rows], b0[rows]) for label, rows in chosen.items()}
@@ -386,6 +390,7 @@ class BetaPosteriorBank(Stateful):
                 a0[chosen[label]], b0[chosen[label]] = fit.alpha, fit.beta
         if any(fit.fitted for fit in fits.values()):
             self._a0, self._b0 = a0, b0
+            self._log = None
         return fits
 
     def select_forgetting(
@@ -440,6 +445,7 @@ class BetaPosteriorBank(Stateful):
             self._evidence[:, 0], self._evidence[:, 1] = self._aged_evidence()
             self._tick[:] = self._now
             self._rho = choice.forgetting
+            self._log = None
         return choice
 
     def calibration(self) -> Calibration:
@@ -486,6 +492,7 @@ class BetaPosteriorBank(Stateful):
     def _put(self, state: Mapping[str, Any]) -> None:
         super()._put(state)
         self._a0, self._b0 = prior_arrays(state["prior"], len(self))
+        self._log = None
 
     # ------------------------------------------------------------ rows, for the allocators
 
@@ -501,6 +508,23 @@ class BetaPosteriorBank(Stateful):
         """Add checked feedback to the evidence."""
         self._record.add(self._values(rows), rewarded, rollouts)  # what was predicted before this was seen
         _kernels.observe(rows, rewarded, rollouts, self._evidence, self._tick, *self._clock)
+        self._note(rows)
+
+    def _note(self, rows: IntArray | None) -> None:
+        """Log rows that changed, None for all; a log that outgrows the pool says all."""
+        if self._log is None:
+            return
+        if rows is not None:
+            self._log.append(rows)
+            self._logged += rows.size
+        if rows is None or self._logged > len(self):
+            self._log = None
+
+    def _changes(self, log: list[IntArray] | None) -> tuple[list[IntArray], IntArray | None]:
+        """Return a new log, and the rows that changed since ``log`` was returned, ascending; None for all."""
+        rows = None if log is None or log is not self._log else np.unique(np.concatenate([_NO_ROWS, *log]))
+        self._log, self._logged = [], 0
+        return self._log, rows
 
     def _feedback(
         self, prompt_ids: Iterable[Hashable] | None, s: npt.ArrayLike, n: npt.ArrayLike

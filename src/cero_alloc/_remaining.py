@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, sqrt
 from typing import NamedTuple
 
@@ -11,11 +11,15 @@ import numpy as np
 
 from . import _kernels
 from ._checks import FloatArray, IntArray, TieArray
+from ._units import Units
 from ._utility import SaturatingUtility
 
 _TOLERANCE = 1e-13  # of the budget
 _MAX_PASSES = 400  # passes over the pool; 2 to 6 are usual
+_FIRST = 4096  # prompts
 _LEAST, _MOST = 5e-324, 1e300  # prices
+_FREE = 1e-290  # what is not wanted at this price is worth nothing
+_TOLD_APART = 1e-250  # price from which on logarithms tell gains apart
 
 
 class Clearing(NamedTuple):
@@ -39,7 +43,7 @@ class Remaining:
         Values.
     z : numpy.ndarray of float64, shape (n_prompts,)
         Exposure so far, in units.
-    room : numpy.ndarray of float64, shape (n_prompts,)
+    room : numpy.ndarray of float64, shape (n_prompts,), or (1,) for whole units
         Units that the remaining visits can take, :math:`w_i N_{\max}`.
     cost : numpy.ndarray of float64, shape (1,) or (n_prompts,)
         Cost per unit.
@@ -69,16 +73,53 @@ class Remaining:
             )
             return total, pull
 
-        return clear(demand, self.budget, float((self.cost * self.room).sum()), guess)
+        most = float((self.cost * self.room).sum())
+        if self.utility.shape == "capped-linear" and most > self.budget:
+            if demand(_FREE)[0] <= self.budget:
+                return Clearing(0.0, 0.0, 1.0)
+            jump = self._jump()
+            for width in (2.0**-52, 2.0**-51):  # rounding moves a step by a bit or two
+                lo, hi = jump * (1.0 - width), jump * (1.0 + width)
+                over, under = demand(lo)[0], demand(hi)[0]
+                if over > self.budget >= under:
+                    return Clearing(lo, hi, (self.budget - under) / (over - under))
+        return clear(demand, self.budget, most, guess)
+
+    def _jump(self) -> float:
+        """Return the price, but for rounding, at which the capped lines' demand jumps over the budget.
+
+        A line is bought up to its kink or not at all, so that demand is a staircase: its steps are put in order.
+        """
+        _, scaling, lam = self.utility.codes
+        rate = 4.0 * lam * self.q if scaling == _kernels.RATE else np.full(self.q.size, lam)
+        with np.errstate(divide="ignore", over="ignore"):
+            step = self.cost * np.clip(self.share / rate - self.z, 0.0, self.room)
+        steepest = 4.0 * lam * self.q / (self.cost * self.share)
+        order = np.argsort(-steepest)
+        place = int(np.searchsorted(np.cumsum(step[order]), self.budget, side="right"))
+        return float(steepest[order[min(place, order.size - 1)]])
 
     def units(self, price: float, tie: TieArray) -> tuple[IntArray, float]:
         """Return the best whole units per prompt, costs being equal, and the gain of the last one; from near ``price``.
 
         Ties go where exposure is least, then by rank.
         """
-        budget, high = int(self.budget), np.empty(self.q.size, dtype=np.int64)
-        if self.room.sum() <= budget:
-            return self.room.astype(np.int64), 0.0
+        budget = int(self.budget)
+        size = self.q.size
+        if float(self.room.sum()) * (size / self.room.size) <= budget:
+            return np.array(np.broadcast_to(self.room.astype(np.int64), size)), 0.0
+        if budget:
+            upper = np.minimum(self.room, budget).astype(np.int64)
+            pool = Units(self.q, self.z, tie, upper, self.share, self.utility, ahead=self.z)
+            taken = pool.take(budget, price)
+            if taken is not None and taken.price >= _TOLD_APART and self._gains_more(taken.units, upper):
+                return taken.units, taken.price
+        rest = replace(self, room=np.array(np.broadcast_to(self.room, size)))
+        return rest._bisected(budget, price, tie)
+
+    def _bisected(self, budget: int, price: float, tie: TieArray) -> tuple[IntArray, float]:
+        """Return the same by bisection: where logarithms do not tell gains apart, or too many are the same."""
+        high = np.empty(self.q.size, dtype=np.int64)
         total = self._units_at(_LEAST, high)
         if total <= budget:
             return high, 0.0
@@ -100,6 +141,16 @@ class Remaining:
             _kernels.next_gains(self.q[rows], self.z[rows], low[rows] - 1, self.share, *self.utility.codes, gain)
             return low, float(gain.min()) if rows.size else lo
         return self._break_tie(low, high, budget - under, hi, tie)
+
+    def _gains_more(self, units: IntArray, upper: IntArray) -> bool:
+        """Tell whether any unit on top of these gains anything."""
+        for chunk in (slice(_FIRST), slice(None)):  # the first prompts nearly always have one
+            rows = np.flatnonzero(units[chunk] < upper[chunk])
+            gain = np.empty(rows.size)
+            _kernels.next_gains(self.q[rows], self.z[rows], units[rows], self.share, *self.utility.codes, gain)
+            if (gain > 0.0).any():
+                return True
+        return False
 
     def _units_at(self, price: float, out: IntArray) -> int:
         return int(_kernels.remaining_units(price, self.q, self.z, self.room, self.share, *self.utility.codes, out))
@@ -171,7 +222,7 @@ def clear(
             lo, over = price, total
         else:
             hi, under = price, total
-        if lo == 0.0 and hi < 1e-290:
+        if lo == 0.0 and hi < _FREE:
             return Clearing(0.0, 0.0, 1.0)  # nobody wants the rest
         if lo > 0.0 and hi < np.inf and hi - lo <= width * hi:
             break

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from math import exp, sqrt
 from typing import Any, ClassVar, Literal, SupportsIndex
 
@@ -19,9 +19,12 @@ from ._pacing import Pacing, open_ledger, token_costs
 from ._posterior import BetaPosteriorBank
 from ._prior import PriorFit
 from ._remaining import Clearing, Remaining
+from ._running import RunningPlan
 from ._scores import Scores
 from ._state import State, Stateful
+from ._units import NO_UNITS, Units
 from ._utility import SaturatingUtility
+from ._visit import solve_visit
 
 Signal = Literal["variance", "group"]
 
@@ -97,6 +100,13 @@ class ResolvingAllocator(Stateful):
         be spent.
     TypeError
         For sizes that are not integers.
+
+    Notes
+    -----
+    Where ``visits`` are told and single units of equal cost are dealt, an offer of some prompts is planned from what
+    changed since the last call, and the pool is passed over only now and then; counts and prices are those of a plan made
+    afresh, to the last bit. Every other call passes over the pool: with ``costs``, with ``min_rollouts`` above one unit,
+    with ``signal="group"``, where the bank forgets, and where the whole pool is on offer.
 
     References
     ----------
@@ -178,6 +188,9 @@ class ResolvingAllocator(Stateful):
         self.utility = utility
         self._rng = np.random.default_rng(seed)
         self._tie = tie_ranks(self._rng, size)
+        self._to_come: float | None = None  # sum of the visits left; None: not added up yet
+        self._running: RunningPlan | None = None
+        self._log: list[IntArray] | None = None  # of the bank, since the running plan last looked
         self._price = 0.0  # last clearing price, utility per unit or token; 0: none yet
         self._batch_price = 0.0
 
@@ -252,19 +265,25 @@ class ResolvingAllocator(Stateful):
         rows = self.bank._index.unique_rows(prompt_ids)
         size = len(self.bank) if rows is None else rows.size
         known = self._left is not None or size == len(self.bank)
-        left = self._visits_left(rows) if known else None
+        left = None
+        if self._left is not None:
+            offered = slice(None) if rows is None else rows
+            left = self._visits_left(rows) if self._costs is not None else np.array([self._offers_to_come(offered)])
         low, high = self._pacing.window(rows, size, left, budget, exact)
         if self.ledger.finished:
             return np.zeros(size, dtype=np.int64)
         self._refit()
-        if left is not None:
-            solution = self._resolve(rows, left, low, high)
+        if known:
+            solution = self._resolve(rows, low, high)
         else:
             assert rows is not None
             solution = self._stream(rows, low, high)
         self._batch_price = solution.price
         if self._left is not None:
-            self._left[slice(None) if rows is None else rows] -= 1.0
+            if self._to_come is not None:
+                self._to_come -= np.count_nonzero(self._left[offered] > 0.0)
+            self._left[offered] -= 1.0
+        self.bank._note(rows)
         self.bank.tick()
         return self.ledger.debit(rows, solution.units)
 
@@ -304,6 +323,7 @@ class ResolvingAllocator(Stateful):
         self._grow()
         rows = self.bank._index.named_rows(prompt_ids)
         self.ledger.refund(rows, counts("rollouts", rollouts, rows.size), self.bank._index.name)
+        self.bank._note(rows)
 
     def metrics(self, *, certificate: bool = True) -> dict[str, float]:
         """Return the run's state as a flat dict of floats, ready for a logger.
@@ -341,37 +361,106 @@ class ResolvingAllocator(Stateful):
         self._grow()
         super()._check_state(state, label)
 
+    def _put(self, state: Mapping[str, Any]) -> None:
+        super()._put(state)
+        self._running = self._to_come = None
+
     def _visits_left(self, rows: IntArray | None) -> FloatArray:
-        """Return the offers to come per prompt, this one included."""
+        """Return the offers to come, this one included: per prompt, or one entry for all."""
         if self._left is None:
-            return np.full(len(self.bank), float(max(1, self.ledger.rounds_left)))
+            return np.array([float(max(1, self.ledger.rounds_left))])
         left = np.maximum(self._left, 0.0)
         offered = slice(None) if rows is None else rows
         left[offered] = np.maximum(left[offered], 1.0)  # offered more often than was told
         return left
 
-    def _resolve(self, rows: IntArray | None, left: FloatArray, low: float, high: float) -> BatchSolution:
+    def _offers_to_come(self, rows: IntArray | slice) -> float:
+        """Return the sum of the visits left, this one of ``rows`` included, without passing over the pool."""
+        assert self._left is not None
+        if self._to_come is None:
+            self._to_come = float(np.maximum(self._left, 0.0).sum())
+        return self._to_come + np.count_nonzero(self._left[rows] <= 0.0)  # offered more often than was told
+
+    def _resolve(self, rows: IntArray | None, low: float, high: float) -> BatchSolution:
         """Clear the remaining problem and deal at its price."""
+        if not self._group and self._pacing.n_min <= 1 and self._costs is None:
+            return self._deal_units(rows, low, high)
+        left = self._visits_left(rows)
         n_max, scores = self.horizon.n_max, self._scores
         costs, funds = _ONE if self._costs is None else self._costs, self.ledger.left
         if self._group:
+            left = np.array(np.broadcast_to(left, len(self.bank)))
             clearing = scores.clear_groups(left, costs, self._pacing.n_min, funds, self._price or 1e-3)
             return self._deal(rows, scores.of_group(rows), clearing, low, high)
         q, z = scores.values(None), self.ledger.exposure.astype(np.float64)
-        share = self.horizon.equal_share
-        rest = Remaining(q, z, left * n_max, costs, funds, share, self.utility)
+        room = np.array(np.broadcast_to(left * n_max, q.size))
+        rest = Remaining(q, z, room, costs, funds, self.horizon.equal_share, self.utility)
         clearing = rest.clear(self._price or _first_price(q, rest))
         offered = slice(None) if rows is None else rows
-        q, z, left = q[offered], z[offered], left[offered]
-        gains = scores.of_exposure(q, z, self._planned_visits(left))
-        if self._pacing.n_min <= 1 and self._costs is None:
-            # Whole units: their price, and counts that leave the optimal plan within reach (Theorem 3).
-            plan, price = rest.units(clearing.high, self._tie)
-            clearing = Clearing(price, price, 1.0)
-            most = np.minimum(plan[offered], n_max)
-            least = np.maximum(plan[offered] - ((left - 1.0) * n_max).astype(np.int64), 0)
-            _bound(gains, least, most, 2.0 * self.utility.saturation / share)
+        left = np.broadcast_to(left, q.size)[offered]
+        gains = scores.of_exposure(q[offered], z[offered], self._planned_visits(left))
         return self._deal(rows, gains, clearing, low, high)
+
+    def _deal_units(self, rows: IntArray | None, low: float, high: float) -> BatchSolution:
+        """Deal whole units: at their price, by counts that leave the optimal plan within reach (Theorem 3)."""
+        n_max, share = self.horizon.n_max, self.horizon.equal_share
+        found = None if rows is None or self._left is None else self._plan_of(rows)
+        if found is not None:
+            assert rows is not None
+            q, z, left, plan, self._price = found
+        else:
+            left, q, z = self._visits_left(rows), self._scores.values(None), self.ledger.exposure.astype(np.float64)
+            rest = Remaining(q, z, left * n_max, _ONE, self.ledger.left, share, self.utility)
+            plan, self._price = rest.units(self._price or _first_price(q, rest), self._tie)
+            if rows is not None:
+                q, z, plan = q[rows], z[rows], plan[rows]
+                left = left[rows] if left.size > 1 else left
+        if plan.size == 0:  # nobody on offer
+            return BatchSolution(plan, self._price, 0.0, 0.0)
+        tie = self._tie if rows is None else self._tie[rows]
+        most = np.minimum(plan, n_max)
+        least, later = NO_UNITS, (left - 1.0) * n_max
+        if float(later.min()) < int(plan.max(initial=0)):
+            least = np.maximum(plan - later.astype(np.int64), 0)
+        visits = self._planned_visits(left)
+        much = 2.0 * self.utility.saturation / share
+        score = Units(q, z, tie, np.array([n_max]), share, self.utility, visits=visits)
+        visit = solve_visit(score, least, most, low=low, high=high, floor=self._price, much=much)
+        if visit is not None:
+            return BatchSolution(visit.units, visit.price, np.nan, 0.0)
+        gains = self._scores.of_exposure(q, z, np.array(np.broadcast_to(visits, q.size)))
+        _bound(gains, np.broadcast_to(least, q.size), most, much)
+        return self._solve(rows, gains, low, high, self._price)
+
+    def _plan_of(self, rows: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, IntArray, float] | None:
+        """Return value, exposure, visits left and plan of these rows, and the price, by what changed since the last call.
+
+        None where a pass over the pool is due anyway: evidence fades, everything changed, or the price is 0.
+        """
+        bank, horizon = self.bank, self.horizon
+        budget = self.ledger.units_left
+        assert self._left is not None
+        if bank.forgetting < 1.0 or self._offers_to_come(rows) * horizon.n_max <= budget:
+            return None
+        self._log, changed = bank._changes(self._log)
+        if changed is None or self._running is None:
+            q, z = self._scores.values(None), self.ledger.exposure.astype(np.float64)
+            upper = np.minimum(self._visits_left(rows) * horizon.n_max, horizon.budget).astype(np.int64)
+            pool = Units(q, z, self._tie, upper, horizon.equal_share, self.utility, ahead=z)
+            self._running = RunningPlan(pool)
+        else:
+            changed = np.union1d(changed, rows)
+            left = np.maximum(self._left[changed], 0.0)
+            offered = np.searchsorted(changed, rows)
+            left[offered] = np.maximum(left[offered], 1.0)
+            upper = np.minimum(left * horizon.n_max, horizon.budget).astype(np.int64)
+            q, z = self._scores.values(changed), self.ledger.exposure[changed].astype(np.float64)
+            self._running.change(changed, q, z, upper)
+        found = self._running.solve(budget, rows, self._price)
+        if found is None:
+            return None
+        pool = self._running.pool
+        return pool.q[rows], pool.z[rows], np.maximum(self._left[rows], 1.0), *found
 
     def _planned_visits(self, left: FloatArray) -> FloatArray:
         """Return the visits over which a prompt's rollouts are spread: no more than the budget has least groups for.
@@ -449,6 +538,7 @@ class ResolvingAllocator(Stateful):
         if self._left is not None:
             visits, cost = max(1.0, self._left.min()), 1.0 if self._costs is None else float(self._costs.mean())
             self._left = np.concatenate([self._left, np.full(new - old, visits)])
+            self._to_come = None
             if self.ledger.all_offers is not None:
                 self.ledger.all_offers += (new - old) * visits * cost
         if self._costs is not None:
