@@ -27,6 +27,7 @@ MODULES = [
     "baselines._screening",
     "baselines._separable",
     "baselines._gaussian",
+    "_resolving",
     "_rounds",
     "_log",
     "_log_reader",

@@ -121,7 +121,7 @@ class ResolvingAllocator(Stateful):
     [8, 8, 8]
     >>> allocator.update(None, successes=[8, 4, 0], rollouts=counts)
     >>> allocator.allocate().tolist()
-    [3, 16, 5]
+    [5, 14, 5]
     """
 
     _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_rng", "_tie", "_left", "_price", "_batch_price")

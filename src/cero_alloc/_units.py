@@ -119,6 +119,8 @@ class Units:
                 taken = self.among(bracket, k, guess, spare)
                 if taken is None or self._holds(bracket, taken, spare):
                     return taken
+                if lo <= LEAST and hi == np.inf:  # nothing wider is left
+                    return None
             sigmas *= 8.0
 
     def among(self, bracket: Bracket, k: int, guess: float, spare: int = 0) -> Taken | None:
