@@ -806,6 +806,10 @@ def price_at(shape, reference, t):
     return reference / t**2 if shape == HYPERBOLIC else reference / t
 
 
+def steepest(q, share, scaling, lam):
+    return max(math.prod(scale_of(scaling, lam, qi)) / fair for qi, fair in zip(q, share, strict=True))
+
+
 def demand_lines(reference, q, share, shape, scaling, lam):
     """The line through two unbounded demands; for the straight shape the kink in the conjugate."""
     lines = []

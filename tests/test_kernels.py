@@ -1118,6 +1118,16 @@ def test_clear_price_finds_the_bisected_price(shape, scaling, lam):
             assert pull == pytest.approx(naive.total_demand(price, *problem)[1], rel=1e-5, abs=1e-9)
 
 
+@SCALINGS
+@LAMS
+def test_steepest_is_the_largest_slope_at_0(scaling, lam):
+    for rng in generators(4):
+        q, _, _, share = pool(rng, 9)
+        expected = naive.steepest(q, share, scaling, lam)
+        assert _kernels.steepest(q, share, scaling, lam) == pytest.approx(expected, rel=1e-15, abs=0)
+        assert _kernels.steepest(q, share[:1], scaling, lam) == pytest.approx(4 * lam * q.max() / share[0], rel=1e-15)
+
+
 def ends(problem, reference, top):
     """Lines, bounds, shape, and abscissas from where nobody wants more to where all do, with their demands."""
     shape, tail = problem[4], (*lines(problem, reference), *problem[1:3])

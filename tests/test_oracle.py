@@ -163,7 +163,7 @@ def instances(draw, *, whole=False):
     """Utility, values, budget and bounds: ties, worthless prompts, pinned ones, slack budgets, any unit, any saturation."""
     size = draw(st.integers(1, 6))
     each = lambda entry: np.array(draw(st.lists(entry, min_size=size, max_size=size)))  # noqa: E731
-    q = each(st.sampled_from([0.0, 1e-12, 0.1, 0.2, 0.25]) | st.floats(0, 0.25))
+    q = each(st.sampled_from([0.0, 1e-12, 0.1, 0.2, 0.25]) | st.floats(1e-12, 0.25))
     lower = each(st.sampled_from([0.0, 0.0, 1.0, 2.0]))
     upper = lower + each(st.integers(0, 7))
     budget = float(lower.sum() + draw(st.integers(0, int(upper.sum()) + 1)))
@@ -439,6 +439,23 @@ def test_extreme_saturation(shape, scaling, integer, lam):
         result = oracle(shape, scaling, lam).solve(q, budget, **bounds, integer=integer)
         assert_certified(result)
         assert_feasible(result, budget, bounds)
+
+
+@SHAPES
+@SCALINGS
+@pytest.mark.parametrize("unit", [1e-150, 1.0, 1e5])
+@pytest.mark.parametrize(("lam", "q"), [(1e-11, 1e-300), (1e-5, 1e-300), (1e-12, 0.25), (1e-300, 0.2), (1e-3, 2e-313)])
+def test_utilities_too_flat_for_floats_still_share_the_budget(shape, scaling, unit, lam, q):
+    bounds = {
+        "equal_share": 1.7 * unit,
+        "lower": np.array([0.0, 1, 0, 2]) * unit,
+        "upper": np.array([8.0, 3, 7, 2]) * unit,
+    }
+    for budget in (3.5 * unit, 9 * unit, 19 * unit):
+        result = oracle(shape, scaling, lam).solve([q] * 4, budget, **bounds)
+        assert_feasible(result, budget, bounds)
+        assert result.allocation.sum() == pytest.approx(budget, rel=1e-14)
+        assert result.gap <= 1e-12 * result.optimum + 1e-307
 
 
 @pytest.mark.parametrize("integer", [False, True])

@@ -1217,6 +1217,16 @@ def price_at(shape, reference, t):
 
 
 @kernel
+def steepest(q, share, scaling, lam):
+    """Largest slope of all prompts, per unit, rounded like the slopes that it is held against."""
+    top = 0.0
+    for i in range(q.size):
+        height, rate = scale_of(scaling, lam, q[i])
+        top = max(top, height * (rate / entry(share, i)))
+    return top
+
+
+@kernel
 def demand_lines(reference, q, share, shape, scaling, lam, shift, slope):
     """Write the demand lines; prompts that are worth nothing at any price take minus infinity."""
     about = log(reference)
@@ -1224,7 +1234,9 @@ def demand_lines(reference, q, share, shape, scaling, lam, shift, slope):
         height, rate = scale_of(scaling, lam, q[i])
         rate /= entry(share, i)
         top = height * rate
-        width = 1.0 / max(rate, 1e-300)  # no bound is further than 1e300: a step either way
+        # Times the difference of any two logarithms it is still a number; what is flatter yet is straight as far as any
+        # bound, and only the price ``top`` at which its line leaves 0 matters.
+        width = 1.0 / max(rate, 1e-305)
         if top == 0.0:
             shift[i], slope[i] = -np.inf, 0.0
         elif shape == EXPONENTIAL:
@@ -1232,7 +1244,7 @@ def demand_lines(reference, q, share, shape, scaling, lam, shift, slope):
         elif shape == HYPERBOLIC:
             shift[i], slope[i] = -width, min(_FAR, sqrt(top / reference) * width)
         elif shape == LOG:
-            shift[i], slope[i] = -width, min(_FAR, height / reference)
+            shift[i], slope[i] = -width, min(_FAR, top / reference * width)
         else:
             shift[i], slope[i] = top, width
 
@@ -1367,7 +1379,8 @@ def clear_price(
     if guess > reference:  # a good one gives t more digits and a bad one, not a number perhaps, harms nothing
         reference = min(top, guess)
     demand_lines(reference, q, share, shape, scaling, lam, shift, slope)
-    lo, hi = abscissa(shape, reference, top), abscissa(shape, reference, _LEAST_PRICE)
+    lo = abscissa(shape, reference, top * (1.0 + 1e-12))  # beyond the rounding of lines that leave 0 at ``top``
+    hi = abscissa(shape, reference, _LEAST_PRICE)
     price, pull, closed = 0.0, 0.0, True
     under, _ = total_demand(lo, shift, slope, lower, upper, shape)
     over, _ = total_demand(hi, shift, slope, lower, upper, shape)

@@ -196,7 +196,8 @@ class OfflineOracle:
                 error_text("budget", "be at most 2**53 with integer=True", total, "Solve with integer=False.")
             )
         problem = (q, low, high, share, *self.utility.codes)
-        top = max(4.0 * self.utility.saturation * float((q / share).max()) * (1.0 + 1e-15), 1e-300)  # nobody pays more
+        _, scaling, lam = self.utility.codes
+        top = max(_kernels.steepest(q, share, scaling, lam) * (1.0 + 1e-15), 1e-300)  # nobody pays more
         solver = _solve_units if integer else _solve_continuous
         allocation, price, status = solver(total, problem, top)
         optimum, gap = _kernels.certify(price, np.asarray(allocation, dtype=np.float64), total, *problem, integer)
