@@ -18,7 +18,9 @@ from cero_alloc import (
     SaturatingUtility,
     _threads,
 )
-from cero_alloc._dual import counts_of
+from cero_alloc._dual import counts_of, play_round
+from cero_alloc._ledger import RolloutLedger
+from speed_process import arrays_of
 
 HORIZON_KEYS = ["total_budget", "n_rounds", "group_size", "max_rollouts", "round_capacity", "visits", "initial_price"]
 
@@ -870,6 +872,55 @@ def test_the_certificate_of_a_run_in_tokens():
     assert metrics["spent_budget"] == pytest.approx(spent)
 
 
+# ---------------------------------------------------------------- one round
+
+
+def played(key, tie, threshold, n_max, cap, budget):
+    """What a round proposes and deals, as the twin tells it; below 0 the threshold is that of an exact round."""
+    ledger = RolloutLedger.plan(len(key), total_budget=1, n_rounds=1, group_size=1, max_rollouts=n_max)
+    ledger.left = budget
+    result = play_round(
+        np.array(key), np.array(tie, dtype=np.int32), threshold, ledger, cap, 1000, 0, exact=threshold < 0
+    )
+    proposal, counts = np.zeros((2, len(key)), dtype=np.int64)
+    proposal[result.places] = counts_of(result.places, result.proposed, n_max)
+    counts[result.paid] = counts_of(result.paid, result.dealt, n_max)
+    return result.proposed, result.dealt, proposal.tolist(), counts.tolist()
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(
+    key=st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.5000000001, 1.0]), min_size=1, max_size=40),
+    seed=st.integers(0, 99),
+    threshold=st.sampled_from([-1.0, 0.0, 0.3, 0.5, 1.0]),
+    n_max=st.integers(1, 5),
+    cap=st.integers(0, 200),
+    budget=st.integers(0, 200),
+)
+def test_a_round_matches_its_twin(key, seed, threshold, n_max, cap, budget):
+    tie = np.random.default_rng(seed).permutation(len(key))
+    assert played(key, tie, threshold, n_max, cap, budget) == naive.propose(key, tie, threshold, n_max, cap, budget)
+
+
+def test_a_round_gives_the_residual_to_the_last_in_rank():
+    proposal = [0, 3, 2, 3]
+    assert played([0.1, 0.9, 0.5, 0.7], range(4), -1.0, 3, 8, 100) == (8, 8, proposal, proposal)
+
+
+def test_a_round_clips_the_executed_counts_only():
+    assert played([0.5] * 4, [2, 0, 3, 1], 0.0, 2, 8, 3) == (8, 3, [2, 2, 2, 2], [0, 2, 0, 1])
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(size=st.integers(1, 12), units=st.integers(0, 40), n_max=st.integers(1, 5), data=st.data())
+def test_counts_match_their_twin(size, units, n_max, data):
+    order, k = data.draw(st.permutations(range(size))), data.draw(st.integers(0, size))
+    dealt, expected = naive.deal(order, k, units, n_max, size)
+    places, counts = np.array(order[: -(-dealt // n_max)], dtype=np.int64), np.zeros(size, dtype=np.int64)
+    counts[places] = counts_of(places, dealt, n_max)
+    assert counts.tolist() == expected
+
+
 # ---------------------------------------------------------------- large pools
 
 
@@ -938,19 +989,6 @@ def test_a_steady_round_allocates_no_more_than_its_answer():
     assert after - between < 0.05 * 8 * m
 
 
-def arrays_of(thing, seen):
-    """All arrays that an object holds, itself or through its parts."""
-    if id(thing) in seen or isinstance(thing, type):
-        return
-    seen[id(thing)] = thing
-    if isinstance(thing, np.ndarray):
-        yield thing
-    for part in thing if isinstance(thing, (tuple, list)) else getattr(thing, "__dict__", {}).values():
-        yield from arrays_of(part, seen)
-    for name in getattr(type(thing), "__slots__", ()):
-        yield from arrays_of(getattr(thing, name, None), seen)
-
-
 @pytest.mark.parametrize(("dtype", "most"), [("float64", 48), ("float32", 40)])
 @pytest.mark.parametrize("batches", [False, True])
 def test_bytes_per_prompt(dtype, most, batches):
@@ -962,5 +1000,4 @@ def test_bytes_per_prompt(dtype, most, batches):
     for _ in range(3):
         counts = allocator.allocate(ids)
         allocator.update(ids, counts / 2, counts)
-    held = sum(array.nbytes for array in arrays_of(allocator, {}) if array.base is None)
-    assert held / m <= most
+    assert sum(arrays_of(allocator).values()) / m <= most

@@ -375,47 +375,6 @@ def test_rank_of_a_large_pool_in_little_room(arrangement):
         assert order[k - 1] == expected[-1]
 
 
-@quick
-@given(size=st.integers(1, 12), units=st.integers(0, 40), n_max=st.integers(1, 5), data=st.data())
-def test_deal_matches_its_twin(size, units, n_max, data):
-    order = np.array(data.draw(st.permutations(range(size))), dtype=np.int64)
-    k = data.draw(st.integers(0, size))
-    out = np.full(size, -1, dtype=np.int64)
-    dealt = _kernels.deal(order, k, units, n_max, out)
-    assert (dealt, out.tolist()) == naive.deal(order, k, units, n_max, size)
-
-
-@quick
-@given(
-    key=keys,
-    seed=st.integers(0, 99),
-    threshold=st.sampled_from([-1.0, 0.0, 0.3, 0.5, 1.0]),
-    n_max=st.integers(1, 5),
-    cap=st.integers(0, 200),
-    budget=st.integers(0, 200),
-)
-def test_propose_matches_its_twin(key, seed, threshold, n_max, cap, budget):
-    key, tie = ranked_pool(key, seed)
-    order, proposal, counts = np.empty((3, key.size), dtype=np.int64)
-    totals = _kernels.propose(key, tie, threshold, n_max, cap, budget, order, proposal, counts)
-    assert (*totals, proposal.tolist(), counts.tolist()) == naive.propose(key, tie, threshold, n_max, cap, budget)
-
-
-def test_propose_gives_the_residual_to_the_last_in_rank():
-    order, proposal, counts = np.empty((3, 4), dtype=np.int64)
-    key, tie = np.array([0.1, 0.9, 0.5, 0.7]), np.arange(4, dtype=np.int32)
-    assert _kernels.propose(key, tie, -1.0, 3, 8, 100, order, proposal, counts) == (8, 8)
-    assert proposal.tolist() == counts.tolist() == [0, 3, 2, 3]
-
-
-def test_propose_clips_the_executed_counts_only():
-    order, proposal, counts = np.empty((3, 4), dtype=np.int64)
-    key, tie = np.full(4, 0.5), np.array([2, 0, 3, 1], dtype=np.int32)
-    assert _kernels.propose(key, tie, 0.0, 2, 8, 3, order, proposal, counts) == (8, 3)
-    assert proposal.tolist() == [2, 2, 2, 2]
-    assert counts.tolist() == [0, 2, 0, 1]
-
-
 @SHAPES
 @SCALINGS
 @LAMS
@@ -1085,12 +1044,12 @@ def test_worth_is_utility_and_slope(shape, scaling, lam):
 
 
 def binding(rng, size, shape, scaling, lam):
-    """A continuous problem with a budget strictly between the lower bounds and what is wanted for free."""
+    """A continuous problem, a budget strictly between the lower bounds and what is wanted for free, and a price too high."""
     q, lower, upper, share = pool(rng, size)
     q[0], lower[0], upper[0] = 0.2, 0.0, 6.0
     problem = (q, lower, upper, share, shape, scaling, lam)
     least, most = lower.sum(), naive.total_demand(1e-300, *problem)[0]
-    return problem, float(least + rng.uniform(0.1, 0.9) * (most - least))
+    return problem, float(least + rng.uniform(0.1, 0.9) * (most - least)), 1.001 * lam / share.min()
 
 
 def clear(problem, budget, *, top, guess=0.3, passes=500):
@@ -1105,8 +1064,7 @@ def clear(problem, budget, *, top, guess=0.3, passes=500):
 @pytest.mark.parametrize("lam", ORDINARY)
 def test_clear_price_finds_the_bisected_price(shape, scaling, lam):
     for rng in generators(6):
-        problem, budget = binding(rng, 7, shape, scaling, lam)
-        top = lam / problem[3].min() * 1.001
+        problem, budget, top = binding(rng, 7, shape, scaling, lam)
         price, pull, closed, out = clear(problem, budget, top=top)
         low, high = naive.clear_price(budget, *problem, top)
         assert closed
@@ -1140,8 +1098,7 @@ def ends(problem, reference, top):
 @pytest.mark.parametrize("lam", ORDINARY)
 def test_clear_curves_brackets_the_bisected_abscissa(shape, scaling, lam):
     for rng in generators(4):
-        problem, budget = binding(rng, 7, shape, scaling, lam)
-        top = lam / problem[3].min() * 1.001
+        problem, budget, top = binding(rng, 7, shape, scaling, lam)
         tail, least, most, under, over = ends(problem, 0.3 * top, top)
         for guess in (0.0, 1.0, 1e-200, 1e300, np.inf, np.nan):
             search = (*tail, shape, least, most, under, over, guess)
@@ -1162,8 +1119,7 @@ def test_clear_curves_brackets_the_bisected_abscissa(shape, scaling, lam):
 def test_clear_steps_goes_down_a_sorted_list(scaling, lam):
     shape = _kernels.CAPPED_LINEAR
     for rng in generators(10):
-        problem, budget = binding(rng, 30, shape, scaling, lam)
-        top = lam / problem[3].min() * 1.001
+        problem, budget, top = binding(rng, 30, shape, scaling, lam)
         tail, least, most, under, over = ends(problem, top, top)
         assert under <= budget <= over
         price = naive.clear_steps(budget - under, *tail)
@@ -1185,8 +1141,7 @@ def test_clear_steps_goes_down_a_sorted_list(scaling, lam):
 @SCALINGS
 @pytest.mark.parametrize("guess", [0.0, 5e-324, 1e-200, 1.0, 1e300, np.inf, np.nan])
 def test_clear_price_does_not_depend_on_the_guess(shape, scaling, guess):
-    problem, budget = binding(np.random.default_rng(5), 7, shape, scaling, 1.0)
-    top = 1.001 / problem[3].min()
+    problem, budget, top = binding(np.random.default_rng(5), 7, shape, scaling, 1.0)
     price, _, closed, _ = clear(problem, budget, top=top, guess=guess)
     usual, _, _, _ = clear(problem, budget, top=top)
     assert closed
@@ -1195,7 +1150,7 @@ def test_clear_price_does_not_depend_on_the_guess(shape, scaling, guess):
 
 @SHAPES
 def test_clear_price_tells_when_it_runs_out_of_passes(shape):
-    problem, budget = binding(np.random.default_rng(5), 7, shape, _kernels.RATE, 1.0)
+    problem, budget, _ = binding(np.random.default_rng(5), 7, shape, _kernels.RATE, 1.0)
     _, _, closed, out = clear(problem, budget, top=2.0, guess=1e-9, passes=1)
     assert not closed
     assert out.sum() == pytest.approx(budget, rel=1e-12)
@@ -1206,7 +1161,7 @@ def test_clear_price_tells_when_it_runs_out_of_passes(shape):
 @pytest.mark.parametrize("lam", ORDINARY)
 def test_blend_spends_the_budget_like_its_twin(shape, scaling, lam):
     for rng in generators(4):
-        problem, budget = binding(rng, 7, shape, scaling, lam)
+        problem, budget, _ = binding(rng, 7, shape, scaling, lam)
         price, _ = naive.clear_price(budget, *problem, lam / problem[3].min())
         lo, hi = 0.9 * price, 1.1 * price + 1e-12
         out = np.empty(7)

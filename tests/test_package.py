@@ -45,7 +45,7 @@ LAYERS = {
     "baselines._base": {"_kernels", "_checks", "_diagnostics", "_index", "_ledger", "_pacing", "_posterior", "_state", "_utility"},
     "baselines._separable": {"_kernels", "_checks"},
     "baselines._gaussian": {"_checks", "_state", "baselines._base"},
-    "baselines._controls": {"_kernels", "_checks", "_posterior", "_utility", "_allocator", "baselines._base"},
+    "baselines._controls": {"_kernels", "_checks", "_dual", "_posterior", "_utility", "_allocator", "baselines._base"},
     "baselines._values": {"_checks", "_posterior", "baselines._base", "baselines._gaussian", "baselines._separable"},
     "baselines._proportions": {"_checks", "_ledger", "_pacing", "_posterior", "baselines._base", "baselines._separable"},
     "baselines._selectors": {"_checks", "_posterior", "baselines._base"},

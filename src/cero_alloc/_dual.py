@@ -11,11 +11,9 @@ import numpy as np
 from . import _kernels
 from ._checks import FloatArray, IntArray, TieArray, error_text, real
 from ._ledger import Horizon, RolloutLedger
-from ._posterior import BetaPosteriorBank
+from ._posterior import BLOCK, BetaPosteriorBank
 from ._threads import in_stretches
 from ._utility import SaturatingUtility
-
-_BLOCK = 1024  # prompts whose values stay in the cache until their slopes have moved
 
 
 class Round(NamedTuple):
@@ -57,11 +55,7 @@ def play_round(
         paid = leaders(key, tie, -1.0, -(-due // n_max))
         dealt = min(due, paid.size * n_max)
     elif dealt < proposed:
-        paid = places.copy()
-        k = -(-dealt // n_max)
-        if k:
-            _kernels.select(key, tie, paid, paid.size, k)
-        paid = paid[:k]
+        paid = _first(key, tie, places.copy(), -(-dealt // n_max))
     bound = exact or dealt != proposed or dealt == cap < most
     return Round(places, proposed, paid, dealt, float(key[paid[-1]]) if bound and dealt else price)
 
@@ -69,19 +63,23 @@ def play_round(
 def leaders(key: FloatArray, tie: TieArray, threshold: float, k: int) -> IntArray:
     """Return the positions of the k largest keys above a threshold, equal ones by tie rank, the k-th last."""
 
-    def first(start: int, stop: int) -> IntArray:
+    def some(start: int, stop: int) -> IntArray:
         order = np.empty(min(stop - start, 2 * k), dtype=np.int64)
         found = _kernels.rank(key[start:stop], tie[start:stop], threshold, k, order)
         return order[:found] + start
 
-    parts = in_stretches(first, key.size)
+    parts = in_stretches(some, key.size)
     if len(parts) == 1:
         return parts[0]
-    merged = np.concatenate(parts)
-    k = min(k, merged.size)
+    return _first(key, tie, np.concatenate(parts), k)
+
+
+def _first(key: FloatArray, tie: TieArray, places: IntArray, k: int) -> IntArray:
+    """Return the first k of these places in rank, the k-th last; permutes them."""
+    k = min(k, places.size)
     if k:
-        _kernels.select(key, tie, merged, merged.size, k)
-    return merged[:k]
+        _kernels.select(key, tie, places, places.size, k)
+    return places[:k]
 
 
 def counts_of(places: IntArray, total: int, n_max: int) -> IntArray:
@@ -138,7 +136,7 @@ class SlopeStep:
             a, b = (a0[some], b0[some]) if a_stride else (a0, b0)
             _kernels.step_pool(
                 theta[some], a, b, a_stride, evidence[some], tick[some], now, rho, fade, visits[some] if stride else visits,
-                stride, h.n_max, h.equal_share, self.size, codes, np.empty((2, _BLOCK)), np.zeros(_BLOCK, dtype=np.int64),
+                stride, h.n_max, h.equal_share, self.size, codes, np.empty((2, BLOCK)), np.zeros(BLOCK, dtype=np.int64),
             )  # fmt: skip
 
         in_stretches(step, theta.size)

@@ -33,6 +33,17 @@ def kernel(function):
         return njit(**options)(function)
 
 
+# ---------------------------------------------------------------- sums
+
+
+@kernel
+def add(total, lost, term):
+    """Add to a compensated sum; ``lost`` is what the total has too much."""
+    step = term - lost
+    fresh = total + step
+    return fresh, (fresh - total) - step
+
+
 # ---------------------------------------------------------------- utility: U(x) = height * phi(rate * x)
 
 EXPONENTIAL, HYPERBOLIC, LOG, CAPPED_LINEAR = 0, 1, 2, 3
@@ -426,36 +437,6 @@ def rank(key, tie, threshold, k, order):
 
 
 @kernel
-def deal(order, k, units, n_max, out):
-    """Give n_max units to each of order[:k] while ``units`` last, the residual to the last; return what was dealt."""
-    out[:] = 0
-    left = units
-    for j in range(k):
-        n = min(n_max, left)
-        out[order[j]] = n
-        left -= n
-    return units - left
-
-
-@kernel
-def propose(key, tie, threshold, n_max, cap, budget, order, proposal, counts):
-    """Write the virtual proposal and the executed counts; return their totals.
-
-    The proposal maximises sum (key - threshold) n over 0 <= n <= n_max, sum n <= cap. The executed counts are the same
-    ranking clipped so that the total stays within ``budget``.
-    """
-    k = rank(key, tie, threshold, (cap + n_max - 1) // n_max, order)
-    proposed = deal(order, k, cap, n_max, proposal)
-    if proposed <= budget:
-        counts[:] = proposal
-        return proposed, proposed
-    k_paid = (budget + n_max - 1) // n_max
-    if k_paid > 0:
-        select(key, tie, order, k, k_paid)
-    return proposed, deal(order, k_paid, budget, n_max, counts)
-
-
-@kernel
 def log_ratio(top, bottom):
     """log(top / bottom) for positive floats, to 3 units in the last place near 1 too, in arithmetic that vectorises.
 
@@ -566,10 +547,7 @@ def remaining_demand(price, q, z, room, cost, stride, share, shape, scaling, lam
         slope = price * c * share
         more = share * demand(shape, height, rate, slope, (z[i] + room[i]) / share) - z[i]
         if more > 0.0:
-            step = c * min(more, room[i]) - lost
-            fresh = total + step
-            lost = (fresh - total) - step
-            total = fresh
+            total, lost = add(total, lost, c * min(more, room[i]))
             if more < room[i] * (1.0 - 1e-12):
                 pull += c * share * demand_pull(shape, height, rate, slope)
     return total, pull
@@ -1180,14 +1158,6 @@ _BLOCK = 16  # terms summed plainly: one compensated addition per block does not
 def entry(array, i):
     """Return the i-th entry, or the one for all."""
     return array[i * (array.size > 1)]
-
-
-@kernel
-def add(total, lost, term):
-    """Add to a compensated sum; ``lost`` is what the total has too much."""
-    step = term - lost
-    fresh = total + step
-    return fresh, (fresh - total) - step
 
 
 @kernel

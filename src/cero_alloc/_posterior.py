@@ -15,9 +15,10 @@ from ._index import PromptIndex
 from ._prior import ForgettingChoice, PriorFit, choose_forgetting, fit_prior, forgetting_grid, group_rows, prior_arrays
 from ._state import State, Stateful
 
+BLOCK = 1024  # prompts that a pass over the pool takes at a time: what it writes for them stays in the cache
+
 _NO_ROWS = np.empty(0, dtype=np.int64)
 _RECENT = 4096  # rounds whose forgetting is looked up
-_BLOCK = 1024  # prompts that a pass over the pool takes at a time
 _LAST_TICK = 2**31 - 1
 _FEEDBACK_FAULTS = {
     1: ("rollouts", "be at least 0", "Report what was generated, refund what was not."),
@@ -573,7 +574,7 @@ class BetaPosteriorBank(Stateful):
 
     def _values(self, rows: IntArray | None) -> FloatArray:
         out = np.empty(len(self) if rows is None else rows.size)
-        _kernels.values(rows is None, _NO_ROWS if rows is None else rows, *self._arguments(), np.empty(_BLOCK), out)
+        _kernels.values(rows is None, _NO_ROWS if rows is None else rows, *self._arguments(), np.empty(BLOCK), out)
         return out
 
     def _means(self, rows: IntArray | None) -> FloatArray:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from cero_alloc import _kernels
 from cero_alloc._allocator import FenchelDualAllocator
 from cero_alloc._checks import FloatArray, IntArray, error_text, multiple
+from cero_alloc._dual import counts_of
 from cero_alloc._posterior import BetaPosteriorBank
 from cero_alloc._utility import SaturatingUtility
 
@@ -155,10 +156,9 @@ class Greedy(Baseline):
         z = self.ledger.exposure[rows].astype(np.int64)
         block = h.n_max / h.equal_share
         _kernels.block_gains(rows, q, z, h.equal_share, block, *worth.codes, *self._known[1], gain)
-        units = np.empty_like(rows)
-        _kernels.propose(
-            gain, self._tie[rows], -np.inf, h.n_max, total, total, np.empty_like(rows), np.empty_like(rows), units
-        )
+        first = self._first(gain, rows, -(-total // h.n_max))
+        units = np.zeros_like(rows)
+        units[first] = counts_of(first, min(total, first.size * h.n_max), h.n_max)
         return units
 
 
