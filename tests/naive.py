@@ -275,7 +275,7 @@ def lend(rows, units, g, accounts):
     for row, n in zip(rows, units, strict=True):
         accounts[row][0] += n
         accounts[row][1] += n * g
-    return accounts
+    return accounts  # the kernel returns the sum of the units
 
 
 def count_offers(rows, accounts):
@@ -347,9 +347,15 @@ def step_slope(theta, q, dealt, step, upper, per_visit, n_max, scaling, lam):
     return min(1.0, max(0.0, theta - step * (dealt - per_visit * x) / n_max))
 
 
-def step_pool(theta, a0, b0, a_stride, evidence, tick, now, rho, visits, stride, n_max, share, gamma, codes):
+def step_pool(
+    theta, a0, b0, a_stride, evidence, tick, now, rho, visits, stride, n_max, share, gamma, codes, start, places, units
+):
     q = values(True, None, a0, b0, a_stride, evidence, tick, now, rho)
-    return step_slopes(theta, q, [0] * len(theta), visits, stride, n_max, share, gamma, *codes)
+    dealt = [0] * len(theta)
+    for place, n in zip(places, units, strict=True):
+        if start <= place < start + len(theta):
+            dealt[place - start] = n
+    return step_slopes(theta, q, dealt, visits, stride, n_max, share, gamma, *codes)
 
 
 # ---------------------------------------------------------------- what the rest of the run wants

@@ -278,8 +278,9 @@ def test_accounts_match_their_twins(dtype):
         units, rollouts = rng.integers(-3, 5, 4), rng.integers(0, 20, 4)
         for name, args in [("lend", (rows, units, g)), ("settle", (rows, rollouts)), ("count_offers", (rows,))]:
             expected = getattr(naive, name)(*args, accounts.tolist())
-            getattr(_kernels, name)(*args, accounts)
+            returned = getattr(_kernels, name)(*args, accounts)
             assert accounts.tolist() == expected
+            assert returned == (units.sum() if name == "lend" else None)
 
 
 # ---------------------------------------------------------------- one round
@@ -428,10 +429,14 @@ def test_step_pool_matches_its_twin_in_blocks_of_any_size(shape, a_stride, strid
         *evidence, fade = evidence_of(rng, 30, a_stride)
         theta, visits = rng.random(30), rng.integers(1, 30, 30 if stride else 1).astype(float)
         args = (visits, stride, int(rng.integers(1, 5)), float(rng.uniform(0.1, 9)), 0.0, (shape, 0, 1.0))
+        start, k = int(rng.integers(0, 20)), int(rng.integers(0, 30))
+        args = (*args, start, rng.permutation(60)[:k], rng.integers(0, args[2] + 1, k))
         expected = naive.step_pool(theta, *evidence, *args)
         for block in (1, 7, 30, 64):
             moved = theta.copy()
-            _kernels.step_pool(moved, *evidence, fade, *args, np.empty((2, block)), np.zeros(block, dtype=np.int64))
+            rows, dealt = np.empty((2, k), dtype=np.int64)
+            scratch = (np.empty((2, block)), np.zeros(block, dtype=np.int64), rows, dealt, np.empty((3, k)))
+            _kernels.step_pool(moved, *evidence, fade, *args, *scratch)
             np.testing.assert_allclose(moved, expected, rtol=1e-12, atol=1e-14)
 
 

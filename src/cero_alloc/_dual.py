@@ -84,7 +84,8 @@ def _first(key: FloatArray, tie: TieArray, places: IntArray, k: int) -> IntArray
 
 def counts_of(places: IntArray, total: int, n_max: int) -> IntArray:
     """Return the units of each place: ``n_max``, and what is left of the total for the last."""
-    units = np.full(places.size, n_max)
+    units = np.empty(places.size, dtype=np.int64)
+    units.fill(n_max)  # np.full costs several times as much where few are dealt
     if units.size:
         units[-1] = total - (units.size - 1) * n_max
     return units
@@ -122,26 +123,21 @@ class SlopeStep:
         _kernels.step_slopes(theta, q, proposal, e, stride, h.n_max, h.equal_share, self.size, *self.utility.codes)
 
     def pool(self, theta: FloatArray, places: IntArray, proposal: IntArray, visits: FloatArray) -> None:
-        """Move the slopes of the pool's first prompts, as many as there are in ``theta``, in place.
-
-        All move as if nothing had been proposed; then those at ``places`` are put back and moved on their own, so that no
-        array as large as the pool is needed.
-        """
+        """Move the slopes of the pool's first prompts, as many as there are in ``theta``, in place."""
         a0, b0, a_stride, evidence, tick, now, rho, fade = self.bank._arguments()
-        h, stride, codes = self.horizon, int(visits.size > 1), self.utility.codes
-        proposed_to = theta[places]
+        h, stride, codes, size = self.horizon, int(visits.size > 1), self.utility.codes, places.size
 
         def step(start: int, stop: int) -> None:
-            some = slice(start, stop)
+            some, block = slice(start, stop), min(BLOCK, stop - start)
             a, b = (a0[some], b0[some]) if a_stride else (a0, b0)
+            rows, dealt = np.empty((2, size), dtype=np.int64)
             _kernels.step_pool(
                 theta[some], a, b, a_stride, evidence[some], tick[some], now, rho, fade, visits[some] if stride else visits,
-                stride, h.n_max, h.equal_share, self.size, codes, np.empty((2, BLOCK)), np.zeros(BLOCK, dtype=np.int64),
+                stride, h.n_max, h.equal_share, self.size, codes, start, places, proposal,
+                np.empty((2, block)), np.zeros(block, dtype=np.int64), rows, dealt, np.empty((3, size)),
             )  # fmt: skip
 
         in_stretches(step, theta.size)
-        self.rows(proposed_to, places, proposal, visits)
-        theta[places] = proposed_to
 
 
 def next_price(price: float, proposed: int, horizon: Horizon, step: float) -> float:

@@ -126,8 +126,9 @@ class PromptIndex:
         if prompt_ids is None:
             return None
         rows = self._find(prompt_ids)
-        n_slots = 0 if _kernels.strictly_increasing(rows) else 1 << (rows.size * 3 // 2).bit_length()
-        slots = np.full(n_slots, -1, dtype=np.int64)
+        slots = _NO_ROWS
+        if not _kernels.strictly_increasing(rows):
+            slots = np.full(1 << (rows.size * 3 // 2).bit_length(), -1, dtype=np.int64)
         position, kind = _kernels.first_bad_row(rows, len(self), slots)
         if kind == 1:
             raise _unknown_ids(self._strangers(rows))

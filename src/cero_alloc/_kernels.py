@@ -338,10 +338,13 @@ def strictly_increasing(rows):
 
 @kernel
 def lend(rows, units, g, accounts):
-    """Deal units of g rollouts to these rows, or take them back where negative."""
+    """Deal units of g rollouts to these rows, or take them back where negative; return their sum."""
+    total = np.int64(0)
     for r in range(rows.size):
         accounts[rows[r], 0] += units[r]
         accounts[rows[r], 1] += units[r] * g
+        total += units[r]
+    return total
 
 
 @kernel
@@ -512,20 +515,35 @@ def step_slopes(theta, q, proposal, visits, stride, n_max, share, gamma, shape, 
 
 @kernel
 def step_pool(
-    theta, a0, b0, a_stride, evidence, tick, now, rho, fade, visits, stride, n_max, share, gamma, codes, scratch, none
-):
-    """Step the slopes of a stretch of the pool as if nothing had been dealt to it, with the values as they stand.
+    theta, a0, b0, a_stride, evidence, tick, now, rho, fade, visits, stride, n_max, share, gamma, codes,
+    start, places, units, scratch, none, rows, dealt, kept,
+):  # fmt: skip
+    """Step the slopes of a stretch of the pool, from row ``start`` on, with the values as they stand.
 
-    ``scratch`` (2 x size) and ``none``, as many zeros, set the size of the blocks: small ones stay in the cache.
+    All step as if nothing had been dealt; those at ``places`` are kept before, and then step again with their units: no
+    array as large as the pool is needed. ``scratch`` (2 x size) and ``none``, as many zeros, set the size of the blocks:
+    small ones stay in the cache. ``rows``, ``dealt`` (as many as places) and ``kept`` (3 x) are scratch too.
     """
     shape, scaling, lam = codes
-    for start in range(0, theta.size, none.size):
-        stop = min(start + none.size, theta.size)
-        q, n = scratch[0, : stop - start], none[: stop - start]
-        a, b = (a0[start:stop], b0[start:stop]) if a_stride else (a0, b0)
-        e = visits[start:stop] if stride else visits
-        values(np.bool_(True), n, a, b, a_stride, evidence[start:stop], tick[start:stop], now, rho, fade, scratch[1], q)
-        step_slopes(theta[start:stop], q, n, e, stride, n_max, share, gamma, shape, scaling, lam)
+    k = 0
+    for j in range(places.size):
+        row = places[j] - start
+        if 0 <= row < theta.size:
+            rows[k], dealt[k], kept[0, k], kept[1, k] = row, units[j], theta[row], visits[row * stride]
+            k += 1
+    for low in range(0, theta.size, none.size):
+        high = min(low + none.size, theta.size)
+        q, n = scratch[0, : high - low], none[: high - low]
+        a, b = (a0[low:high], b0[low:high]) if a_stride else (a0, b0)
+        e = visits[low:high] if stride else visits
+        values(np.bool_(True), n, a, b, a_stride, evidence[low:high], tick[low:high], now, rho, fade, scratch[1], q)
+        step_slopes(theta[low:high], q, n, e, stride, n_max, share, gamma, shape, scaling, lam)
+    if k > 0:
+        again, e, q = kept[0, :k], kept[1, :k], kept[2, :k]
+        values(np.bool_(False), rows[:k], a0, b0, a_stride, evidence, tick, now, rho, fade, scratch[1], q)
+        step_slopes(again, q, dealt[:k], e, stride, n_max, share, gamma, shape, scaling, lam)
+        for r in range(k):
+            theta[rows[r]] = again[r]
 
 
 # ---------------------------------------------------------------- what the rest of the run wants (exact dual)

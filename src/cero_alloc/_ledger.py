@@ -349,8 +349,9 @@ class RolloutLedger(Stateful):
 
     def top_up(self, rows: IntArray, units: IntArray) -> float:
         """Deal these counts within the open round; return what they cost."""
-        _kernels.lend(rows, units, self.horizon.group_size, self.accounts)
-        total = self.cost_of(rows, units)
+        total: float = _kernels.lend(rows, units, self.horizon.group_size, self.accounts)
+        if self.unit_costs is not None:
+            total = self.cost_of(rows, units)
         self.left -= total
         return total
 
