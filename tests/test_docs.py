@@ -34,6 +34,7 @@ MODULES = [
     "_replay",
     "simulation",
     "sharding",
+    "checkpoint",
     "plotting",
 ]
 PAGES = [

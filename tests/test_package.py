@@ -19,6 +19,7 @@ LAYERS = {
     "_kernels": set(),
     "_checks": set(),
     "_state": {"_checks"},
+    "checkpoint": {"_checks"},
     "_utility": {"_kernels", "_checks"},
     "_index": {"_kernels", "_checks"},
     "_prior": {"_checks"},
