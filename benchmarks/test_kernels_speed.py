@@ -62,8 +62,8 @@ def test_step_pool(benchmark, pool, shape):
     """The dual step of the whole pool: values, demand and slopes."""
     theta, visits, places = 3.0 * Q, np.array([1000.0]), np.arange(0, N, 100)
     rows, dealt = np.empty((2, places.size), dtype=np.int64)
-    scratch = (np.empty((2, 1024)), np.zeros(1024, dtype=np.int64), rows, dealt, np.empty((3, places.size)))
-    run = (visits, 0, 2, R, 0.0, (SHAPES[shape], HEIGHT, 1.0), 0, places, np.full(places.size, 2))
+    scratch = (np.empty((2, 1024)), np.zeros(1024, dtype=np.int64), rows, dealt, np.empty((4, places.size)))
+    run = (np.zeros(1), 0, visits, 0, 2, R, 0.0, (SHAPES[shape], HEIGHT, 1.0), 0, places, np.full(places.size, 2))
     benchmark(_kernels.step_pool, theta, PRIOR, PRIOR, 0, *pool, 3, 1.0, powers(1.0), *run, *scratch)
 
 

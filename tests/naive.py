@@ -286,7 +286,7 @@ def settle(rows, rollouts, accounts):
     accounts = [list(account) for account in accounts]
     for row, n in zip(rows, rollouts, strict=True):
         accounts[row][1] = max(accounts[row][1] - n, 0)
-    return accounts
+    return accounts  # the kernel returns by how much less is outstanding
 
 
 # ---------------------------------------------------------------- one round of Algorithm 1
@@ -325,11 +325,11 @@ def propose(key, tie, threshold, n_max, cap, budget):
     return proposed, sum(counts), proposal, counts
 
 
-def step_slopes(theta, q, proposal, visits, stride, n_max, share, gamma, shape, scaling, lam):
+def step_slopes(theta, q, proposal, start, start_stride, visits, stride, n_max, share, gamma, shape, scaling, lam):
     moved = []
     for i, slope in enumerate(theta):
-        e = visits[i if stride else 0]
-        z = share * demand(shape, *scale_of(scaling, lam, q[i]), lam * slope, e * n_max / share)
+        e, x = visits[i if stride else 0], start[i if start_stride else 0] / share
+        z = share * max(0.0, demand(shape, *scale_of(scaling, lam, q[i]), lam * slope, x + e * n_max / share) - x)
         step = gamma or 1 / math.sqrt(e)
         moved.append(min(1.0, max(0.0, slope - step * (proposal[i] - z / e) / n_max)))
     return moved
@@ -340,22 +340,23 @@ def log_ratio(top, bottom):
         return float((Decimal(float(top)) / Decimal(float(bottom))).ln())
 
 
-def step_slope(theta, q, dealt, step, upper, per_visit, n_max, scaling, lam):
+def step_slope(theta, q, dealt, start, step, upper, per_visit, n_max, scaling, lam):
     height, rate = scale_of(scaling, lam, q)
-    top, slope = height * rate, lam * theta
+    top, slope, upper = height * rate, lam * theta, start + upper
     x = 0.0 if slope >= top else upper if slope == 0 else min(upper, log_ratio(top, slope) / rate)
-    return min(1.0, max(0.0, theta - step * (dealt - per_visit * x) / n_max))
+    return min(1.0, max(0.0, theta - step * (dealt - per_visit * max(0.0, x - start)) / n_max))
 
 
 def step_pool(
-    theta, a0, b0, a_stride, evidence, tick, now, rho, visits, stride, n_max, share, gamma, codes, start, places, units
-):
+    theta, a0, b0, a_stride, evidence, tick, now, rho, start, start_stride, visits, stride, n_max, share, gamma, codes,
+    first, places, units,
+):  # fmt: skip
     q = values(True, None, a0, b0, a_stride, evidence, tick, now, rho)
     dealt = [0] * len(theta)
     for place, n in zip(places, units, strict=True):
-        if start <= place < start + len(theta):
-            dealt[place - start] = n
-    return step_slopes(theta, q, dealt, visits, stride, n_max, share, gamma, *codes)
+        if first <= place < first + len(theta):
+            dealt[place - first] = n
+    return step_slopes(theta, q, dealt, start, start_stride, visits, stride, n_max, share, gamma, *codes)
 
 
 # ---------------------------------------------------------------- what the rest of the run wants

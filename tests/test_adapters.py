@@ -63,14 +63,6 @@ def test_rewards_outside_the_unit_interval_need_a_rule():
     assert all(math.isnan(figure) for figure in common.prompt_metrics([], []).values())
 
 
-def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    path = tmp_path / "new" / "state.pkl"
-    common.save_state(path, {"n": 1})
-    with pytest.raises((AttributeError, TypeError, common.pickle.PicklingError)):
-        common.save_state(path, {"n": lambda: 0})
-    assert common.load_state(path) == {"n": 1}
-
-
 def test_groups_of_one_are_refused():
     with pytest.raises(ValueError, match=r"group_size or min_rollouts must be at least 2, got 1: a group of one"):
         common.require_groups(allocator(group_size=1))

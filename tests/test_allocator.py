@@ -824,9 +824,9 @@ def test_the_ledger_counts_tokens():
     assert ledger.cost_of(None, np.array([1, 2, 3])) == 2 + 8 + 30
     assert ledger.cost_of(np.array([2, 0]), np.array([1, 2])) == 10 + 4
     counts = allocator.allocate()
-    assert ledger.spent == pytest.approx(costs @ counts, rel=1e-15)
-    assert ledger.remaining_budget == 100 - ledger.spent
-    assert allocator.metrics()["pacing_gap"] == pytest.approx(ledger.spent - 20)
+    assert ledger.dealt == pytest.approx(costs @ counts, rel=1e-15)
+    assert ledger.remaining_budget == 100 - ledger.dealt
+    assert allocator.metrics()["pacing_gap"] == pytest.approx(ledger.dealt - 20)
     allocator.refund(None, counts)
     assert ledger.remaining_budget == 100.0
     assert ledger.offers.tolist() == [1, 1, 1]

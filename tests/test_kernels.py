@@ -277,10 +277,11 @@ def test_accounts_match_their_twins(dtype):
         rows, g = rng.permutation(6)[:4], int(rng.integers(1, 5))
         units, rollouts = rng.integers(-3, 5, 4), rng.integers(0, 20, 4)
         for name, args in [("lend", (rows, units, g)), ("settle", (rows, rollouts)), ("count_offers", (rows,))]:
-            expected = getattr(naive, name)(*args, accounts.tolist())
+            expected, before = getattr(naive, name)(*args, accounts.tolist()), accounts[:, 1].sum()
             returned = getattr(_kernels, name)(*args, accounts)
             assert accounts.tolist() == expected
-            assert returned == (units.sum() if name == "lend" else None)
+            sums = {"lend": units.sum(), "settle": before - accounts[:, 1].sum(), "count_offers": None}
+            assert returned == sums[name]
 
 
 # ---------------------------------------------------------------- one round
@@ -379,17 +380,30 @@ def test_rank_of_a_large_pool_in_little_room(arrangement):
 @SHAPES
 @SCALINGS
 @LAMS
-@pytest.mark.parametrize("stride", [0, 1])
-def test_step_slopes_matches_its_twin(shape, scaling, lam, stride):
+@pytest.mark.parametrize(("start_stride", "stride"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_step_slopes_matches_its_twin(shape, scaling, lam, start_stride, stride):
     for rng in generators(3):
         theta, q = rng.random(20), values_of(rng, 20)
         theta[:2] = 0.0, 1.0
         visits = rng.integers(1, 30, 20 if stride else 1)
         n_max, share = int(rng.integers(1, 5)), float(rng.uniform(0.1, 9))
-        proposal = rng.integers(0, n_max + 1, 20)
+        proposal, start = rng.integers(0, n_max + 1, 20), rng.integers(0, 40, 20) * (start_stride + rng.integers(2))
         for gamma in (0.0, 0.3):
             moved = theta.copy()
-            args = (q, proposal, visits, stride, n_max, share, gamma, shape, scaling, lam)
+            args = (
+                q,
+                proposal,
+                start.astype(float),
+                start_stride,
+                visits,
+                stride,
+                n_max,
+                share,
+                gamma,
+                shape,
+                scaling,
+                lam,
+            )
             _kernels.step_slopes(moved, *args)
             np.testing.assert_allclose(moved, naive.step_slopes(theta, *args), rtol=1e-12, atol=1e-14)
             assert np.all((moved >= 0) & (moved <= 1))
@@ -418,24 +432,28 @@ def test_step_slope_matches_its_twin(scaling, lam):
         for theta in [0.0, 5e-324, 1e-12, 1.0, float(rng.random())]:
             for q in [0.0, 5e-324, 1e-17, theta / 4, np.nextafter(theta, 2) / 4, 0.25, float(rng.uniform(0, 0.25))]:
                 dealt = int(rng.integers(0, n_max + 1))
-                args = (theta, min(q, 0.25), dealt, step, upper, per_visit, n_max, scaling, lam)
+                start = float(rng.choice([0.0, upper * rng.random(), 1e6]))
+                args = (theta, min(q, 0.25), dealt, start, step, upper, per_visit, n_max, scaling, lam)
                 assert _kernels.step_slope(*args) == pytest.approx(naive.step_slope(*args), rel=1e-12, abs=1e-13)
 
 
 @pytest.mark.parametrize("shape", range(4), ids=list(naive.SHAPES))
 @pytest.mark.parametrize(("a_stride", "stride"), [(0, 0), (1, 1)])
-def test_step_pool_matches_its_twin_in_blocks_of_any_size(shape, a_stride, stride):
+@pytest.mark.parametrize("start_stride", [0, 1])
+def test_step_pool_matches_its_twin_in_blocks_of_any_size(shape, a_stride, stride, start_stride):
     for rng in generators(4):
         *evidence, fade = evidence_of(rng, 30, a_stride)
         theta, visits = rng.random(30), rng.integers(1, 30, 30 if stride else 1).astype(float)
-        args = (visits, stride, int(rng.integers(1, 5)), float(rng.uniform(0.1, 9)), 0.0, (shape, 0, 1.0))
-        start, k = int(rng.integers(0, 20)), int(rng.integers(0, 30))
-        args = (*args, start, rng.permutation(60)[:k], rng.integers(0, args[2] + 1, k))
+        start = rng.integers(0, 9, 30 if start_stride else 1).astype(float) * start_stride
+        n_max = int(rng.integers(1, 5))
+        args = (start, start_stride, visits, stride, n_max, float(rng.uniform(0.1, 9)), 0.0, (shape, 0, 1.0))
+        first, k = int(rng.integers(0, 20)), int(rng.integers(0, 30))
+        args = (*args, first, rng.permutation(60)[:k], rng.integers(0, n_max + 1, k))
         expected = naive.step_pool(theta, *evidence, *args)
         for block in (1, 7, 30, 64):
             moved = theta.copy()
             rows, dealt = np.empty((2, k), dtype=np.int64)
-            scratch = (np.empty((2, block)), np.zeros(block, dtype=np.int64), rows, dealt, np.empty((3, k)))
+            scratch = (np.empty((2, block)), np.zeros(block, dtype=np.int64), rows, dealt, np.empty((4, k)))
             _kernels.step_pool(moved, *evidence, fade, *args, *scratch)
             np.testing.assert_allclose(moved, expected, rtol=1e-12, atol=1e-14)
 

@@ -193,7 +193,8 @@ class Book(RuleBasedStateMachine):
         scored = sum(self.evidence.values())
         expected = {
             "lent": lent, "scored": scored, "unscored": self.unscored, "refunded": back, "abandoned": begun, "in_hand": in_hand,
-            "leases": len(self.left), "remaining_budget": TOTAL - lent + back, "spent_budget": lent - back,
+            "leases": len(self.left), "remaining_budget": TOTAL - lent + back, "reserved_budget": in_hand,
+            "spent_budget": scored + self.unscored + begun,
         }  # fmt: skip
         assert {key: figures[key] for key in expected} == expected
         assert lent == scored + self.unscored + back + begun + in_hand

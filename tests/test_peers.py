@@ -310,7 +310,7 @@ def test_counts_keep_to_the_caps(name, seed):
         if k >= world.rounds:
             assert not counts.any()
     check_round()
-    assert policy.ledger.spent == pytest.approx(spent, abs=1e-6)
+    assert policy.ledger.dealt == pytest.approx(spent, abs=1e-6)
     assert policy.remaining_budget == pytest.approx(budget - spent, abs=1e-6)
 
 
@@ -457,25 +457,25 @@ def token_run(**change):
 def test_a_round_of_tokens_keeps_to_its_caps():
     policy = token_run(round_capacity=120)
     policy.allocate(budget=150)
-    assert policy.ledger.spent <= 120
+    assert policy.ledger.dealt <= 120
 
 
 def test_a_cap_in_tokens_does_not_lift_the_pace():
     policy = token_run()
     policy.allocate(budget=150)
-    assert policy.ledger.spent <= 100  # as everywhere: the schedule's 100, unless the cap is less
+    assert policy.ledger.dealt <= 100  # as everywhere: the schedule's 100, unless the cap is less
 
 
 @pytest.mark.parametrize("capacity", [45.0, 60.0, 1000.0])
 def test_a_round_capacity_in_tokens_caps_every_round(capacity):
     policy = token_run(round_capacity=max(capacity, 100.0), total_budget=400)
     policy.allocate()
-    assert policy.ledger.spent == 40  # the pace is less
+    assert policy.ledger.dealt == 40  # the pace is less
     tight = token_run(round_capacity=capacity, total_budget=min(400, 10 * capacity))
     for k in range(1, 11):
         tight.allocate()
-        assert tight.ledger.spent <= k * min(40, capacity)
-    assert tight.ledger.spent > 10 * min(40, capacity) - 2
+        assert tight.ledger.dealt <= k * min(40, capacity)
+    assert tight.ledger.dealt > 10 * min(40, capacity) - 2
 
 
 @pytest.mark.parametrize("costs", [None, 3.0, [1.0, 2.0]])
@@ -497,7 +497,7 @@ def test_a_dear_prompt_does_not_keep_the_others_waiting():
         counts = policy.allocate()
         assert counts[:11].sum() == 40
         assert counts[11] == 0
-        assert policy.ledger.spent == 40 * k
+        assert policy.ledger.dealt == 40 * k
 
 
 def test_a_prompt_passed_over_once_is_dealt_to_when_it_can_be_paid():
@@ -539,7 +539,7 @@ def test_one_cost_for_all_is_a_run_in_rollouts(seed, cost):
         assert theirs.tolist() == counts.tolist()
         assert not exact or counts.sum() == cap
         assert priced.remaining_budget == plain.remaining_budget * cost
-        assert priced.ledger.spent == plain.ledger.spent * cost
+        assert priced.ledger.dealt == plain.ledger.dealt * cost
         named = np.arange(world.m) if rows is None else rows
         n, won = world.rewards(k, 0, named, counts)
         for policy in (plain, priced):
@@ -790,7 +790,7 @@ def test_states_of_another_horizon_are_refused_with_the_first_difference(name):
         others = {
             "n_rounds": rebuilt(world, n_rounds=world.rounds + 1),
             "total_budget": rebuilt(
-                world, total_budget=policy.ledger._total / 2 if world.tokens is not None else world.g
+                world, total_budget=policy.ledger.total / 2 if world.tokens is not None else world.g
             ),
             "max_rollouts": rebuilt(world, max_rollouts=ours.max_rollouts + world.g),
         }
@@ -904,7 +904,7 @@ def test_metrics_are_finite(name, seed):
         "certificate_achieved", "certificate_optimum", "certificate_gap", "certificate_regret"
     }  # fmt: skip
     assert all(type(value) is float and np.isfinite(value) for value in metrics.values()), metrics
-    assert metrics["spent_budget"] + metrics["remaining_budget"] == pytest.approx(policy.ledger._total)
+    assert metrics["spent_budget"] + metrics["remaining_budget"] == pytest.approx(policy.ledger.total)
     assert (
         -1e-9 <= metrics["certificate_achieved"] <= metrics["certificate_optimum"] + metrics["certificate_gap"] + 1e-9
     )

@@ -465,7 +465,7 @@ def test_pacing_by_visits_counts_those_of_prompts_that_join(costs):
     for offers in (12, 20, 28):
         allocator.allocate()
         assert allocator.ledger.progress == pytest.approx(offers / 28)
-        assert abs(allocator.metrics()["pacing_gap"]) <= 0.25 * allocator.ledger.spent
+        assert abs(allocator.metrics()["pacing_gap"]) <= 0.25 * allocator.ledger.dealt
     assert allocator.remaining_budget == 0
 
 

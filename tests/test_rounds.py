@@ -161,17 +161,17 @@ def test_what_is_returned_is_what_was_dealt(rule, feedback, seed):
             return rng.binomial(seen, p[rows[positions]]), seen
 
         cap = None if rng.random() < 0.7 else int(rng.integers(0, m * most))
-        before, spent = policy.ledger.exposure.copy(), policy.ledger.spent
+        before, spent = policy.ledger.exposure.copy(), policy.ledger.dealt
         counts, won, answered = play_round(policy, names[rows], draw, budget=cap, feedback=feedback)
         assert (counts == (policy.ledger.exposure - before)[rows]).all()
-        assert counts.sum() == policy.ledger.spent - spent
+        assert counts.sum() == policy.ledger.dealt - spent
         assert counts.max(initial=0) <= most
         assert counts.sum() <= (np.inf if cap is None else cap)
         assert (answered <= counts).all()
         assert ((won >= 0) & (won <= answered)).all()
         played[rows] += counts
         rewards[:, rows] += won, answered
-    assert played.sum() == policy.ledger.spent
+    assert played.sum() == policy.ledger.dealt
     told = rewards if feedback else np.zeros_like(rewards)
     np.testing.assert_allclose(policy.bank.alpha - 1, told[0])
     np.testing.assert_allclose(policy.bank.alpha + policy.bank.beta - 2, told[1])

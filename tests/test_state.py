@@ -325,7 +325,8 @@ def test_odd_priors_are_refused_in_words(prior):
     if isinstance(prior, dict) and len(prior) == 2:
         refuses(bank, state, "prior", (TypeError, ValueError))  # a mapping of two keys is a pair of words
     else:
-        refuses(bank, state, "prior.* must be (a pair|numbers)", (TypeError, ValueError))
+        must = "foreign: .*'prior'" if prior == "missing" else "prior.* must be (a pair|numbers)"
+        refuses(bank, state, must, (TypeError, ValueError))
 
 
 def test_a_broken_prior_is_named_with_its_path():
@@ -378,8 +379,14 @@ def test_a_grown_bank_carries_its_new_prompts():
     twin = BetaPosteriorBank(["a", "b"])
     twin.load_state_dict(bank.state_dict())
     assert twin.alpha.tolist() == bank.alpha.tolist() == [1.0, 3.0]
-    match = r"^state\['prompt_ids'\] must equal .* got 2 entries instead of 1\." + REMEDY
-    refuses(BetaPosteriorBank(["a"]), bank.state_dict(), match)
+    began = BetaPosteriorBank(["a"])  # as a script builds it that knows nothing of those that joined
+    began.load_state_dict(bank.state_dict())
+    assert began.prompt_ids == ("a", "b")
+    assert began.alpha.tolist() == bank.alpha.tolist()
+    must = r"^state\['prompt_ids'\] must equal .* got "
+    refuses(BetaPosteriorBank(["b"]), bank.state_dict(), must + r"'a' instead of 'b' at 0\." + REMEDY)
+    refuses(BetaPosteriorBank(["a"]), twin.state_dict() | {"first": 2}, must + r"2 entries instead of 1\." + REMEDY)
+    refuses(twin, BetaPosteriorBank(["a"]).state_dict(), must + r"1 entries instead of 2\." + REMEDY)
 
 
 # ------------------------------------------------------------------ RolloutLedger
@@ -788,7 +795,9 @@ def test_a_resolving_allocators_state_holds_what_changes():
     policy = ResolvingAllocator(BetaPosteriorBank(2), total_budget=12, visits=[3, 2], max_rollouts=4)
     policy.allocate()
     state = policy.state_dict()
-    assert set(state) == {"class", "bank", "ledger", "rng", "tie", "left", "price", "batch_price"}
+    assert set(state) == {
+        "schema", "arguments", "class", "bank", "ledger", "rng", "tie", "left", "price", "batch_price", "prior_fit", "deliveries",
+    }  # fmt: skip
     assert state["class"] == "ResolvingAllocator"
     assert state["left"].tolist() == [2.0, 1.0]
     assert state["price"] > 0.0
@@ -821,7 +830,7 @@ def test_a_resolving_allocator_refuses_what_does_not_fit():
     refuses(policy, 7, "^state must be the dict that ResolvingAllocator.state_dict returned, got state = 7", TypeError)
     refuses(policy, good | {"price": None}, r"^state\['price'\] must be a number, got state\['price'\] = None")
     refuses(policy, good | {"tie": np.arange(4)}, r"^state\['tie'\] must be int32 of shape \(3,\), got .*\(4,\)")
-    for entry in set(good) - {"class"}:
+    for entry in set(good) - {"class", "schema", "arguments"}:
         lacking = {key: value for key, value in good.items() if key != entry}
         refuses(policy, lacking, rf"entries of a ResolvingAllocator, missing or foreign: \['{entry}'\]")
     told = new(visits=3)

@@ -209,7 +209,7 @@ def test_twins(rule, seed):
             policy.update(rows, won, n)
             expected = twin.report(*(dict(zip(rows.tolist(), x.tolist(), strict=True)) for x in (n, won)))
             counts = policy.continue_round(n, won)
-        assert policy.ledger.spent == spent * g
+        assert policy.ledger.dealt == spent * g
         assert twin.total - twin.left <= total
     assert policy._visits.tolist() == twin.visits
 
@@ -450,7 +450,7 @@ def test_unanswered_rollouts_prove_nothing(rule):
     while wave.any():
         wave = policy.continue_round(0 * wave, 0 * wave)
         played += wave
-    assert policy.ledger.spent == played.sum() == policy.ledger.outstanding.sum()
+    assert policy.ledger.dealt == played.sum() == policy.ledger.outstanding.sum()
     if rule in (SpeedRL, PilotCommit):
         assert set(played.tolist()) <= {0, policy._few}
     if rule is DAPO:
@@ -472,7 +472,7 @@ def test_waves_count_as_one_visit_and_one_round(rule):
         bank_time.append(policy.bank.state_dict()["now"])
     assert bank_time == [1, 2, 3, 4]
     assert (policy._visits <= 4).all()
-    assert policy.ledger.exposure.sum() == policy.ledger.spent
+    assert policy.ledger.exposure.sum() == policy.ledger.dealt
     assert policy.ledger.outstanding.sum() == 0
 
 
@@ -487,7 +487,7 @@ def test_what_a_round_leaves_goes_to_later_rounds(rule):
         spent += int(waves.sum())
         if rule in (SpeedRL, PilotCommit):
             assert spent < 256 * (k + 1)  # nobody goes on: much is left
-    assert policy.ledger.spent == spent
+    assert policy.ledger.dealt == spent
     capped = run(rule, 64, 6 * 256, rounds=6)
     for _ in range(3):
         assert finish(capped, capped.allocate(budget=64), np.ones(64)).sum() <= 64

@@ -1,13 +1,11 @@
-"""What the adapters share: versions they know, groups of unequal size, feedback per prompt, state on disk."""
+"""What the adapters share: versions they know, groups of unequal size, feedback per prompt."""
 
 from __future__ import annotations
 
 import math
 import os
-import pickle
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,25 +123,6 @@ def prompt_metrics(successes: Sequence[float], rollouts: Sequence[int]) -> dict[
         "prompt_reward": float(rates.mean()),
         "zero_variance_share": float(np.mean((rates == 0.0) | (rates == 1.0))),
     }
-
-
-def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
-    """Write an allocator's state so that the file is whole at any moment: the old state, or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(fresh, "wb") as file:
-        pickle.dump(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
-
-
-def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what ``save_state`` wrote; like every pickle, from a folder that you trust."""
-    with open(path, "rb") as file:
-        state: dict[str, Any] = pickle.load(file)
-    return state
 
 
 def _release(text: str) -> tuple[int, ...]:

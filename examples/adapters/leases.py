@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .common import load_state, save_state
+from cero_alloc import checkpoint
 
-CHECKPOINT, JOURNAL = "allocator.pkl", "journal.jsonl"
+CHECKPOINT, JOURNAL = "allocator.npz", "journal.jsonl"
 REMEMBERED = 10_000  # leases that ended last: a client may repeat its last delivery, when the answer to it was lost
 
 
@@ -28,6 +28,7 @@ class Lease:
     request: str
     outstanding: dict[Hashable, int]  # rollouts of each prompt that were lent and not heard of again
     deadline: float
+    round: int | None  # of the allocator, None where nothing was dealt
     deliveries: set[str] = field(default_factory=set)  # names of those that were counted
 
 
@@ -205,11 +206,13 @@ class LeaseBook:
 
     def checkpoint(self) -> None:
         """Write the state, and begin an empty journal."""
-        save_state(
-            self._folder / CHECKPOINT,
-            {"allocator": self.allocator.state_dict(), "entries": self._entries, "next": self._next, "totals": self._totals,
-             "leases": self._leases, "ended": self._ended},
-        )  # fmt: skip
+        leases = [
+            (number, lease.request, list(lease.outstanding.items()), lease.deadline, lease.round, sorted(lease.deliveries))
+            for number, lease in self._leases.items()
+        ]
+        ended = [(number, sorted(deliveries)) for number, deliveries in self._ended.items()]
+        book = {"entries": self._entries, "next": self._next, "totals": self._totals, "leases": leases, "ended": ended}
+        checkpoint.write(self._folder / CHECKPOINT, {"allocator": self.allocator.state_dict(), **book})
         self._journal.truncate(0)  # a crash before this line is harmless: entries are numbered
 
     def close(self) -> None:
@@ -249,7 +252,8 @@ class LeaseBook:
         counts = self.allocator.allocate(ids, budget, exact=exact)
         names = self.allocator.bank.prompt_ids if ids is None else ids
         outstanding = {names[place]: int(counts[place]) for place in counts.nonzero()[0]}
-        self._leases[self._next] = Lease(request, outstanding, self._clock() + self._timeout)
+        round_ = self.allocator.round if outstanding else None
+        self._leases[self._next] = Lease(request, outstanding, self._clock() + self._timeout, round_)
         self._by_request[request] = self._next
         self._next += 1
         self._totals["lent"] += sum(outstanding.values())
@@ -264,7 +268,8 @@ class LeaseBook:
                     f"rollouts and unscored must be between 0 and the {lease.outstanding.get(key, 0)} that lease "
                     f"{entry['lease']} has left of prompt {key!r}, got {told[0]} and {told[1]}. Report a rollout once."
                 )
-        self.allocator.update(entry["ids"], entry["successes"], entry["rollouts"])
+        self.allocator.update(entry["ids"], entry["successes"], entry["rollouts"], round=lease.round)
+        self.allocator.write_off(list(unscored), list(unscored.values()), round=lease.round)
         for key, number in [*heard.items(), *unscored.items()]:
             lease.outstanding[key] -= number
         lease.deliveries.add(entry["delivery"])
@@ -277,9 +282,11 @@ class LeaseBook:
     def _expire(self, number: int) -> None:
         lease, group = self._leases[number], self.allocator.horizon.group_size
         back = {key: left // group * group for key, left in lease.outstanding.items()}
-        self.allocator.refund(list(back), list(back.values()))
+        self.allocator.refund(list(back), list(back.values()), round=lease.round)
+        begun = {key: left % group for key, left in lease.outstanding.items()}
+        self.allocator.write_off(list(begun), list(begun.values()), round=lease.round)
         self._totals["refunded"] += sum(back.values())
-        self._totals["abandoned"] += sum(left % group for left in lease.outstanding.values())
+        self._totals["abandoned"] += sum(begun.values())
         self._close(number)
 
     def _close(self, number: int) -> None:
@@ -293,10 +300,12 @@ class LeaseBook:
         """Take up the checkpoint and the journal that an earlier life left."""
         path = self._folder / CHECKPOINT
         if path.exists():
-            state = load_state(path)
+            state = checkpoint.read(path)
             self.allocator.load_state_dict(state["allocator"])
             self._entries, self._next, self._totals = state["entries"], state["next"], state["totals"]
-            self._leases, self._ended = state["leases"], state["ended"]
+            for number, request, outstanding, deadline, round_, deliveries in state["leases"]:
+                self._leases[number] = Lease(request, dict(outstanding), deadline, round_, set(deliveries))
+            self._ended = {number: set(deliveries) for number, deliveries in state["ended"]}
             self._by_request = {lease.request: number for number, lease in self._leases.items()}
         self._journal = open(self._folder / JOURNAL, "a+b")  # noqa: SIM115 (open as long as the service)
         self._journal.seek(0)

@@ -7,7 +7,6 @@ from the data set to the rewards is the text of the prompt, so the texts are the
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -19,6 +18,8 @@ import openrlhf.trainer.ppo_trainer_async as asynchronous
 import ray
 import torch
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+
+from cero_alloc import checkpoint
 
 from .common import require_version
 from .dealer import Dealer, require_exact_batches
@@ -112,7 +113,7 @@ class AllocatedPPOTrainer(synchronous.PPOTrainer.__ray_actor_class__):
         """Save as OpenRLHF does, the allocator's state among the states of the checkpoint."""
         client_states = {} if client_states is None else client_states
         # Bytes in a tensor: OpenRLHF prints what it loads, and the ids are whole prompts.
-        state = bytearray(pickle.dumps(self.dealer.allocator.state_dict()))
+        state = bytearray(checkpoint.pack(self.dealer.allocator.state_dict()))
         client_states[STATE] = torch.frombuffer(state, dtype=torch.uint8)
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
 
@@ -120,7 +121,7 @@ class AllocatedPPOTrainer(synchronous.PPOTrainer.__ray_actor_class__):
         """Return the checkpoint's states, the allocator's loaded."""
         states = super().init_checkpoint_states()
         if STATE in states:
-            self.dealer.allocator.load_state_dict(pickle.loads(states[STATE].numpy().tobytes()))
+            self.dealer.allocator.load_state_dict(checkpoint.unpack(states[STATE].numpy().tobytes()))
         elif states.get("global_step"):
             raise ValueError(
                 f"ckpt.path must hold a run of this adapter, got {self.args.ckpt.path!r}, whose step "

@@ -14,13 +14,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import nanstd
 
+from cero_alloc import checkpoint
+
 from .advantages import group_advantages
-from .common import groups_by_size, load_state, require_groups, require_version, save_state
+from .common import groups_by_size, require_groups, require_version
 from .dealer import Dealer
 from .trl_modes import refuse_unknown_modes
 
 LOWEST, NEWEST = "1.8.0", "1.16.0"  # the versions that the tests passed with
-STATE = "allocator.pkl"
+STATE = "allocator.npz"
 
 
 def generation_rounds(args: GRPOConfig) -> int:
@@ -81,14 +83,15 @@ class AllocatedGRPOTrainer(GRPOTrainer):
                     f"output_dir must hold a checkpoint, got {self.args.output_dir!r}. Start without resuming."
                 )
         if resume_from_checkpoint:
-            self.allocator.load_state_dict(load_state(Path(resume_from_checkpoint) / STATE))
+            self.allocator.load_state_dict(checkpoint.read(Path(resume_from_checkpoint) / STATE))
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # First: the trainer writes trainer_state.json last, so a checkpoint that is whole has the allocator's state.
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            save_state(folder / STATE, self.allocator.state_dict())
+            folder.mkdir(parents=True, exist_ok=True)
+            self.allocator.save(folder / STATE)
         super()._save_checkpoint(model, trial)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:

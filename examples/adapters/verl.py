@@ -21,12 +21,14 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 
-from .common import load_state, require_version, save_state
+from cero_alloc import checkpoint
+
+from .common import require_version
 from .dealer import Dealer, require_exact_batches
 from .verl_modes import prompt_ids, refuse_several_outputs, refuse_unknown_modes
 
 LOWEST, NEWEST = "0.9.1", "0.9.1"  # the versions that the tests passed with
-STATE = "allocator.pkl"
+STATE = "allocator.npz"
 COUNT = "__rollout_n__"  # verl's own column: the rollouts of a row
 
 
@@ -126,7 +128,8 @@ class AllocatedPPOTrainer(PPOTrainerSync):
     def _save_checkpoint(self) -> None:
         # First: verl names the checkpoint as the latest when all is written, so one that is named has the state.
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        save_state(folder / STATE, self.dealer.allocator.state_dict())
+        folder.mkdir(parents=True, exist_ok=True)
+        self.dealer.allocator.save(folder / STATE)
         super()._save_checkpoint()
 
     def _load_checkpoint(self) -> None:
@@ -142,7 +145,7 @@ class AllocatedPPOTrainer(PPOTrainerSync):
                 f"{folder} must hold a run of this adapter, got no {STATE} there. Start anew with "
                 "trainer.resume_mode=disable, or take the file from the node that wrote it."
             )
-        self.dealer.allocator.load_state_dict(load_state(folder / STATE))
+        self.dealer.allocator.load_state_dict(checkpoint.read(folder / STATE))
 
 
 def _row(key: str) -> str:

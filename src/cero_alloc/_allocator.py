@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from math import sqrt
 from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _kernels
-from ._checks import FloatArray, IntArray, counts, integer, real
-from ._diagnostics import run_metrics
+from ._checks import FloatArray, IntArray, error_text, integer, real
 from ._dual import SlopeStep, counts_of, next_price, play_round, step_sizes
 from ._index import tie_ranks
-from ._ledger import Horizon, RolloutLedger, visits_per_prompt
+from ._ledger import RolloutLedger, visits_per_prompt
 from ._posterior import BetaPosteriorBank
-from ._prior import PriorFit
-from ._state import State, Stateful, check_array
+from ._run import RolloutRun, spread
+from ._saved import locked
+from ._state import check_array, require
 from ._utility import SaturatingUtility
 
 
-class FenchelDualAllocator(Stateful):
+class FenchelDualAllocator(RolloutRun):
     r"""Allocate rollouts by projected gradient on the Fenchel dual of the horizon problem (Algorithm 1).
 
     Each prompt holds a normalised slope :math:`\vartheta_i \in [0, 1]`, the run a normalised price
@@ -108,8 +109,13 @@ class FenchelDualAllocator(Stateful):
     48
     """
 
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("_open",)
-    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_rng", "_theta", "_tie", "_nu", "_batch_price", "_open")
+    _OPTIONAL: ClassVar[tuple[str, ...]] = ("_open", "prior_fit")
+    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("_theta", "_tie")
+    _SHARED: ClassVar[tuple[str, ...]] = ("_start", "_offers_before", "_visits")
+    _STATE: ClassVar[tuple[str, ...]] = (
+        "bank", "ledger", "_rng", "_theta", "_tie", "_nu", "_batch_price", "_price_step", "_start", "_offers_before",
+        "_visits", "prior_fit", "_open",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -145,10 +151,11 @@ class FenchelDualAllocator(Stateful):
         self._nu = real(
             "initial_price", initial_price, low=0.0, high=1.0, remedy="The price is a share of the largest slope."
         )
-        self._batch_form = visits is not None
+        self._batch_form, self._own_step = visits is not None, step_size is not None
+        # Exposure and offers when the plan last changed: what the visits count from. One entry while it never has.
+        self._start, self._offers_before = np.zeros(1), np.zeros(1, dtype=np.int64)
         self._catch_up = bool(catch_up)
         self._fit_every = None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None.")
-        self.prior_fit: PriorFit | None = None  # of the last refit
         self.bank = bank
         self.utility = utility
         self._rng = np.random.default_rng(seed)
@@ -159,11 +166,7 @@ class FenchelDualAllocator(Stateful):
         self._open: tuple[IntArray | None, int, IntArray, int] | None = None
 
     @property
-    def horizon(self) -> Horizon:
-        """The constants of the run."""
-        return self.ledger.horizon
-
-    @property
+    @locked
     def slopes(self) -> FloatArray:
         """Normalised slope per prompt, in [0, 1], as of the last closed round; shape (n_prompts,)."""
         self._grow()
@@ -174,22 +177,7 @@ class FenchelDualAllocator(Stateful):
         """Normalised price, in [0, 1], as of the last closed round."""
         return self._nu
 
-    @property
-    def exposure(self) -> IntArray:
-        """Rollouts dealt to each prompt and not refunded; shape (n_prompts,)."""
-        self._grow()
-        return self.ledger.rollouts
-
-    @property
-    def remaining_budget(self) -> int:
-        """Rollouts not dealt yet."""
-        return int(self.ledger.remaining_budget)
-
-    @property
-    def round(self) -> int:
-        """Rounds opened so far."""
-        return self.ledger.round
-
+    @locked
     def allocate(
         self, prompt_ids: Iterable[Hashable] | None = None, budget: SupportsIndex | None = None, *, exact: bool = False
     ) -> IntArray:
@@ -228,120 +216,73 @@ class FenchelDualAllocator(Stateful):
         3
         """
         self._grow()
-        rows = self.bank._index.unique_rows(prompt_ids)
-        size = len(self.bank) if rows is None else rows.size
+        rows, size, places, named = self._on_offer(prompt_ids)
         cap = self.ledger.round_units(size, budget, exact)
-        return self._deal(rows, size, cap, exact)
+        return spread(self._deal(rows, size, cap, exact), places, named)
 
-    def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
-        """Add observed rewards; order-free, additive, at any time.
+    @locked
+    def extend_budget(
+        self, rollouts: SupportsIndex = 0, *, rounds: SupportsIndex = 0, visits: npt.ArrayLike | None = None
+    ) -> None:
+        """Change the plan of the rest of the run: more budget, or less, more rounds.
+
+        What is left is from now on spent as a run of its own: the open round is closed, price and slopes stay where they
+        are, and their steps, the pace and the demand are those of the budget, the rounds and the exposures that are left.
 
         Parameters
         ----------
-        prompt_ids : iterable of hashable, or None
-            Prompts that were observed, each once per call; None names the whole pool in row order.
-        successes : array_like of float, shape (n_ids,)
-            Sum of the rewards of each prompt, in [0, rollouts].
-        rollouts : array_like of int, shape (n_ids,)
-            Rewarded rollouts of each prompt; more or fewer than were dealt is fine.
+        rollouts : int
+            Rollouts to add, whole groups; negative to take away what is not dealt.
+        rounds : int, at least 0
+            Rounds to add.
+        visits : int, array_like of int with shape (n_prompts,), or None
+            How often each prompt is offered from now on, in the batch form; None for what is left of the visits so far.
 
         Raises
         ------
-        KeyError
-            For an unknown id.
         ValueError
-            As :meth:`BetaPosteriorBank.update`; nothing changes after any error.
+            For a budget that is dealt already or that the rounds left cannot spend, and for visits without the batch form
+            or out of range; nothing changes after any error.
+        TypeError
+            For numbers that are not integers.
+
+        References
+        ----------
+        Claim 18 of the theory page: Theorem 1 holds for the rest of the run.
 
         Examples
         --------
         >>> allocator = FenchelDualAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=2, max_rollouts=4)
         >>> counts = allocator.allocate()
-        >>> allocator.update([1], successes=[0.5], rollouts=[1])
-        >>> allocator.update([1, 0], successes=[2.5, 1], rollouts=[3, 4])
-        >>> allocator.bank.mean().tolist()
-        [0.3333333333333333, 0.6666666666666666]
+        >>> allocator.extend_budget(8, rounds=2)
+        >>> allocator.balance.total, allocator.ledger.rounds_left
+        (16, 3)
         """
         self._grow()
-        self.ledger.settle(*self.bank._observe(prompt_ids, successes, rollouts))
+        more, added = self.ledger.checked_extension(rollouts, rounds)
+        left = self.ledger.rounds_left + added
+        self.ledger.require_spendable(more, left * self.horizon.round_capacity)
+        told = self._visits_to_come(visits, left)
+        self._close()
+        if told is not None:
+            self._visits, self._offers_before = told, self.ledger.offers
+        else:
+            self._visits = np.array([float(max(1, left))])
+        self._start = self.ledger.exposure.astype(np.float64)
+        if not self._own_step:
+            self._price_step = 1.0 / sqrt(max(1, left))
+        self.ledger.extend(more, added)
 
-    def refund(self, prompt_ids: Iterable[Hashable] | None, rollouts: npt.ArrayLike) -> None:
-        """Hand back rollouts that were dealt but never generated.
-
-        Parameters
-        ----------
-        prompt_ids : iterable of hashable, or None
-            Prompts, each once; None names the whole pool in row order.
-        rollouts : array_like of int, shape (n_ids,)
-            Rollouts to return to the budget: whole groups, at most what is dealt and neither reported nor refunded.
-
-        Raises
-        ------
-        KeyError
-            For an unknown id.
-        ValueError
-            For a repeated id or more than is outstanding; nothing changes after any error.
-
-        Examples
-        --------
-        >>> allocator = FenchelDualAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=4, max_rollouts=4)
-        >>> int(allocator.allocate(budget=4, exact=True).sum())
-        4
-        >>> dealt = allocator.exposure
-        >>> allocator.refund([0, 1], dealt)
-        >>> allocator.remaining_budget
-        8
-        """
-        self._grow()
-        rows = self.bank._index.named_rows(prompt_ids)
-        self.ledger.refund(rows, counts("rollouts", rollouts, rows.size), self.bank._index.name)
-
-    def metrics(self, *, certificate: bool = True) -> dict[str, float]:
-        """Return the run's state as a flat dict of floats, ready for a logger.
-
-        =========================== ==========================================================================
-        ``round``                   rounds opened
-        ``price``                   price of the run, in [0, 1]: a share of the steepest slope
-        ``batch_price``             price that cleared the last round: the same, unless its total was bound
-        ``starved``                 sign of their difference: 1 where the round got less than the run's price
-                                    would give it, -1 where it was over-funded, 0 else
-        ``remaining_budget``        rollouts (or tokens) not dealt
-        ``spent_budget``            rollouts dealt and not refunded
-        ``projected_leftover``      rollouts that stay unspent if rounds go on as they did on average
-        ``outstanding_rollouts``    rollouts dealt, neither reported nor refunded
-        ``pacing_gap``              rollouts spent ahead of the uniform schedule
-        ``allocating_rounds``       rounds that dealt anything
-        ``effective_group_rate``    share of reported groups with both successes and failures; NaN before any
-        ``calibration_...``         :meth:`Calibration.metrics`: predicted against observed reward variance
-        ``certificate_achieved``    utility of the rollouts dealt so far, per prompt, as values stand now
-        ``certificate_optimum``     the oracle's best use of the same rollouts, under the same offers and caps
-        ``certificate_gap``         duality gap of that optimum
-        ``certificate_regret``      optimum + gap - achieved: the regret per prompt is no larger
-        =========================== ==========================================================================
-
-        Parameters
-        ----------
-        certificate : bool
-            Whether to solve for the regret certificate, about ten passes over the pool.
-
-        References
-        ----------
-        Claim 15 of the theory page: what the certificate certifies.
-
-        Examples
-        --------
-        >>> allocator = FenchelDualAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=2, max_rollouts=4)
-        >>> allocator.metrics()["remaining_budget"]
-        8.0
-        """
-        self._grow()
-        return run_metrics(
-            self.bank,
-            self.ledger,
-            self.utility,
-            price=self._nu,
-            batch_price=self._batch_price,
-            certificate=certificate,
-        )
+    def _visits_to_come(self, visits: npt.ArrayLike | None, rounds: int) -> FloatArray | None:
+        """Return how often each prompt is to be offered in the rounds left, as told or as was told; None for always."""
+        if not self._batch_form:
+            if visits is not None:
+                remedy = "Leave them out: all prompts are on offer in every round."
+                raise ValueError(error_text("visits", "be None where the constructor had none", visits, remedy))
+            return None
+        if visits is None:
+            return np.maximum(1.0, self._visits - (self.ledger.offers - self._offers_before))
+        return np.array(np.broadcast_to(visits_per_prompt(visits, len(self.bank), max(1, rounds)), len(self.bank)))
 
     def _deal(self, rows: IntArray | None, size: int, cap: int, exact: bool) -> IntArray:
         """Close the open round, then propose ``cap`` units at most, or exactly, and debit what the budget covers."""
@@ -362,30 +303,33 @@ class FenchelDualAllocator(Stateful):
         self.bank.tick()
         return self.ledger.open_round(rows, size, played.paid, counts_of(played.paid, played.dealt, self.horizon.n_max))
 
-    def state_dict(self) -> State:
-        """Return bank, ledger, duals and random state as a plain dict of copies; load it with ``load_state_dict``."""
-        self._grow()
-        return super().state_dict()
-
     def _when_set(self, name: str) -> Any:
-        return ()  # a tuple: the open round
+        return () if name == "_open" else super()._when_set(name)
 
-    def _check_state(self, state: Any, label: str) -> None:
-        self._grow()
-        super()._check_state(state, label)
-        opened = state["open"]
-        if opened is None:
-            return
-        odd = f"{label}['open'] must be a round over prompts of the bank. Pass what state_dict returned."
+    def _check_state(self, state: Any, label: str, size: int | None) -> None:
+        super()._check_state(state, label, size)
+        for name in ("theta", "nu", "batch_price"):
+            require(
+                f"{label}[{name!r}]",
+                "be within [0, 1]",
+                (np.asarray(state[name]) >= 0.0) & (np.asarray(state[name]) <= 1.0),
+            )
+        require(f"{label}['visits']", "be at least 1", state["visits"] >= 1.0)
+        require(f"{label}['start']", "be at least 0", state["start"] >= 0.0)
+        if state["open"] is not None:
+            self._check_open(state["open"], f"{label}['open']", int(size or 0))
+
+    def _check_open(self, opened: Any, label: str, n_prompts: int) -> None:
+        odd = f"{label} must be a round over prompts of the bank. Pass what state_dict returned."
         if len(opened) != 4 or not all(isinstance(number, int) for number in opened[1::2]):
             raise ValueError(odd)
         rows, size, places, proposed = opened
-        check_array(f"{label}['open'][2]", np.empty(np.size(places), dtype=np.int64), places)
+        check_array(f"{label}[2]", np.empty(np.size(places), dtype=np.int64), places)
         if rows is not None:
-            check_array(f"{label}['open'][0]", np.empty(size, dtype=np.int64), rows)
+            check_array(f"{label}[0]", np.empty(size, dtype=np.int64), rows)
         # A round over the whole pool may have been dealt before some of it joined.
         within = [places, np.array([size - 1])] if rows is None else [rows]
-        if any(some.size and not 0 <= some.min() <= some.max() < len(self.bank) for some in within):
+        if any(some.size and not 0 <= some.min() <= some.max() < n_prompts for some in within):
             raise ValueError(odd)
         n_max = self.horizon.n_max
         if places.size and not (
@@ -399,14 +343,11 @@ class FenchelDualAllocator(Stateful):
         later = ledger.rounds_left - 1
         if not self._batch_form:
             return later * ledger.reach(size)
-        left = np.broadcast_to(self._visits, len(self.bank)) - ledger.offers
+        left = self._visits - (ledger.offers - self._offers_before)
+        if self.bank._retired is not None:
+            left[self.bank._retired] = 0.0
         left[slice(None) if rows is None else rows] -= 1
         return min(int(np.maximum(left, 0).sum()) * self.horizon.n_max, later * ledger.reach(len(self.bank)))
-
-    def _refit(self) -> None:
-        """Refit the prior when its round has come."""
-        if self._fit_every is not None and self.ledger.round and self.ledger.round % self._fit_every == 0:
-            self.prior_fit = self.bank.fit_prior()
 
     def _close(self) -> None:
         """Take the dual step of the open round with the posterior as it stands."""
@@ -415,14 +356,14 @@ class FenchelDualAllocator(Stateful):
         rows, size, places, proposed = self._open
         units = counts_of(places, proposed, self.horizon.n_max)
         if rows is None:  # prompts that joined after the round was dealt were not offered in it
-            self._step.pool(self._theta[:size], places, units, self._visits)
+            self._step.pool(self._theta[:size], places, units, self._start, self._visits)
         else:
             proposal = np.zeros(size, dtype=np.int64)
             proposal[places] = units
             theta = self._theta[rows]
-            self._step.rows(theta, rows, proposal, self._visits)
+            self._step.rows(theta, rows, proposal, self._start, self._visits)
             self._theta[rows] = theta
-        self._nu = next_price(self._nu, proposed, self.horizon, self._price_step)
+        self._nu = next_price(self._nu, proposed, self.ledger, self._price_step)
         self._open = None
 
     def _grow(self) -> None:
@@ -436,3 +377,10 @@ class FenchelDualAllocator(Stateful):
         if self._visits.size > 1:
             self._visits = np.concatenate([self._visits, np.full(new - old, self._visits.min())])
         self.ledger.grow(new)
+        if self._start.size > 1 or self._start[0]:
+            self._start = np.concatenate([self._start, np.zeros(new - old)])
+        if self._offers_before.size > 1 or self._offers_before[0]:
+            self._offers_before = np.concatenate([self._offers_before, self.ledger.offers[old:]])
+
+    def _prices(self) -> tuple[float, float]:
+        return self._nu, self._batch_price

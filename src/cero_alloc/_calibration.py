@@ -134,6 +134,11 @@ class CalibrationRecord(Stateful):
         """
         _kernels.calibrate(value, successes, rollouts, _TOP, _FADE, self.bins, self.tally)
 
+    def merge(self, other: CalibrationRecord) -> None:
+        """Add the sums of another record; the faded ones as if both had gone on side by side."""
+        self.bins += other.bins
+        self.tally += other.tally
+
     def report(self) -> Calibration:
         """Return what the sums say."""
         groups, predicted, observed, squared = self.bins

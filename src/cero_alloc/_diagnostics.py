@@ -34,9 +34,11 @@ def ledger_metrics(ledger: RolloutLedger, *, price: float, batch_price: float) -
         "batch_price": batch_price,
         "starved": float(np.sign(batch_price - price)) if abs(batch_price - price) > 1e-9 * price else 0.0,
         "remaining_budget": float(ledger.remaining_budget),
-        "spent_budget": float(ledger.spent),
+        "reserved_budget": float(ledger.reserved_budget),
+        "spent_budget": float(ledger.balance.spent),
         "projected_leftover": float(ledger.projected_leftover),
-        "outstanding_rollouts": float(ledger.outstanding.sum()),
+        "outstanding_rollouts": float(ledger.reserved),
+        "unreserved_rollouts": float(ledger.unreserved),
         "pacing_gap": float(ledger.pacing_gap),
         "allocating_rounds": float(ledger.allocating_rounds),
     }

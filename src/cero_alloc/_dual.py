@@ -112,38 +112,44 @@ class SlopeStep:
     utility: SaturatingUtility
     size: float
 
-    def rows(self, theta: FloatArray, rows: IntArray, proposal: IntArray, visits: FloatArray) -> None:
+    def rows(
+        self, theta: FloatArray, rows: IntArray, proposal: IntArray, start: FloatArray, visits: FloatArray
+    ) -> None:
         """Move the slopes ``theta`` of some rows, to which so many units were proposed, in place.
 
-        ``visits`` has one entry, or one per prompt of the pool.
+        ``start``, the exposure from which the visits began, and ``visits`` have one entry, or one per prompt of the pool.
         """
-        h, stride = self.horizon, int(visits.size > 1)
-        e = visits[rows] if stride else visits
-        q = self.bank._values(rows)
-        _kernels.step_slopes(theta, q, proposal, e, stride, h.n_max, h.equal_share, self.size, *self.utility.codes)
+        h, z_stride, stride = self.horizon, int(start.size > 1), int(visits.size > 1)
+        z, e = start[rows] if z_stride else start, visits[rows] if stride else visits
+        q, share, codes = self.bank._values(rows), h.equal_share, self.utility.codes
+        _kernels.step_slopes(theta, q, proposal, z, z_stride, e, stride, h.n_max, share, self.size, *codes)
 
-    def pool(self, theta: FloatArray, places: IntArray, proposal: IntArray, visits: FloatArray) -> None:
+    def pool(
+        self, theta: FloatArray, places: IntArray, proposal: IntArray, start: FloatArray, visits: FloatArray
+    ) -> None:
         """Move the slopes of the pool's first prompts, as many as there are in ``theta``, in place."""
         a0, b0, a_stride, evidence, tick, now, rho, fade = self.bank._arguments()
-        h, stride, codes, size = self.horizon, int(visits.size > 1), self.utility.codes, places.size
+        h, z_stride, stride, size = self.horizon, int(start.size > 1), int(visits.size > 1), places.size
 
-        def step(start: int, stop: int) -> None:
-            some, block = slice(start, stop), min(BLOCK, stop - start)
+        def step(first: int, stop: int) -> None:
+            some, block = slice(first, stop), min(BLOCK, stop - first)
             a, b = (a0[some], b0[some]) if a_stride else (a0, b0)
+            z, e = start[some] if z_stride else start, visits[some] if stride else visits
             rows, dealt = np.empty((2, size), dtype=np.int64)
             _kernels.step_pool(
-                theta[some], a, b, a_stride, evidence[some], tick[some], now, rho, fade, visits[some] if stride else visits,
-                stride, h.n_max, h.equal_share, self.size, codes, start, places, proposal,
-                np.empty((2, block)), np.zeros(block, dtype=np.int64), rows, dealt, np.empty((3, size)),
+                theta[some], a, b, a_stride, evidence[some], tick[some], now, rho, fade, z, z_stride, e, stride,
+                h.n_max, h.equal_share, self.size, self.utility.codes, first, places, proposal,
+                np.empty((2, block)), np.zeros(block, dtype=np.int64), rows, dealt, np.empty((4, size)),
             )  # fmt: skip
 
         in_stretches(step, theta.size)
 
 
-def next_price(price: float, proposed: int, horizon: Horizon, step: float) -> float:
+def next_price(price: float, proposed: int, ledger: RolloutLedger, step: float) -> float:
     """Return the price after a round that proposed so many units."""
-    surplus = horizon.units_per_round - float(proposed)
-    return min(1.0, max(0.0, price - step * surplus / horizon.price_scale))
+    pace = ledger.even_pace
+    scale = max(pace, ledger.horizon.capacity - pace)  # largest possible gap to the pace
+    return min(1.0, max(0.0, price - step * (pace - float(proposed)) / scale))
 
 
 def step_sizes(step_size: float | tuple[float, float] | None, n_rounds: int, *, batch: bool) -> tuple[float, float]:

@@ -356,10 +356,14 @@ def count_offers(rows, accounts):
 
 @kernel
 def settle(rows, rollouts, accounts):
-    """Take reported rollouts off those outstanding, as far as there are any."""
+    """Take reported rollouts off those outstanding, as far as there are any; return how many that are."""
+    total = np.int64(0)
     for r in range(rows.size):
         if rollouts[r] > 0:
-            accounts[rows[r], 1] -= min(accounts[rows[r], 1], rollouts[r])
+            covered = min(np.int64(accounts[rows[r], 1]), rollouts[r])
+            accounts[rows[r], 1] -= covered
+            total += covered
+    return total
 
 
 # ---------------------------------------------------------------- one round of Algorithm 1
@@ -476,72 +480,74 @@ def log_ratio(top, bottom):
 
 
 @kernel
-def step_slope(theta, q, dealt, step, upper, per_visit, n_max, scaling, lam):
+def step_slope(theta, q, dealt, start, step, upper, per_visit, n_max, scaling, lam):
     """Return a slope after its step under exponential utility, without a branch: see :func:`step_slopes`."""
     height, rate = scale_of(scaling, lam, q)
     top, slope = height * rate, lam * theta
-    x = min(log_ratio(top, slope) / rate, upper)
-    x = upper if slope == 0.0 else x
+    x = min(log_ratio(top, slope) / rate, start + upper)
+    x = start + upper if slope == 0.0 else x
     x = 0.0 if slope >= top else x
-    return min(max(theta - step * (dealt - per_visit * x) / n_max, 0.0), 1.0)
+    return min(max(theta - step * (dealt - per_visit * max(x - start, 0.0)) / n_max, 0.0), 1.0)
 
 
 @kernel
-def step_slopes(theta, q, proposal, visits, stride, n_max, share, gamma, shape, scaling, lam):
+def step_slopes(theta, q, proposal, start, start_stride, visits, stride, n_max, share, gamma, shape, scaling, lam):
     """One projected step of the normalised slopes towards the demand per visit; gamma = 0 means 1 / sqrt(visits).
 
-    The quotient by n_max stays one: slopes that are equal by arithmetic must be equal to the last bit, or rounding would
+    ``start`` holds the exposure from which the visits began: what is wanted is what the demand has beyond it. The
+    quotient by n_max stays one: slopes that are equal by arithmetic must be equal to the last bit, or rounding would
     break ties.
     """
     own = 0.0 if gamma > 0.0 else 1.0
-    if shape == EXPONENTIAL and stride == 0:  # two loops, because only so plain ones are vectorised
-        e = float(visits[0])
+    if shape == EXPONENTIAL and stride == 0 and start_stride == 0:  # two loops: only so plain ones are vectorised
+        e, x0 = float(visits[0]), start[0] / share
         step, upper, per_visit = gamma + own / sqrt(e), e * n_max / share, share / e
         for r in range(theta.size):
-            theta[r] = step_slope(theta[r], q[r], proposal[r], step, upper, per_visit, n_max, scaling, lam)
+            theta[r] = step_slope(theta[r], q[r], proposal[r], x0, step, upper, per_visit, n_max, scaling, lam)
     elif shape == EXPONENTIAL:
         for r in range(theta.size):
-            e = float(visits[r])
+            e, x0 = float(visits[r * stride]), start[r * start_stride] / share
             step, upper, per_visit = gamma + own / sqrt(e), e * n_max / share, share / e
-            theta[r] = step_slope(theta[r], q[r], proposal[r], step, upper, per_visit, n_max, scaling, lam)
+            theta[r] = step_slope(theta[r], q[r], proposal[r], x0, step, upper, per_visit, n_max, scaling, lam)
     else:
         for r in range(theta.size):
-            e = float(visits[r * stride])
+            e, x0 = float(visits[r * stride]), start[r * start_stride] / share
             height, rate = scale_of(scaling, lam, q[r])
-            z = share * demand(shape, height, rate, lam * theta[r], e * n_max / share)
-            step = gamma + own / sqrt(e)
+            x = demand(shape, height, rate, lam * theta[r], x0 + e * n_max / share)
+            z, step = share * max(x - x0, 0.0), gamma + own / sqrt(e)
             theta[r] = min(1.0, max(0.0, theta[r] - step * (proposal[r] - z / e) / n_max))
 
 
 @kernel
 def step_pool(
-    theta, a0, b0, a_stride, evidence, tick, now, rho, fade, visits, stride, n_max, share, gamma, codes,
-    start, places, units, scratch, none, rows, dealt, kept,
+    theta, a0, b0, a_stride, evidence, tick, now, rho, fade, start, start_stride, visits, stride, n_max, share, gamma, codes,
+    first, places, units, scratch, none, rows, dealt, kept,
 ):  # fmt: skip
-    """Step the slopes of a stretch of the pool, from row ``start`` on, with the values as they stand.
+    """Step the slopes of a stretch of the pool, from row ``first`` on, with the values as they stand.
 
     All step as if nothing had been dealt; those at ``places`` are kept before, and then step again with their units: no
     array as large as the pool is needed. ``scratch`` (2 x size) and ``none``, as many zeros, set the size of the blocks:
-    small ones stay in the cache. ``rows``, ``dealt`` (as many as places) and ``kept`` (3 x) are scratch too.
+    small ones stay in the cache. ``rows``, ``dealt`` (as many as places) and ``kept`` (4 x) are scratch too.
     """
     shape, scaling, lam = codes
     k = 0
     for j in range(places.size):
-        row = places[j] - start
+        row = places[j] - first
         if 0 <= row < theta.size:
             rows[k], dealt[k], kept[0, k], kept[1, k] = row, units[j], theta[row], visits[row * stride]
+            kept[3, k] = start[row * start_stride]
             k += 1
     for low in range(0, theta.size, none.size):
         high = min(low + none.size, theta.size)
         q, n = scratch[0, : high - low], none[: high - low]
         a, b = (a0[low:high], b0[low:high]) if a_stride else (a0, b0)
-        e = visits[low:high] if stride else visits
+        e, z = visits[low:high] if stride else visits, start[low:high] if start_stride else start
         values(np.bool_(True), n, a, b, a_stride, evidence[low:high], tick[low:high], now, rho, fade, scratch[1], q)
-        step_slopes(theta[low:high], q, n, e, stride, n_max, share, gamma, shape, scaling, lam)
+        step_slopes(theta[low:high], q, n, z, start_stride, e, stride, n_max, share, gamma, shape, scaling, lam)
     if k > 0:
-        again, e, q = kept[0, :k], kept[1, :k], kept[2, :k]
+        again, e, q, z = kept[0, :k], kept[1, :k], kept[2, :k], kept[3, :k]
         values(np.bool_(False), rows[:k], a0, b0, a_stride, evidence, tick, now, rho, fade, scratch[1], q)
-        step_slopes(again, q, dealt[:k], e, stride, n_max, share, gamma, shape, scaling, lam)
+        step_slopes(again, q, dealt[:k], z, start_stride, e, stride, n_max, share, gamma, shape, scaling, lam)
         for r in range(k):
             theta[rows[r]] = again[r]
 

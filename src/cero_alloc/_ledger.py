@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, ClassVar, SupportsIndex
+from typing import Any, ClassVar, NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _kernels
-from ._checks import FloatArray, IntArray, error_text, integer, multiple
-from ._state import Stateful
+from ._checks import FloatArray, IntArray, error_text, integer, multiple, real
+from ._reservations import Reservations, check_reservations
+from ._state import State, Stateful, check_array, require
 
 _EXPOSURE, _OUTSTANDING, _OFFERS = 0, 1, 2  # columns of the accounts
 
@@ -99,6 +100,15 @@ class Horizon:
         return max(self.units_per_round, self.capacity - self.units_per_round)
 
 
+class Balance(NamedTuple):
+    """Where the budget is: at all times spent + reserved + left = total, in rollouts, or in tokens where they are counted."""
+
+    total: float
+    spent: float  # reported, or begun and given up
+    reserved: float  # dealt, and neither reported, refunded, expired nor written off
+    left: float  # not dealt
+
+
 class RolloutLedger(Stateful):
     """Who has been given how many rollouts, what has been reported back, and what is left of the budget.
 
@@ -120,10 +130,13 @@ class RolloutLedger(Stateful):
         run that shards share keeps one for all of them together.
     """
 
+    _EXTRA: ClassVar[tuple[str, ...]] = ("accounts", "reservations")
     _FIXED: ClassVar[tuple[str, ...]] = ("horizon",)
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("all_offers",)
+    _OPTIONAL: ClassVar[tuple[str, ...]] = ("all_offers", "unit_costs")
+    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("unit_costs",)
     _STATE: ClassVar[tuple[str, ...]] = (
-        "round", "left", "offered", "least_offer", "all_offers", "accounts", "allocating_rounds", "_everyone",
+        "round", "n_rounds", "units", "left", "total", "unit_costs", "offered", "least_offer", "all_offers", "allocating_rounds",
+        "unreserved", "_everyone", "_since_round", "_since_dealt", "_since_offered",
     )  # fmt: skip
 
     def __init__(
@@ -141,10 +154,14 @@ class RolloutLedger(Stateful):
         self.tokens_per_unit = float(unit_costs[0]) if unit_costs is not None and one_cost else None
         self._capped = capped
         self.round = 0  # rounds opened so far
-        self._total = horizon.total_budget if tokens is None else tokens
+        self.n_rounds = horizon.n_rounds  # rounds of the run, as it stands
+        self.total: float = horizon.total_budget if tokens is None else tokens  # rollouts or tokens, as it stands
+        self.units = horizon.budget  # units of the run, as it stands; where prompts differ in cost, at their mean cost
         self.left: float = horizon.budget  # units, or tokens where prompts differ in cost
         if self.unit_costs is not None:
-            self.left = self._total
+            self.left = self.total
+        # Since when the plan is what it is: the even pace spreads what was left then over the rounds that were left.
+        self._since_round, self._since_dealt, self._since_offered = 0, 0.0, 0.0
         self.offered = 0.0  # what one unit for each prompt offered so far would have cost, in all
         self.least_offer = float("inf")  # the same for the smallest round
         self.all_offers: float | None = None  # the same for the whole run, where visits are its clock
@@ -152,10 +169,12 @@ class RolloutLedger(Stateful):
         # Per prompt, side by side because a round touches all of them: units dealt and not refunded; rollouts dealt,
         # neither reported nor refunded; offers beyond those to everyone. In 32 bits where no run can overflow them.
         size = horizon.n_prompts if n_accounts is None else n_accounts
-        account = horizon.max_rollouts if size > 1 or horizon.n_prompts == 1 else horizon.round_capacity
-        narrow = min(horizon.total_budget, horizon.n_rounds * account) < 2**31
-        self.accounts = np.zeros((size, 3), dtype=np.int32 if narrow else np.int64)
+        self._most = horizon.max_rollouts if size > 1 or horizon.n_prompts == 1 else horizon.round_capacity
+        self.accounts = np.zeros((size, 3), dtype=self._width(horizon.total_budget, horizon.n_rounds))
         self.allocating_rounds = 0  # rounds that dealt anything
+        self.reserved = 0  # rollouts outstanding, of all prompts
+        self.unreserved = 0  # rollouts that were reported beyond those outstanding
+        self.reservations = Reservations()
 
     @classmethod
     def plan(
@@ -216,23 +235,43 @@ class RolloutLedger(Stateful):
         if self.unit_costs is not None:
             return self.left
         if self.tokens_per_unit is not None:
-            return self._total - (self.horizon.budget - self.units_left) * self.tokens_per_unit
+            return self.total - self.units_dealt * self.tokens_per_unit
         return self.units_left * self.horizon.group_size
 
     @property
-    def even_pace(self) -> float:
-        """Budget per round, in units or tokens."""
-        return self.horizon.units_per_round if self.unit_costs is None else self._total / self.horizon.n_rounds
+    def units_dealt(self) -> int:
+        """Units dealt and not refunded, of a budget in rollouts."""
+        return self.units - self.units_left
 
     @property
-    def spent(self) -> float:
+    def even_pace(self) -> float:
+        """Budget per round, in units or tokens, since the plan last changed."""
+        total = self.units if self.unit_costs is None else self.total
+        return (total - self._since_dealt) / max(1, self.n_rounds - self._since_round)
+
+    @property
+    def dealt(self) -> float:
         """Rollouts or tokens dealt and not refunded."""
-        return self._total - self.remaining_budget
+        return self.total - self.remaining_budget
+
+    @property
+    def balance(self) -> Balance:
+        """Where the budget is."""
+        reserved, left = self.reserved_budget, self.remaining_budget
+        return Balance(self.total, self.total - left - reserved, reserved, left)
+
+    @property
+    def reserved_budget(self) -> float:
+        """Rollouts or tokens outstanding."""
+        g = self.horizon.group_size
+        if self.unit_costs is not None:
+            return float((self.unit_costs * self.outstanding).sum()) / g if self.reserved else 0.0
+        return self.reserved if self.tokens_per_unit is None else self.reserved * self.tokens_per_unit / g
 
     @property
     def rounds_left(self) -> int:
         """Rounds that can still be opened."""
-        return self.horizon.n_rounds - self.round
+        return self.n_rounds - self.round
 
     @property
     def finished(self) -> bool:
@@ -242,27 +281,44 @@ class RolloutLedger(Stateful):
 
     @property
     def progress(self) -> float:
-        """Share of the run that is over, by rounds, or by visits where there is no number of rounds."""
+        """Share of the run that is over since the plan last changed, by rounds, or by visits where no rounds are told."""
         if self.all_offers is None:
-            return self.round / self.horizon.n_rounds
-        return min(1.0, self.offered / self.all_offers)
+            return (self.round - self._since_round) / max(1, self.n_rounds - self._since_round)
+        to_come = self.all_offers - self._since_offered
+        return min(1.0, (self.offered - self._since_offered) / to_come) if to_come > 0.0 else 1.0
+
+    @property
+    def _dealt_before(self) -> float:
+        """Rollouts or tokens that had been dealt when the plan last changed."""
+        if self.unit_costs is not None:
+            return self._since_dealt
+        return self._since_dealt * (self.horizon.group_size if self.tokens_per_unit is None else self.tokens_per_unit)
 
     @property
     def pacing_gap(self) -> float:
-        """Rollouts or tokens spent ahead of the uniform schedule."""
-        return self.spent - self.progress * self._total
+        """Rollouts or tokens dealt ahead of an even pace."""
+        return self.dealt - self._dealt_before - self.progress * (self.total - self._dealt_before)
 
     @property
     def projected_leftover(self) -> float:
         """Rollouts or tokens that stay unspent if the run goes on at its mean pace so far."""
-        if self.progress == 0.0:
+        progress = self.progress
+        if progress == 0.0:
             return 0.0
-        return max(0.0, self.remaining_budget - self.spent * (1.0 - self.progress) / self.progress)
+        return max(0.0, self.remaining_budget - (self.dealt - self._dealt_before) * (1.0 - progress) / progress)
 
     @property
     def offers(self) -> IntArray:
         """How often each prompt was offered so far; shape (n_accounts,)."""
         return self.accounts[:, _OFFERS] + np.int64(self._everyone)
+
+    def units_of(self, budget: float) -> int:
+        """Return the whole units that a budget in rollouts, or in tokens at the mean cost, pays for."""
+        if self.unit_costs is not None:
+            return whole_units(budget, float(self.unit_costs.mean()))
+        if self.tokens_per_unit is not None:
+            return whole_units(budget, self.tokens_per_unit)
+        return int(budget) // self.horizon.group_size
 
     def cost_of(self, rows: IntArray | None, units: IntArray) -> float:
         """Return what units of these prompts cost, in units or tokens."""
@@ -275,12 +331,41 @@ class RolloutLedger(Stateful):
         return size if self.unit_costs is None else self.cost_of(rows, np.ones(size, dtype=np.int64))
 
     def grow(self, n_prompts: int) -> None:
-        """Open accounts for prompts that joined the pool."""
+        """Open accounts for prompts that joined the pool; they cost as the others do on average."""
         extra = n_prompts - len(self.accounts)
-        if extra > 0:
-            fresh = np.zeros((extra, 3), dtype=self.accounts.dtype)
-            fresh[:, _OFFERS] = -self._everyone  # they were not there when the others were offered
-            self.accounts = np.concatenate([self.accounts, fresh])
+        fresh = np.zeros((extra, 3), dtype=self.accounts.dtype)
+        fresh[:, _OFFERS] = -self._everyone  # they were not there when the others were offered
+        self.accounts = np.concatenate([self.accounts, fresh])
+        if self.unit_costs is not None:
+            self.unit_costs = np.concatenate([self.unit_costs, np.full(extra, self.unit_costs.mean())])
+
+    def checked_extension(self, rollouts: Any, rounds: SupportsIndex) -> tuple[float, int]:
+        """Return budget and rounds to add; raise where more would be taken away than is left."""
+        added = integer("rounds", rounds, least=0, remedy="Count the rounds to add.")
+        least = -self.remaining_budget
+        if self.unit_costs is None and self.tokens_per_unit is None:
+            return multiple("rollouts", rollouts, self.horizon.group_size, least=int(least)), added
+        remedy = "Count tokens; no more can be taken away than is left."
+        return real("rollouts", rollouts, low=least, high=np.inf, remedy=remedy), added
+
+    def require_spendable(self, rollouts: float, most: float) -> None:
+        """Refuse to add what the rest of the run, which can hold so much, could not spend."""
+        if self.remaining_budget + rollouts > most:
+            condition = f"leave no more than the {most:g} that the rest of the run can spend"
+            raise ValueError(error_text("rollouts", condition, rollouts, "Add rounds or visits, too, or less budget."))
+
+    def extend(self, rollouts: float, rounds: int, visits: float = 0.0) -> None:
+        """Change the plan of the rest: more budget, or less, more rounds, and so many offers left at one unit each."""
+        dealt = self.dealt if self.unit_costs is not None else self.units_dealt
+        self.total += rollouts
+        self.n_rounds += rounds
+        self.units = self.units_of(self.total)
+        self.left = self.total - dealt if self.unit_costs is not None else self.units - int(dealt)
+        if self.all_offers is not None:
+            self.all_offers = self.offered + visits
+        self._since_round, self._since_dealt, self._since_offered = self.round, float(dealt), self.offered
+        width = self._width(self.units * self.horizon.group_size, self.n_rounds)
+        self.accounts = self.accounts.astype(width, copy=False)
 
     def reach(self, n_offered: int) -> int:
         """Return the most units that a round with this offer can deal, whatever the budget."""
@@ -315,8 +400,9 @@ class RolloutLedger(Stateful):
         cap = self.round_units(n_offered, budget, exact)
         if exact:
             return cap
-        h = self.horizon
-        due = h.budget * (self.round + 1) // h.n_rounds - (h.budget - self.units_left)
+        before = int(self._since_dealt)
+        turn, turns = self.round + 1 - self._since_round, max(1, self.n_rounds - self._since_round)
+        due = (self.units - before) * turn // turns - (self.units_dealt - before)
         return max(0, min(cap, due, self.units_left))
 
     def debit(self, rows: IntArray | None, units: IntArray) -> IntArray:
@@ -331,40 +417,127 @@ class RolloutLedger(Stateful):
         """
         rollouts = np.zeros(size, dtype=np.int64)
         rollouts[places] = units * self.horizon.group_size
-        total = self.top_up(places if rows is None else rows[places], units)
-        self.note_round(rows, size, total)
-        return rollouts
-
-    def note_round(self, rows: IntArray | None, size: int, total: float) -> None:
-        """Count a round that offered ``size`` prompts and dealt ``total``."""
         self.round += 1
+        total = self.top_up(places if rows is None else rows[places], units)
         self.allocating_rounds += total > 0
         offered = self.offer_of(rows, size)
         self.offered += offered
-        self.least_offer = min(self.least_offer, offered)
+        self.least_offer = min(self.least_offer, float(offered))
         if rows is None:
             self._everyone += 1
         else:
             _kernels.count_offers(rows, self.accounts)
+        return rollouts
 
     def top_up(self, rows: IntArray, units: IntArray) -> float:
         """Deal these counts within the open round; return what they cost."""
-        total: float = _kernels.lend(rows, units, self.horizon.group_size, self.accounts)
+        g = self.horizon.group_size
+        total: float = _kernels.lend(rows, units, g, self.accounts)
+        if total:
+            self.reserved += int(total) * g
+            self.reservations.note(self.round, rows, units * g, self.outstanding)
         if self.unit_costs is not None:
             total = self.cost_of(rows, units)
         self.left -= total
         return total
 
-    def settle(self, rows: IntArray, rollouts: IntArray) -> None:
-        """Note reported rollouts; reports beyond what was dealt (older logs, say) are evidence but no debt."""
-        _kernels.settle(rows, rollouts, self.accounts)
+    def settle(self, rows: IntArray, rollouts: IntArray, round_: int | None = None) -> int:
+        """Note reported rollouts of a round, or of the oldest; return how many were outstanding.
 
-    def refund(self, rows: IntArray, rollouts: IntArray, name_of: Callable[[int], object]) -> None:
-        """Take back rollouts that were never generated; ``name_of`` names a row in messages."""
+        Reports beyond what was dealt (older logs, or rollouts that had expired) are evidence but no debt.
+        """
+        reported = int(rollouts.sum())
+        if round_ is not None:
+            rollouts = np.minimum(rollouts, self.reservations.of_round(round_, rows, self.outstanding))
+            self.reservations.take(round_, rows, rollouts, self.outstanding)
+        settled = int(_kernels.settle(rows, rollouts, self.accounts))
+        self.unreserved += reported - settled
+        self._release(settled)
+        return settled
+
+    def refund(
+        self, rows: IntArray, rollouts: IntArray, name_of: Callable[[int], object], round_: int | None = None
+    ) -> None:
+        """Take back rollouts of a round, or of any, that were never generated; ``name_of`` names a row in messages."""
         g = self.horizon.group_size
-        require_refundable(rollouts, self.outstanding[rows], g, lambda i: name_of(int(rows[i])))
+        require_refundable(rollouts, self.owed(rows, round_), g, lambda i: name_of(int(rows[i])))
+        self._take(round_, rows, rollouts)
         _kernels.lend(rows, -(rollouts // g), g, self.accounts)
         self.left += self.cost_of(rows, rollouts // g)
+        self._release(int(rollouts.sum()))
+
+    def write_off(
+        self, rows: IntArray, rollouts: IntArray, name_of: Callable[[int], object], round_: int | None = None
+    ) -> None:
+        """Count rollouts of a round, or of any, as spent that will never be reported."""
+        require_refundable(rollouts, self.owed(rows, round_), 1, lambda i: name_of(int(rows[i])))
+        self._take(round_, rows, rollouts)
+        self._release(int(_kernels.settle(rows, rollouts, self.accounts)))
+
+    def expire(self, older_than: int) -> tuple[IntArray, IntArray]:
+        """Take back what is outstanding from more than so many rounds ago; return rows and rollouts, a row per deal.
+
+        A group of which a part was reported stays spent.
+        """
+        g, old = self.horizon.group_size, self.reservations.drop_before(self.round - older_than, self.outstanding)
+        if not old:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        rows, rollouts = (np.concatenate(column) for column in list(zip(*old, strict=True))[1:])
+        units = rollouts // g
+        _kernels.lend(rows, -units, g, self.accounts)
+        _kernels.settle(rows, rollouts - units * g, self.accounts)
+        self.left += self.cost_of(rows, units)
+        self._release(int(rollouts.sum()))
+        return rows, units * g
+
+    def owed(self, rows: IntArray, round_: int | None) -> IntArray:
+        """Return the rollouts outstanding of these rows, from one round or all."""
+        if round_ is not None:
+            return self.reservations.of_round(round_, rows, self.outstanding)
+        return self.outstanding[rows].astype(np.int64)
+
+    def _take(self, round_: int | None, rows: IntArray, rollouts: IntArray) -> None:
+        if round_ is not None:
+            self.reservations.take(round_, rows, rollouts, self.outstanding)
+
+    def _release(self, rollouts: int) -> None:
+        self.reserved -= rollouts
+        if not self.reserved:
+            self.reservations.clear()
+
+    def _width(self, total: int, n_rounds: int) -> type[np.integer[Any]]:
+        """Return the narrowest type that no account of such a run can overflow."""
+        most = n_rounds * self._most
+        return np.int32 if (most if self.unit_costs is not None else min(total, most)) < 2**31 else np.int64
+
+    def _snapshot(self) -> State:
+        reservations = self.reservations.state_dict(self.outstanding)
+        return {**super()._snapshot(), "accounts": self.accounts.copy(), "reservations": reservations}
+
+    def _check_state(self, state: Any, label: str, size: int | None) -> None:
+        super()._check_state(state, label, size)
+        accounts, g = state["accounts"], self.horizon.group_size
+        like = np.empty((len(self.accounts), 3), dtype=self._width(state["units"] * g, state["n_rounds"]))
+        check_array(f"{label}['accounts']", like, accounts, size)
+        require(f"{label}['accounts']", "be counts of at least 0", accounts[:, :_OFFERS] >= 0)
+        require(f"{label}['round']", "be a round of the run", 0 <= state["round"] <= state["n_rounds"])
+        require(f"{label}['left']", "be at least 0", state["left"] >= 0)
+        rounds = max(1, state["round"])
+        check_reservations(state["reservations"], f"{label}['reservations']", accounts[:, _OUTSTANDING], rounds)
+
+    def _put(self, state: Mapping[str, Any]) -> None:
+        super()._put(state)
+        self.accounts = state["accounts"].copy()
+        self.reserved = int(self.outstanding.sum(dtype=np.int64))
+        self.reservations.load_state_dict(state["reservations"])
+
+
+def whole_units(total: float, step: float) -> int:
+    """Return how many whole units of cost ``step`` a total pays for, to the last bit."""
+    if total == np.inf:
+        return 2**62
+    units = int(total // step)
+    return units + 1 if (units + 1) * step <= total else units
 
 
 def require_refundable(

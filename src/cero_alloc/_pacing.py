@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._checks import FloatArray, IntArray, error_text, multiple, real, reals
-from ._ledger import RolloutLedger
+from ._ledger import RolloutLedger, whole_units
 
 Window = tuple[float, float]  # least and most that a round may spend: units, or tokens where prompts differ in cost
 
@@ -189,14 +189,6 @@ def token_costs(costs: npt.ArrayLike, n_prompts: int) -> FloatArray:
     if array.shape not in ((1,), (n_prompts,)):
         raise ValueError(error_text("costs", f"be a number or have shape ({n_prompts},)", array.shape, remedy))
     return array
-
-
-def whole_units(total: float, step: float) -> int:
-    """Return how many whole units of cost ``step`` a total pays for, to the last bit."""
-    if total == np.inf:
-        return 2**62
-    units = int(total // step)
-    return units + 1 if (units + 1) * step <= total else units
 
 
 def _require_spendable(total: float, most: float, unit: str, what: str) -> None:

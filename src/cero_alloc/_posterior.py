@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, SupportsIndex, overload
+from typing import Any, ClassVar, NamedTuple, Self, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _kernels
 from ._calibration import Calibration, CalibrationRecord
-from ._checks import FloatArray, IntArray, counts, error_text, integer, real, successes
+from ._checks import FloatArray, IntArray, TieArray, counts, error_text, integer, real, successes
 from ._index import PromptIndex
 from ._prior import ForgettingChoice, PriorFit, choose_forgetting, fit_prior, forgetting_grid, group_rows, prior_arrays
-from ._state import State, Stateful
+from ._saved import OwnLock, Saved, locked
+from ._state import REMEDY, State, difference, require
 
 BLOCK = 1024  # prompts that a pass over the pool takes at a time: what it writes for them stays in the cache
 
 _NO_ROWS = np.empty(0, dtype=np.int64)
+_MERGE_REMEDY = "Merge banks that were built alike."
 _RECENT = 4096  # rounds whose forgetting is looked up
 _LAST_TICK = 2**31 - 1
 _FEEDBACK_FAULTS = {
@@ -31,7 +33,21 @@ _FEEDBACK_FAULTS = {
 }
 
 
-class BetaPosteriorBank(Stateful):
+class _Gathered(NamedTuple):
+    """What one bank tells another."""
+
+    names: list[Hashable]
+    a0: FloatArray
+    b0: FloatArray
+    evidence: npt.NDArray[np.floating[Any]]
+    tick: TieArray
+    now: int
+    rho: float
+    retired: npt.NDArray[np.bool_]
+    record: CalibrationRecord
+
+
+class BetaPosteriorBank(OwnLock, Saved):
     r"""Beta evidence per prompt, with forgetting, and the value it implies.
 
     Each prompt starts at Beta(:math:`a_0, b_0`). A round (:meth:`tick`) lets the evidence fade and feedback
@@ -81,8 +97,11 @@ class BetaPosteriorBank(Stateful):
     [0.2182]
     """
 
-    _FIXED: ClassVar[tuple[str, ...]] = ("prompt_ids",)
-    _STATE: ClassVar[tuple[str, ...]] = ("_evidence", "_tick", "_now", "_rho", "_record")
+    _EXTRA: ClassVar[tuple[str, ...]] = ("prompt_ids", "prior")
+    _LIVE: ClassVar[tuple[str, ...]] = ("prompts", "prior", "forgetting", "dtype")  # its state tells
+    _OPTIONAL: ClassVar[tuple[str, ...]] = ("_retired",)
+    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("_evidence", "_tick", "_retired")
+    _STATE: ClassVar[tuple[str, ...]] = ("_evidence", "_tick", "_now", "_rho", "_record", "_retired", "_first")
 
     def __init__(
         self,
@@ -98,7 +117,8 @@ class BetaPosteriorBank(Stateful):
                 error_text("dtype", "be float64 or float32", dtype, "float64 is exact, float32 is smaller.")
             )
         self._index = PromptIndex(prompts)
-        size = len(self._index)
+        size = self._first = len(self._index)  # prompts it began with
+        self._retired: npt.NDArray[np.bool_] | None = None  # which prompts are; None: none of them
         self._a0, self._b0 = prior_arrays(prior, size)
         self._rho = real("forgetting", forgetting, low=0.0, high=1.0, open_low=True, remedy="1.0 never forgets.")
         # Successes and failures as of the prompt's tick, side by side: a round wants both.
@@ -133,15 +153,18 @@ class BetaPosteriorBank(Stateful):
         return self._rho
 
     @property
+    @locked
     def alpha(self) -> FloatArray:
         """First Beta parameter per prompt, in pseudo-rollouts, aged to now; shape (n_prompts,)."""
         return self._posterior(None)[0]
 
     @property
+    @locked
     def beta(self) -> FloatArray:
         """Second Beta parameter per prompt, in pseudo-rollouts, aged to now; shape (n_prompts,)."""
         return self._posterior(None)[1]
 
+    @locked
     def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
         """Add observed rewards to the evidence; calls commute and add up, in any split and order within a round.
 
@@ -171,6 +194,7 @@ class BetaPosteriorBank(Stateful):
         """
         self._observe(prompt_ids, successes, rollouts)
 
+    @locked
     def tick(self, rounds: SupportsIndex = 1) -> None:
         """Let ``rounds`` rounds go by: all evidence fades by ``forgetting`` per round.
 
@@ -198,6 +222,7 @@ class BetaPosteriorBank(Stateful):
             raise ValueError(error_text("rounds", condition, elapsed, "Count rounds, not rollouts."))
         self._now += elapsed
 
+    @locked
     def value(self, ids: Iterable[Hashable] | None = None) -> FloatArray:
         r"""Return the posterior expected reward variance :math:`\hat q = E[p(1-p)]`, in [0, 1/4].
 
@@ -222,6 +247,7 @@ class BetaPosteriorBank(Stateful):
         """
         return self._values(None if ids is None else self._index.rows(ids))
 
+    @locked
     def mean(self, ids: Iterable[Hashable] | None = None) -> FloatArray:
         """Return the posterior mean success rate, a / (a + b).
 
@@ -246,6 +272,7 @@ class BetaPosteriorBank(Stateful):
         """
         return self._means(None if ids is None else self._index.rows(ids))
 
+    @locked
     def interval(self, level: float, ids: Iterable[Hashable] | None = None) -> tuple[FloatArray, FloatArray]:
         """Return equal-tailed credible bounds of the success rate.
 
@@ -280,6 +307,7 @@ class BetaPosteriorBank(Stateful):
         tail = 0.5 * (1.0 - level)
         return betaincinv(alpha, beta, tail), betaincinv(alpha, beta, 1.0 - tail)
 
+    @locked
     def add_prompts(self, ids: Iterable[Hashable], *, prior: tuple[npt.ArrayLike, npt.ArrayLike] | None = None) -> None:
         """Append new prompts without evidence.
 
@@ -320,12 +348,192 @@ class BetaPosteriorBank(Stateful):
         self._index.append(fresh)
         self._evidence = np.concatenate([self._evidence, np.zeros((extra, 2), self._evidence.dtype)])
         self._tick = np.concatenate([self._tick, np.full(extra, self._now, dtype=np.int32)])
+        if self._retired is not None:
+            self._retired = np.concatenate([self._retired, np.zeros(extra, dtype=bool)])
+        self._log = None
+
+    @property
+    @locked
+    def retired(self) -> npt.NDArray[np.bool_]:
+        """Which prompts are retired; shape (n_prompts,)."""
+        return np.zeros(len(self), dtype=bool) if self._retired is None else self._retired.copy()
+
+    @property
+    def _n_active(self) -> int:
+        """Prompts that are not retired."""
+        return len(self) if self._retired is None else len(self) - int(np.count_nonzero(self._retired))
+
+    @locked
+    def retire(self, ids: Iterable[Hashable]) -> None:
+        """Take prompts off every offer until they are revived: allocators deal them nothing, and plan without them.
+
+        Evidence stays, fades as it does, and can still be added to.
+
+        Parameters
+        ----------
+        ids : iterable of hashable
+            Prompts, each once; those that are retired already stay so.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            For unknown or repeated ids; nothing changes.
+
+        Examples
+        --------
+        >>> from cero_alloc.baselines import Uniform
+        >>> bank = BetaPosteriorBank(["solved", "open"])
+        >>> allocator = Uniform(bank, total_budget=8, n_rounds=2, max_rollouts=4)
+        >>> bank.retire(["solved"])
+        >>> allocator.allocate().tolist()
+        [0, 4]
+        """
+        rows = self._index.named_rows(require_ids(ids))
+        self._mark(rows, retired=True)
+
+    @locked
+    def revive(self, ids: Iterable[Hashable], *, keep: float = 1.0) -> None:
+        """Offer retired prompts again.
+
+        A prompt that was solved when it was retired may have been forgotten since, and evidence of long ago would keep
+        it from being tried: ``keep`` says how much of that to believe.
+
+        Parameters
+        ----------
+        ids : iterable of hashable
+            Prompts, each once; those that are not retired only lose evidence.
+        keep : float, in [0, 1]
+            Share of the evidence that stays; 0 goes back to the prior.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            For unknown or repeated ids, or a share out of range; nothing changes.
+
+        Examples
+        --------
+        >>> bank = BetaPosteriorBank(["a", "b"])
+        >>> bank.update(["a"], successes=[8], rollouts=[8])
+        >>> bank.retire(["a"])
+        >>> bank.revive(["a"], keep=0.25)
+        >>> bank.alpha.tolist(), bank.retired.tolist()
+        ([3.0, 1.0], [False, False])
+        """
+        rows = self._index.named_rows(require_ids(ids))
+        share = real("keep", keep, low=0.0, high=1.0, remedy="1.0 keeps all evidence, 0.0 none.")
+        self._mark(rows, retired=False)
+        if share < 1.0:
+            self._evidence[rows] *= share
+            self._note(rows)
+
+    def _mark(self, rows: IntArray, *, retired: bool) -> None:
+        """Set whether prompts are retired: in a new array, by which allocators see that something has changed."""
+        marks = np.zeros(len(self), dtype=bool) if self._retired is None else self._retired.copy()
+        marks[rows] = retired
+        self._retired = marks if marks.any() else None
+
+    def merge(self, other: BetaPosteriorBank) -> None:
+        r"""Add the evidence that another bank gathered, such as that of a worker which began empty.
+
+        .. math::
+
+            t = \max(t_1, t_2), \qquad S = \rho^{t - t_1} S_1 + \rho^{t - t_2} S_2, \qquad \text{likewise } F
+
+        per prompt, with :math:`t` the round of its latest evidence; both clocks must count the same rounds, and the later
+        one holds from here on. Prompts that only the other bank has join at the end. Evidence that both banks got from the
+        same rollouts counts twice: give every worker an empty bank, and merge each once.
+
+        Merging commutes and associates but for the order of rows: exactly where nothing is forgotten and successes are
+        whole, else to rounding. A prompt is retired where either bank says so. The calibration record adds up, too. An
+        allocator's account is not touched.
+
+        Parameters
+        ----------
+        other : BetaPosteriorBank
+            With the same forgetting and dtype, and the same prior for the prompts that both have. It stays as it is.
+
+        Raises
+        ------
+        TypeError
+            For anything but a bank.
+        ValueError
+            For itself, or another forgetting, dtype or prior; nothing changes.
+
+        Examples
+        --------
+        >>> one, two = BetaPosteriorBank(["a", "b"]), BetaPosteriorBank(["b", "c"])
+        >>> one.update(["a", "b"], successes=[1, 2], rollouts=[4, 4])
+        >>> two.update(["b", "c"], successes=[3, 4], rollouts=[4, 4])
+        >>> one.merge(two)
+        >>> one.prompt_ids, one.alpha.tolist()
+        (('a', 'b', 'c'), [2.0, 6.0, 5.0])
+        """
+        if not isinstance(other, BetaPosteriorBank):
+            raise TypeError(error_text("other", "be a BetaPosteriorBank", other, _MERGE_REMEDY))
+        if other is self:
+            raise ValueError(
+                error_text("other", "be another bank", other, "Merged with itself, all would count twice.")
+            )
+        with other.lock:  # let go before this bank's is taken: two banks may be merging each other
+            theirs = other._gathered()
+        with self.lock:
+            self._add_gathered(theirs)
+
+    def _gathered(self) -> _Gathered:
+        """Return copies of what another bank merges."""
+        size, record = len(self), CalibrationRecord()
+        record.merge(self._record)
+        a0, b0 = (np.array(np.broadcast_to(side, size)) for side in (self._a0, self._b0))
+        return _Gathered(
+            list(self.prompt_ids),
+            a0,
+            b0,
+            self._evidence.copy(),
+            self._tick.copy(),
+            self._now,
+            self._rho,
+            self.retired,
+            record,
+        )
+
+    def _add_gathered(self, other: _Gathered) -> None:
+        """Add another bank's evidence, once it is known to fit."""
+        if other.rho != self._rho:
+            raise ValueError(error_text("other.forgetting", f"be {self._rho!r}", other.rho, _MERGE_REMEDY))
+        if other.evidence.dtype != self._evidence.dtype:
+            raise ValueError(
+                error_text("other's dtype", f"be {self._evidence.dtype}", other.evidence.dtype, _MERGE_REMEDY)
+            )
+        known = np.fromiter((name in self._index for name in other.names), dtype=bool, count=len(other.names))
+        shared = self._index.rows([name for name, ours in zip(other.names, known, strict=True) if ours])
+        for ours, theirs in zip(self._prior(shared), (other.a0[known], other.b0[known]), strict=True):
+            wanted = np.broadcast_to(ours, shared.size)
+            for i in np.flatnonzero(wanted != theirs)[:1].tolist():
+                condition = f"be {wanted[i].item()!r} for prompt {self._index.name(int(shared[i]))!r}"
+                raise ValueError(error_text("other's prior", condition, theirs[i].item(), _MERGE_REMEDY))
+        new = np.flatnonzero(~known)
+        prior = (other.a0[new], other.b0[new])
+        alike = self._a0.size == 1 and all(
+            (theirs == ours).all() for ours, theirs in zip((self._a0, self._b0), prior, strict=True)
+        )
+        if new.size:
+            self.add_prompts([other.names[i] for i in new], prior=None if alike else prior)
+        rows = self._index.rows(other.names)
+        latest = np.maximum(self._tick[rows], other.tick)
+        ours, theirs = (self._rho ** (latest - tick).astype(np.float64) for tick in (self._tick[rows], other.tick))
+        self._evidence[rows] = self._evidence[rows] * ours[:, None] + other.evidence * theirs[:, None]
+        self._tick[rows] = latest
+        self._now = max(self._now, other.now)
+        self._record.merge(other.record)
+        if other.retired.any():
+            self._mark(rows[other.retired], retired=True)
         self._log = None
 
     @overload
     def fit_prior(self, groups: None = None) -> PriorFit: ...
     @overload
     def fit_prior(self, groups: Iterable[Hashable]) -> dict[Hashable, PriorFit]: ...
+    @locked  # type: ignore[misc]
     def fit_prior(self, groups: Iterable[Hashable] | None = None) -> PriorFit | dict[Hashable, PriorFit]:
         r"""Replace the prior by the one under which the pool's evidence is most likely (empirical Bayes).
 
@@ -394,6 +602,7 @@ class BetaPosteriorBank(Stateful):
             self._log = None
         return fits
 
+    @locked
     def select_forgetting(
         self,
         history: Iterable[tuple[Iterable[Hashable] | None, npt.ArrayLike, npt.ArrayLike]],
@@ -449,6 +658,7 @@ class BetaPosteriorBank(Stateful):
             self._log = None
         return choice
 
+    @locked
     def calibration(self) -> Calibration:
         """Compare the values that were predicted with the reward variances that were then observed.
 
@@ -468,29 +678,69 @@ class BetaPosteriorBank(Stateful):
         """
         return self._record.report()
 
-    def state_dict(self) -> State:
-        """Return ids, prior, evidence, clock and calibration record as a plain dict of copies.
+    @classmethod
+    def _from_state(cls, state: State, label: str, **live: Any) -> Self:
+        if state.get("class") != cls.__name__:
+            return super()._from_state(state, label)  # which says so
+        bank = cls._blank(state, label)
+        bank.load_state_dict(state)
+        return bank
 
-        Examples
-        --------
-        >>> bank, twin = BetaPosteriorBank(2), BetaPosteriorBank(2)
-        >>> bank.update([0], successes=[3], rollouts=[4])
-        >>> twin.load_state_dict(bank.state_dict())
-        >>> twin.mean().round(3).tolist()
-        [0.667, 0.5]
-        """
-        return {**super().state_dict(), "prior": (self._a0.copy(), self._b0.copy())}
+    @classmethod
+    def _blank(cls, state: Mapping[str, Any], label: str, size: int | None = None) -> Self:
+        """Return an empty bank of the kind that a state comes from, over its first ``size`` prompts."""
+        ids, evidence = state.get("prompt_ids"), state.get("evidence")
+        if not isinstance(ids, (int, list)) or isinstance(ids, bool) or not isinstance(evidence, np.ndarray):
+            raise ValueError(f"{label} must hold the ids and the evidence of a {cls.__name__}. Pass what save wrote.")
+        if size is not None:
+            ids = min(size, ids) if isinstance(ids, int) else ids[:size]
+        return cls(ids, dtype=evidence.dtype)
 
-    def _check_state(self, state: Any, label: str) -> None:
-        own = dict(state) if isinstance(state, Mapping) else state
-        prior: Any = own.pop("prior", None) if isinstance(own, dict) else None
-        super()._check_state(own, label)
+    def _snapshot(self) -> State:
+        ids = self._index.ids
+        return {
+            **super()._snapshot(),
+            "prompt_ids": len(ids) if isinstance(ids, range) else list(ids),
+            "prior": (self._a0.copy(), self._b0.copy()),
+        }
+
+    def _check_state(self, state: Any, label: str, size: int | None) -> None:
+        if isinstance(state, Mapping) and state.get("class") == type(self).__name__ and "prompt_ids" in state:
+            self._check_ids(state["prompt_ids"], state.get("first"), label)
+        super()._check_state(state, label, size)
+        evidence, tick, now = state["evidence"], state["tick"], state["now"]
+        require(f"{label}['evidence']", "be finite and at least 0", (evidence >= 0.0) & (evidence < np.inf))
+        require(f"{label}['now']", f"be between 0 and {_LAST_TICK}", 0 <= now <= _LAST_TICK)
+        require(f"{label}['tick']", f"be between 0 and {now}", (tick >= 0) & (tick <= now))
+        require(f"{label}['rho']", "be in (0, 1]", 0.0 < state["rho"] <= 1.0)
         try:
-            prior_arrays(prior, len(self))  # one for all, or one per prompt after a fit by groups
+            prior_arrays(state["prior"], int(size or 0))  # one for all, or one per prompt after a fit by groups
         except (TypeError, ValueError) as error:
             raise ValueError(f"{label}['prior']: {error}") from None
 
+    def _check_ids(self, ids: Any, first: Any, label: str) -> None:
+        """Raise unless these are the prompts of this bank, or those it began with and others that joined."""
+        theirs = range(ids) if isinstance(ids, (int, np.integer)) and not isinstance(ids, bool) else ids
+        ours = self.prompt_ids
+        if (
+            isinstance(theirs, (list, tuple, range))
+            and len(theirs) > len(ours)
+            and type(first) is int
+            and len(ours) >= first
+        ):
+            theirs = theirs[: len(ours)]
+        found = difference(list(ours), theirs)
+        if found is not None:
+            raise ValueError(f"{label}['prompt_ids'] must equal that of this {type(self).__name__}, {found}. {REMEDY}")
+
+    def _when_set(self, name: str) -> Any:
+        return np.empty(len(self), dtype=bool)  # the retirements
+
     def _put(self, state: Mapping[str, Any]) -> None:
+        ids = state["prompt_ids"]
+        names = list(range(ids) if isinstance(ids, int) else ids)[len(self) :]
+        if names:
+            self._index.append(names)
         super()._put(state)
         self._a0, self._b0 = prior_arrays(state["prior"], len(self))
         self._log = None
@@ -602,6 +852,13 @@ class BetaPosteriorBank(Stateful):
         skew = lean * lean * (s / (s + 1.0)) * ((s + 1.5) / (s + 2.0)) / (s + 3.0)
         spread: FloatArray = np.sqrt(self._values(rows) * (even + skew))
         return spread
+
+
+def require_ids(ids: Iterable[Hashable]) -> Iterable[Hashable]:
+    """Refuse None, which would name the whole pool."""
+    if ids is None:
+        raise TypeError(error_text("ids", "be a collection of ids", ids, "Pass bank.prompt_ids for all of them."))
+    return ids
 
 
 def checked_feedback(s: npt.ArrayLike, n: npt.ArrayLike, size: int) -> tuple[FloatArray, IntArray]:

@@ -11,17 +11,17 @@ import numpy.typing as npt
 
 from . import _kernels
 from ._batch import BatchSolution, solve_batch
-from ._checks import FloatArray, IntArray, counts, error_text, integer, multiple, real
-from ._diagnostics import run_metrics
+from ._checks import FloatArray, IntArray, error_text, integer, multiple, real
 from ._index import tie_ranks
-from ._ledger import Horizon, visits_per_prompt
+from ._ledger import visits_per_prompt
 from ._pacing import Pacing, open_ledger, token_costs
 from ._posterior import BetaPosteriorBank
-from ._prior import PriorFit
 from ._remaining import Clearing, Remaining
+from ._run import RolloutRun, spread
 from ._running import RunningPlan
+from ._saved import locked
 from ._scores import Scores
-from ._state import State, Stateful
+from ._state import require
 from ._units import NO_UNITS, Units
 from ._utility import SaturatingUtility
 from ._visit import solve_visit
@@ -32,7 +32,7 @@ _STREAM_STEP = 0.5  # of the multiplicative price
 _ONE = np.ones(1)
 
 
-class ResolvingAllocator(Stateful):
+class ResolvingAllocator(RolloutRun):
     r"""Allocate rollouts at the price that clears the rest of the run, solved again at every call.
 
     With the values as the bank has them now, exposures :math:`z_i` so far and :math:`w_i` visits to come, the price
@@ -124,7 +124,18 @@ class ResolvingAllocator(Stateful):
     [5, 14, 5]
     """
 
-    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_rng", "_tie", "_left", "_price", "_batch_price")
+    _OPTIONAL: ClassVar[tuple[str, ...]] = ("prior_fit",)
+    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("_tie", "_left")
+    _STATE: ClassVar[tuple[str, ...]] = (
+        "bank",
+        "ledger",
+        "_rng",
+        "_tie",
+        "_left",
+        "_price",
+        "_batch_price",
+        "prior_fit",
+    )
 
     def __init__(
         self,
@@ -183,21 +194,14 @@ class ResolvingAllocator(Stateful):
         bonus = real("exploration", exploration, low=0.0, high=np.inf, remedy="Count posterior standard deviations.")
         self._scores = Scores(bank, self.horizon, utility, bonus)
         self._fit_every = None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None.")
-        self.prior_fit: PriorFit | None = None  # of the last refit
         self.bank = bank
         self.utility = utility
         self._rng = np.random.default_rng(seed)
         self._tie = tie_ranks(self._rng, size)
-        self._to_come: float | None = None  # sum of the visits left; None: not added up yet
-        self._running: RunningPlan | None = None
+        self._forget_plan()
         self._log: list[IntArray] | None = None  # of the bank, since the running plan last looked
         self._price = 0.0  # last clearing price, utility per unit or token; 0: none yet
         self._batch_price = 0.0
-
-    @property
-    def horizon(self) -> Horizon:
-        """The constants of the run; with ``costs``, in rollouts of the mean cost."""
-        return self.ledger.horizon
 
     @property
     def min_rollouts(self) -> int:
@@ -209,22 +213,7 @@ class ResolvingAllocator(Stateful):
         """Price of the run as of the last round, as a share of the steepest possible slope; see :meth:`metrics`."""
         return self._price * self._price_unit
 
-    @property
-    def exposure(self) -> IntArray:
-        """Rollouts dealt to each prompt and not refunded; shape (n_prompts,)."""
-        self._grow()
-        return self.ledger.rollouts
-
-    @property
-    def remaining_budget(self) -> float:
-        """Rollouts not dealt yet, an int, or tokens where ``costs`` are given."""
-        return self.ledger.remaining_budget
-
-    @property
-    def round(self) -> int:
-        """Rounds opened so far."""
-        return self.ledger.round
-
+    @locked
     def allocate(
         self, prompt_ids: Iterable[Hashable] | None = None, budget: float | None = None, *, exact: bool = False
     ) -> IntArray:
@@ -262,16 +251,17 @@ class ResolvingAllocator(Stateful):
         7
         """
         self._grow()
-        rows = self.bank._index.unique_rows(prompt_ids)
-        size = len(self.bank) if rows is None else rows.size
-        known = self._left is not None or size == len(self.bank)
+        rows, size, places, named = self._on_offer(prompt_ids)
+        if self._retired is not self.bank._retired:
+            self._forget_plan()
+        known = self._left is not None or size == self.bank._n_active
         left = None
         if self._left is not None:
             offered = slice(None) if rows is None else rows
             left = self._visits_left(rows) if self._costs is not None else np.array([self._offers_to_come(offered)])
         low, high = self._pacing.window(rows, size, left, budget, exact)
         if self.ledger.finished:
-            return np.zeros(size, dtype=np.int64)
+            return np.zeros(named, dtype=np.int64)
         self._refit()
         if known:
             solution = self._resolve(rows, low, high)
@@ -285,91 +275,108 @@ class ResolvingAllocator(Stateful):
             self._left[offered] -= 1.0
         self.bank._note(rows)
         self.bank.tick()
-        return self.ledger.debit(rows, solution.units)
+        return spread(self.ledger.debit(rows, solution.units), places, named)
 
-    def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
-        """Add observed rewards; order-free, additive, at any time; arguments and errors as in Algorithm 1's class.
+    @locked
+    def extend_budget(
+        self, rollouts: float = 0, *, rounds: SupportsIndex = 0, visits: npt.ArrayLike | None = None
+    ) -> None:
+        """Change the plan of the rest of the run: more budget, or less, more rounds, other visits.
 
-        See Also
-        --------
-        FenchelDualAllocator.update
-
-        Examples
-        --------
-        >>> allocator = ResolvingAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=2, max_rollouts=4)
-        >>> counts = allocator.allocate()
-        >>> allocator.update([1], successes=[0.5], rollouts=[1])
-        >>> allocator.bank.mean([1]).tolist()
-        [0.5]
-        """
-        self._grow()
-        self.ledger.settle(*self.bank._observe(prompt_ids, successes, rollouts))
-
-    def refund(self, prompt_ids: Iterable[Hashable] | None, rollouts: npt.ArrayLike) -> None:
-        """Hand back rollouts that were dealt but never generated; the visit itself stays counted.
-
-        See Also
-        --------
-        FenchelDualAllocator.refund
-
-        Examples
-        --------
-        >>> allocator = ResolvingAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=2, max_rollouts=4)
-        >>> counts = allocator.allocate()
-        >>> allocator.refund(None, counts)
-        >>> allocator.remaining_budget
-        8
-        """
-        self._grow()
-        rows = self.bank._index.named_rows(prompt_ids)
-        self.ledger.refund(rows, counts("rollouts", rollouts, rows.size), self.bank._index.name)
-        self.bank._note(rows)
-
-    def metrics(self, *, certificate: bool = True) -> dict[str, float]:
-        """Return the run's state as a flat dict of floats, ready for a logger.
-
-        The keys are those of :meth:`FenchelDualAllocator.metrics`. ``price`` and ``batch_price`` are shares of the
-        steepest slope that a rollout of mean cost can have; with ``signal="group"``, effective groups per rollout.
+        The next call solves the rest as it then is. The equal share, on which utilities are scaled, stays that of the run
+        as it was planned.
 
         Parameters
         ----------
-        certificate : bool
-            Whether to solve for the regret certificate, a few passes over the pool.
+        rollouts : int, or float with ``costs``
+            Rollouts or tokens to add; negative to take away what is not dealt.
+        rounds : int, at least 0
+            Rounds to add, where rounds set the pace.
+        visits : int, array_like of int with shape (n_prompts,), or None
+            How often each prompt is offered from now on; None for what is left of the visits so far.
+
+        Raises
+        ------
+        ValueError
+            For a budget that is dealt already or that what is left of the run cannot spend, for visits where the
+            constructor had none or out of range, and for rounds where visits alone tell the horizon; nothing changes after
+            any error.
+        TypeError
+            For numbers that are not integers.
+
+        References
+        ----------
+        Theorem 3 of the theory page holds from any exposure and for any budget left.
 
         Examples
         --------
-        >>> allocator = ResolvingAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=2, max_rollouts=4)
-        >>> allocator.metrics()["remaining_budget"]
-        8.0
+        >>> allocator = ResolvingAllocator(BetaPosteriorBank(2), total_budget=8, visits=1, max_rollouts=8)
+        >>> counts = allocator.allocate()
+        >>> allocator.extend_budget(8, visits=2)
+        >>> allocator.allocate().tolist(), allocator.allocate().tolist()
+        ([2, 2], [2, 2])
         """
         self._grow()
-        return run_metrics(
-            self.bank,
-            self.ledger,
-            self.utility,
-            price=self.price,
-            batch_price=self._batch_price * self._price_unit,
-            certificate=certificate,
-        )
+        ledger = self.ledger
+        more, added = ledger.checked_extension(rollouts, rounds)
+        by_rounds = self._pacing.by_rounds
+        if added and not by_rounds:
+            remedy = "Give visits: they tell the horizon here."
+            raise ValueError(error_text("rounds", "be 0 without n_rounds", added, remedy))
+        left, to_come = self._left, 0.0
+        if visits is not None and left is None:
+            remedy = "Leave them out: rounds tell the horizon here."
+            raise ValueError(error_text("visits", "be None where the constructor had none", visits, remedy))
+        if left is not None:
+            size, rounds_left = len(self.bank), ledger.rounds_left + added if by_rounds else None
+            left = np.maximum(left, 0.0)
+            if visits is not None:
+                left = np.array(np.broadcast_to(visits_per_prompt(visits, size, rounds_left), size))
+            to_come = float(((1.0 if self._costs is None else self._costs) * left).sum())
+            if not by_rounds:
+                added = ledger.round + int(left.sum()) - ledger.n_rounds
+        ledger.require_spendable(more, self._most(left, to_come, ledger.rounds_left + added))
+        self._left = left
+        ledger.extend(more, added, to_come)
+        self._forget_plan()
 
-    def state_dict(self) -> State:
-        """Return bank, ledger, price and random state as a plain dict of copies; load it with ``load_state_dict``."""
-        self._grow()
-        return super().state_dict()
+    def _most(self, left: FloatArray | None, to_come: float, rounds: int) -> float:
+        """Return the largest budget that so many rounds, and offers to come at one unit each, can spend."""
+        ledger, h = self.ledger, self.horizon
+        pool = float(len(self.bank)) if self._costs is None else float(self._costs.sum())
+        most = h.n_max * (rounds * pool if left is None else to_come)
+        if self._costs is not None:
+            return min(most, rounds * self._pacing.capacity)
+        if self._pacing.by_rounds:
+            most = min(most, rounds * h.capacity)
+        return most * (h.group_size if ledger.tokens_per_unit is None else ledger.tokens_per_unit)
 
-    def _check_state(self, state: Any, label: str) -> None:
-        self._grow()
-        super()._check_state(state, label)
+    def _prices(self) -> tuple[float, float]:
+        return self.price, self._batch_price * self._price_unit
+
+    def _check_state(self, state: Any, label: str, size: int | None) -> None:
+        super()._check_state(state, label, size)
+        require(f"{label}['price']", "be finite and at least 0", 0.0 <= state["price"] < np.inf)
+        if self._left is not None:
+            require(f"{label}['left']", "be finite", np.isfinite(state["left"]))
 
     def _put(self, state: Mapping[str, Any]) -> None:
         super()._put(state)
-        self._running = self._to_come = None
+        self._forget_plan()
+
+    def _forget_plan(self) -> None:
+        """Plan afresh: visits, prompts or budget are not those of the last plan."""
+        self._to_come: float | None = None  # sum of the visits left; None: not added up yet
+        self._running: RunningPlan | None = None
+        self._retired = self.bank._retired
 
     def _visits_left(self, rows: IntArray | None) -> FloatArray:
         """Return the offers to come, this one included: per prompt, or one entry for all."""
+        retired = self.bank._retired
         if self._left is None:
-            return np.array([float(max(1, self.ledger.rounds_left))])
-        left = np.maximum(self._left, 0.0)
+            rounds = float(max(1, self.ledger.rounds_left))
+            return np.array([rounds]) if retired is None else np.where(retired, 0.0, rounds)
+        left = self._offers_left(slice(None))
         offered = slice(None) if rows is None else rows
         left[offered] = np.maximum(left[offered], 1.0)  # offered more often than was told
         return left
@@ -378,8 +385,16 @@ class ResolvingAllocator(Stateful):
         """Return the sum of the visits left, this one of ``rows`` included, without passing over the pool."""
         assert self._left is not None
         if self._to_come is None:
-            self._to_come = float(np.maximum(self._left, 0.0).sum())
+            self._to_come = float(self._offers_left(slice(None)).sum())
         return self._to_come + np.count_nonzero(self._left[rows] <= 0.0)  # offered more often than was told
+
+    def _offers_left(self, rows: IntArray | slice) -> FloatArray:
+        """Return the visits left of these rows as they were told; a retired prompt has none."""
+        assert self._left is not None
+        left = np.maximum(self._left[rows], 0.0)
+        if self.bank._retired is not None:
+            left[self.bank._retired[rows]] = 0.0
+        return left
 
     def _resolve(self, rows: IntArray | None, low: float, high: float) -> BatchSolution:
         """Clear the remaining problem and deal at its price."""
@@ -445,15 +460,15 @@ class ResolvingAllocator(Stateful):
         self._log, changed = bank._changes(self._log)
         if changed is None or self._running is None:
             q, z = self._scores.values(None), self.ledger.exposure.astype(np.float64)
-            upper = np.minimum(self._visits_left(rows) * horizon.n_max, horizon.budget).astype(np.int64)
+            upper = np.minimum(self._visits_left(rows) * horizon.n_max, self.ledger.units).astype(np.int64)
             pool = Units(q, z, self._tie, upper, horizon.equal_share, self.utility, ahead=z)
             self._running = RunningPlan(pool)
         else:
             changed = np.union1d(changed, rows)
-            left = np.maximum(self._left[changed], 0.0)
+            left = self._offers_left(changed)
             offered = np.searchsorted(changed, rows)
             left[offered] = np.maximum(left[offered], 1.0)
-            upper = np.minimum(left * horizon.n_max, horizon.budget).astype(np.int64)
+            upper = np.minimum(left * horizon.n_max, self.ledger.units).astype(np.int64)
             q, z = self._scores.values(changed), self.ledger.exposure[changed].astype(np.float64)
             self._running.change(changed, q, z, upper)
         found = self._running.solve(budget, rows, self._price)
@@ -470,7 +485,11 @@ class ResolvingAllocator(Stateful):
         """
         visits: FloatArray = 1.0 + (left - 1.0) / self._front_load
         if self._pacing.n_min > 1:
-            groups = self.ledger.left / (self._pacing.n_min * self.ledger.offer_of(None, len(self.bank)))
+            retired = self.bank._retired
+            active = None if retired is None else np.flatnonzero(~retired)
+            groups = self.ledger.left / (
+                self._pacing.n_min * max(1.0, self.ledger.offer_of(active, self.bank._n_active))
+            )
             visits = np.minimum(visits, max(1.0, groups))
         return visits
 
@@ -524,11 +543,6 @@ class ResolvingAllocator(Stateful):
             return mean_cost / self.horizon.group_size
         return mean_cost * self.horizon.equal_share / self.utility.saturation
 
-    def _refit(self) -> None:
-        """Refit the prior when its round has come."""
-        if self._fit_every is not None and self.ledger.round and self.ledger.round % self._fit_every == 0:
-            self.prior_fit = self.bank.fit_prior()
-
     def _grow(self) -> None:
         """Make room for prompts that joined the bank."""
         old, new = self._tie.size, len(self.bank)
@@ -538,12 +552,10 @@ class ResolvingAllocator(Stateful):
         if self._left is not None:
             visits, cost = max(1.0, self._left.min()), 1.0 if self._costs is None else float(self._costs.mean())
             self._left = np.concatenate([self._left, np.full(new - old, visits)])
-            self._to_come = None
             if self.ledger.all_offers is not None:
                 self.ledger.all_offers += (new - old) * visits * cost
-        if self._costs is not None:
-            self.ledger.unit_costs = np.concatenate([self._costs, np.full(new - old, self._costs.mean())])
         self.ledger.grow(new)
+        self._forget_plan()
 
 
 def _bound(gains: FloatArray, least: IntArray, most: IntArray, much: float) -> None:

@@ -11,67 +11,62 @@ import numpy as np
 from ._checks import error_text
 
 State = dict[str, Any]
-_REMEDY = "Load it into an object that was built with the same arguments."
+REMEDY = "Load it into an object that was built with the same arguments."
 
 
 class Stateful:
     """State by lists of attribute names; parts that are stateful themselves nest.
 
     ``_STATE`` names what changes in a run, ``_OPTIONAL`` those of it that may be None, and ``_FIXED`` what an object that
-    takes the state must have in common with the one that gave it. The rest follows from the arguments.
+    takes the state must have in common with the one that gave it. Arrays keep their shape, but for those in
+    ``_PER_PROMPT``, which have a row for every prompt in the state, and those in ``_SHARED``, which have such rows or one
+    for all. ``_EXTRA`` entries a class writes, checks and puts back by itself. The rest follows from the arguments.
     """
 
     __slots__ = ()
     _STATE: ClassVar[tuple[str, ...]] = ()
     _OPTIONAL: ClassVar[tuple[str, ...]] = ()
     _FIXED: ClassVar[tuple[str, ...]] = ()
+    _PER_PROMPT: ClassVar[tuple[str, ...]] = ()
+    _SHARED: ClassVar[tuple[str, ...]] = ()
+    _EXTRA: ClassVar[tuple[str, ...]] = ()
 
     def state_dict(self) -> State:
         """Return the state as a plain dict of copies: arrays, scalars, and dicts of them."""
+        return self._snapshot()
+
+    def _snapshot(self) -> State:
         names = (*self._FIXED, *self._STATE)
-        return {"class": type(self).__name__, **{_key(name): _copy(getattr(self, name)) for name in names}}
+        return {"class": type(self).__name__, **{_key(name): plain(getattr(self, name)) for name in names}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what ``state_dict`` returned.
-
-        A random generator that was passed as ``seed`` is shared with the caller, and put back with the rest.
-
-        Parameters
-        ----------
-        state : mapping
-            State of an object that was built with the same arguments.
-
-        Raises
-        ------
-        TypeError
-            For anything but a mapping.
-        ValueError
-            For the state of another class, prompts or horizon, for missing or foreign entries, and for entries of
-            another shape or type; the message names the entry, and nothing changes.
-        """
-        self._check_state(state, "state")
+        """Put back what ``state_dict`` returned; see :meth:`Saved.load_state_dict` for the errors."""
+        self._check_state(state, "state", None)
         self._put(state)
 
-    def _check_state(self, state: Any, label: str) -> None:
-        """Raise unless every entry fits."""
+    def _check_state(self, state: Any, label: str, size: int | None) -> None:
+        """Raise unless every entry fits; ``size`` is the number of prompts in the state."""
         kind = type(self).__name__
         if not isinstance(state, Mapping):
-            raise TypeError(error_text(label, f"be the dict that {kind}.state_dict returned", state, _REMEDY))
+            raise TypeError(error_text(label, f"be the dict that {kind}.state_dict returned", state, REMEDY))
         if state.get("class") != kind:
-            raise ValueError(error_text(f"{label}['class']", f"be {kind!r}", state.get("class"), _REMEDY))
-        odd = sorted({_key(name) for name in (*self._FIXED, *self._STATE)} ^ (set(state) - {"class"}), key=str)
+            raise ValueError(error_text(f"{label}['class']", f"be {kind!r}", state.get("class"), REMEDY))
+        odd = sorted(
+            {_key(name) for name in (*self._FIXED, *self._STATE, *self._EXTRA)} ^ (set(state) - {"class"}), key=str
+        )
         if odd:
-            raise ValueError(f"{label} must hold the entries of a {kind}, missing or foreign: {odd}. {_REMEDY}")
+            raise ValueError(f"{label} must hold the entries of a {kind}, missing or foreign: {odd}. {REMEDY}")
         for name in self._FIXED:
-            odd_part = _difference(_copy(getattr(self, name)), state[_key(name)])
+            odd_part = difference(plain(getattr(self, name)), state[_key(name)])
             if odd_part is not None:
-                raise ValueError(f"{label}[{_key(name)!r}] must equal that of this {kind}, {odd_part}. {_REMEDY}")
+                raise ValueError(f"{label}[{_key(name)!r}] must equal that of this {kind}, {odd_part}. {REMEDY}")
         for name in self._STATE:
             now, then = getattr(self, name), state[_key(name)]
             if then is None and name in self._OPTIONAL:
                 continue
             like = self._when_set(name) if now is None and name in self._OPTIONAL else now
-            _check(f"{label}[{_key(name)!r}]", like, then)
+            rows = size if name in (*self._PER_PROMPT, *self._SHARED) else None
+            _check(f"{label}[{_key(name)!r}]", like, then, size, rows, name in self._SHARED)
 
     def _when_set(self, name: str) -> Any:
         """Return what an optional entry that is None now looks like when it is not: a number unless overridden."""
@@ -82,47 +77,60 @@ class Stateful:
         for name in self._STATE:
             now, then = getattr(self, name), state[_key(name)]
             if isinstance(now, np.random.Generator):
-                now.bit_generator.state = _copy(then)
+                now.bit_generator.state = plain(then)
             elif isinstance(now, Stateful):
                 now._put(then)
             else:
-                setattr(self, name, _copy(then))
+                setattr(self, name, plain(then))
 
 
-def check_array(label: str, like: np.ndarray[Any, Any], then: object) -> None:
-    """Raise unless ``then`` is an array of the same shape and type."""
-    if not isinstance(then, np.ndarray) or (then.shape, then.dtype) != (like.shape, like.dtype):
+def require(label: str, condition: str, holds: object) -> None:
+    """Raise unless an entry's values are possible; arrays of bools must hold throughout."""
+    fits = np.asarray(holds)
+    if not fits.all():
+        where = f"{label}[{int(np.flatnonzero(~fits.ravel())[0])}]" if fits.ndim else label
+        raise ValueError(f"{label} must {condition}, which {where} does not. Pass what state_dict returned.")
+
+
+def check_array(label: str, like: np.ndarray[Any, Any], then: object, rows: int | None = None) -> None:
+    """Raise unless ``then`` is an array of the same shape and type, or with so many rows."""
+    shape = like.shape if rows is None else (rows, *like.shape[1:])
+    if not isinstance(then, np.ndarray) or (then.shape, then.dtype) != (shape, like.dtype):
         got = f"{then.dtype} of shape {then.shape}" if isinstance(then, np.ndarray) else type(then).__name__
-        raise ValueError(error_text(label, f"be {like.dtype} of shape {like.shape}", got, _REMEDY))
+        raise ValueError(error_text(label, f"be {like.dtype} of shape {shape}", got, REMEDY))
 
 
-def _check(label: str, now: Any, then: Any) -> None:
+def _check(label: str, now: Any, then: Any, size: int | None, rows: int | None, shared: bool) -> None:
     if isinstance(now, Stateful):
-        now._check_state(then, label)
+        now._check_state(then, label, size)
     elif isinstance(now, np.ndarray):
-        check_array(label, now, then)
+        one = shared and isinstance(then, np.ndarray) and then.shape[:1] == (1,)
+        check_array(label, now, then, 1 if one else rows)
     elif isinstance(now, np.random.Generator):
         try:
             type(now.bit_generator)().state = then
-        except (TypeError, ValueError, KeyError, AttributeError):
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
             kind = type(now.bit_generator).__name__
-            raise ValueError(error_text(label, f"be the state of a {kind}", then, _REMEDY)) from None
+            raise ValueError(error_text(label, f"be the state of a {kind}", then, REMEDY)) from None
     elif isinstance(now, (bool, int, float, np.number)):
         if not isinstance(then, (bool, int, float, np.number)):
-            raise ValueError(error_text(label, "be a number", then, _REMEDY))
-    elif type(then) is not type(now):
-        raise ValueError(error_text(label, f"be a {type(now).__name__}", type(then).__name__, _REMEDY))
+            raise ValueError(error_text(label, "be a number", then, REMEDY))
+        if isinstance(now, (int, np.integer)) and not isinstance(then, (int, np.integer)):
+            raise ValueError(error_text(label, "be an integer", then, REMEDY))
+    elif type(then) is not type(plain(now)):
+        raise ValueError(error_text(label, f"be a {type(plain(now)).__name__}", type(then).__name__, REMEDY))
 
 
 def _key(name: str) -> str:
     return name.lstrip("_")
 
 
-def _difference(now: Any, then: Any) -> str | None:
-    """Word the first difference of two numbers, mappings or sequences; None where there is none."""
-    if isinstance(now, int):
-        return None if now == then else f"got {then!r} instead of {now!r}"
-    then = then.tolist() if isinstance(then, np.ndarray) and then.ndim == 1 else then
+def difference(now: Any, then: Any) -> str | None:
+    """Word the first difference of two numbers, mappings, arrays or sequences; None where there is none."""
+    if now is None or isinstance(now, (bool, int, float, str)):
+        same = now == then if isinstance(then, (bool, int, float, str)) else now is then
+        return None if same else f"got {then!r} instead of {now!r}"
+    now, then = (x.tolist() if isinstance(x, np.ndarray) else x for x in (now, then))
     if isinstance(now, Mapping) and isinstance(then, Mapping):
         pairs = [(key, now.get(key), then.get(key)) for key in {**now, **then}]
     elif isinstance(now, Mapping) or not isinstance(then, (list, tuple, range)):
@@ -135,17 +143,22 @@ def _difference(now: Any, then: Any) -> str | None:
     return f"got {found[0][2]!r} instead of {found[0][1]!r} at {found[0][0]!r}" if found else None
 
 
-def _copy(part: Any) -> Any:
+def plain(part: Any) -> Any:
+    """Return a copy as arrays, scalars, strings, lists and dicts of them; what is none of these comes back as it is."""
     if isinstance(part, np.random.Generator):
-        return _copy(part.bit_generator.state)
+        return plain(part.bit_generator.state)
     if isinstance(part, Stateful):
-        return part.state_dict()
+        return part._snapshot()
     if is_dataclass(part) and not isinstance(part, type):
-        return asdict(part)
+        return plain(asdict(part))
     if isinstance(part, np.ndarray):
         return part.copy()
+    if isinstance(part, np.generic):
+        return part.item()
     if isinstance(part, Mapping):
-        return {key: _copy(entry) for key, entry in part.items()}
+        return {key: plain(entry) for key, entry in part.items()}
+    if hasattr(part, "_asdict"):  # a named tuple
+        return plain(part._asdict())
     if isinstance(part, (list, tuple)):
-        return type(part)(_copy(entry) for entry in part)
+        return type(part)(plain(entry) for entry in part)
     return part

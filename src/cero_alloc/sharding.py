@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from threading import RLock
 from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
@@ -14,10 +15,13 @@ from ._dual import SlopeStep, counts_of, leaders, next_price, play_round, step_s
 from ._index import PromptIndex, tie_ranks
 from ._ledger import Horizon, RolloutLedger, require_refundable
 from ._posterior import BetaPosteriorBank, checked_feedback
-from ._state import Stateful, check_array
+from ._saved import OwnLock, Saved, locked
+from ._state import check_array
 from ._utility import SaturatingUtility
 
 __all__ = ["PoolShard", "ShardedAllocator", "in_process"]
+
+_NO_START = np.zeros(1)  # visits count from the beginning of the run
 
 Gather = Callable[[Sequence[Any], str, Sequence[tuple[Any, ...]]], list[Any]]
 
@@ -47,7 +51,7 @@ def in_process(shards: Sequence[Any], method: str, arguments: Sequence[tuple[Any
     return [getattr(shard, method)(*words) for shard, words in zip(shards, arguments, strict=True)]
 
 
-class PoolShard(Stateful):
+class PoolShard(Saved):
     """Some consecutive prompts of a pool: their evidence, slopes, tie ranks and account.
 
     :class:`ShardedAllocator` calls its methods; a shard needs nothing of the others, so that each may live in a process
@@ -92,6 +96,7 @@ class PoolShard(Stateful):
     ([0.667], [2])
     """
 
+    _BUILD: ClassVar[dict[str, Any]] = {"utility": SaturatingUtility, "horizon": Horizon}
     _FIXED: ClassVar[tuple[str, ...]] = ("horizon", "start")
     _OPTIONAL: ClassVar[tuple[str, ...]] = ("_open",)
     _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_theta", "_tie", "_open")
@@ -120,11 +125,18 @@ class PoolShard(Stateful):
         self._visits = np.array([float(horizon.n_rounds)])
 
     @property
+    def lock(self) -> RLock:
+        """The lock of the shard's bank, which every method holds."""
+        return self.bank.lock
+
+    @property
+    @locked
     def slopes(self) -> FloatArray:
         """Normalised slope per prompt, in [0, 1], as of the last closed round; shape (n_shard,)."""
         return self._theta.copy()
 
     @property
+    @locked
     def exposure(self) -> IntArray:
         """Rollouts dealt to each prompt and not refunded; shape (n_shard,)."""
         return self.ledger.rollouts
@@ -140,6 +152,7 @@ class PoolShard(Stateful):
         """
         return self.start, len(self.bank), self.horizon
 
+    @locked
     def candidates(self, threshold: float, k: int) -> tuple[FloatArray, TieArray, IntArray]:
         """Close the open round, then return those who rank first with a slope above ``threshold``.
 
@@ -162,6 +175,7 @@ class PoolShard(Stateful):
         places = leaders(self._theta, self._tie, threshold, k)
         return self._theta[places], self._tie[places], places + self.start
 
+    @locked
     def deal(self, rows: IntArray, proposal: IntArray, units: IntArray) -> None:
         """Open the next round with the pool's decision, and let the evidence age.
 
@@ -175,15 +189,18 @@ class PoolShard(Stateful):
         places = rows - self.start
         self._open = (places, proposal)
         self.bank.tick()
+        self.ledger.round += 1
         self.ledger.top_up(places, units)
 
+    @locked
     def close(self) -> None:
         """Take the dual step of the open round, if there is one, with the posterior as it stands."""
         if self._open is None:
             return
-        self._step.pool(self._theta, *self._open, self._visits)
+        self._step.pool(self._theta, *self._open, _NO_START, self._visits)
         self._open = None
 
+    @locked
     def update(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> int:
         """Add checked feedback to the evidence; return how many outstanding rollouts it settles.
 
@@ -202,10 +219,12 @@ class PoolShard(Stateful):
         self.ledger.settle(places, rollouts)
         return int((before - self.outstanding(rows)).sum())
 
+    @locked
     def outstanding(self, rows: IntArray) -> IntArray:
         """Return the rollouts of these rows that were dealt and are neither reported nor refunded."""
         return self.ledger.outstanding[rows - self.start].astype(np.int64)
 
+    @locked
     def refund(self, rows: IntArray, rollouts: IntArray) -> None:
         """Take back rollouts that were dealt but never generated.
 
@@ -219,8 +238,8 @@ class PoolShard(Stateful):
     def _when_set(self, name: str) -> Any:
         return ()
 
-    def _check_state(self, state: Any, label: str) -> None:
-        super()._check_state(state, label)
+    def _check_state(self, state: Any, label: str, size: int | None) -> None:
+        super()._check_state(state, label, size)
         opened = state["open"]
         if opened is None:
             return
@@ -232,7 +251,7 @@ class PoolShard(Stateful):
             raise ValueError(f"{label}['open'][0] must hold rows of the shard. Pass what state_dict returned.")
 
 
-class ShardedAllocator(Stateful):
+class ShardedAllocator(OwnLock, Saved):
     r"""Algorithm 1 with one price over a pool in shards.
 
     A round asks every shard for its :math:`\lceil C / N_{\max} \rceil` prompts of largest slope, merges them, and deals as
@@ -278,6 +297,8 @@ class ShardedAllocator(Stateful):
     24
     """
 
+    _LIVE: ClassVar[tuple[str, ...]] = ("shards", "gather")
+    _BUILD: ClassVar[dict[str, Any]] = {"horizon": Horizon}
     _FIXED: ClassVar[tuple[str, ...]] = ("horizon",)
     _OPTIONAL: ClassVar[tuple[str, ...]] = ("_proposed",)
     _STATE: ClassVar[tuple[str, ...]] = ("ledger", "_nu", "_batch_price", "_proposed")
@@ -335,6 +356,7 @@ class ShardedAllocator(Stateful):
         """Rounds opened so far."""
         return self.ledger.round
 
+    @locked
     def allocate(self, budget: SupportsIndex | None = None, *, exact: bool = False) -> tuple[IntArray, IntArray]:
         """Close the previous round, then deal this one over the whole pool.
 
@@ -362,7 +384,7 @@ class ShardedAllocator(Stateful):
         h = self.horizon
         cap = self.ledger.round_units(h.n_prompts, budget, exact)
         if self._proposed is not None:
-            self._nu = next_price(self._nu, self._proposed, h, self._price_step)
+            self._nu = next_price(self._nu, self._proposed, self.ledger, self._price_step)
             self._proposed = None
         if self.ledger.finished:
             self._call("close")
@@ -387,6 +409,7 @@ class ShardedAllocator(Stateful):
         paid = units > 0
         return rows[paid], units[paid] * h.group_size
 
+    @locked
     def update(self, rows: Iterable[Hashable], successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
         """Add observed rewards; order-free, additive, at any time.
 
@@ -411,6 +434,7 @@ class ShardedAllocator(Stateful):
         settled = self._call("update", self._parts(places, places, rewarded, observed))
         self.ledger.settle(np.zeros(1, dtype=np.int64), np.array([sum(settled)]))
 
+    @locked
     def refund(self, rows: Iterable[Hashable], rollouts: npt.ArrayLike) -> None:
         """Hand back rollouts that were dealt but never generated.
 
@@ -438,6 +462,7 @@ class ShardedAllocator(Stateful):
         self._call("refund", self._parts(places, places, returned))
         self.ledger.refund(np.zeros(1, dtype=np.int64), returned.sum(keepdims=True), lambda _: "pool")
 
+    @locked
     def metrics(self) -> dict[str, float]:
         """Return the run's state as a flat dict of floats; keys of :meth:`FenchelDualAllocator.metrics`.
 

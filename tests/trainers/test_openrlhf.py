@@ -3,7 +3,6 @@
 import copy
 import itertools
 import json
-import pickle
 import runpy
 import sys
 from collections import Counter
@@ -29,6 +28,7 @@ from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController  # noqa: 
 from openrlhf.utils import get_strategy  # noqa: E402
 
 import openrlhf_grpo  # noqa: E402
+from cero_alloc import checkpoint  # noqa: E402
 import openrlhf_standin  # noqa: E402
 from adapters.dealer import Dealer  # noqa: E402
 from adapters.openrlhf import AllocatedSamplesGenerator, allocated_training  # noqa: E402
@@ -139,7 +139,7 @@ def test_the_example_trains_in_openrlhfs_own_program(launched):
         state = saved["client_state"]
         prompts = [f"{place} " for place in range(16)]
         allocator = openrlhf_grpo.build_allocator("resolving", prompts, n_rounds=8, total_budget=256, args=args)
-        allocator.load_state_dict(pickle.loads(state["cero_alloc"].numpy().tobytes()))
+        allocator.load_state_dict(checkpoint.unpack(state["cero_alloc"].numpy().tobytes()))
         figures = allocator.metrics(certificate=False)
         assert state["global_step"] == figures["round"] == 8
         assert (figures["spent_budget"], figures["remaining_budget"]) == (256, 0)

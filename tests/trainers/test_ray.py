@@ -147,13 +147,16 @@ def test_ten_thousand_allocations_and_killed_workers_leave_an_exact_ledger(tmp_p
     assert account["refunded"] > 0
     parts = [account[key] for key in ("scored", "unscored", "refunded", "abandoned", "in_hand")]
     assert account["lent"] == sum(parts)
-    assert account["spent_budget"] == account["lent"] - account["refunded"] == 200_000 - account["remaining_budget"]
+    assert account["spent_budget"] == account["scored"] + account["unscored"] + account["abandoned"]
+    assert account["reserved_budget"] == account["in_hand"]
+    dealt = account["lent"] - account["refunded"]
+    assert account["spent_budget"] + account["reserved_budget"] == dealt == 200_000 - account["remaining_budget"]
 
     ray.kill(service)
     book = ray_service.AllocatorService(build, str(folder), timeout=40.0)  # a new life, in this process
     np.testing.assert_array_equal(book.allocator.bank.alpha - 1, wins)
     np.testing.assert_array_equal(book.allocator.bank.beta - 1, tries - wins)
-    assert int(book.allocator.exposure.sum()) == account["spent_budget"]
+    assert int(book.allocator.exposure.sum()) == dealt
     assert {key: n for key, n in book.metrics().items() if n == n} == {key: n for key, n in account.items() if n == n}
     book.close()
     print(

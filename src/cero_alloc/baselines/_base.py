@@ -6,15 +6,15 @@ from collections.abc import Hashable, Iterable
 from typing import ClassVar, Required, SupportsIndex, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 
 from cero_alloc import _kernels
-from cero_alloc._checks import FloatArray, IntArray, counts, error_text, multiple
-from cero_alloc._diagnostics import run_metrics
+from cero_alloc._checks import FloatArray, IntArray, error_text, multiple
 from cero_alloc._index import tie_ranks
-from cero_alloc._ledger import Horizon, RolloutLedger
+from cero_alloc._ledger import RolloutLedger
 from cero_alloc._pacing import require_reachable
 from cero_alloc._posterior import BetaPosteriorBank
+from cero_alloc._run import RolloutRun, spread
+from cero_alloc._saved import locked
 from cero_alloc._state import Stateful
 from cero_alloc._utility import SaturatingUtility
 
@@ -38,7 +38,7 @@ class VisitRun(Run, total=False):
     rollouts_per_visit: SupportsIndex | None
 
 
-class Baseline(Stateful):
+class Baseline(RolloutRun):
     """A rule behind the package's methods; a subclass says in ``_share`` or ``_deal`` who gets how much.
 
     A round keeps to the uniform schedule, floor(B k / K) units after k of K rounds, unless ``budget`` caps it or
@@ -74,7 +74,10 @@ class Baseline(Stateful):
             max_rollouts=max_rollouts,
             round_capacity=round_capacity,
         )
-        self._order = np.arange(0)  # place of each row of the last offer in the caller's order
+        self._order, self._named = (
+            np.arange(0),
+            0,
+        )  # place of each row of the last offer among the ids, and their number
         self._least = self._units_of(self.least_rollouts)
         self._block = self._visit_units(rollouts_per_visit)
         self._rng = np.random.default_rng(seed)
@@ -84,16 +87,7 @@ class Baseline(Stateful):
     def _open(self, **plan: SupportsIndex | None) -> RolloutLedger:
         return RolloutLedger.plan(len(self.bank), **plan)  # type: ignore[arg-type]
 
-    @property
-    def horizon(self) -> Horizon:
-        """The constants of the run."""
-        return self.ledger.horizon
-
-    @property
-    def remaining_budget(self) -> float:
-        """Rollouts (or tokens) not dealt yet."""
-        return self.ledger.remaining_budget
-
+    @locked
     def allocate(
         self, prompt_ids: Iterable[Hashable] | None = None, budget: SupportsIndex | None = None, *, exact: bool = False
     ) -> IntArray:
@@ -120,57 +114,41 @@ class Baseline(Stateful):
         ValueError, TypeError
             For a repeated id, a bad budget, or an exact total that is not feasible; nothing changes then.
         """
-        rows, size = self._offer(prompt_ids)
+        self._grow()
+        rows, size, places, named = self._on_offer(prompt_ids)
         total = self._round_total(rows, size, budget, exact)
         if self.ledger.finished:
-            return np.zeros(size, dtype=np.int64)
+            return np.zeros(named, dtype=np.int64)
         # In row order, so that the answer cannot depend on the order of the ids.
-        self._order = np.arange(size) if rows is None else np.argsort(rows)
+        order = np.arange(size) if rows is None else np.argsort(rows)
+        self._order, self._named = order if places is None else places[order], named
         units = np.empty(size, dtype=np.int64)
-        units[self._order] = self._deal(self._order if rows is None else rows[self._order], total)
+        units[order] = self._deal(order if rows is None else rows[order], total)
         self._visits[slice(None) if rows is None else rows] += units > 0
         self.bank.tick()
-        return self.ledger.debit(rows, units)
+        return spread(self.ledger.debit(rows, units), places, named)
 
-    def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
-        """Add observed rewards; order-free, additive, at any time.
-
-        Parameters
-        ----------
-        prompt_ids : iterable of hashable, or None
-            Prompts that were observed, each once per call; None names the whole pool in row order.
-        successes : array_like of float, shape (n_ids,)
-            Sum of the rewards of each prompt, in [0, rollouts].
-        rollouts : array_like of int, shape (n_ids,)
-            Rewarded rollouts of each prompt.
-
-        Raises
-        ------
-        KeyError, ValueError
-            As :meth:`BetaPosteriorBank.update`; nothing changes after any error.
-        """
-        rows, won, n = self.bank._feedback(prompt_ids, successes, rollouts)
-        self.bank._add(rows, won, n)
-        self.ledger.settle(rows, n)
-        self._learn(rows, won, n)
-
-    def refund(self, prompt_ids: Iterable[Hashable] | None, rollouts: npt.ArrayLike) -> None:
-        """Hand back rollouts that were dealt but never generated; see :meth:`FenchelDualAllocator.refund`.
+    @locked
+    def extend_budget(self, rollouts: SupportsIndex = 0, *, rounds: SupportsIndex = 0) -> None:
+        """Change the plan of the rest of the run: more budget, or less, more rounds; the pace is even from there on.
 
         Parameters
         ----------
-        prompt_ids : iterable of hashable, or None
-            Prompts, each once; None names the whole pool in row order.
-        rollouts : array_like of int, shape (n_ids,)
-            Rollouts to return to the budget.
+        rollouts : int
+            Rollouts to add, whole groups, or tokens; negative to take away what is not dealt.
+        rounds : int, at least 0
+            Rounds to add.
 
         Raises
         ------
-        KeyError, ValueError
-            For an unknown or repeated id, or more than is outstanding; nothing changes after any error.
+        ValueError, TypeError
+            For a budget that is dealt already or that the rounds left cannot spend, and for numbers that are not integers;
+            nothing changes then.
         """
-        rows = self.bank._index.named_rows(prompt_ids)
-        self.ledger.refund(rows, counts("rollouts", rollouts, rows.size), self.bank._index.name)
+        self._grow()
+        more, added = self.ledger.checked_extension(rollouts, rounds)
+        self.ledger.require_spendable(more, (self.ledger.rounds_left + added) * self._most_per_round)
+        self.ledger.extend(more, added)
 
     def metrics(self, *, certificate: bool = True) -> dict[str, float]:
         """Return the run's state as a flat dict of floats; see :meth:`FenchelDualAllocator.metrics`.
@@ -182,8 +160,7 @@ class Baseline(Stateful):
         certificate : bool
             Whether to solve for the regret certificate.
         """
-        nan = float("nan")
-        metrics = run_metrics(self.bank, self.ledger, self.utility, price=nan, batch_price=nan, certificate=certificate)
+        metrics = super().metrics(certificate=certificate)
         return {name: value for name, value in metrics.items() if name not in ("price", "batch_price", "starved")}
 
     # ------------------------------------------------------------ what a rule says
@@ -200,10 +177,21 @@ class Baseline(Stateful):
         """Return units per visited row that add up to ``total``; ``rows`` ascend."""
         raise NotImplementedError
 
-    def _learn(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> None:
-        """Take feedback that the rule keeps beyond the bank's evidence."""
-
     # ------------------------------------------------------------ what rules share
+
+    @property
+    def _most_per_round(self) -> float:
+        """The largest total of a round, in the unit of the budget."""
+        return self.horizon.round_capacity
+
+    def _prices(self) -> tuple[float, float]:
+        return float("nan"), float("nan")
+
+    def _grow(self) -> None:
+        """Refuse prompts that joined the bank: a rule keeps what it knows of each in arrays of its own."""
+        if len(self.bank) != self.horizon.n_prompts:
+            condition = f"keep its {self.horizon.n_prompts} prompts under a baseline"
+            raise ValueError(error_text("bank", condition, len(self.bank), "Build a new one for the larger pool."))
 
     def _n_visits(self, size: int, total: int) -> int:
         """Return how many prompts a total visits: its share of visits, as far as the caps allow."""
@@ -266,14 +254,6 @@ class Baseline(Stateful):
             return total
         few = -(-total // n_max)
         return total if few * self._least <= total else (few - 1) * n_max
-
-    def _offer(self, prompt_ids: Iterable[Hashable] | None) -> tuple[IntArray | None, int]:
-        """Return the rows on offer (None: the whole pool) and their number."""
-        if len(self.bank) != self.horizon.n_prompts:
-            condition = f"keep its {self.horizon.n_prompts} prompts under a baseline"
-            raise ValueError(error_text("bank", condition, len(self.bank), "Build a new one for the larger pool."))
-        rows = self.bank._index.unique_rows(prompt_ids)
-        return rows, len(self.bank) if rows is None else rows.size
 
 
 class RoundTally(Stateful):

@@ -13,6 +13,8 @@ from cero_alloc._allocator import FenchelDualAllocator
 from cero_alloc._checks import FloatArray, IntArray, error_text, multiple
 from cero_alloc._dual import counts_of
 from cero_alloc._posterior import BetaPosteriorBank
+from cero_alloc._run import spread
+from cero_alloc._saved import locked
 from cero_alloc._utility import SaturatingUtility
 
 from ._base import Baseline, Run
@@ -97,12 +99,19 @@ class FixedPacing(Baseline):
         self._inner = FenchelDualAllocator(bank, visits=visits, utility=utility, initial_price=0.0, **run)
         self.bank, self.ledger, self.utility = bank, self._inner.ledger, utility
 
+    @locked
     def allocate(
         self, prompt_ids: Iterable[Hashable] | None = None, budget: SupportsIndex | None = None, *, exact: bool = False
     ) -> IntArray:
         """Deal one round; arguments and errors as in :meth:`Uniform.allocate`."""
-        rows, size = self._offer(prompt_ids)
-        return self._inner._deal(rows, size, self.ledger.paced_units(size, budget, exact), True)
+        self._grow()
+        rows, size, places, named = self._on_offer(prompt_ids)
+        return spread(self._inner._deal(rows, size, self.ledger.paced_units(size, budget, exact), True), places, named)
+
+    def extend_budget(self, rollouts: SupportsIndex = 0, *, rounds: SupportsIndex = 0) -> None:
+        """Change the plan of the rest of the run, as in :meth:`FenchelDualAllocator.extend_budget`."""
+        self._grow()
+        self._inner.extend_budget(rollouts, rounds=rounds)
 
 
 class Greedy(Baseline):
@@ -220,6 +229,12 @@ class Preset(Baseline):
             group_size=g,
             max_rollouts=int(plan.max()),
             round_capacity=int(plan.sum(axis=1).max()),
+        )
+
+    def extend_budget(self, rollouts: SupportsIndex = 0, *, rounds: SupportsIndex = 0) -> None:
+        """Refuse: the schedule is the plan."""
+        raise ValueError(
+            f"extend_budget must not be called on a {type(self).__name__}, got rollouts = {rollouts!r}. Play a longer schedule."
         )
 
     def _round_total(self, rows: IntArray | None, size: int, budget: SupportsIndex | None, exact: bool) -> int:

@@ -152,6 +152,13 @@ class DUET(Baseline):
         costs = self._costs * g
         return open_ledger(len(self.bank), visits=None, group_size=g, n_rounds=rounds, unit_costs=costs, **plan)
 
+    @property
+    def _most_per_round(self) -> float:
+        ledger, h = self.ledger, self.horizon
+        if ledger.unit_costs is not None:
+            return min(self._capacity, h.n_max * float(ledger.unit_costs.sum()))
+        return h.capacity * ledger.tokens_per_unit if ledger.tokens_per_unit is not None else h.round_capacity
+
     def _round_total(  # type: ignore[override]
         self, rows: IntArray | None, size: int, budget: SupportsIndex | None, exact: bool
     ) -> float:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, counts, error_text, integer, successes
 from cero_alloc._posterior import BetaPosteriorBank
+from cero_alloc._saved import locked
 from cero_alloc._state import State
 
 from ._base import Baseline, VisitRun
@@ -25,6 +26,7 @@ class OpenRound:
 
     rows: IntArray
     order: IntArray  # place of each row in the caller's order
+    named: int  # ids that the caller named
     left: int  # units that the round may still deal
     wave: int  # waves dealt
     dealt: IntArray  # units of each prompt in this round
@@ -33,28 +35,31 @@ class OpenRound:
     won: FloatArray  # successes reported
 
     @classmethod
-    def start(cls, rows: IntArray, order: IntArray, total: int) -> OpenRound:
+    def start(cls, rows: IntArray, order: IntArray, named: int, total: int) -> OpenRound:
         """Open a round over ``rows``."""
         none = np.zeros(rows.size, dtype=np.int64)
-        return cls(rows, order, total, 0, none, none.copy(), none.copy(), np.zeros(rows.size))
+        return cls(rows, order, named, total, 0, none, none.copy(), none.copy(), np.zeros(rows.size))
 
     @classmethod
     def fits(cls, state: Any, n_prompts: int) -> bool:
         """Whether a state is that of a round over rows of so many prompts."""
         if not isinstance(state, Mapping) or set(state) != set(cls.__slots__):
             return False
-        if not all(isinstance(state[name], (int, np.integer)) for name in ("left", "wave")):
+        if not all(isinstance(state[name], (int, np.integer)) for name in ("named", "left", "wave")):
             return False
-        like = cls.start(
-            np.zeros(np.size(state["rows"]), dtype=np.int64), np.zeros(np.size(state["rows"]), dtype=np.int64), 0
-        )
+        none = np.zeros(np.size(state["rows"]), dtype=np.int64)
+        like = cls.start(none, none, 0, 0)
         for name in ("rows", "order", "dealt", "last", "seen", "won"):
             part, model = state[name], getattr(like, name)
             if not isinstance(part, np.ndarray) or (part.shape, part.dtype) != (model.shape, model.dtype):
                 return False
         rows: IntArray = state["rows"]
-        within = bool(((rows >= 0) & (rows < n_prompts)).all())
-        return within and np.array_equal(np.sort(state["order"]), np.arange(rows.size))
+        order: IntArray = np.sort(state["order"])
+        apart = bool((order[1:] > order[:-1]).all()) and bool((rows[1:] > rows[:-1]).all())
+        return apart and all(
+            0 <= some.min(initial=0) <= some.max(initial=0) < max(1, size)
+            for some, size in ((rows, n_prompts), (order, state["named"]))
+        )
 
     @property
     def fresh(self) -> IntArray:
@@ -113,6 +118,7 @@ class Waves(Baseline):
             self._round = None
         return rollouts
 
+    @locked
     def continue_round(self, counts: npt.ArrayLike, successes: npt.ArrayLike) -> IntArray:
         """Deal the next wave of the open round.
 
@@ -144,18 +150,17 @@ class Waves(Baseline):
         self.ledger.top_up(opened.rows, units)
         if not units.any():
             self._round = None
-        answer = np.empty_like(units)
+        answer = np.zeros(opened.named, dtype=np.int64)
         answer[opened.order] = units * self.horizon.group_size
         return answer
 
-    def state_dict(self) -> State:
-        """Return the state as a plain dict of copies, an open round included."""
-        return {**super().state_dict(), "round": None if self._round is None else asdict(self._round)}
+    def _snapshot(self) -> State:
+        return {**super()._snapshot(), "round": None if self._round is None else asdict(self._round)}
 
-    def _check_state(self, state: Any, label: str) -> None:
+    def _check_state(self, state: Any, label: str, size: int | None) -> None:
         own = dict(state) if isinstance(state, Mapping) else state
         opened = own.pop("round", ()) if isinstance(own, dict) else None
-        super()._check_state(own, label)
+        super()._check_state(own, label, size)
         if opened is not None and not OpenRound.fits(opened, len(self.bank)):
             raise ValueError(f"{label}['round'] must be None or an open round. Pass what state_dict returned.")
 
@@ -168,14 +173,16 @@ class Waves(Baseline):
         raise NotImplementedError
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
-        self._round = OpenRound.start(rows, self._order, total)
+        self._round = OpenRound.start(rows, self._order, self._named, total)
         return self._granted(self._round)
 
     def _granted(self, opened: OpenRound) -> IntArray:
         """Return the next wave, within the round's total and the caps."""
         wanted, units = self._wave(opened)
         units = np.minimum(units, self.horizon.n_max - opened.dealt[wanted])
-        paid = np.cumsum(units) <= opened.left
+        if self.bank._retired is not None:  # since the round began
+            units[self.bank._retired[opened.rows[wanted]]] = 0
+        paid = np.cumsum(units) <= min(opened.left, self.ledger.units_left)  # the budget may have been cut
         granted = np.zeros_like(opened.dealt)
         granted[wanted[paid]] = units[paid]
         opened.dealt += granted
@@ -191,9 +198,8 @@ class Waves(Baseline):
 
     def _reported(self, opened: OpenRound, n: npt.ArrayLike, won: npt.ArrayLike) -> tuple[IntArray, FloatArray]:
         """Check a wave's report and return it in ascending rows."""
-        size = opened.rows.size
-        rollouts, rewards = counts("counts", n, size), successes("successes", won, size)
-        dealt = np.empty_like(opened.last)
+        rollouts, rewards = counts("counts", n, opened.named), successes("successes", won, opened.named)
+        dealt = np.zeros(opened.named, dtype=np.int64)
         dealt[opened.order] = opened.last * self.horizon.group_size
         remedy = "Report the last wave, in the order of the round's ids."
         for i in np.flatnonzero((rollouts < 0) | (rollouts > dealt))[:1].tolist():
