@@ -55,7 +55,9 @@ _STALE = 3600.0  # seconds after which a temporary file is a leftover
 _PLAIN = frozenset({str, bool, type(None)})  # JSON has them as they are
 _LEAVES = _PLAIN | {int, float}
 _CONTAINERS = frozenset({dict, list, tuple})
-_ITEM_SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}
+_TYPES = {  # of arrays, the same on every machine
+    "|b1", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8", "<c8", "<c16"
+}  # fmt: skip
 _HEX = re.compile(r"-?0x[0-9a-f]+")
 _HEADER = re.compile(
     rb"\{'descr': '([<|][biufc][0-9]{1,2})', 'fortran_order': False, 'shape': \(((?:[0-9]{1,19}, ?)*(?:[0-9]{1,19})?)\), \} *\n"
@@ -245,12 +247,12 @@ def _encoded(value: Any, place: Place, depth: int, arrays: list[Array]) -> Any:
         entries = _encoded_list(list(value), place, depth, arrays)
         return {"$tuple": entries} if kind is tuple else entries
     if kind is np.ndarray or kind is np.memmap:
-        if value.dtype.itemsize in _ITEM_SIZES.get(value.dtype.kind, ()):
+        if _stored(value.dtype).str in _TYPES:
             arrays.append(value)
             return {"$array": len(arrays) - 1}
     elif isinstance(value, np.str_):
         return str.__str__(value)  # NumPy's own drops NULs at the end
-    elif isinstance(value, np.generic) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
+    elif isinstance(value, np.generic) and value.dtype.kind != "c" and _stored(value.dtype).str in _TYPES:
         return _encoded(value.item(), place, depth, arrays)
     raise _unfit(_named(place), value)
 
@@ -276,6 +278,10 @@ def _encoded_list(value: list[Any], place: Place, depth: int, arrays: list[Array
             arrays.append(np.array(value, dtype=np.int64 if kinds == {int} else np.float64))
             return {"$list": len(arrays) - 1}
     return [_encoded(entry, (place, i), depth + 1, arrays) for i, entry in enumerate(value)]
+
+
+def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return dtype.newbyteorder("<")
 
 
 def _named(place: Place) -> str:
@@ -366,7 +372,7 @@ def _dump(file: IO[bytes], document: bytes, arrays: list[Array]) -> None:
 
 def _pieces(array: Array) -> Iterator[bytes | memoryview]:
     """Return an array as a .npy file in C order and little-endian, piece by piece, so that no second copy is held."""
-    dtype = array.dtype.newbyteorder("<")
+    dtype = _stored(array.dtype)
     text = b"{'descr': '%s', 'fortran_order': False, 'shape': %s, }" % (dtype.str.encode(), repr(array.shape).encode())
     before = len(_MAGIC) + 2
     length = -(-(before + len(text) + 1) // 64) * 64 - before  # so that the data begin at a multiple of 64
@@ -460,9 +466,9 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
         header = _HEADER.fullmatch(file.read(length))
         if start[: len(_MAGIC)] != _MAGIC or header is None:
             raise ValueError("the header of an array")
-        dtype = np.dtype(header[1].decode())
-        if dtype.itemsize not in _ITEM_SIZES[dtype.kind]:
+        if header[1].decode() not in _TYPES:
             raise ValueError("the type of an array")
+        dtype = np.dtype(header[1].decode())
         shape = tuple(int(n) for n in header[2].split(b",") if n.strip())
         if math.prod(shape) * dtype.itemsize != member.file_size - len(start) - length:
             raise ValueError("the shape of an array")
