@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator, checkpoint
+from cero_alloc.baselines import CONTROLS, PEERS
 from scale import scaled
 
 TAG = b"cero-alloc checkpoint %d sha256:"
@@ -42,6 +43,8 @@ def canonical(tree):
         return type(tree)(canonical(entry) for entry in tree)
     if isinstance(tree, np.ndarray):
         return (tree.dtype.newbyteorder("="), tree.shape, tree.astype(tree.dtype.newbyteorder("=")).tobytes())
+    if isinstance(tree, range):
+        return (range, tree.start, tree.stop, tree.step)
     tree = str.__str__(tree) if isinstance(tree, np.str_) else tree.item() if isinstance(tree, np.generic) else tree
     return (type(tree), "nan" if tree != tree else (tree, math.copysign(1, tree)) if isinstance(tree, float) else tree)
 
@@ -111,7 +114,7 @@ arrays = st.builds(
 )
 scalars = st.one_of(
     st.integers(), st.integers(-(2**200), 2**200), st.sampled_from([2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 10**4000]),
-    st.floats(), words, st.booleans(), st.none(),
+    st.floats(), words, st.booleans(), st.none(), st.builds(range, st.integers(-(2**70), 2**70)), st.just(range(5, -9, -3)),
     st.sampled_from([np.float16(0.1), np.float32("nan"), np.float64(-0.0), np.uint64(2**64 - 1), np.int8(-1)]),
     st.sampled_from([np.bool_(True), np.str_("a\0")]),
 )  # fmt: skip
@@ -190,10 +193,13 @@ def test_mapped_arrays(tmp_path):
         assert found.tolist() == view.tolist()
 
 
+@pytest.mark.parametrize(
+    "ids", [[f"p{i}" for i in range(9)], 9, list(range(9, 0, -1)), [("math", i) for i in range(9)]], ids=repr
+)
 @pytest.mark.parametrize("kind", [FenchelDualAllocator, ResolvingAllocator])
-def test_a_run_goes_on_from_a_file(kind, tmp_path):
+def test_a_run_goes_on_from_a_file(kind, ids, tmp_path):
     def build():
-        bank = BetaPosteriorBank([f"p{i}" for i in range(9)], forgetting=0.9)
+        bank = BetaPosteriorBank(ids, forgetting=0.9)
         return kind(bank, total_budget=90, n_rounds=6, max_rollouts=4, seed=np.random.default_rng(3))
 
     first, second = build(), build()
@@ -210,6 +216,17 @@ def test_a_run_goes_on_from_a_file(kind, tmp_path):
     assert same(second.state_dict(), first.state_dict())
 
 
+@pytest.mark.parametrize("policy", [*CONTROLS, *PEERS])
+def test_every_policy_can_be_stored(policy):
+    allocator = policy(BetaPosteriorBank(12), total_budget=12 * 32, n_rounds=4, max_rollouts=32)
+    counts = allocator.allocate()
+    allocator.update(None, counts // 2, counts)
+    state = allocator.state_dict()
+    found = checkpoint.unpack(checkpoint.pack(state))
+    assert same(found, state)
+    allocator.load_state_dict(found)
+
+
 # ------------------------------------------------------------------ what is refused
 
 
@@ -217,7 +234,7 @@ class Number(int):
     pass
 
 
-FIT = "must be a dict, list, tuple, array of numbers or booleans, int, float, str, bool or None, got"
+FIT = "must be a dict, list, tuple, array of numbers or booleans, range, int, float, str, bool or None, got"
 WHOLE = " Store what it is made of."
 PLAIN = " Pass a plain array of numbers of at most 64 bits, and words as a list of str."
 
@@ -466,6 +483,11 @@ HOSTILE = {
     "a tuple of a tuple": (tree_and(tree={"a": {"$tuple": {"$tuple": []}}}), "does not go with"),
     "a list of another type": (tree_and(npy(np.ones(3, np.float32)), tree={"a": {"$list": 0}}), "does not go with"),
     "a list of two dimensions": (tree_and(npy(np.ones((3, 3))), tree={"a": {"$list": 0}}), "does not go with"),
+    "a range of floats": (tree_and(tree={"a": {"$range": [0, 1.5, 1]}}), "a range of other than int"),
+    "a range of booleans": (tree_and(tree={"a": {"$range": [0, True, 1]}}), "a range of other than int"),
+    "a range of lists": (tree_and(tree={"a": {"$range": [[], [], []]}}), "a range of other than int"),
+    "a range of two": (tree_and(tree={"a": {"$range": [0, 1]}}), "does not go with"),
+    "a range without step": (tree_and(tree={"a": {"$range": [0, 1, 0]}}), "zero"),
     "a list at the root": (tree_and(tree=[1]), "the tree is not a dict"),
     "a tuple at the root": (tree_and(tree={"$tuple": []}), "the tree is not a dict"),
     "an array at the root": (tree_and(ONE, tree={"$array": 0}), "the tree is not a dict"),

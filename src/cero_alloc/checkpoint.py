@@ -1,7 +1,7 @@
 """Checkpoints: a plain state tree as one file without pickle, which is replaced as a whole or not at all.
 
-A tree is a dict with str keys of dicts, lists, tuples, NumPy arrays of numbers or booleans, int of any size, float, str,
-bool and None: what the ``state_dict`` methods of this package return. All of it comes back exactly.
+A tree is a dict with str keys of dicts, lists, tuples, NumPy arrays of numbers or booleans, ranges, int of any size, float,
+str, bool and None: what the ``state_dict`` methods of this package return. All of it comes back exactly.
 
 The file is an uncompressed ``.npz``, which ``numpy.load(path, allow_pickle=False)`` opens. Its first member,
 ``cero_alloc.json``, describes the tree; the others, ``0.npy`` and on, are its arrays in the order of the tree. The comment
@@ -9,8 +9,8 @@ at the end of the archive, ``cero-alloc checkpoint 1 sha256:`` and 64 hexadecima
 SHA-256 of everything before those digits. It is checked before anything else is looked at.
 
 In the description a JSON object with one key that begins with a dollar sign stands for what JSON lacks: ``$array`` and
-``$list`` (a long list of only int or only float) name a member, ``$tuple`` holds a list, ``$int`` a hexadecimal int
-beyond 64 bits, ``$float`` one of nan, inf and -inf, and ``$dict`` a dict that has such a key itself.
+``$list`` (a long list of only int or only float) name a member, ``$tuple`` holds a list, ``$range`` start, stop and step,
+``$int`` a hexadecimal int beyond 64 bits, ``$float`` one of nan, inf and -inf, and ``$dict`` a dict that has such a key itself.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def write(path: str | os.PathLike[str], state: State, *, durable: bool = True) -
     path : path
         Where to. The folder must exist.
     state : dict
-        Tree of dicts with str keys, lists, tuples, arrays of numbers or booleans, int, float, str, bool and None. NumPy
-        scalars come back as Python's, arrays in C order and native byte order; one array in two places comes back as two.
+        Tree of dicts with str keys, lists, tuples, arrays of numbers or booleans, ranges, int, float, str, bool and None.
+        NumPy scalars come back as Python's, arrays in C order and native byte order, one array in two places as two.
         Equal states whose keys have the same order give equal files.
     durable : bool
         Whether to wait until the disk has the file, so that it survives a power failure, too.
@@ -203,8 +203,7 @@ def unpack(data: bytes) -> State:
     """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"data must be bytes, got {type(data).__name__}. Pass what checkpoint.pack returned.")
-    file = io.BytesIO(data)
-    return _load(file, "data", f"{file.getbuffer().nbytes} bytes")
+    return _load(io.BytesIO(data), "data", f"{memoryview(data).nbytes} bytes")
 
 
 def _path(path: Any) -> str:
@@ -246,6 +245,8 @@ def _encoded(value: Any, place: Place, depth: int, arrays: list[Array]) -> Any:
             return _encoded_dict(value, place, depth, arrays)
         entries = _encoded_list(list(value), place, depth, arrays)
         return {"$tuple": entries} if kind is tuple else entries
+    if kind is range:  # the ids of a pool whose ids are its rows
+        return {"$range": [_encoded(n, place, depth, arrays) for n in (value.start, value.stop, value.step)]}
     if kind is np.ndarray or kind is np.memmap:
         if _stored(value.dtype).str in _TYPES:
             arrays.append(value)
@@ -294,7 +295,7 @@ def _named(place: Place) -> str:
 
 
 def _unfit(name: str, value: object) -> TypeError:
-    condition = "be a dict, list, tuple, array of numbers or booleans, int, float, str, bool or None"
+    condition = "be a dict, list, tuple, array of numbers or booleans, range, int, float, str, bool or None"
     if isinstance(value, np.ndarray):
         got = f"a {type(value).__name__} of {value.dtype}"
         remedy = "Pass a plain array of numbers of at most 64 bits, and words as a list of str."
@@ -324,6 +325,8 @@ def _decoded(node: Any, depth: int, arrays: Iterator[tuple[int, Array]]) -> Any:
         return {key: _decoded(entry, depth + 1, arrays) for key, entry in content.items()}
     if tag == "$tuple" and (type(content) is list or (isinstance(content, dict) and set(content) == {"$list"})):
         return tuple(_decoded(content, depth, arrays))
+    if tag == "$range" and type(content) is list and len(content) == 3:
+        return range(*_ints(_decoded(entry, depth, arrays) for entry in content))
     if tag == "$int" and type(content) is str and _HEX.fullmatch(content):
         return int(content, 16)
     if tag == "$float" and content in ("nan", "inf", "-inf"):
@@ -337,6 +340,13 @@ def _decoded(node: Any, depth: int, arrays: Iterator[tuple[int, Array]]) -> Any:
         if array.ndim == 1 and array.dtype in (np.int64, np.float64):
             return array.tolist()
     raise ValueError(f"{tag!r} does not go with its content")
+
+
+def _ints(values: Iterator[Any]) -> list[int]:
+    result = list(values)
+    if set(map(type, result)) != {int}:
+        raise ValueError("a range of other than int")
+    return result
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> State:
