@@ -168,6 +168,14 @@ def test_file_and_bytes_are_one_format_that_numpy_opens(tmp_path):
         assert json.loads(members["cero_alloc.json"]) == {"x": {"$array": 0}, "steps": {"$list": 1}, "y": {"$array": 2}}
 
 
+def test_surrogates_stay_apart():
+    pair = "\ud83d" + "\ude00"  # what JSON's escapes would make one character of
+    state = {"words": [pair, "\U0001f600"], pair: 1, "\U0001f600": 2}
+    found = checkpoint.unpack(checkpoint.pack(state))
+    assert found == state
+    assert [len(word) for word in found["words"]] == [2, 1]
+
+
 def test_ints_of_any_size():
     state = {"a": 10**5000, "b": [-(10**5000)] * 300}  # more digits than Python prints
     assert (checkpoint.unpack(checkpoint.pack(state)) == state) is True
