@@ -1,7 +1,7 @@
 """Checkpoints: a plain state tree as one file without pickle, which is replaced as a whole or not at all.
 
-A tree is a dict with str keys of dicts, lists, tuples, NumPy arrays of numbers or booleans, int of any size, float, str,
-bool and None: what the ``state_dict`` methods of this package return. All of it comes back exactly.
+A tree is a dict with str keys of dicts, lists, tuples, NumPy arrays of numbers or booleans, ranges, int of any size, float,
+str, bool and None: what the ``state_dict`` methods of this package return. All of it comes back exactly.
 
 The file is an uncompressed ``.npz``, which ``numpy.load(path, allow_pickle=False)`` opens. Its first member,
 ``cero_alloc.json``, describes the tree; the others, ``0.npy`` and on, are its arrays in the order of the tree. The comment
@@ -9,8 +9,8 @@ at the end of the archive, ``cero-alloc checkpoint 1 sha256:`` and 64 hexadecima
 SHA-256 of everything before those digits. It is checked before anything else is looked at.
 
 In the description a JSON object with one key that begins with a dollar sign stands for what JSON lacks: ``$array`` and
-``$list`` (a long list of only int or only float) name a member, ``$tuple`` holds a list, ``$int`` a hexadecimal int
-beyond 64 bits, ``$float`` one of nan, inf and -inf, and ``$dict`` a dict that has such a key itself.
+``$list`` (a long list of only int or only float) name a member, ``$tuple`` holds a list, ``$range`` start, stop and step,
+``$int`` a hexadecimal int beyond 64 bits, ``$float`` one of nan, inf and -inf, and ``$dict`` a dict that has such a key itself.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ _STALE = 3600.0  # seconds after which a temporary file is a leftover
 _PLAIN = frozenset({str, bool, type(None)})  # JSON has them as they are
 _LEAVES = _PLAIN | {int, float}
 _CONTAINERS = frozenset({dict, list, tuple})
-_ITEM_SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}
+_TYPES = {  # of arrays, the same on every machine
+    "|b1", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8", "<c8", "<c16"
+}  # fmt: skip
 _HEX = re.compile(r"-?0x[0-9a-f]+")
 _HEADER = re.compile(
     rb"\{'descr': '([<|][biufc][0-9]{1,2})', 'fortran_order': False, 'shape': \(((?:[0-9]{1,19}, ?)*(?:[0-9]{1,19})?)\), \} *\n"
@@ -79,8 +81,8 @@ def write(path: str | os.PathLike[str], state: State, *, durable: bool = True) -
     path : path
         Where to. The folder must exist.
     state : dict
-        Tree of dicts with str keys, lists, tuples, arrays of numbers or booleans, int, float, str, bool and None. NumPy
-        scalars come back as Python's, arrays in C order and native byte order; one array in two places comes back as two.
+        Tree of dicts with str keys, lists, tuples, arrays of numbers or booleans, ranges, int, float, str, bool and None.
+        NumPy scalars come back as Python's, arrays in C order and native byte order, one array in two places as two.
         Equal states whose keys have the same order give equal files.
     durable : bool
         Whether to wait until the disk has the file, so that it survives a power failure, too.
@@ -201,8 +203,7 @@ def unpack(data: bytes) -> State:
     """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"data must be bytes, got {type(data).__name__}. Pass what checkpoint.pack returned.")
-    file = io.BytesIO(data)
-    return _load(file, "data", f"{file.getbuffer().nbytes} bytes")
+    return _load(io.BytesIO(data), "data", f"{memoryview(data).nbytes} bytes")
 
 
 def _path(path: Any) -> str:
@@ -244,13 +245,15 @@ def _encoded(value: Any, place: Place, depth: int, arrays: list[Array]) -> Any:
             return _encoded_dict(value, place, depth, arrays)
         entries = _encoded_list(list(value), place, depth, arrays)
         return {"$tuple": entries} if kind is tuple else entries
+    if kind is range:  # the ids of a pool whose ids are its rows
+        return {"$range": [_encoded(n, place, depth, arrays) for n in (value.start, value.stop, value.step)]}
     if kind is np.ndarray or kind is np.memmap:
-        if value.dtype.itemsize in _ITEM_SIZES.get(value.dtype.kind, ()):
+        if _stored(value.dtype).str in _TYPES:
             arrays.append(value)
             return {"$array": len(arrays) - 1}
     elif isinstance(value, np.str_):
         return str.__str__(value)  # NumPy's own drops NULs at the end
-    elif isinstance(value, np.generic) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
+    elif isinstance(value, np.generic) and value.dtype.kind != "c" and _stored(value.dtype).str in _TYPES:
         return _encoded(value.item(), place, depth, arrays)
     raise _unfit(_named(place), value)
 
@@ -278,6 +281,10 @@ def _encoded_list(value: list[Any], place: Place, depth: int, arrays: list[Array
     return [_encoded(entry, (place, i), depth + 1, arrays) for i, entry in enumerate(value)]
 
 
+def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return dtype.newbyteorder("<")
+
+
 def _named(place: Place) -> str:
     """Word a place as the expression that leads there."""
     keys: list[str] = []
@@ -288,7 +295,7 @@ def _named(place: Place) -> str:
 
 
 def _unfit(name: str, value: object) -> TypeError:
-    condition = "be a dict, list, tuple, array of numbers or booleans, int, float, str, bool or None"
+    condition = "be a dict, list, tuple, array of numbers or booleans, range, int, float, str, bool or None"
     if isinstance(value, np.ndarray):
         got = f"a {type(value).__name__} of {value.dtype}"
         remedy = "Pass a plain array of numbers of at most 64 bits, and words as a list of str."
@@ -318,6 +325,8 @@ def _decoded(node: Any, depth: int, arrays: Iterator[tuple[int, Array]]) -> Any:
         return {key: _decoded(entry, depth + 1, arrays) for key, entry in content.items()}
     if tag == "$tuple" and (type(content) is list or (isinstance(content, dict) and set(content) == {"$list"})):
         return tuple(_decoded(content, depth, arrays))
+    if tag == "$range" and type(content) is list and len(content) == 3:
+        return range(*_ints(_decoded(entry, depth, arrays) for entry in content))
     if tag == "$int" and type(content) is str and _HEX.fullmatch(content):
         return int(content, 16)
     if tag == "$float" and content in ("nan", "inf", "-inf"):
@@ -331,6 +340,13 @@ def _decoded(node: Any, depth: int, arrays: Iterator[tuple[int, Array]]) -> Any:
         if array.ndim == 1 and array.dtype in (np.int64, np.float64):
             return array.tolist()
     raise ValueError(f"{tag!r} does not go with its content")
+
+
+def _ints(values: Iterator[Any]) -> list[int]:
+    result = list(values)
+    if set(map(type, result)) != {int}:
+        raise ValueError("a range of other than int")
+    return result
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> State:
@@ -366,7 +382,7 @@ def _dump(file: IO[bytes], document: bytes, arrays: list[Array]) -> None:
 
 def _pieces(array: Array) -> Iterator[bytes | memoryview]:
     """Return an array as a .npy file in C order and little-endian, piece by piece, so that no second copy is held."""
-    dtype = array.dtype.newbyteorder("<")
+    dtype = _stored(array.dtype)
     text = b"{'descr': '%s', 'fortran_order': False, 'shape': %s, }" % (dtype.str.encode(), repr(array.shape).encode())
     before = len(_MAGIC) + 2
     length = -(-(before + len(text) + 1) // 64) * 64 - before  # so that the data begin at a multiple of 64
@@ -460,9 +476,9 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
         header = _HEADER.fullmatch(file.read(length))
         if start[: len(_MAGIC)] != _MAGIC or header is None:
             raise ValueError("the header of an array")
-        dtype = np.dtype(header[1].decode())
-        if dtype.itemsize not in _ITEM_SIZES[dtype.kind]:
+        if header[1].decode() not in _TYPES:
             raise ValueError("the type of an array")
+        dtype = np.dtype(header[1].decode())
         shape = tuple(int(n) for n in header[2].split(b",") if n.strip())
         if math.prod(shape) * dtype.itemsize != member.file_size - len(start) - length:
             raise ValueError("the shape of an array")
