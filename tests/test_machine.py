@@ -254,11 +254,11 @@ class Run(RuleBasedStateMachine):
             assert self.settle(name, back, number) == back
             self.exposure[name] -= 0 if off else back
 
-    @rule(age=st.integers(0, 4))
+    @rule(age=st.one_of(st.none(), st.integers(0, 4)))
     def expire(self, age):
         returned = self.both(lambda a: a.expire(age))
         total = 0
-        for round_ in [r for r in self.out if r < self.ours.round - age]:
+        for round_ in [r for r in self.out if age is None or r < self.ours.round - age]:
             for name, owed in self.out.pop(round_).items():
                 back = owed // self.g * self.g
                 self.exposure[name] -= back

@@ -43,7 +43,7 @@ LAYERS = {
     "_scores": {"_checks", "_kernels", "_ledger", "_posterior", "_remaining", "_utility"},
     "_dual": {"_kernels", "_checks", "_ledger", "_posterior", "_threads", "_utility"},
     "_allocator": {"_kernels", "_checks", "_dual", "_index", "_ledger", "_posterior", "_run", "_saved", "_state", "_utility"},
-    "sharding": {"_checks", "_diagnostics", "_dual", "_index", "_ledger", "_posterior", "_saved", "_state", "_utility"},
+    "sharding": {"checkpoint", "_checks", "_diagnostics", "_dual", "_index", "_ledger", "_posterior", "_saved", "_state", "_utility"},
     "_resolving": {
         "_kernels", "_batch", "_checks", "_index", "_ledger", "_pacing", "_posterior", "_remaining", "_run", "_running", "_saved",
         "_scores", "_state", "_units", "_utility", "_visit",

@@ -157,7 +157,7 @@ def step_sizes(step_size: float | tuple[float, float] | None, n_rounds: int, *, 
     if step_size is None:
         return 0.0, 1.0 / sqrt(n_rounds)
     remedy = "Give (step of the slopes, step of the price), or None for the steps of the theorem."
-    if isinstance(step_size, (tuple, list)):
+    if isinstance(step_size, (tuple, list, np.ndarray)):
         if len(step_size) != 2:
             raise ValueError(error_text("step_size", "be a pair", step_size, remedy))
         slope, price = step_size

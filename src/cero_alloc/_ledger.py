@@ -350,7 +350,7 @@ class RolloutLedger(Stateful):
 
     def require_spendable(self, rollouts: float, most: float) -> None:
         """Refuse to add what the rest of the run, which can hold so much, could not spend."""
-        if self.remaining_budget + rollouts > most:
+        if rollouts > 0 and self.remaining_budget + rollouts > most:
             condition = f"leave no more than the {most:g} that the rest of the run can spend"
             raise ValueError(error_text("rollouts", condition, rollouts, "Add rounds or visits, too, or less budget."))
 

@@ -519,6 +519,7 @@ class BetaPosteriorBank(OwnLock, Saved):
         if new.size:
             self.add_prompts([other.names[i] for i in new], prior=None if alike else prior)
         rows = self._index.rows(other.names)
+        self._tick[rows[new]] = other.tick[new]  # as of its evidence, not of its arrival
         latest = np.maximum(self._tick[rows], other.tick)
         ours, theirs = (self._rho ** (latest - tick).astype(np.float64) for tick in (self._tick[rows], other.tick))
         self._evidence[rows] = self._evidence[rows] * ours[:, None] + other.evidence * theirs[:, None]

@@ -261,7 +261,7 @@ class RolloutRun(Saved):
         self._deliveries.keep(receipt)
 
     @locked
-    def expire(self, older_than: SupportsIndex) -> int:
+    def expire(self, older_than: SupportsIndex | None) -> int:
         """Return to the budget what is outstanding from rounds longer ago, given up as lost.
 
         A group of which a part was reported was generated: its rest counts as spent. Rollouts that come after all are
@@ -269,8 +269,8 @@ class RolloutRun(Saved):
 
         Parameters
         ----------
-        older_than : int, at least 0
-            Rounds opened since; 0 spares the latest round alone.
+        older_than : int, at least 0, or None
+            Rounds opened since; 0 spares the latest round alone, None no round.
 
         Returns
         -------
@@ -290,7 +290,9 @@ class RolloutRun(Saved):
         >>> allocator.expire(older_than=0), allocator.remaining_budget
         (4, 12)
         """
-        age = integer("older_than", older_than, least=0, remedy="Count the rounds opened since.")
+        age = -1
+        if older_than is not None:
+            age = integer("older_than", older_than, least=0, remedy="Count the rounds opened since.")
         self._grow()
         rows, rollouts = self.ledger.expire(age)
         self.bank._note(rows)

@@ -245,7 +245,9 @@ def _plain_argument(value: Any) -> Any:
         return operator.index(value)
     if isinstance(value, Real):
         return float(value)
-    if not isinstance(value, (str, bytes, Mapping, Iterator)) and (hasattr(value, "__len__") or np.ndim(value)):
+    if isinstance(value, tuple):
+        return tuple(_plain_argument(part) for part in value)
+    if not isinstance(value, (str, bytes, type, Mapping, Iterator)) and (hasattr(value, "__len__") or np.ndim(value)):
         try:
             array = np.array(value)
         except ValueError:  # ragged

@@ -139,8 +139,14 @@ def difference(now: Any, then: Any) -> str | None:
         return f"got {len(then)} entries instead of {len(now)}"
     else:
         pairs = list(zip(range(len(now)), now, then, strict=True))
-    found = [(place, ours, theirs) for place, ours, theirs in pairs if type(ours) is not type(theirs) or ours != theirs]
-    return f"got {found[0][2]!r} instead of {found[0][1]!r} at {found[0][0]!r}" if found else None
+    for place, ours, theirs in pairs:
+        if isinstance(ours, (Mapping, list, tuple, np.ndarray)):
+            found = difference(ours, theirs)
+            if found is not None:
+                return f"{found} in {place!r}"
+        elif type(ours) is not type(theirs) or ours != theirs:
+            return f"got {theirs!r} instead of {ours!r} at {place!r}"
+    return None
 
 
 def plain(part: Any) -> Any:

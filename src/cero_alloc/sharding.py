@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from threading import RLock
-from typing import Any, ClassVar, SupportsIndex
+from typing import Any, ClassVar, Self, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
+from . import checkpoint
 from ._checks import FloatArray, IntArray, TieArray, counts, error_text, integer, real
 from ._diagnostics import ledger_metrics
 from ._dual import SlopeStep, counts_of, leaders, next_price, play_round, step_sizes
@@ -16,7 +18,7 @@ from ._index import PromptIndex, tie_ranks
 from ._ledger import Horizon, RolloutLedger, require_refundable
 from ._posterior import BetaPosteriorBank, checked_feedback
 from ._saved import OwnLock, Saved, locked
-from ._state import check_array
+from ._state import State, check_array
 from ._utility import SaturatingUtility
 
 __all__ = ["PoolShard", "ShardedAllocator", "in_process"]
@@ -234,6 +236,12 @@ class PoolShard(Saved):
             For more than is outstanding; nothing changes.
         """
         self.ledger.refund(rows - self.start, rollouts, lambda place: place + self.start)
+
+    @classmethod
+    def _from_state(cls, state: State, label: str, **live: Any) -> Self:
+        if state.get("class") == cls.__name__ and isinstance(state.get("bank"), dict):
+            live["bank"] = BetaPosteriorBank._blank(state["bank"], label)
+        return super()._from_state(state, label, **live)
 
     def _when_set(self, name: str) -> Any:
         return ()
@@ -469,6 +477,27 @@ class ShardedAllocator(OwnLock, Saved):
         Without the effective groups, the calibration and the certificate, which take a pass over every shard.
         """
         return ledger_metrics(self.ledger, price=self._nu, batch_price=self._batch_price)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls, path: str | os.PathLike[str], shards: Sequence[Any], *, gather: Gather = in_process
+    ) -> Self:
+        """Build the allocator that ``save`` wrote to a file, over shards that were saved in the same moment.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+        shards, gather
+            As the constructor takes them; :meth:`PoolShard.load` reads a shard.
+
+        Raises
+        ------
+        OSError, ValueError
+            As :meth:`FenchelDualAllocator.load`, and for shards that are not the pool.
+        """
+        state = checkpoint.read(path)
+        return cls._from_state(state, f"the state in {os.fspath(path)!r}", shards=shards, gather=gather)
 
     def _when_set(self, name: str) -> Any:
         return 0
