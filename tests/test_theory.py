@@ -318,3 +318,73 @@ def test_every_claim_of_the_theory_page_is_tested():
     names = "".join(Path(__file__).with_name(f"test_theory{part}.py").read_text() for part in ("", "_resolving"))
     for kind, number in claims:
         assert f"test_{kind.lower()}_{number}_" in names, f"{kind} {number} has no test"
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32 - 1), utilities)
+def test_claim_18_after_a_change_of_plan_theorem_1_holds_for_the_rest(seed, utility):
+    rng = np.random.default_rng(seed)
+    m, n_max, rounds = int(rng.integers(1, 30)), int(rng.integers(1, 4)), int(rng.integers(2, 40))
+    q = rng.uniform(0.0, 0.25, m)
+    p = (1.0 - np.sqrt(1.0 - 4.0 * q)) / 2.0
+    bank = BetaPosteriorBank(m, prior=(1e9 * np.maximum(p, 1e-12), 1e9 * (1.0 - p)))  # known as well as can be
+    q = bank.value()
+    capacity = int(rng.integers(1, m * n_max + 1))
+    budget = int(rng.integers(1, rounds * capacity + 1))
+    run = FenchelDualAllocator(
+        bank, total_budget=budget, n_rounds=rounds, max_rollouts=n_max, round_capacity=capacity, utility=utility
+    )
+    share = run.horizon.equal_share
+    for _ in range(int(rng.integers(0, rounds))):
+        run.allocate()
+    added = int(rng.integers(0, 60))
+    room = (run.ledger.rounds_left + added) * capacity - run.remaining_budget
+    run.extend_budget(int(rng.integers(-run.remaining_budget, max(0, room) + 1)), rounds=added)
+    k, left, before = run.ledger.rounds_left, run.remaining_budget, run.exposure
+    if k == 0 or left == 0:
+        return
+    for _ in range(k):
+        run.allocate()
+    after = run.exposure
+    gained = float((utility.value(q, after / share) - utility.value(q, before / share)).sum())
+    best = OfflineOracle(utility).solve(
+        q, float(before.sum() + left), equal_share=share, lower=before, upper=before + k * n_max
+    )
+    optimum = best.optimum - float(utility.value(q, before / share).sum())
+    pace = left / k
+    scale = max(pace, capacity - pace)
+    bound = utility.saturation * (n_max + scale / m) / share * math.sqrt(k)
+    assert (optimum - gained) / m <= bound * (1.0 + 1e-9) + 1e-7
+
+
+@pytest.mark.parametrize("shape", ["exponential", "hyperbolic", "log", "capped-linear"])
+def test_claim_18_says_something(shape):
+    """Twenty prompts, of which half have had all of the first plan: a bound far below what there is to gain."""
+    rng, m = np.random.default_rng(0), 20
+    p = rng.beta(0.8, 0.8, m)
+    bank = BetaPosteriorBank(m, prior=(1e9 * p, 1e9 * (1.0 - p)))
+    utility = SaturatingUtility(shape, scaling="height")
+    run = FenchelDualAllocator(bank, total_budget=400, n_rounds=20, max_rollouts=2, round_capacity=40, utility=utility)
+    for _ in range(20):
+        run.allocate(range(10))
+    run.extend_budget(80_000 - int(run.remaining_budget), rounds=4_000)
+    k, before, share = 4_000, run.exposure, run.horizon.equal_share
+    regret, bounds = [], []
+    for scale in (1, 8):  # of the utility: a slower one than planned
+        slow = SaturatingUtility(shape, saturation=1.0 / (200 * scale), scaling="height")
+        twin = FenchelDualAllocator(
+            bank, total_budget=400, n_rounds=20, max_rollouts=2, round_capacity=40, utility=slow
+        )
+        for _ in range(20):
+            twin.allocate(range(10))
+        twin.extend_budget(80_000 - int(twin.remaining_budget), rounds=k)
+        for _ in range(k):
+            twin.allocate()
+        q, after = bank.value(), twin.exposure
+        best = OfflineOracle(slow).solve(
+            q, float(before.sum() + 80_000), equal_share=share, lower=before, upper=before + k * 2
+        )
+        start = float(slow.value(q, before / share).sum())
+        regret.append((best.optimum - float(slow.value(q, after / share).sum())) / m)
+        bounds.append(slow.saturation * (2 + 20 / m) / share * math.sqrt(k))
+        assert regret[-1] <= bounds[-1] < 0.5 * (best.optimum - start) / m
