@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _kernels
-from ._checks import FloatArray, IntArray, counts, integer, real
+from ._checks import FloatArray, IntArray, counts, flag, generator, instance, integer, real
 from ._diagnostics import run_metrics
 from ._dual import SlopeStep, counts_of, next_price, play_round, step_sizes
 from ._index import tie_ranks
@@ -128,6 +128,8 @@ class FenchelDualAllocator(Stateful):
         fit_every: SupportsIndex | None = None,
         seed: int | np.random.Generator | np.random.SeedSequence = 0,
     ) -> None:
+        instance("bank", bank, BetaPosteriorBank, "Build one over the prompts.")
+        instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).")
         rounds = integer("n_rounds", n_rounds, least=1, remedy="Count the calls of allocate over the run.")
         self._visits = visits_per_prompt(visits, len(bank), rounds)
         offered = None if visits is None else float(np.broadcast_to(self._visits, len(bank)).sum()) / rounds
@@ -146,12 +148,12 @@ class FenchelDualAllocator(Stateful):
             "initial_price", initial_price, low=0.0, high=1.0, remedy="The price is a share of the largest slope."
         )
         self._batch_form = visits is not None
-        self._catch_up = bool(catch_up)
+        self._catch_up = flag("catch_up", catch_up)
         self._fit_every = None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None.")
         self.prior_fit: PriorFit | None = None  # of the last refit
         self.bank = bank
         self.utility = utility
-        self._rng = np.random.default_rng(seed)
+        self._rng = generator(seed)
         self._theta = np.minimum(1.0, 4.0 * bank._values(None))
         self._tie = tie_ranks(self._rng, len(bank))
         self._batch_price = self._nu  # slope of the last prompt dealt where the round's total binds, else the price

@@ -72,7 +72,7 @@ def u(shape, height, rate, x):
     if shape == HYPERBOLIC:
         return height if s > 1e300 else height * (s / (1.0 + s))
     if shape == LOG:
-        return height * log1p(s)
+        return height * (log1p(s) if s < 1e300 else log(rate) + log(x))
     return height * min(s, 1.0)
 
 

@@ -92,7 +92,10 @@ class BetaPosteriorBank(Stateful):
         forgetting: float = 1.0,
         dtype: npt.DTypeLike = np.float64,
     ) -> None:
-        storage = np.dtype(dtype)
+        try:
+            storage = np.dtype(dtype)
+        except TypeError:
+            storage = None
         if storage not in (np.float64, np.float32):
             raise ValueError(
                 error_text("dtype", "be float64 or float32", dtype, "float64 is exact, float32 is smaller.")
@@ -489,6 +492,14 @@ class BetaPosteriorBank(Stateful):
             prior_arrays(prior, len(self))  # one for all, or one per prompt after a fit by groups
         except (TypeError, ValueError) as error:
             raise ValueError(f"{label}['prior']: {error}") from None
+        for name, fits in (
+            ("evidence", bool((np.isfinite(own["evidence"]) & (own["evidence"] >= 0.0)).all())),
+            ("now", isinstance(own["now"], int) and 0 <= own["now"] <= _LAST_TICK),
+            ("tick", bool(((own["tick"] >= 0) & (own["tick"] <= own["now"])).all())),
+            ("rho", bool(0.0 < own["rho"] <= 1.0)),
+        ):
+            if not fits:
+                raise ValueError(f"{label}[{name!r}] must be what a bank can hold. Pass what state_dict returned.")
 
     def _put(self, state: Mapping[str, Any]) -> None:
         super()._put(state)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from . import _kernels
 from ._batch import BatchSolution, solve_batch
-from ._checks import FloatArray, IntArray, counts, error_text, integer, multiple, real
+from ._checks import FloatArray, IntArray, counts, error_text, generator, instance, integer, multiple, real
 from ._diagnostics import run_metrics
 from ._index import tie_ranks
 from ._ledger import Horizon, visits_per_prompt
@@ -146,13 +146,16 @@ class ResolvingAllocator(Stateful):
         fit_every: SupportsIndex | None = None,
         seed: int | np.random.Generator | np.random.SeedSequence = 0,
     ) -> None:
-        rounds = None if n_rounds is None else integer("n_rounds", n_rounds, least=1, remedy="Count the calls.")
+        rounds = (
+            None if n_rounds is None else integer("n_rounds", n_rounds, least=1, most=2**62, remedy="Count the calls.")
+        )
         if rounds is None and visits is None:
             raise ValueError(
                 "n_rounds must be given where visits are not, got n_rounds = None. Count the calls of allocate, or say "
                 "how often each prompt is offered."
             )
-        size = len(bank)
+        size = len(instance("bank", bank, BetaPosteriorBank, "Build one over the prompts."))
+        instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).")
         g = integer("group_size", group_size, least=1, remedy="Count from 1.")
         planned = None if visits is None else np.array(np.broadcast_to(visits_per_prompt(visits, size, rounds), size))
         self._left: FloatArray | None = planned  # offers to come per prompt; None: not known
@@ -176,7 +179,7 @@ class ResolvingAllocator(Stateful):
         if np.ndim(band) or band != np.inf:
             band = real("band", band, low=0.0, high=np.inf, remedy="Take 0.25, or inf.")
         self._pacing = Pacing(self.ledger, n_min, band, tokens, by_rounds=rounds is not None)
-        if signal not in ("variance", "group"):
+        if np.ndim(signal) or signal not in ("variance", "group"):
             raise ValueError(error_text("signal", "be 'variance' or 'group'", signal, "Correct the spelling."))
         self._group = signal == "group"
         self._front_load = real("front_load", front_load, low=1.0, high=np.inf, remedy="1 spreads, 2 front-loads.")
@@ -186,7 +189,7 @@ class ResolvingAllocator(Stateful):
         self.prior_fit: PriorFit | None = None  # of the last refit
         self.bank = bank
         self.utility = utility
-        self._rng = np.random.default_rng(seed)
+        self._rng = generator(seed)
         self._tie = tie_ranks(self._rng, size)
         self._to_come: float | None = None  # sum of the visits left; None: not added up yet
         self._running: RunningPlan | None = None

@@ -214,7 +214,13 @@ class SaturatingUtility:
 
     def _map(self, loop: Callable[..., None], *arrays: FloatArray) -> FloatArray:
         """Run an elementwise kernel over broadcast arrays."""
-        shape = np.broadcast_shapes(*(a.shape for a in arrays))
+        try:
+            shape = np.broadcast_shapes(*(a.shape for a in arrays))
+        except ValueError:
+            shapes = ", ".join(str(a.shape) for a in arrays)
+            raise ValueError(
+                f"arguments must broadcast, got shapes {shapes}. Give one number, or equal shapes."
+            ) from None
         out = np.empty(shape, dtype=np.float64)
         loop(*self.codes, *(np.array(np.broadcast_to(a, shape)).reshape(-1) for a in arrays), out.reshape(-1))
         return out

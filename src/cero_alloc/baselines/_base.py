@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc import _kernels
-from cero_alloc._checks import FloatArray, IntArray, counts, error_text, multiple
+from cero_alloc._checks import FloatArray, IntArray, counts, error_text, generator, instance, multiple
 from cero_alloc._diagnostics import run_metrics
 from cero_alloc._index import tie_ranks
 from cero_alloc._ledger import Horizon, RolloutLedger
@@ -63,6 +63,7 @@ class Baseline(Stateful):
         rollouts_per_visit: SupportsIndex | None = None,
         seed: int | np.random.Generator = 0,
     ) -> None:
+        instance("bank", bank, BetaPosteriorBank, "Build one over the prompts.")
         if rollouts_per_visit is not None and not self.takes_visits:
             name = type(self).__name__
             raise TypeError(f"{name} must not be given rollouts_per_visit, got {rollouts_per_visit!r}. Leave it out.")
@@ -77,7 +78,7 @@ class Baseline(Stateful):
         self._order = np.arange(0)  # place of each row of the last offer in the caller's order
         self._least = self._units_of(self.least_rollouts)
         self._block = self._visit_units(rollouts_per_visit)
-        self._rng = np.random.default_rng(seed)
+        self._rng = generator(seed)
         self._tie = tie_ranks(self._rng, len(bank))
         self._visits = np.zeros(len(bank), dtype=np.int64)  # rounds that dealt to each prompt
 
@@ -149,6 +150,7 @@ class Baseline(Stateful):
         KeyError, ValueError
             As :meth:`BetaPosteriorBank.update`; nothing changes after any error.
         """
+        self._require_pool()
         rows, won, n = self.bank._feedback(prompt_ids, successes, rollouts)
         self.bank._add(rows, won, n)
         self.ledger.settle(rows, n)
@@ -169,6 +171,7 @@ class Baseline(Stateful):
         KeyError, ValueError
             For an unknown or repeated id, or more than is outstanding; nothing changes after any error.
         """
+        self._require_pool()
         rows = self.bank._index.named_rows(prompt_ids)
         self.ledger.refund(rows, counts("rollouts", rollouts, rows.size), self.bank._index.name)
 
@@ -269,11 +272,15 @@ class Baseline(Stateful):
 
     def _offer(self, prompt_ids: Iterable[Hashable] | None) -> tuple[IntArray | None, int]:
         """Return the rows on offer (None: the whole pool) and their number."""
+        self._require_pool()
+        rows = self.bank._index.unique_rows(prompt_ids)
+        return rows, len(self.bank) if rows is None else rows.size
+
+    def _require_pool(self) -> None:
+        """Refuse a bank that has grown: rules keep arrays of the pool's size."""
         if len(self.bank) != self.horizon.n_prompts:
             condition = f"keep its {self.horizon.n_prompts} prompts under a baseline"
             raise ValueError(error_text("bank", condition, len(self.bank), "Build a new one for the larger pool."))
-        rows = self.bank._index.unique_rows(prompt_ids)
-        return rows, len(self.bank) if rows is None else rows.size
 
 
 class RoundTally(Stateful):
