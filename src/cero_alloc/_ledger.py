@@ -390,7 +390,7 @@ def require_refundable(
 def visits_per_prompt(visits: npt.ArrayLike | None, n_prompts: int, n_rounds: int | None) -> FloatArray:
     """Return visits as one float, or one per prompt."""
     if visits is None:
-        return np.array([float(n_rounds or 0)])
+        return np.array([float(min(n_rounds or 0, _MOST))])
     remedy = "Give how often each prompt is offered over the run."
     array = plain_array("visits", visits, remedy)
     if array.dtype.kind not in "iuO":

@@ -13,7 +13,7 @@ from cero_alloc._checks import FloatArray, IntArray, counts, error_text, generat
 from cero_alloc._diagnostics import run_metrics
 from cero_alloc._index import tie_ranks
 from cero_alloc._ledger import Horizon, RolloutLedger
-from cero_alloc._pacing import require_reachable
+from cero_alloc._pacing import MOST_UNITS, require_reachable
 from cero_alloc._posterior import BetaPosteriorBank
 from cero_alloc._state import Stateful
 from cero_alloc._utility import SaturatingUtility
@@ -63,7 +63,7 @@ class Baseline(Stateful):
         rollouts_per_visit: SupportsIndex | None = None,
         seed: int | np.random.Generator = 0,
     ) -> None:
-        instance("bank", bank, BetaPosteriorBank, "Build one over the prompts.")
+        size_of(bank)
         if rollouts_per_visit is not None and not self.takes_visits:
             name = type(self).__name__
             raise TypeError(f"{name} must not be given rollouts_per_visit, got {rollouts_per_visit!r}. Leave it out.")
@@ -75,6 +75,9 @@ class Baseline(Stateful):
             max_rollouts=max_rollouts,
             round_capacity=round_capacity,
         )
+        if self.horizon.n_max > MOST_UNITS:  # some rules hold a table of a prompt's units
+            condition = f"be at most {MOST_UNITS} groups"
+            raise ValueError(error_text("max_rollouts", condition, self.horizon.max_rollouts, "Lower it."))
         self._order = np.arange(0)  # place of each row of the last offer in the caller's order
         self._least = self._units_of(self.least_rollouts)
         self._block = self._visit_units(rollouts_per_visit)
@@ -281,6 +284,11 @@ class Baseline(Stateful):
         if len(self.bank) != self.horizon.n_prompts:
             condition = f"keep its {self.horizon.n_prompts} prompts under a baseline"
             raise ValueError(error_text("bank", condition, len(self.bank), "Build a new one for the larger pool."))
+
+
+def size_of(bank: BetaPosteriorBank) -> int:
+    """Return the number of prompts of a bank, checked to be one."""
+    return len(instance("bank", bank, BetaPosteriorBank, "Build one over the prompts."))
 
 
 class RoundTally(Stateful):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cero_alloc._checks import FloatArray, IntArray, error_text, integer, real
 from cero_alloc._posterior import BetaPosteriorBank
 
-from ._base import Baseline, RoundTally, VisitRun
+from ._base import Baseline, RoundTally, VisitRun, size_of
 from ._gaussian import GaussianProcess
 from ._separable import best_counts, share_ties
 
@@ -169,7 +169,7 @@ class VIP(Baseline):
         if min_rollouts is not None:
             self.least_rollouts = integer("min_rollouts", min_rollouts, least=convex, remedy=remedy)
         self._estimator = estimator
-        self._process = None if embeddings is None else GaussianProcess(embeddings, len(bank))
+        self._process = None if embeddings is None else GaussianProcess(embeddings, size_of(bank))
         super().__init__(bank, **run)
 
     def predict(self) -> FloatArray:
@@ -257,7 +257,7 @@ class CoBARL(Baseline):
         remedy = "Give rollouts, such as 3."
         self._tau = None if tau is None else real("tau", tau, low=0.0, high=np.inf, open_low=True, remedy=remedy)
         self._window = integer("window", window, least=1, remedy="Count rounds.")
-        self._tally = RoundTally(len(bank))
+        self._tally = RoundTally(size_of(bank))
         self._failures: list[float] = []  # of the last rounds, the newest last
         super().__init__(bank, **run)
 
