@@ -105,8 +105,10 @@ def demand(shape, height, rate, slope, upper):
         s = log1p(excess) if excess < 1e300 else log(top) - log(slope)
     elif shape == HYPERBOLIC:
         s = excess / (sqrt(1.0 + excess) + 1.0) if excess < 1e300 else sqrt(top) / sqrt(slope)
-    else:
+    elif excess < 1e300:
         s = excess
+    else:
+        return min(upper, height / slope)
     return min(upper, s / rate)
 
 

@@ -208,6 +208,9 @@ class OfflineOracle:
             raise ValueError(
                 error_text("budget", "be at most 2**53 with integer=True", total, "Solve with integer=False.")
             )
+        widest = float(high.max()) / _MOST
+        if not widest <= float(share.min()):  # exposure in equal shares would overflow
+            raise ValueError(error_text("equal_share", f"be at least {widest:g}", float(share.min()), _UNIT_REMEDY))
         problem = (q, low, high, share, *self.utility.codes)
         _, scaling, lam = self.utility.codes
         top = max(_kernels.steepest(q, share, scaling, lam) * (1.0 + 1e-15), 1e-300)  # nobody pays more

@@ -13,7 +13,7 @@ from ._checks import FloatArray, IntArray, error_text, flag, multiple, real, rea
 from ._ledger import RolloutLedger
 
 MOST_UNITS = 2**20  # of one prompt in one round: a visit may hold a table of them
-_DEAREST = 1e200  # tokens per rollout: what all of them cost stays finite
+_CHEAPEST, _DEAREST = 1e-150, 1e150  # tokens per rollout: sums of them, and utility per token, stay finite
 
 Window = tuple[float, float]  # least and most that a round may spend: units, or tokens where prompts differ in cost
 
@@ -191,10 +191,9 @@ def token_costs(costs: npt.ArrayLike, n_prompts: int) -> FloatArray:
     """Return tokens per rollout, one entry or one per prompt, of which all rollouts of a run add up to a float."""
     remedy = "Give the expected tokens of a rollout, one number or one per prompt."
     array = np.atleast_1d(reals("costs", costs, low=0.0, high=np.inf, open_low=True, remedy=remedy))
-    if array.size and array.max() > _DEAREST:
-        raise ValueError(
-            error_text("costs", f"be at most {_DEAREST:g}", float(array.max()), remedy, int(array.argmax()))
-        )
+    for i in np.flatnonzero(~((array >= _CHEAPEST) & (array <= _DEAREST)))[:1].tolist():
+        condition = f"be between {_CHEAPEST:g} and {_DEAREST:g}"
+        raise ValueError(error_text("costs", condition, float(array.ravel()[i]), remedy, i))
     if array.shape not in ((1,), (n_prompts,)):
         raise ValueError(error_text("costs", f"be a number or have shape ({n_prompts},)", array.shape, remedy))
     return array

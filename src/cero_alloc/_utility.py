@@ -84,6 +84,8 @@ class SaturatingUtility:
                 raise ValueError(error_text(name, f"be one of {sorted(known)}", choice, "Correct the spelling."))
         remedy = "Take 1.0 unless measured otherwise."
         saturation = real("saturation", self.saturation, low=0.0, high=np.inf, open_low=True, remedy=remedy)
+        if not 1e-300 <= saturation <= 1e100:  # beyond, products with it leave the floats
+            raise ValueError(error_text("saturation", "be between 1e-300 and 1e+100", saturation, remedy))
         object.__setattr__(self, "saturation", saturation)
 
     @property

@@ -77,7 +77,7 @@ class KnapsackRL(Baseline):
         hopeless, mixed = ~cold & (won == 0.0), ~cold & (won > 0.0) & (lost > 0.0)
         units = np.where(cold, max(self._least, min(h.n_max, total // rows.size)), self._least)
         rarer = np.minimum(p, 1.0 - p)[mixed]
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             sure = np.minimum(h.max_rollouts, np.log(0.1) / np.log1p(-rarer))
         need = int(np.maximum(self._least, sure.astype(np.int64) // h.group_size).sum())
         self._fill(units, hopeless, total - int(units[~mixed].sum()) - need, rows)
