@@ -10,10 +10,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from scale import scaled
 
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator, checkpoint
 from cero_alloc.baselines import DAPO, GRESO, MoPPS, SpeedRL, Uniform
+from scale import scaled
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -183,7 +183,7 @@ class Run(RuleBasedStateMachine):
         try:
             counts = self.both(lambda a: a.allocate(names, budget, exact=exact))
         except ValueError as error:
-            assert exact  # noqa: PT017
+            assert exact
             assert "exact=True" in str(error)  # noqa: PT017
             return
         self.age(self.ours.bank._now - before)
@@ -415,6 +415,4 @@ class Run(RuleBasedStateMachine):
 
 
 TestRun = Run.TestCase
-TestRun.settings = settings(
-    max_examples=scaled(60, 2_000), stateful_step_count=scaled(30, 60), deadline=None, suppress_health_check=list()
-)
+TestRun.settings = settings(max_examples=scaled(60, 2_000), stateful_step_count=scaled(30, 60), deadline=None)

@@ -105,7 +105,9 @@ def test_what_does_not_fit_is_refused_and_nothing_changes():
     before = bank.state_dict()
     odd = {
         "other.forgetting must be 1.0, got other.forgetting = 0.9": BetaPosteriorBank(["a"], forgetting=0.9),
-        "other's dtype must be float64, got other's dtype = dtype('float32')": BetaPosteriorBank(["a"], dtype="float32"),
+        "other's dtype must be float64, got other's dtype = dtype('float32')": BetaPosteriorBank(
+            ["a"], dtype="float32"
+        ),
         "other's prior must be 2.0 for prompt 'b', got other's prior = 1.0": BetaPosteriorBank(["c", "b"]),
         "other must be another bank": bank,
     }

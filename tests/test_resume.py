@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, PriorFit, ResolvingAllocator, SaturatingUtility, checkpoint
+from cero_alloc import (
+    BetaPosteriorBank,
+    FenchelDualAllocator,
+    PriorFit,
+    ResolvingAllocator,
+    SaturatingUtility,
+    checkpoint,
+)
 from cero_alloc import baselines as rules
 from cero_alloc.baselines import CONTROLS, PEERS
 from cero_alloc.sharding import PoolShard, ShardedAllocator
@@ -127,9 +134,13 @@ def test_the_first_difference_is_named(tmp_path):
     refused("state['arguments']['utility'] must equal that of this FenchelDualAllocator, got 1.0 instead of 2.0 at "
             "'saturation'.", utility=SaturatingUtility(saturation=2.0))  # fmt: skip
     refused("state['class'] must be 'Uniform', got state['class'] = 'FenchelDualAllocator'.", rule=rules.Uniform)
-    with pytest.raises(ValueError, match=r"must be that of a ResolvingAllocator, got one of class 'FenchelDualAllocator'"):
+    with pytest.raises(
+        ValueError, match=r"must be that of a ResolvingAllocator, got one of class 'FenchelDualAllocator'"
+    ):
         ResolvingAllocator.load(path)
-    with pytest.raises(ValueError, match=r"must be that of a BetaPosteriorBank, got one of class 'FenchelDualAllocator'"):
+    with pytest.raises(
+        ValueError, match=r"must be that of a BetaPosteriorBank, got one of class 'FenchelDualAllocator'"
+    ):
         BetaPosteriorBank.load(path)
     other = FenchelDualAllocator(BetaPosteriorBank(IDS), **RUN | {"seed": 9, "step_size": None})  # a default said aloud
     other.load_state_dict(checkpoint.read(path))

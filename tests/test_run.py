@@ -71,7 +71,7 @@ def test_more_than_a_round_has_out_cannot_come_back_from_it():
             call(["a"], [2], round=1)
         call(["a"], [0], round=1)
     for odd, error in ((0, "at least 1, got round = 0"), (3, r"one of the 2 rounds so far, got round = 3")):
-        for call in (run.refund, run.write_off, lambda ids, n, round: run.update(ids, n, n, round=round)):  # noqa: A006
+        for call in (run.refund, run.write_off, lambda ids, n, round: run.update(ids, n, n, round=round)):
             with pytest.raises(ValueError, match=rf"round must be {error}\. Give the number that allocator\.round"):
                 call(["a"], [1], round=odd)
     with pytest.raises(TypeError, match=r"round must be an integer, got round = 1\.5"):
@@ -270,7 +270,9 @@ def test_odd_retirements_are_refused(call):
         method(["a", "x"])
     with pytest.raises(ValueError, match="not repeat an id"):
         method(["a", "a"])
-    with pytest.raises(TypeError, match=r"ids must be a collection of ids, got ids = None\. Pass bank\.prompt_ids for all"):
+    with pytest.raises(
+        TypeError, match=r"ids must be a collection of ids, got ids = None\. Pass bank\.prompt_ids for all"
+    ):
         method(None)
     with pytest.raises(TypeError, match="be a collection of ids"):
         method("a")

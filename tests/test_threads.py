@@ -6,10 +6,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from scale import scaled
 
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator, checkpoint
 from cero_alloc.baselines import Uniform
+from scale import scaled
 
 N_THREADS, N_OPERATIONS = 16, scaled(300, 10_000)
 IDS = [f"p{i}" for i in range(64)]
@@ -23,7 +23,13 @@ class Worker(threading.Thread):
         self.number, self.run_, self.barrier = number, run, barrier
         self.rng = np.random.default_rng(number)
         self.error = None
-        self.dealt, self.scored, self.won, self.refunded, self.off = Counter(), Counter(), Counter(), Counter(), Counter()
+        self.dealt, self.scored, self.won, self.refunded, self.off = (
+            Counter(),
+            Counter(),
+            Counter(),
+            Counter(),
+            Counter(),
+        )
         self.hands = []  # round, ids and counts of what this thread was dealt and has not answered
 
     def run(self):
@@ -31,7 +37,7 @@ class Worker(threading.Thread):
         try:
             for turn in range(N_OPERATIONS):
                 self.step(turn)
-        except BaseException as error:  # noqa: BLE001 (told to the test)
+        except BaseException as error:
             self.error = error
 
     def step(self, turn):
@@ -103,7 +109,10 @@ def test_threads_share_an_allocator(rule):
         assert run.outstanding[row] == dealt[name] - scored[name] - refunded[name] - off[name] == hands[name]
         assert run.bank.alpha[row] - 1 == won[name]
         assert run.bank.beta[row] - 1 == scored[name] - won[name]
-    n = {what: sum(which.values()) for what, which in [("dealt", dealt), ("scored", scored), ("back", refunded), ("off", off)]}
+    n = {
+        what: sum(which.values())
+        for what, which in [("dealt", dealt), ("scored", scored), ("back", refunded), ("off", off)]
+    }
     assert run.balance == (total, n["scored"] + n["off"], sum(hands.values()), total - n["dealt"] + n["back"])
     assert n["scored"] > 0 < n["back"]
     assert run.metrics(certificate=False)["unreserved_rollouts"] == 0
@@ -118,7 +127,7 @@ def test_a_checkpoint_is_one_moment_while_threads_go_on(tmp_path):
             while not stop.is_set():
                 counts = run.allocate(IDS, budget=8)
                 run.update(IDS, counts // 2, counts)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]

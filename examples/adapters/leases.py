@@ -207,7 +207,14 @@ class LeaseBook:
     def checkpoint(self) -> None:
         """Write the state, and begin an empty journal."""
         leases = [
-            (number, lease.request, list(lease.outstanding.items()), lease.deadline, lease.round, sorted(lease.deliveries))
+            (
+                number,
+                lease.request,
+                list(lease.outstanding.items()),
+                lease.deadline,
+                lease.round,
+                sorted(lease.deliveries),
+            )
             for number, lease in self._leases.items()
         ]
         ended = [(number, sorted(deliveries)) for number, deliveries in self._ended.items()]

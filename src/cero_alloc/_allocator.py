@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _kernels
-from ._checks import FloatArray, IntArray, error_text, integer, real
+from ._checks import FloatArray, IntArray, error_text, flag, generator, instance, integer, real
 from ._dual import SlopeStep, counts_of, next_price, play_round, step_sizes
 from ._index import tie_ranks
 from ._ledger import RolloutLedger, visits_per_prompt
@@ -134,6 +134,8 @@ class FenchelDualAllocator(RolloutRun):
         fit_every: SupportsIndex | None = None,
         seed: int | np.random.Generator | np.random.SeedSequence = 0,
     ) -> None:
+        instance("bank", bank, BetaPosteriorBank, "Build one over the prompts.")
+        instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).")
         rounds = integer("n_rounds", n_rounds, least=1, remedy="Count the calls of allocate over the run.")
         self._visits = visits_per_prompt(visits, len(bank), rounds)
         offered = None if visits is None else float(np.broadcast_to(self._visits, len(bank)).sum()) / rounds
@@ -154,11 +156,11 @@ class FenchelDualAllocator(RolloutRun):
         self._batch_form, self._own_step = visits is not None, step_size is not None
         # Exposure and offers when the plan last changed: what the visits count from. One entry while it never has.
         self._start, self._offers_before = np.zeros(1), np.zeros(1, dtype=np.int64)
-        self._catch_up = bool(catch_up)
+        self._catch_up = flag("catch_up", catch_up)
         self._fit_every = None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None.")
         self.bank = bank
         self.utility = utility
-        self._rng = np.random.default_rng(seed)
+        self._rng = generator(seed)
         self._theta = np.minimum(1.0, 4.0 * bank._values(None))
         self._tie = tie_ranks(self._rng, len(bank))
         self._batch_price = self._nu  # slope of the last prompt dealt where the round's total binds, else the price

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _kernels
-from ._checks import error_text, reals
+from ._checks import error_text, instance, real, reals
 from ._ledger import Horizon
 from ._oracle import OfflineOracle
 from ._utility import SaturatingUtility
@@ -53,7 +53,10 @@ def regret_bound(
     >>> regret_bound(horizon, SaturatingUtility())
     0.1875
     """
-    h, lam = horizon, utility.saturation
+    h = instance("horizon", horizon, Horizon, "Pass policy.horizon, or Horizon(...).")
+    lam = instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).").saturation
+    proxy_error = real("proxy_error", proxy_error, low=0.0, high=np.inf, remedy="Give a mean distance of values.")
+    variation = real("variation", variation, low=0.0, high=np.inf, remedy="Give a sum of distances of values.")
     n_bar = h.equal_share / h.n_rounds
     spread = h.n_max / n_bar
     bound = lam * (h.n_max + h.price_scale / h.n_prompts) / n_bar / sqrt(h.n_rounds) + 8.0 * lam * spread * proxy_error

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any, SupportsIndex
+import sys
+from collections.abc import Iterable, MappingView, Set
+from numbers import Real
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +20,9 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 TieArray = npt.NDArray[np.int32]  # ranks that break ties
 
+MOST_COUNT = 2**53  # rollouts; larger counts are not exact in float64, and sums of them soon not in 64 bits
+_Kind = TypeVar("_Kind")
+
 
 def error_text(name: str, condition: str, value: object, remedy: str, index: int | None = None) -> str:
     """Word an input error the way all of them are worded."""
@@ -24,8 +30,31 @@ def error_text(name: str, condition: str, value: object, remedy: str, index: int
     return f"{name} must {condition}, got {where} = {value!r}. {remedy}"
 
 
-def integer(name: str, value: SupportsIndex, *, least: int, remedy: str) -> int:
-    """Return ``value`` as an int that is at least ``least``."""
+def instance(name: str, value: object, kind: type[_Kind], remedy: str) -> _Kind:
+    """Return ``value``, checked to be of a class."""
+    if not isinstance(value, kind):
+        raise TypeError(error_text(name, f"be a {kind.__name__}", value, remedy))
+    return value
+
+
+def flag(name: str, value: object) -> bool:
+    """Return ``value`` as a bool: a truthy "no" is a mistake, not a yes."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(error_text(name, "be True or False", value, "Pass a bool."))
+    return bool(value)
+
+
+def generator(seed: Any) -> np.random.Generator:
+    """Return the random generator of a seed; a generator is taken as it is."""
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        remedy = "Give a non-negative integer, a numpy.random.Generator or a SeedSequence."
+        raise type(error)(error_text("seed", "seed a random generator", seed, remedy)) from None
+
+
+def integer(name: str, value: SupportsIndex, *, least: int, remedy: str, most: int | None = None) -> int:
+    """Return ``value`` as an int that is at least ``least``, and at most ``most`` where that is given."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(error_text(name, "be an integer", value, remedy))
     try:
@@ -34,13 +63,15 @@ def integer(name: str, value: SupportsIndex, *, least: int, remedy: str) -> int:
         raise TypeError(error_text(name, "be an integer", value, remedy)) from None
     if result < least:
         raise ValueError(error_text(name, f"be at least {least}", result, remedy))
+    if most is not None and result > most:
+        raise ValueError(error_text(name, f"be at most {most}", result, remedy))
     return result
 
 
-def multiple(name: str, value: SupportsIndex, group_size: int, *, least: int) -> int:
+def multiple(name: str, value: SupportsIndex, group_size: int, *, least: int, most: int | None = None) -> int:
     """Return ``value`` rollouts as an int that whole groups make up."""
     remedy = f"Give whole groups of {group_size} rollouts."
-    result = integer(name, value, least=least, remedy=remedy)
+    result = integer(name, value, least=least, remedy=remedy, most=most)
     if result % group_size:
         raise ValueError(error_text(name, f"be a multiple of group_size = {group_size}", result, remedy))
     return result
@@ -55,9 +86,12 @@ def real(name: str, value: Any, *, low: float, high: float, open_low: bool = Fal
     if open_low and not math.isfinite(high):
         condition = f"be finite and greater than {low:g}"
     try:
-        if isinstance(value, (str, bytes)):  # float() would read numbers out of words
+        # float() would read numbers out of words, and drop what is imaginary or masked
+        if isinstance(value, (str, bytes, bytearray, bool, np.bool_, np.complexfloating)) or _first_masked(value) >= 0:
             raise TypeError
         result = float(value)
+    except OverflowError:  # of an int
+        result = math.inf if value > 0 else -math.inf
     except (TypeError, ValueError):
         raise TypeError(error_text(name, condition, value, remedy)) from None
     if not (math.isfinite(result) and low <= result <= high) or (open_low and result == low):
@@ -69,14 +103,8 @@ def reals(
     name: str, values: npt.ArrayLike, *, low: float, high: float, remedy: str, open_low: bool = False
 ) -> FloatArray:
     """Return ``values`` as finite float64 within [low, high], or (low, high] when ``open_low``."""
-    try:
-        array = np.asarray(values)
-        numeric = array.dtype.kind in "biuf" or array.size == 0
-    except ValueError:  # ragged
-        numeric = False
-    if not numeric:
-        raise TypeError(f"{name} must be numbers, got {type(values).__name__}. {remedy}")
-    array = np.array(array, dtype=np.float64)  # a copy: the caller may go on writing into his
+    no_numbers = f"{name} must be numbers, got {type(values).__name__}. {remedy}"
+    array = _floats(name, plain_array(name, values, remedy, TypeError(no_numbers)), remedy, TypeError(no_numbers))
     bad = ~(np.isfinite(array) & ((array > low) if open_low else (array >= low)) & (array <= high))
     if bad.any():
         upper = f" and at most {high:g}" if math.isfinite(high) else ""
@@ -90,35 +118,93 @@ def reals(
 
 def counts(name: str, values: npt.ArrayLike, size: int) -> IntArray:
     """Return ``values`` as ``size`` int64 rollouts; the sign is checked with the successes."""
-    array = vector(name, values, size)
+    return integers(name, vector(name, values, size), "Pass whole numbers of rollouts in an integer type.")
+
+
+def integers(name: str, array: npt.NDArray[Any], remedy: str) -> IntArray:
+    """Return an array as int64, at most 2**53 either way; bools and whole floats are no integers."""
     if array.dtype.kind not in "iu" and array.size:
-        remedy = "Pass whole numbers of rollouts in an integer type."
-        for i, entry in enumerate(array.tolist()):
-            if not isinstance(entry, int) or isinstance(entry, bool):
-                raise ValueError(error_text(name, "be integers", entry, remedy, i))
-    if array.dtype.kind in "uO" and array.size and array.max() > np.iinfo(np.int64).max:
-        first = int(array.argmax())
-        raise ValueError(error_text(name, "fit in 64 signed bits", int(array[first]), "Check the units.", first))
+        entries = array.ravel().tolist()
+        odd = [i for i, entry in enumerate(entries) if isinstance(entry, bool) or not hasattr(entry, "__index__")]
+        if odd:  # what makes a column of integers one of floats is mostly a missing value: name that one
+            i = next((i for i in odd if not (isinstance(entries[i], float) and entries[i].is_integer())), odd[0])
+            raise ValueError(error_text(name, "be integers", entries[i], remedy, i if array.ndim else None))
+        array = np.array([operator.index(entry) for entry in entries], dtype=object).reshape(array.shape)
+    if array.size and max(int(array.max()), -int(array.min())) > MOST_COUNT:
+        first = int(np.flatnonzero((array.ravel() > MOST_COUNT) | (array.ravel() < -MOST_COUNT))[0])
+        value = int(array.ravel()[first])
+        raise ValueError(error_text(name, "be at most 2**53", value, "Check the units.", first if array.ndim else None))
     return np.array(array, dtype=np.int64)
 
 
 def successes(name: str, values: npt.ArrayLike, size: int) -> FloatArray:
     """Return ``values`` as ``size`` float64 successes; the range is checked against the rollouts."""
+    remedy = "Pass summed rewards, one sum per prompt."
     array = vector(name, values, size)
-    if array.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{name} must be numbers, got an array of {array.dtype}. Pass summed rewards, one sum per prompt."
-        )
-    return np.array(array, dtype=np.float64)
+    return _floats(name, array, remedy, ValueError(f"{name} must be numbers, got an array of {array.dtype}. {remedy}"))
+
+
+def _floats(name: str, array: npt.NDArray[Any], remedy: str, error: Exception) -> FloatArray:
+    """Return a copy of an array as float64, for the caller may go on writing into his; or raise the error."""
+    if array.dtype.kind == "O" and array.size:
+        entries = array.ravel().tolist()
+        for i, entry in enumerate(entries):
+            if isinstance(entry, bool) or not isinstance(entry, Real):
+                raise type(error)(error_text(name, "be numbers", entry, remedy, i)) if array.ndim else error
+        try:
+            return np.array([float(entry) for entry in entries]).reshape(array.shape)
+        except OverflowError:  # of an int; no bound admits it
+            return np.full(array.shape, np.inf)
+    if array.dtype.kind not in "biuf" and array.size:
+        raise error
+    with np.errstate(over="ignore"):  # of a wider float: infinite, and refused as that
+        return np.array(array, dtype=np.float64)
+
+
+def plain_array(name: str, values: Any, remedy: str, ragged: Exception | None = None) -> npt.NDArray[Any]:
+    """Return ``values`` as an array: of any sequence, iterator or tensor whose entries are all there and in order."""
+    require_unmasked(name, values)
+    require_ordered(name, values)
+    single = isinstance(values, Iterable) and not hasattr(values, "__len__") and not hasattr(values, "__array__")
+    if single or isinstance(values, MappingView):  # an iterator: to NumPy one object
+        values = list(values)
+    try:
+        return np.asarray(values)
+    except ValueError:
+        worded = f"{name} must be a plain array, got a ragged {type(values).__name__}. {remedy}"
+        raise (ragged or ValueError(worded)) from None
+    except (TypeError, RuntimeError) as error:  # a tensor on another device, or with a gradient
+        raise TypeError(
+            f"{name} must convert to a NumPy array, got {type(values).__name__}: {error}. Pass a NumPy array."
+        ) from None
+
+
+def require_unmasked(name: str, values: object) -> None:
+    """Refuse masked entries, which conversion would bring to light."""
+    first = _first_masked(values)
+    if first >= 0:
+        raise ValueError(error_text(name, "have no masked entries", values, "Fill or drop them.", first))
+
+
+def _first_masked(values: object) -> int:
+    """Return the first masked entry, -1 where there is none."""
+    masked = sys.modules.get("numpy.ma")  # where nobody has loaded it, nobody has such an array
+    if masked is None or not isinstance(values, masked.MaskedArray):
+        return -1
+    places = np.flatnonzero(masked.getmaskarray(values).ravel())
+    return int(places[0]) if places.size else -1
+
+
+def require_ordered(name: str, values: object) -> None:
+    """Refuse a set: what stands beside it is aligned to nothing. A dict and its views keep the order of insertion."""
+    if isinstance(values, Set) and not isinstance(values, MappingView):
+        raise TypeError(error_text(name, "be in an order", values, "Pass sorted(...): a set has none."))
 
 
 def vector(name: str, values: npt.ArrayLike, size: int) -> npt.NDArray[Any]:
     """Return ``values`` as a one-dimensional array of ``size`` entries."""
     remedy = "Sum the rollouts of each prompt before the call."
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise ValueError(f"{name} must be a plain array, got a ragged {type(values).__name__}. {remedy}") from None
+    array = plain_array(name, values, remedy)
     if array.shape != (size,):
         raise ValueError(
             f"{name} must have one entry per prompt id, got {name}.shape = {array.shape!r} for {size} prompt ids. {remedy}"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
 
 from . import _kernels
-from ._checks import IntArray, TieArray, error_text, integer
+from ._checks import IntArray, TieArray, error_text, integer, require_ordered, require_unmasked
 
 _NO_ROWS = np.empty(0, dtype=np.int64)
+_BOOLS = (bool, np.bool_)
+_BOOLS_SET = frozenset(_BOOLS)
 _LARGEST = np.iinfo(np.int64).max
+_MOST = 2**31 - 1  # prompts: ranks that break ties have 32 bits
 
 
 class PromptIndex:
@@ -29,7 +33,7 @@ class PromptIndex:
         self._ids: list[Hashable] | range
         if hasattr(prompts, "__index__") and getattr(prompts, "ndim", 0) == 0:
             remedy = "Give the number of prompts, or their ids."
-            self._ids = range(integer("prompts", prompts, least=1, remedy=remedy))
+            self._ids = range(integer("prompts", prompts, least=1, remedy=remedy, most=_MOST))
         else:
             self._ids = _id_list("prompts", prompts)
             self._table = _table_of("prompts", self._ids)
@@ -43,10 +47,9 @@ class PromptIndex:
 
     def __contains__(self, prompt_id: object) -> bool:
         if self._table is None:
-            is_int = hasattr(prompt_id, "__index__") and not isinstance(prompt_id, (bool, np.bool_))
-            return is_int and prompt_id in self._ids
+            return _is_int(prompt_id) and prompt_id in self._ids
         try:
-            return prompt_id in self._table
+            return prompt_id in self._table and not isinstance(prompt_id, _BOOLS)
         except TypeError:  # unhashable, so not an id
             return False
 
@@ -63,15 +66,16 @@ class PromptIndex:
         """Return ids as a list, checked to be new and unique."""
         names = _id_list("ids", ids)
         _table_of("ids", names)
+        known = self if self._table is not None or all(map(_is_int, names)) else _table_of("ids", self._ids)
         for position, name in enumerate(names):
-            if name in self:
+            if name in known:
                 raise ValueError(error_text("ids", "be new to the bank", name, "Leave it out.", position))
         return names
 
     def append(self, names: list[Hashable]) -> None:
         """Give the next rows to checked new ids."""
         size = len(self)
-        if isinstance(self._ids, range) and names == list(range(size, size + len(names))):
+        if isinstance(self._ids, range) and names == list(range(size, size + len(names))) and all(map(_is_int, names)):
             self._ids = range(size + len(names))
             return
         if self._table is None:
@@ -86,13 +90,14 @@ class PromptIndex:
             raise _unknown_ids(self._strangers(rows))
         return rows
 
-    def _find(self, ids: object) -> IntArray:
+    def _find(self, ids: Any) -> IntArray:
         """Return the rows of ``ids``; where ids are rows, they are yet to be checked against the size."""
-        if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
-            raise TypeError(error_text("prompt_ids", "be a collection of ids", ids, "Wrap a single id in a list."))
+        _require_list("prompt_ids", "be a collection of ids", ids)
         if self._table is None:
             return self._integer_rows(ids)
-        names = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        names = _listed(ids)
+        if (0 in self._table or 1 in self._table) and not _BOOLS_SET.isdisjoint(map(type, names)):
+            raise _unknown_ids([name for name in names if name not in self])
         try:
             if names == self._last[0]:  # feedback mostly names what was just dealt, and comparing beats looking up
                 return self._last[1]
@@ -116,7 +121,14 @@ class PromptIndex:
             return _NO_ROWS
         if array.dtype.kind not in "iu" or array.ndim != 1:
             strangers = [name for name in names if name not in self]
-            raise _unknown_ids(strangers or list(names))
+            if strangers:
+                raise _unknown_ids(strangers)
+            array = np.array([operator.index(name) for name in names])
+        elif isinstance(names, (list, tuple)):  # NumPy takes True for 1
+            bits = np.flatnonzero((array == 0) | (array == 1)).tolist()
+            odd = [names[i] for i in bits if isinstance(names[i], _BOOLS)]
+            if odd:
+                raise _unknown_ids(odd)
         if array.dtype == np.uint64 and array.max() > _LARGEST:  # would turn into a row
             raise _unknown_ids([int(name) for name in array if name > _LARGEST])
         return np.array(array, dtype=np.int64)  # a copy: an open round keeps it
@@ -150,12 +162,36 @@ def tie_ranks(rng: np.random.Generator, size: int, after: int = 0) -> TieArray:
     return rng.permutation(np.arange(after, after + size, dtype=np.int32))
 
 
+def _require_list(name: str, condition: str, ids: object) -> None:
+    """Refuse what is no list of ids: one id, a set, a table."""
+    if isinstance(ids, (str, bytes, bytearray)) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
+        raise TypeError(error_text(name, condition, ids, "Wrap a single id in a list."))
+    if getattr(ids, "ndim", 1) != 1:
+        raise TypeError(error_text(f"{name}.ndim", "be 1", ids.ndim, "Pass one column."))  # type: ignore[attr-defined]
+    require_ordered(name, ids)
+    require_unmasked(name, ids)
+
+
+def _is_int(name: object) -> bool:
+    return hasattr(name, "__index__") and not isinstance(name, _BOOLS)
+
+
+def _listed(ids: Any) -> list[Hashable]:
+    """Return ids as a list of Python's own types: an entry of a tensor equals its number, but hashes otherwise."""
+    return list(ids.tolist()) if hasattr(ids, "tolist") else list(ids)
+
+
 def _id_list(name: str, ids: object) -> list[Hashable]:
     """Return ids as a list of hashables."""
-    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
-        raise TypeError(error_text(name, "be a sequence of ids", ids, "Wrap a single id in a list."))
-    names = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    _require_list(name, "be a sequence of ids", ids)
+    names = _listed(ids)
     for position, entry in enumerate(names):
+        if isinstance(entry, _BOOLS):
+            raise TypeError(
+                error_text(name, "not be booleans, which equal 0 and 1", entry, "Name the prompts.", position)
+            )
+        if isinstance(entry, float) and entry != entry:
+            raise ValueError(error_text(name, "not be NaN, which equals no id", entry, "Drop it.", position))
         try:
             hash(entry)
         except TypeError:

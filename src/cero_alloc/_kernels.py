@@ -72,7 +72,7 @@ def u(shape, height, rate, x):
     if shape == HYPERBOLIC:
         return height if s > 1e300 else height * (s / (1.0 + s))
     if shape == LOG:
-        return height * log1p(s)
+        return height * (log1p(s) if s < 1e300 else log(rate) + log(x))
     return height * min(s, 1.0)
 
 
@@ -105,8 +105,10 @@ def demand(shape, height, rate, slope, upper):
         s = log1p(excess) if excess < 1e300 else log(top) - log(slope)
     elif shape == HYPERBOLIC:
         s = excess / (sqrt(1.0 + excess) + 1.0) if excess < 1e300 else sqrt(top) / sqrt(slope)
-    else:
+    elif excess < 1e300:
         s = excess
+    else:
+        return min(upper, height / slope)
     return min(upper, s / rate)
 
 

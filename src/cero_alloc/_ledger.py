@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _kernels
-from ._checks import FloatArray, IntArray, error_text, integer, multiple, real
+from ._checks import MOST_COUNT, FloatArray, IntArray, error_text, flag, integer, integers, multiple, plain_array, real
 from ._reservations import Reservations, check_reservations
 from ._state import State, Stateful, check_array, require
 
+_MOST = 2**62  # of any sum of counts
+_LAST_VISIT = 2**31 - 1  # rounds that a bank's clock can count
 _EXPOSURE, _OUTSTANDING, _OFFERS = 0, 1, 2  # columns of the accounts
 
 
@@ -61,9 +63,13 @@ class Horizon:
     def __post_init__(self) -> None:
         put = object.__setattr__
         for name in ("n_prompts", "n_rounds", "group_size"):
-            put(self, name, integer(name, getattr(self, name), least=1, remedy="Count from 1."))
+            put(self, name, integer(name, getattr(self, name), least=1, most=_MOST, remedy="Count from 1."))
         for name in ("total_budget", "max_rollouts", "round_capacity"):
             put(self, name, multiple(name, getattr(self, name), self.group_size, least=self.group_size))
+        for name, most in (("max_rollouts", _MOST // self.n_prompts), ("total_budget", MOST_COUNT)):
+            if getattr(self, name) > most:
+                remedy = f"Sums over {self.n_prompts} prompts and over rounds must be whole in 64 bits."
+                raise ValueError(error_text(name, f"be at most {most}", getattr(self, name), remedy))
         if self.total_budget > self.n_rounds * self.round_capacity:
             condition = f"be spendable in {self.n_rounds} rounds of at most {self.round_capacity} rollouts"
             remedy = "Lower the budget, or raise n_rounds, max_rollouts or round_capacity."
@@ -196,7 +202,7 @@ class RolloutLedger(Stateful):
         ``round_capacity`` the caps of the offered prompts add up to one; a larger capacity than that is cut to it.
         """
         g = integer("group_size", group_size, least=1, remedy="Count from 1.")
-        most = multiple("max_rollouts", max_rollouts, g, least=g)
+        most = multiple("max_rollouts", max_rollouts, g, least=g, most=_MOST)
         reach = max(1, ceil((n_prompts if offered is None else offered) * (most // g))) * g
         capacity = reach if round_capacity is None else multiple("round_capacity", round_capacity, g, least=g)
         horizon = Horizon(
@@ -377,7 +383,7 @@ class RolloutLedger(Stateful):
         """Return the units that a round may propose, or must spend when ``exact``; raise on an infeasible request."""
         h = self.horizon
         cap = self.reach(n_offered)
-        if not exact:
+        if not flag("exact", exact):
             if budget is None:
                 return cap
             return min(
@@ -557,18 +563,21 @@ def require_refundable(
 def visits_per_prompt(visits: npt.ArrayLike | None, n_prompts: int, n_rounds: int | None) -> FloatArray:
     """Return visits as one float, or one per prompt."""
     if visits is None:
-        return np.array([float(n_rounds or 0)])
-    array = np.asarray(visits)
+        return np.array([float(min(n_rounds or 0, _MOST))])
     remedy = "Give how often each prompt is offered over the run."
-    if array.dtype.kind not in "iu":
+    array = plain_array("visits", visits, remedy)
+    if array.dtype.kind not in "iuO":
         raise TypeError(error_text("visits", "be integers", visits, remedy))
+    array = integers("visits", array, remedy)
     if array.shape not in ((), (n_prompts,)):
         raise ValueError(error_text("visits", f"be one integer or have shape ({n_prompts},)", array.shape, remedy))
     flat = np.atleast_1d(array)
-    most = np.iinfo(np.int64).max if n_rounds is None else n_rounds
+    most = _LAST_VISIT if n_rounds is None else min(n_rounds, _LAST_VISIT)
     bad = np.flatnonzero((flat < 1) | (flat > most))
     if bad.size:
         index = int(bad[0])
-        condition = "be at least 1" if n_rounds is None else f"be in [1, n_rounds = {n_rounds}]"
+        condition = f"be in [1, n_rounds = {n_rounds}]"
+        if n_rounds is None:
+            condition = "be at least 1" if flat[index] < 1 else f"be at most {most}"
         raise ValueError(error_text("visits", condition, int(flat[index]), remedy, index))
     return np.ascontiguousarray(flat, dtype=np.float64)

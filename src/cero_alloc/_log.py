@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._checks import FloatArray, IntArray
+from ._checks import FloatArray, IntArray, generator
 from ._posterior import BetaPosteriorBank
 
 
@@ -173,7 +173,7 @@ class RolloutLog:
         """Return the log of ``n_prompts`` of the prompts, drawn without replacement; all of it where there are fewer."""
         if n_prompts >= self.n_prompts:
             return self
-        kept = np.sort(np.random.default_rng(seed).choice(self.n_prompts, n_prompts, replace=False))
+        kept = np.sort(generator(seed).choice(self.n_prompts, n_prompts, replace=False))
         row = np.full(self.n_prompts, -1)
         row[kept] = np.arange(n_prompts)
         prompt = row[self.cell_prompt[self.entry_cell]]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from csv import Error as CsvError
+from os import PathLike
 from pathlib import Path
 from typing import Any, get_args
 
@@ -107,6 +108,8 @@ def read_with_progress(
     """Do what :func:`read_log` does, and tell ``progress`` how many bytes have been read."""
     if format is not None and format not in get_args(Format):
         raise ValueError(error_text("format", f"be one of {list(get_args(Format))}", format, "Correct the spelling."))
+    if not isinstance(file, (str, PathLike)):  # a number is a file that is open already
+        raise TypeError(error_text("file", "be a path", file, "Name the log."))
     with ExitStack() as stack:
         raw = sys.stdin.buffer if str(file) == "-" else stack.enter_context(open(file, "rb"))
         source = Source(raw, progress)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _kernels
-from ._checks import FloatArray, IntArray, error_text, integer, real, reals
+from ._checks import FloatArray, IntArray, error_text, flag, instance, integer, real, reals
 from ._utility import SaturatingUtility
 
 Status = Literal["optimal", "slack", "inexact"]
@@ -21,6 +21,8 @@ _TOLERANCE = 1e-15  # closing width of the price bracket, as a share of price * 
 _MAX_PASSES = 500  # passes over the pool; 6 are usual
 _MOST = 1e300  # more than any budget in use; sums over pools of 10**8 stay finite
 _MOST_UNITS = 2.0**53  # larger counts are not exact in float64
+_MOST_ENTRIES = 2**31  # of a schedule: 16 GiB
+_STEEPEST = 1e300  # utility per unit: steeper slopes overflow where they are added up
 _UNIT_REMEDY = "Count budget, equal_share, lower and upper in one unit, rollouts or groups."
 
 
@@ -78,15 +80,19 @@ class OracleResult:
         >>> result.schedule(3).tolist()
         [[1, 1], [1, 1], [1, 0]]
         """
-        rounds = integer("n_rounds", n_rounds, least=1, remedy="Give the number of rounds to fill.")
+        size = self.allocation.size
+        most = max(1, _MOST_ENTRIES // size)
+        rounds = integer("n_rounds", n_rounds, least=1, most=most, remedy="Give the number of rounds to fill.")
         if self.allocation.dtype.kind != "i":
             raise ValueError(
                 "schedule must start from whole units, got a continuous allocation. Solve with integer=True."
             )
-        size = self.allocation.size
-        owner = np.repeat(np.arange(size), self.allocation.astype(np.int64))
-        slot = np.arange(owner.size) % rounds
-        return np.bincount(slot * size + owner, minlength=rounds * size).reshape(rounds, size)
+        units = self.allocation.astype(np.int64)
+        every, more = np.divmod(units, rounds)
+        place = (
+            np.arange(rounds)[:, None] - (np.cumsum(units) - units)
+        ) % rounds  # of each round, from a block's first
+        return every + (place < more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +128,9 @@ class OfflineOracle:
     """
 
     utility: SaturatingUtility = SaturatingUtility()  # noqa: RUF009 (immutable)
+
+    def __post_init__(self) -> None:
+        instance("utility", self.utility, SaturatingUtility, "Pass SaturatingUtility(...).")
 
     def solve(
         self,
@@ -176,6 +185,10 @@ class OfflineOracle:
             remedy = "Give one share, or one per prompt."
             raise ValueError(error_text("equal_share", f"be a number or have shape ({q.size},)", share.shape, remedy))
         share = np.atleast_1d(share)  # one for all stays one
+        if not self.utility.saturation / _STEEPEST <= float(share.min()):
+            least = self.utility.saturation / _STEEPEST
+            raise ValueError(error_text("equal_share", f"be at least {least:g}", float(share.min()), _UNIT_REMEDY))
+        integer = flag("integer", integer)
         low, high = _bounds("lower", lower, q.size), _bounds("upper", upper, q.size)
         crossed = np.flatnonzero(low > high)
         if crossed.size:
@@ -195,6 +208,9 @@ class OfflineOracle:
             raise ValueError(
                 error_text("budget", "be at most 2**53 with integer=True", total, "Solve with integer=False.")
             )
+        widest = float(high.max()) / _MOST
+        if not widest <= float(share.min()):  # exposure in equal shares would overflow
+            raise ValueError(error_text("equal_share", f"be at least {widest:g}", float(share.min()), _UNIT_REMEDY))
         problem = (q, low, high, share, *self.utility.codes)
         _, scaling, lam = self.utility.codes
         top = max(_kernels.steepest(q, share, scaling, lam) * (1.0 + 1e-15), 1e-300)  # nobody pays more

@@ -9,8 +9,11 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from ._checks import FloatArray, IntArray, error_text, multiple, real, reals
+from ._checks import FloatArray, IntArray, error_text, flag, multiple, real, reals
 from ._ledger import RolloutLedger, whole_units
+
+MOST_UNITS = 2**20  # of one prompt in one round: a visit may hold a table of them
+_CHEAPEST, _DEAREST = 1e-150, 1e150  # tokens per rollout: sums of them, and utility per token, stay finite
 
 Window = tuple[float, float]  # least and most that a round may spend: units, or tokens where prompts differ in cost
 
@@ -47,6 +50,7 @@ class Pacing:
         ``left`` holds the offers to come per prompt, this one included, or without costs their sum; None where they are
         not known.
         """
+        exact = flag("exact", exact)
         if self.ledger.unit_costs is not None:
             low, high = self._tokens(rows, size, budget, exact)
         else:
@@ -142,7 +146,8 @@ def open_ledger(
     unit_costs: FloatArray | None,
 ) -> RolloutLedger:
     """Open the account of a run whose horizon is told by rounds, by visits (one per prompt) or by both."""
-    g, most = group_size, multiple("max_rollouts", max_rollouts, group_size, least=group_size)
+    g = group_size
+    most = multiple("max_rollouts", max_rollouts, g, least=g, most=g * MOST_UNITS)
     offers = np.full(n_prompts, float(n_rounds or 0)) if visits is None else visits
     total, tokens = total_budget, None
     if unit_costs is not None:
@@ -183,9 +188,12 @@ def open_ledger(
 
 
 def token_costs(costs: npt.ArrayLike, n_prompts: int) -> FloatArray:
-    """Return tokens per rollout, one entry or one per prompt."""
+    """Return tokens per rollout, one entry or one per prompt, of which all rollouts of a run add up to a float."""
     remedy = "Give the expected tokens of a rollout, one number or one per prompt."
     array = np.atleast_1d(reals("costs", costs, low=0.0, high=np.inf, open_low=True, remedy=remedy))
+    for i in np.flatnonzero(~((array >= _CHEAPEST) & (array <= _DEAREST)))[:1].tolist():
+        condition = f"be between {_CHEAPEST:g} and {_DEAREST:g}"
+        raise ValueError(error_text("costs", condition, float(array.ravel()[i]), remedy, i))
     if array.shape not in ((1,), (n_prompts,)):
         raise ValueError(error_text("costs", f"be a number or have shape ({n_prompts},)", array.shape, remedy))
     return array

@@ -11,7 +11,7 @@ from typing import Literal, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from ._checks import FloatArray, IntArray, error_text, integer, reals
+from ._checks import FloatArray, IntArray, error_text, generator, integer, real, reals
 from ._posterior import BetaPosteriorBank
 
 _KNOWN = 1e15  # pseudo-rollouts of a prior that no run can move
@@ -93,7 +93,7 @@ class Pool:
     def sample(self, n_prompts: int, seed: int | np.random.Generator = 0) -> Pool:
         """Return a pool of ``n_prompts`` of these, drawn without replacement, or with it where there are too few."""
         size = integer("n_prompts", n_prompts, least=1, remedy="Count from 1.")
-        chosen = np.random.default_rng(seed).choice(self.n_prompts, size, replace=size > self.n_prompts)
+        chosen = generator(seed).choice(self.n_prompts, size, replace=size > self.n_prompts)
         return Pool(self.rates[:, chosen], None, self.path)
 
     def drifted(self, drift: float, seed: int | np.random.Generator = 0) -> Pool:
@@ -102,8 +102,9 @@ class Pool:
         Training that helps every prompt by its own amount looks like this: the solved stay solved, the hopeless come
         within reach.
         """
+        drift = real("drift", drift, low=0.0, high=np.inf, remedy="Give a standard deviation of logits.")
         start = np.clip(self.rates[0], 1e-12, 1.0 - 1e-12)
-        logit = np.log(start) - np.log1p(-start) + np.abs(np.random.default_rng(seed).normal(0.0, drift, start.size))
+        logit = np.log(start) - np.log1p(-start) + np.abs(generator(seed).normal(0.0, drift, start.size))
         return Pool(np.stack([start, 1.0 / (1.0 + np.exp(-logit))]), self.prompt_ids, "linear")
 
 
@@ -115,7 +116,17 @@ def static_pool(n_prompts: int, a: float = 1.0, b: float = 1.0, *, seed: int | n
     >>> static_pool(3, seed=0).n_prompts
     3
     """
-    return Pool(np.random.default_rng(seed).beta(a, b, n_prompts))
+    return Pool(_drawn(n_prompts, a, b, generator(seed)))
+
+
+def _drawn(n_prompts: SupportsIndex, a: float, b: float, rng: np.random.Generator) -> FloatArray:
+    """Draw success rates from Beta(a, b)."""
+    size = integer("n_prompts", n_prompts, least=1, remedy="Count from 1.")
+    a, b = (
+        real(name, side, low=0.0, high=np.inf, open_low=True, remedy="Beta parameters are positive.")
+        for name, side in (("a", a), ("b", b))
+    )
+    return rng.beta(a, b, size)
 
 
 def drifting_pool(
@@ -129,8 +140,8 @@ def drifting_pool(
     >>> bool((pool.at(9, 10) >= pool.at(0, 10)).all())
     True
     """
-    rng = np.random.default_rng(seed)
-    return Pool(rng.beta(a, b, n_prompts)).drifted(drift, rng)
+    rng = generator(seed)
+    return Pool(_drawn(n_prompts, a, b, rng)).drifted(drift, rng)
 
 
 def epoch_batches(
@@ -164,7 +175,7 @@ def epoch_batches(
         integer(name, value, least=1, remedy="Count from 1.")
         for name, value in (("n_prompts", n_prompts), ("batch_size", batch_size), ("n_epochs", n_epochs))
     )
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     orders = (rng.permutation(size) for _ in range(epochs))
     return [order[i : i + step] for order in orders for i in range(0, size, step)]
 

@@ -111,7 +111,10 @@ class BetaPosteriorBank(OwnLock, Saved):
         forgetting: float = 1.0,
         dtype: npt.DTypeLike = np.float64,
     ) -> None:
-        storage = np.dtype(dtype)
+        try:
+            storage = np.dtype(dtype)
+        except TypeError:
+            storage = None
         if storage not in (np.float64, np.float32):
             raise ValueError(
                 error_text("dtype", "be float64 or float32", dtype, "float64 is exact, float32 is smaller.")
@@ -305,7 +308,10 @@ class BetaPosteriorBank(OwnLock, Saved):
         level = real("level", level, low=0.0, high=1.0, open_low=True, remedy="Take 0.95 for a 95% interval.")
         alpha, beta = self._posterior(None if ids is None else self._index.rows(ids))
         tail = 0.5 * (1.0 - level)
-        return betaincinv(alpha, beta, tail), betaincinv(alpha, beta, 1.0 - tail)
+        lower, upper = betaincinv(alpha, beta, tail), betaincinv(alpha, beta, 1.0 - tail)
+        point = alpha / (alpha + beta)  # where the inverse finds no quantile the posterior is as good as this
+        lower, upper = (np.where(np.isnan(side), point, side) for side in (lower, upper))
+        return np.minimum(lower, upper), upper
 
     @locked
     def add_prompts(self, ids: Iterable[Hashable], *, prior: tuple[npt.ArrayLike, npt.ArrayLike] | None = None) -> None:

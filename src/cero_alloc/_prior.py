@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ._checks import FloatArray, IntArray, error_text, reals
+from ._checks import FloatArray, IntArray, error_text, reals, require_ordered
 
 Rounds = Sequence[tuple[IntArray, FloatArray, IntArray]]  # rows, successes, rollouts of each round
 
@@ -115,6 +115,7 @@ class ForgettingChoice:
 
 def prior_arrays(prior: tuple[npt.ArrayLike, npt.ArrayLike], size: int) -> tuple[FloatArray, FloatArray]:
     """Return a0 and b0 with one entry each, or one per prompt."""
+    require_ordered("prior", prior)
     try:
         a, b = prior
     except (TypeError, ValueError):
@@ -178,19 +179,28 @@ def log_evidence(a: npt.ArrayLike, b: npt.ArrayLike, s: npt.ArrayLike, f: npt.Ar
     """
     a, b, s, f = (np.asarray(x, dtype=np.float64) for x in (a, b, s, f))
     c, n = a + b, s + f
-    grown_a, grown_b, grown_c = np.log1p(s / a), np.log1p(f / b), np.log1p(n / c)
+    grown_a, grown_b, grown_c = _log_grown(a, s), _log_grown(b, f), _log_grown(c, n)
     shift = s * (b / (c + n)) - f * (a / (c + n))  # what the posterior mean gains on the prior mean, times c
+    with np.errstate(over="ignore"):  # of tiny parameters: such ratios are not looked at
+        by_a, by_b = shift / a, -shift / b
     result: FloatArray = (
-        -s * np.log1p((b + f) / (a + s))
-        - f * np.log1p((a + s) / (b + f))
-        + a * _log1p_or(shift / a, grown_a - grown_c)
-        + b * _log1p_or(-shift / b, grown_b - grown_c)
+        -s * _log_grown(a + s, b + f)
+        - f * _log_grown(b + f, a + s)
+        + a * _log1p_or(by_a, grown_a - grown_c)
+        + b * _log1p_or(by_b, grown_b - grown_c)
         - 0.5 * (grown_a + grown_b - grown_c)
         + (_stirling_rest(a + s) - _stirling_rest(a))
         + (_stirling_rest(b + f) - _stirling_rest(b))
         - (_stirling_rest(c + n) - _stirling_rest(c))
     )
     return result
+
+
+def _log_grown(x: FloatArray, by: FloatArray) -> FloatArray:
+    """Return log((x + by) / x), for tiny x too."""
+    with np.errstate(over="ignore"):
+        ratio = by / x
+    return np.where(ratio < np.inf, np.log1p(ratio), np.log(x + by) - np.log(x))
 
 
 def _log1p_or(x: FloatArray, far: FloatArray) -> FloatArray:
@@ -203,7 +213,9 @@ def _stirling_rest(x: FloatArray) -> FloatArray:
     from scipy.special import gammaln  # loaded on first use: keeps the import of the package short
 
     small, large = np.minimum(x, 10.0), np.maximum(x, 10.0)
-    direct = gammaln(small) - ((small - 0.5) * np.log(small) - small + _HALF_LOG_2PI)
+    direct = np.where(small < 1e-300, -np.log(small), gammaln(small)) - (
+        (small - 0.5) * np.log(small) - small + _HALF_LOG_2PI
+    )
     y = 1.0 / large / large
     series = 1 / 12 - y * (1 / 360 - y * (1 / 1260 - y * (1 / 1680 - y * (1 / 1188 - y * (691 / 360360)))))
     return np.where(x < 10.0, direct, series / large)

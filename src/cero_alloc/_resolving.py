@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from . import _kernels
 from ._batch import BatchSolution, solve_batch
-from ._checks import FloatArray, IntArray, error_text, integer, multiple, real
+from ._checks import FloatArray, IntArray, error_text, generator, instance, integer, multiple, real
 from ._index import tie_ranks
 from ._ledger import visits_per_prompt
 from ._pacing import Pacing, open_ledger, token_costs
@@ -157,13 +157,16 @@ class ResolvingAllocator(RolloutRun):
         fit_every: SupportsIndex | None = None,
         seed: int | np.random.Generator | np.random.SeedSequence = 0,
     ) -> None:
-        rounds = None if n_rounds is None else integer("n_rounds", n_rounds, least=1, remedy="Count the calls.")
+        rounds = (
+            None if n_rounds is None else integer("n_rounds", n_rounds, least=1, most=2**62, remedy="Count the calls.")
+        )
         if rounds is None and visits is None:
             raise ValueError(
                 "n_rounds must be given where visits are not, got n_rounds = None. Count the calls of allocate, or say "
                 "how often each prompt is offered."
             )
-        size = len(bank)
+        size = len(instance("bank", bank, BetaPosteriorBank, "Build one over the prompts."))
+        instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).")
         g = integer("group_size", group_size, least=1, remedy="Count from 1.")
         planned = None if visits is None else np.array(np.broadcast_to(visits_per_prompt(visits, size, rounds), size))
         self._left: FloatArray | None = planned  # offers to come per prompt; None: not known
@@ -187,7 +190,7 @@ class ResolvingAllocator(RolloutRun):
         if np.ndim(band) or band != np.inf:
             band = real("band", band, low=0.0, high=np.inf, remedy="Take 0.25, or inf.")
         self._pacing = Pacing(self.ledger, n_min, band, tokens, by_rounds=rounds is not None)
-        if signal not in ("variance", "group"):
+        if np.ndim(signal) or signal not in ("variance", "group"):
             raise ValueError(error_text("signal", "be 'variance' or 'group'", signal, "Correct the spelling."))
         self._group = signal == "group"
         self._front_load = real("front_load", front_load, low=1.0, high=np.inf, remedy="1 spreads, 2 front-loads.")
@@ -196,7 +199,7 @@ class ResolvingAllocator(RolloutRun):
         self._fit_every = None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None.")
         self.bank = bank
         self.utility = utility
-        self._rng = np.random.default_rng(seed)
+        self._rng = generator(seed)
         self._tie = tie_ranks(self._rng, size)
         self._forget_plan()
         self._log: list[IntArray] | None = None  # of the bank, since the running plan last looked

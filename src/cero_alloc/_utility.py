@@ -84,6 +84,8 @@ class SaturatingUtility:
                 raise ValueError(error_text(name, f"be one of {sorted(known)}", choice, "Correct the spelling."))
         remedy = "Take 1.0 unless measured otherwise."
         saturation = real("saturation", self.saturation, low=0.0, high=np.inf, open_low=True, remedy=remedy)
+        if not 1e-300 <= saturation <= 1e100:  # beyond, products with it leave the floats
+            raise ValueError(error_text("saturation", "be between 1e-300 and 1e+100", saturation, remedy))
         object.__setattr__(self, "saturation", saturation)
 
     @property
@@ -214,7 +216,13 @@ class SaturatingUtility:
 
     def _map(self, loop: Callable[..., None], *arrays: FloatArray) -> FloatArray:
         """Run an elementwise kernel over broadcast arrays."""
-        shape = np.broadcast_shapes(*(a.shape for a in arrays))
+        try:
+            shape = np.broadcast_shapes(*(a.shape for a in arrays))
+        except ValueError:
+            shapes = ", ".join(str(a.shape) for a in arrays)
+            raise ValueError(
+                f"arguments must broadcast, got shapes {shapes}. Give one number, or equal shapes."
+            ) from None
         out = np.empty(shape, dtype=np.float64)
         loop(*self.codes, *(np.array(np.broadcast_to(a, shape)).reshape(-1) for a in arrays), out.reshape(-1))
         return out

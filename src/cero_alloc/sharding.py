@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import checkpoint
-from ._checks import FloatArray, IntArray, TieArray, counts, error_text, integer, real
+from ._checks import FloatArray, IntArray, TieArray, counts, error_text, flag, generator, instance, integer, real
 from ._diagnostics import ledger_metrics
 from ._dual import SlopeStep, counts_of, leaders, next_price, play_round, step_sizes
 from ._index import PromptIndex, tie_ranks
@@ -113,6 +113,9 @@ class PoolShard(Saved):
         step_size: float | tuple[float, float] | None = None,
         seed: int | np.random.SeedSequence = 0,
     ) -> None:
+        instance("bank", bank, BetaPosteriorBank, "Build one over the prompts of the shard.")
+        instance("horizon", horizon, Horizon, "Build one Horizon(...) for all shards.")
+        instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).")
         self.start = integer("start", start, least=0, remedy="Count the prompts of the shards before this one.")
         if self.start + len(bank) > horizon.n_prompts:
             condition = f"leave room for {len(bank)} prompts in a pool of {horizon.n_prompts}"
@@ -121,7 +124,7 @@ class PoolShard(Saved):
         self.bank, self.horizon = bank, horizon
         self.ledger = RolloutLedger(horizon, n_accounts=len(bank))
         self._theta = np.minimum(1.0, 4.0 * bank._values(None))
-        ties = tie_ranks(np.random.default_rng(seed), horizon.n_prompts)
+        ties = tie_ranks(generator(seed), horizon.n_prompts)
         self._tie = ties[self.start : self.start + len(bank)].copy()  # the rest is let go
         self._open: tuple[IntArray, IntArray] | None = None  # places and virtual proposal of the open round
         self._visits = np.array([float(horizon.n_rounds)])
@@ -339,7 +342,7 @@ class ShardedAllocator(OwnLock, Saved):
         self._nu = real(
             "initial_price", initial_price, low=0.0, high=1.0, remedy="The price is a share of the largest slope."
         )
-        self._batch_price, self._catch_up = self._nu, bool(catch_up)
+        self._batch_price, self._catch_up = self._nu, flag("catch_up", catch_up)
         self._index = PromptIndex(horizon.n_prompts)
         self.ledger = RolloutLedger(horizon, n_accounts=1)
         self._proposed: int | None = None  # units proposed in the open round

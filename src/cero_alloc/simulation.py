@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from . import _kernels
 from ._bounds import path_optimum_bound, regret_bound
-from ._checks import FloatArray, IntArray, error_text, integer
+from ._checks import FloatArray, IntArray, error_text, generator, instance, integer, plain_array
 from ._ledger import Horizon
 from ._log import BadLine, RolloutLog
 from ._log_reader import read_log
@@ -172,6 +172,7 @@ def simulate(
     >>> 0.0 <= result.regret <= result.bound
     True
     """
+    instance("pool", pool, Pool, "Draw one with static_pool(...).")
     rounds = integer("n_rounds", n_rounds, least=1, remedy="Count the rounds to run.")
     h: Horizon | None = horizon if horizon is not None else getattr(policy, "horizon", None)
     if h is None:
@@ -182,7 +183,7 @@ def simulate(
             error_text("horizon", condition, (h.n_prompts, h.n_rounds), "Build the policy for this pool and n_rounds.")
         )
     worth: SaturatingUtility = utility or getattr(policy, "utility", None) or SaturatingUtility()
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     bank: BetaPosteriorBank | None = getattr(policy, "bank", None)
     run = _Recorder(h, bank)
     ids = None if pool.prompt_ids is None else np.fromiter(pool.prompt_ids, dtype=object, count=pool.n_prompts)
@@ -239,7 +240,7 @@ def _offers(batches: Sequence[npt.ArrayLike], n_prompts: int, n_rounds: int) -> 
     """Return the rows offered in each round."""
     if len(batches) != n_rounds:
         raise ValueError(error_text("batches", f"hold {n_rounds} rounds", len(batches), "Give one batch per round."))
-    offers = [np.asarray(batch) for batch in batches]
+    offers = [plain_array(f"batches[{k}]", batch, "Give rows of the pool.") for k, batch in enumerate(batches)]
     for k, rows in enumerate(offers):
         if (
             rows.ndim != 1

@@ -28,11 +28,11 @@ from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController  # noqa: 
 from openrlhf.utils import get_strategy  # noqa: E402
 
 import openrlhf_grpo  # noqa: E402
-from cero_alloc import checkpoint  # noqa: E402
 import openrlhf_standin  # noqa: E402
 from adapters.dealer import Dealer  # noqa: E402
 from adapters.openrlhf import AllocatedSamplesGenerator, allocated_training  # noqa: E402
 from adapters.openrlhf_advantages import ESTIMATORS, AllocatedExperienceMaker  # noqa: E402
+from cero_alloc import checkpoint  # noqa: E402
 
 pytestmark = pytest.mark.trainers
 LABELS = ["0", "1", "0.5", "abcdefghij", "0.25", "klmnopqrstuvwxyz", "1", "abcdefghijklmnopqrstuvwxyz!"] * 2

@@ -8,10 +8,10 @@ from typing import ClassVar, Required, SupportsIndex, TypedDict
 import numpy as np
 
 from cero_alloc import _kernels
-from cero_alloc._checks import FloatArray, IntArray, error_text, multiple
+from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, multiple
 from cero_alloc._index import tie_ranks
 from cero_alloc._ledger import RolloutLedger
-from cero_alloc._pacing import require_reachable
+from cero_alloc._pacing import MOST_UNITS, require_reachable
 from cero_alloc._posterior import BetaPosteriorBank
 from cero_alloc._run import RolloutRun, spread
 from cero_alloc._saved import locked
@@ -63,6 +63,7 @@ class Baseline(RolloutRun):
         rollouts_per_visit: SupportsIndex | None = None,
         seed: int | np.random.Generator = 0,
     ) -> None:
+        size_of(bank)
         if rollouts_per_visit is not None and not self.takes_visits:
             name = type(self).__name__
             raise TypeError(f"{name} must not be given rollouts_per_visit, got {rollouts_per_visit!r}. Leave it out.")
@@ -74,13 +75,14 @@ class Baseline(RolloutRun):
             max_rollouts=max_rollouts,
             round_capacity=round_capacity,
         )
-        self._order, self._named = (
-            np.arange(0),
-            0,
-        )  # place of each row of the last offer among the ids, and their number
+        if self.horizon.n_max > MOST_UNITS:  # some rules hold a table of a prompt's units
+            condition = f"be at most {MOST_UNITS} groups"
+            raise ValueError(error_text("max_rollouts", condition, self.horizon.max_rollouts, "Lower it."))
+        # Place of each row of the last offer among the ids that the caller named, and the number of those.
+        self._order, self._named = np.arange(0), 0
         self._least = self._units_of(self.least_rollouts)
         self._block = self._visit_units(rollouts_per_visit)
-        self._rng = np.random.default_rng(seed)
+        self._rng = generator(seed)
         self._tie = tie_ranks(self._rng, len(bank))
         self._visits = np.zeros(len(bank), dtype=np.int64)  # rounds that dealt to each prompt
 
@@ -254,6 +256,11 @@ class Baseline(RolloutRun):
             return total
         few = -(-total // n_max)
         return total if few * self._least <= total else (few - 1) * n_max
+
+
+def size_of(bank: BetaPosteriorBank) -> int:
+    """Return the number of prompts of a bank, checked to be one."""
+    return len(instance("bank", bank, BetaPosteriorBank, "Build one over the prompts."))
 
 
 class RoundTally(Stateful):

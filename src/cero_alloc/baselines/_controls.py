@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cero_alloc import _kernels
 from cero_alloc._allocator import FenchelDualAllocator
-from cero_alloc._checks import FloatArray, IntArray, error_text, multiple
+from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integers, multiple, plain_array
 from cero_alloc._dual import counts_of
 from cero_alloc._posterior import BetaPosteriorBank
 from cero_alloc._run import spread
@@ -205,15 +205,15 @@ class Preset(Baseline):
     _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_units")
 
     def __init__(self, bank: BetaPosteriorBank, schedule: npt.ArrayLike, *, group_size: SupportsIndex = 1) -> None:
-        self.bank = bank
-        plan = np.asarray(schedule)
+        self.bank = instance("bank", bank, BetaPosteriorBank, "Build one over the prompts.")
         remedy = "Give the rollouts of every round and prompt."
+        plan = plain_array("schedule", schedule, remedy)
         if plan.ndim != 2 or plan.shape[1] != len(bank) or plan.shape[0] < 1:
             raise ValueError(error_text("schedule", f"have shape (n_rounds, {len(bank)})", plan.shape, remedy))
         if plan.dtype.kind not in "iu":
             raise TypeError(error_text("schedule", "be integers", plan.dtype, remedy))
         g = multiple("group_size", group_size, 1, least=1)
-        self._units = np.array(plan, dtype=np.int64, order="C")
+        self._units = np.ascontiguousarray(integers("schedule", plan, remedy))
         first, total = _kernels.first_bad_count(self._units.ravel(), g, np.iinfo(np.int64).max)
         if first >= 0:
             raise ValueError(
@@ -297,4 +297,4 @@ class RandomMatched(Preset):
         seed: int | np.random.Generator = 0,
     ) -> None:
         super().__init__(bank, schedule, group_size=group_size)
-        self._units = self._units.take(np.random.default_rng(seed).permutation(len(bank)), axis=1)
+        self._units = self._units.take(generator(seed).permutation(len(bank)), axis=1)

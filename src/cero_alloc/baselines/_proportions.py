@@ -12,7 +12,7 @@ from cero_alloc._ledger import RolloutLedger
 from cero_alloc._pacing import Pacing, open_ledger, token_costs
 from cero_alloc._posterior import BetaPosteriorBank
 
-from ._base import Baseline, VisitRun
+from ._base import Baseline, VisitRun, size_of
 from ._separable import best_counts, proportional
 
 
@@ -137,7 +137,7 @@ class DUET(Baseline):
     """
 
     def __init__(self, bank: BetaPosteriorBank, *, costs: npt.ArrayLike | None = None, **run: Unpack[VisitRun]) -> None:
-        self._costs = None if costs is None else token_costs(costs, len(bank))
+        self._costs = None if costs is None else token_costs(costs, size_of(bank))
         super().__init__(bank, **run)
 
     def _open(self, **plan: Any) -> RolloutLedger:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cero_alloc._checks import IntArray, error_text, real, reals
 from cero_alloc._posterior import BetaPosteriorBank
 
-from ._base import Baseline, Run
+from ._base import Baseline, Run, size_of
 from ._waves import OpenRound, Waves
 
 
@@ -157,7 +157,7 @@ class PilotCommit(TwoStage):
             )
         self._low, self._high = edges.tolist()
         self._solved = np.inf if solved is None else real("solved", solved, low=0.0, high=1.0, remedy=remedy)
-        self._done = np.zeros(len(bank), dtype=np.bool_)
+        self._done = np.zeros(size_of(bank), dtype=np.bool_)
         super().__init__(bank, ("pilot_rollouts", pilot_rollouts), ("commit_rollouts", commit_rollouts), **run)
 
     def _promising(self, opened: OpenRound, screened: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

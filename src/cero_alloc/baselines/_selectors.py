@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cero_alloc._checks import FloatArray, IntArray, error_text, real, reals
 from cero_alloc._posterior import BetaPosteriorBank
 
-from ._base import Baseline, RoundTally, VisitRun
+from ._base import Baseline, RoundTally, VisitRun, size_of
 
 _NO_GAP = 0.01  # of two reference models: to divide by less would only blow up the noise
 
@@ -64,7 +64,7 @@ class MoPPS(Baseline):
         remedy = "1.0 never forgets."
         self._retention = real("retention", retention, low=0.0, high=1.0, open_low=True, remedy=remedy)
         self._target = real("target", target, low=0.0, high=1.0, remedy="Give a success rate, such as 0.5.")
-        self._won, self._lost = np.zeros(len(bank)), np.zeros(len(bank))
+        self._won, self._lost = np.zeros(size_of(bank)), np.zeros(size_of(bank))
         super().__init__(bank, **run)
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
@@ -140,8 +140,8 @@ class GRESO(Baseline):
         if self._targets.shape != (2,):
             raise ValueError(error_text("targets", "be a pair", targets, "Give (all right, all wrong)."))
         self._keep = np.array([first, first])  # of easy and hard prompts
-        self._runs = np.zeros((2, len(bank)), dtype=np.int64)  # latest visits in a row: all right, all wrong
-        self._tally = RoundTally(len(bank))
+        self._runs = np.zeros((2, size_of(bank)), dtype=np.int64)  # latest visits in a row: all right, all wrong
+        self._tally = RoundTally(size_of(bank))
         super().__init__(bank, **run)
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
@@ -240,13 +240,13 @@ class BOTS(Baseline):
                 raise ValueError(error_text("references", "be a pair", references, remedy))
             pair = [reals(f"references[{i}]", x, low=0.0, high=1.0, remedy=remedy) for i, x in enumerate(references)]
             for i, rates in enumerate(pair):
-                if rates.shape != (len(bank),):
-                    condition = f"have shape ({len(bank)},)"
+                if rates.shape != (size_of(bank),):
+                    condition = f"have shape ({size_of(bank)},)"
                     raise ValueError(error_text(f"references[{i}]", condition, rates.shape, remedy))
             self._references = np.stack(pair)
         self._progress: float | None = None  # from the weak model (0) to the strong one (1)
-        self._won, self._lost = np.zeros(len(bank)), np.zeros(len(bank))
-        self._tally = RoundTally(len(bank))
+        self._won, self._lost = np.zeros(size_of(bank)), np.zeros(size_of(bank))
+        self._tally = RoundTally(size_of(bank))
         super().__init__(bank, **run)
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:

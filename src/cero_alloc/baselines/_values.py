@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cero_alloc._checks import FloatArray, IntArray, error_text, integer, real
 from cero_alloc._posterior import BetaPosteriorBank
 
-from ._base import Baseline, RoundTally, VisitRun
+from ._base import Baseline, RoundTally, VisitRun, size_of
 from ._gaussian import GaussianProcess
 from ._separable import best_counts, share_ties
 
@@ -77,7 +77,7 @@ class KnapsackRL(Baseline):
         hopeless, mixed = ~cold & (won == 0.0), ~cold & (won > 0.0) & (lost > 0.0)
         units = np.where(cold, max(self._least, min(h.n_max, total // rows.size)), self._least)
         rarer = np.minimum(p, 1.0 - p)[mixed]
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             sure = np.minimum(h.max_rollouts, np.log(0.1) / np.log1p(-rarer))
         need = int(np.maximum(self._least, sure.astype(np.int64) // h.group_size).sum())
         self._fill(units, hopeless, total - int(units[~mixed].sum()) - need, rows)
@@ -169,7 +169,7 @@ class VIP(Baseline):
         if min_rollouts is not None:
             self.least_rollouts = integer("min_rollouts", min_rollouts, least=convex, remedy=remedy)
         self._estimator = estimator
-        self._process = None if embeddings is None else GaussianProcess(embeddings, len(bank))
+        self._process = None if embeddings is None else GaussianProcess(embeddings, size_of(bank))
         super().__init__(bank, **run)
 
     def predict(self) -> FloatArray:
@@ -257,7 +257,7 @@ class CoBARL(Baseline):
         remedy = "Give rollouts, such as 3."
         self._tau = None if tau is None else real("tau", tau, low=0.0, high=np.inf, open_low=True, remedy=remedy)
         self._window = integer("window", window, least=1, remedy="Count rounds.")
-        self._tally = RoundTally(len(bank))
+        self._tally = RoundTally(size_of(bank))
         self._failures: list[float] = []  # of the last rounds, the newest last
         super().__init__(bank, **run)
 

@@ -10,7 +10,7 @@ from typing import Any, SupportsIndex, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc._checks import FloatArray, IntArray, counts, error_text, integer, successes
+from cero_alloc._checks import FloatArray, IntArray, counts, error_text, flag, integer, successes
 from cero_alloc._posterior import BetaPosteriorBank
 from cero_alloc._saved import locked
 from cero_alloc._state import State
@@ -110,7 +110,7 @@ class Waves(Baseline):
         ValueError, TypeError
             For a repeated id, a bad budget, or exact=True; nothing changes then.
         """
-        if exact:
+        if flag("exact", exact):
             name = type(self).__name__
             raise ValueError(error_text("exact", f"be False for {name}", exact, "Pass the total as a cap instead."))
         rollouts = super().allocate(prompt_ids, budget)
