@@ -155,7 +155,9 @@ def test_late_partial_and_missing_feedback_keep_the_ledger_exact():
     assert allocator.metrics()["outstanding_rollouts"] == first.sum() + second.sum() - second[3] - first[0]
     allocator.update(["a"], [10], [40])  # evidence from elsewhere is welcome and owes nothing
     assert allocator.metrics()["outstanding_rollouts"] == first[1:].sum() + second[1:3].sum()
-    assert allocator.metrics()["spent_budget"] + allocator.remaining_budget == 64
+    metrics = allocator.metrics()
+    assert metrics["spent_budget"] + metrics["reserved_budget"] + allocator.remaining_budget == 64
+    assert metrics["unreserved_rollouts"] == 40
 
 
 def test_lateness_only_enters_through_the_posterior():
@@ -657,8 +659,8 @@ def test_a_refit_that_finds_too_little_keeps_the_prior():
 
 CERTIFICATE = ["certificate_achieved", "certificate_optimum", "certificate_gap", "certificate_regret"]
 KEYS = [
-    "round", "price", "batch_price", "starved", "remaining_budget", "spent_budget", "projected_leftover",
-    "outstanding_rollouts", "pacing_gap", "allocating_rounds", "effective_group_rate", "calibration_bias",
+    "round", "price", "batch_price", "starved", "remaining_budget", "reserved_budget", "spent_budget", "projected_leftover",
+    "outstanding_rollouts", "unreserved_rollouts", "repeated_deliveries", "pacing_gap", "allocating_rounds", "effective_group_rate", "calibration_bias",
     "calibration_running_bias", "calibration_error", "calibration_warning", *CERTIFICATE,
 ]  # fmt: skip
 
@@ -707,7 +709,11 @@ def test_metrics_count_rollouts():
     allocator.update(None, np.zeros(3), np.minimum(counts, [4, 2, 0]))
     open_now = int((counts - np.minimum(counts, [4, 2, 0])).sum())
     metrics = allocator.metrics()
-    assert (metrics["spent_budget"], metrics["remaining_budget"]) == (8.0, 52.0)
+    assert (metrics["spent_budget"], metrics["reserved_budget"], metrics["remaining_budget"]) == (
+        8.0 - open_now,
+        open_now,
+        52.0,
+    )
     assert metrics["outstanding_rollouts"] == open_now
     assert metrics["pacing_gap"] == 8 - 6
     assert metrics["projected_leftover"] == 0.0

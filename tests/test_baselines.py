@@ -129,7 +129,8 @@ def test_greedy_keeps_no_gain_that_has_changed(seed):
         elif turn == 15:
             old.utility = SaturatingUtility("log")
         offer = None if turn % 3 else rng.permutation(12)[:7]
-        new = Greedy(BetaPosteriorBank(12, forgetting=0.8), **run, utility=old.utility)  # has seen nothing
+        new = Greedy(BetaPosteriorBank(12, forgetting=0.8), **run)  # has seen nothing
+        new.utility = old.utility
         new.load_state_dict(old.state_dict())
         counts = old.allocate(offer)
         assert counts.tolist() == new.allocate(offer).tolist()

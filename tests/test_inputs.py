@@ -208,11 +208,12 @@ def test_a_bank_that_grew_under_a_baseline_takes_no_part_of_the_feedback():
     for cls in (*baselines.PEERS, *baselines.CONTROLS):
         allocator = begun(cls.__name__)
         allocator.bank.add_prompts([4])
-        before = allocator.state_dict()
+        bank, accounts = allocator.bank.state_dict(), allocator.ledger.state_dict()
         for call in (allocator.allocate, lambda: allocator.update([4], [1], [2]), lambda: allocator.refund([4], [0])):  # noqa: B023
             with pytest.raises(ValueError, match="bank must keep its 4 prompts under a baseline, got bank = 5"):
                 call()
-        assert same(before, allocator.state_dict())
+        assert same(bank, allocator.bank.state_dict())
+        assert same(accounts, allocator.ledger.state_dict())
 
 
 def test_ids_that_equal_a_known_one_never_take_its_place():

@@ -904,7 +904,9 @@ def test_metrics_are_finite(name, seed):
         "certificate_achieved", "certificate_optimum", "certificate_gap", "certificate_regret"
     }  # fmt: skip
     assert all(type(value) is float and np.isfinite(value) for value in metrics.values()), metrics
-    assert metrics["spent_budget"] + metrics["remaining_budget"] == pytest.approx(policy.ledger.total)
+    assert metrics["spent_budget"] + metrics["reserved_budget"] + metrics["remaining_budget"] == pytest.approx(
+        policy.ledger.total
+    )
     assert (
         -1e-9 <= metrics["certificate_achieved"] <= metrics["certificate_optimum"] + metrics["certificate_gap"] + 1e-9
     )

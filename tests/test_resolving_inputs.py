@@ -139,7 +139,9 @@ def test_rounds_in_flight_without_any_feedback():
     assert allocator.metrics()["outstanding_rollouts"] == owed
     allocator.update(["a"], [10], [40])  # evidence from elsewhere is welcome and owes nothing
     assert allocator.metrics()["outstanding_rollouts"] == first[1:].sum() + second[1:3].sum()
-    assert allocator.metrics()["spent_budget"] + allocator.remaining_budget == 64
+    assert (
+        allocator.metrics()["spent_budget"] + allocator.metrics()["reserved_budget"] + allocator.remaining_budget == 64
+    )
 
 
 @pytest.mark.parametrize("horizon", [{"n_rounds": 8}, {"visits": 8}, {"visits": [8, 7, 6], "n_rounds": 8}])
@@ -390,7 +392,7 @@ def test_metrics_are_flat_floats_under_the_keys_of_the_other_allocator(signal, c
             counts = one.allocate()
             one.update([0, 1], np.minimum(counts[:2], 1), counts[:2])
     metrics = allocator.metrics()
-    assert metrics["spent_budget"] + metrics["remaining_budget"] == 24
+    assert metrics["spent_budget"] + metrics["reserved_budget"] + metrics["remaining_budget"] == 24
     assert metrics["outstanding_rollouts"] == allocator.exposure[2]
     assert metrics["certificate_regret"] >= 0
     assert metrics["certificate_gap"] >= 0

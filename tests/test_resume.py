@@ -158,8 +158,11 @@ def test_states_of_tomorrow_and_of_nobody_are_refused(tmp_path):
         checkpoint.write(tmp_path / "odd", odd)
         with pytest.raises(ValueError, match=r"the state in '.*odd' must "):
             FenchelDualAllocator.load(tmp_path / "odd")
-    with pytest.raises(ValueError, match=r"state\['arguments'\] must be a dict, got state\['arguments'\] = 'missing'"):
-        run.load_state_dict({name: entry for name, entry in state.items() if name != "arguments"})
+    for name in ("arguments", "schema"):
+        with pytest.raises(ValueError, match=rf"entries of a FenchelDualAllocator, missing or foreign: \['{name}'\]"):
+            run.load_state_dict({key: entry for key, entry in state.items() if key != name})
+    with pytest.raises(ValueError, match=r"state\['arguments'\] must be a dict, got state\['arguments'\] = 7"):
+        run.load_state_dict(state | {"arguments": 7})
     with pytest.raises(FileNotFoundError):
         FenchelDualAllocator.load(tmp_path / "nothing")
 
@@ -210,7 +213,7 @@ def test_a_script_that_knows_nothing_of_those_that_joined_goes_on(seed):
     visits = {} if rng.random() < 0.5 else {"visits": rng.integers(1, 9, 4)}
     if rule is ResolvingAllocator and rng.random() < 0.5:
         visits |= {"costs": rng.integers(1, 5, 4) * 1.0}
-    args = {"total_budget": 60, "n_rounds": 8, "max_rollouts": 8, **visits}
+    args = {"total_budget": 12, "n_rounds": 8, "max_rollouts": 8, **visits}
     ids = 4 if rng.random() < 0.5 else list("abcd")
     run, fresh = rule(BetaPosteriorBank(ids), **args), rule(BetaPosteriorBank(ids), **args)
     run.allocate()

@@ -393,7 +393,8 @@ def test_re_solving_goes_on_as_a_run_that_was_planned_so():
 
 
 def test_accounts_widen_when_the_plan_needs_it():
-    run = new(Uniform, range(2), total_budget=2**30, n_rounds=2, max_rollouts=2**40)
+    wide = {"total_budget": 2**30, "n_rounds": 2, "group_size": 2**20, "max_rollouts": 2**40}
+    run = new(Uniform, range(2), **wide)
     assert run.ledger.accounts.dtype == np.int32
     run.allocate()
     run.extend_budget(2**36, rounds=1)
@@ -401,7 +402,7 @@ def test_accounts_widen_when_the_plan_needs_it():
     while run.remaining_budget:
         run.allocate()
     assert run.exposure.sum() == 2**30 + 2**36
-    twin = new(Uniform, range(2), total_budget=2**30, n_rounds=2, max_rollouts=2**40)
+    twin = new(Uniform, range(2), **wide)
     twin.load_state_dict(run.state_dict())
     assert twin.ledger.accounts.dtype == np.int64
 

@@ -100,8 +100,12 @@ class Saved(Stateful):
         arguments: object = None
         given: Any = state
         if isinstance(given, Mapping) and given.get("class") == type(self).__name__:
+            lacking = [name for name in ("arguments", "schema") if name not in state]
+            if len(lacking) == 1:  # the first layout had neither
+                kind = type(self).__name__
+                raise ValueError(f"state must hold the entries of a {kind}, missing or foreign: {lacking}. {REMEDY}")
             state = upgrade(state, "state", self.state_dict)
-            arguments = state.pop("arguments", "missing")
+            arguments = state.pop("arguments")
         self._check_state(state, "state", _n_prompts(state))
         self._check_arguments(arguments)
         self._put(state)
