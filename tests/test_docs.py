@@ -28,6 +28,7 @@ MODULES = [
     "baselines._separable",
     "baselines._gaussian",
     "_resolving",
+    "_run",
     "_rounds",
     "_log",
     "_log_reader",
@@ -39,7 +40,10 @@ MODULES = [
 ]
 PAGES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("index", "quickstart", "choosing", "peers", "replay", "performance")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("index", "quickstart", "choosing", "peers", "replay", "resuming", "performance")
+    ),
 ]
 
 

@@ -347,10 +347,11 @@ class RolloutLedger(Stateful):
 
     def checked_extension(self, rollouts: Any, rounds: SupportsIndex) -> tuple[float, int]:
         """Return budget and rounds to add; raise where more would be taken away than is left."""
-        added = integer("rounds", rounds, least=0, remedy="Count the rounds to add.")
+        added = integer("rounds", rounds, least=0, remedy="Count the rounds to add.", most=_MOST - self.n_rounds)
         least = -self.remaining_budget
         if self.unit_costs is None and self.tokens_per_unit is None:
-            return multiple("rollouts", rollouts, self.horizon.group_size, least=int(least)), added
+            most = MOST_COUNT - int(self.total)
+            return multiple("rollouts", rollouts, self.horizon.group_size, least=int(least), most=most), added
         remedy = "Count tokens; no more can be taken away than is left."
         return real("rollouts", rollouts, low=least, high=np.inf, remedy=remedy), added
 
