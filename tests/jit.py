@@ -1,10 +1,12 @@
 """Whether kernels are compiled here. ``NUMBA_DISABLE_JIT=1`` runs them as plain Python, some hundred times slower."""
 
 import pytest
-from numba import config
 
-JIT = not config.DISABLE_JIT
+from cero_alloc._kernels import INTERPRETED
+
+JIT = not INTERPRETED
 compiled = pytest.mark.skipif(not JIT, reason="about compiled code; NUMBA_DISABLE_JIT is set")
+long_runs = pytest.mark.skipif(not JIT, reason="plays runs that take plain Python an hour; NUMBA_DISABLE_JIT is set")
 
 
 def prompts(size, interpreted):

@@ -34,7 +34,7 @@ def interpreted(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def total(function: Callable[[float], float]) -> Callable[[float], np.float64]:
+def total(function: Any) -> Any:
     """Return a function of the ``math`` module with infinities and NaN where it raises."""
     limit = getattr(np, function.__name__)
 

@@ -25,13 +25,14 @@ from numba import config, njit
 
 from ._interpreted import interpreted, total
 
-if config.DISABLE_JIT:
+INTERPRETED: bool = config.DISABLE_JIT  # type: ignore[attr-defined]
+if INTERPRETED:
     exp, expm1, log, log1p, sqrt = total(exp), total(expm1), total(log), total(log1p), total(sqrt)
 
 
 def kernel(function):
     """Compile lazily, cached on disk where any cache folder is writable; or run as it is where the compiler is off."""
-    if config.DISABLE_JIT:
+    if INTERPRETED:
         return interpreted(function)
     options = {"nogil": True, "error_model": "numpy"}
     try:
