@@ -9,6 +9,6 @@ compiled = pytest.mark.skipif(not JIT, reason="about compiled code; NUMBA_DISABL
 long_runs = pytest.mark.skipif(not JIT, reason="plays runs that take plain Python an hour; NUMBA_DISABLE_JIT is set")
 
 
-def prompts(size, interpreted):
-    """Return the size of a pool, or a smaller one where Python walks over it."""
-    return size if JIT else interpreted
+def either(compiled_code, python):
+    """Return how large a pool is, or how many are played: less where Python walks over them."""
+    return compiled_code if JIT else python
