@@ -509,7 +509,7 @@ def test_the_past_fades_at_the_old_rate_and_the_future_at_the_new(seed, old, tic
     bank.update(range(5, 20), rng.integers(0, 9, 15), [8] * 15)
     bank.tick(ticks)
     alpha, beta, value = bank.alpha, bank.beta, bank.value()
-    new = bank.select_forgetting(history_of(1, 0.4)).forgetting
+    new = bank.select_forgetting(history_of(1, 0.4, n_rounds=20)).forgetting
     assert new == bank.forgetting < 1.0
     np.testing.assert_allclose(bank.alpha, alpha, rtol=1e-14)
     np.testing.assert_allclose(bank.beta, beta, rtol=1e-14)

@@ -1,6 +1,8 @@
 """The main job's command line: its files, its verdict, its behaviour under Ctrl-C and bad options."""
 
+import contextlib
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 import regret_sim
+from jit import long_runs
 
 SMALL = ["--quick", "--jobs", "1", "--seeds", "1", "--max-rounds", "32", "--shapes", "exponential", "log"]
 
@@ -18,19 +21,35 @@ def read(file):
         return list(csv.DictReader(handle))
 
 
-def test_quick_run_writes_everything(tmp_path, capsys):
-    assert regret_sim.main([*SMALL, "--out", str(tmp_path)]) == 0
-    printed = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory):
+    """Status, words and folder of a run in one process."""
+    out, printed = tmp_path_factory.mktemp("quick"), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        status = regret_sim.main([*SMALL, "--out", str(out)])
+    return status, printed.getvalue(), out
+
+
+@pytest.fixture
+def short_paper(monkeypatch):
+    """The paper's pool for 20 rounds of its 500: the same code, for tests that do not look at its figures."""
+    monkeypatch.setattr(regret_sim, "PAPER", {**regret_sim.PAPER, "total_budget": 20 * 512, "n_rounds": 20})
+
+
+@long_runs
+def test_quick_run_writes_everything(quick_run):
+    status, printed, out = quick_run
+    assert status == 0
     for words in ("1. RATE", "2a. PAPER", "2b. PAPER", "3. DRIFT", "0 above their bound", "says nothing"):
         assert words in printed
-    pictures = {file.name for file in tmp_path.glob("*.png")}
+    pictures = {file.name for file in out.glob("*.png")}
     assert pictures == {"regret.png", "drift.png"} | {
         f"paper_{name}.png" for name in ("exposure", "pacing", "lift", "calibration", "effective_groups")
     }
-    rate = read(tmp_path / "rate.csv")
+    rate = read(out / "rate.csv")
     assert len(rate) == 2 * 2 * 2
     assert all(float(row["regret"]) <= float(row["bound"]) for row in rate)
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = json.loads((out / "summary.json").read_text())
     assert summary["finished"] is True
     assert summary["violations"] == []
     measured = summary["paper"]["measured"]
@@ -43,6 +62,7 @@ def test_quick_run_writes_everything(tmp_path, capsys):
     assert min(levels) > 0.05
 
 
+@pytest.mark.usefixtures("short_paper")
 def test_measured_rates(tmp_path):
     file = tmp_path / "counts.csv"
     rng = np.random.default_rng(0)
@@ -53,6 +73,7 @@ def test_measured_rates(tmp_path):
     assert {row["path"] for row in read(out / "drift.csv")} == {"measured path"}
 
 
+@pytest.mark.usefixtures("short_paper")
 def test_a_violation_fails_the_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(regret_sim, "ROUNDING", -10.0)  # as if every regret were far above its bound
     assert regret_sim.main([*SMALL, "--out", str(tmp_path)]) == 1
@@ -73,12 +94,12 @@ def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     assert sum(len(read(tmp_path / f"{part}.csv")) for part in ("rate", "drift")) == 3
 
 
-def test_processes_give_the_same_results(tmp_path):
-    for jobs in ("1", "2"):
-        command = [sys.executable, regret_sim.__file__, *SMALL, "--jobs", jobs, "--out", tmp_path / jobs]
-        subprocess.run(command, check=True, capture_output=True)
+@long_runs
+def test_processes_give_the_same_results(quick_run, tmp_path):
+    command = [sys.executable, regret_sim.__file__, *SMALL, "--jobs", "2", "--out", tmp_path]
+    subprocess.run(command, check=True, capture_output=True)
     for part in ("rate", "paper", "drift"):
-        assert (tmp_path / "1" / f"{part}.csv").read_bytes() == (tmp_path / "2" / f"{part}.csv").read_bytes()
+        assert (tmp_path / f"{part}.csv").read_bytes() == (quick_run[2] / f"{part}.csv").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from cero_alloc import BetaPosteriorBank, OfflineOracle, ResolvingAllocator, Sat
 from cero_alloc._remaining import Remaining
 from cero_alloc.baselines import Uniform
 from cero_alloc.simulation import Pool, known_bank
+from jit import either
 
 KINDS = list(itertools.product(naive.SHAPES, naive.SCALINGS))
 ORDERS = ["shuffled", "best first", "worst first", "in a row", "random sizes"]
@@ -197,8 +198,8 @@ def round_cap(allocator, size):
 
 
 def test_exact_totals_are_exact():
-    calls = refused = 0
-    for seed in range(3000):
+    calls, refused, runs = 0, 0, either(3000, 300)
+    for seed in range(runs):
         rng = np.random.default_rng(seed)
         allocator, m, n_min, rounds = random_run(rng)
         g, n_max = allocator.horizon.group_size, allocator.horizon.n_max
@@ -226,8 +227,8 @@ def test_exact_totals_are_exact():
             exposure[slice(None) if offered is None else offered] += counts
             assert (allocator.exposure == exposure).all()
             allocator.update(offered, rng.binomial(counts, rng.random(size)), counts)
-    assert calls >= 10_000
-    assert refused >= 500
+    assert calls >= 10_000 * runs // 3000
+    assert refused >= 500 * runs // 3000
 
 
 # ---------------------------------------------------------------- caps and pace

@@ -7,6 +7,7 @@ import pytest
 
 import resolving_report
 import resolving_sim
+from jit import long_runs
 
 
 def read(file):
@@ -14,6 +15,7 @@ def read(file):
         return list(csv.DictReader(handle))
 
 
+@long_runs
 def test_quick_run_writes_everything(tmp_path, capsys):
     data = tmp_path / "data"
     data.mkdir()

@@ -21,11 +21,19 @@ from math import exp, expm1, log, log1p, sqrt
 import numba.misc.cffiimpl
 import numba.np.arraymath  # noqa: F401
 import numpy as np
-from numba import njit
+from numba import config, njit
+
+from ._interpreted import interpreted, total
+
+INTERPRETED: bool = config.DISABLE_JIT  # type: ignore[attr-defined]
+if INTERPRETED:
+    exp, expm1, log, log1p, sqrt = total(exp), total(expm1), total(log), total(log1p), total(sqrt)
 
 
 def kernel(function):
-    """Compile lazily, cached on disk where any cache folder is writable."""
+    """Compile lazily, cached on disk where any cache folder is writable; or run as it is where the compiler is off."""
+    if INTERPRETED:
+        return interpreted(function)
     options = {"nogil": True, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)
