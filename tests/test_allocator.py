@@ -661,8 +661,9 @@ def test_a_refit_that_finds_too_little_keeps_the_prior():
 
 CERTIFICATE = ["certificate_achieved", "certificate_optimum", "certificate_gap", "certificate_regret"]
 KEYS = [
-    "round", "price", "batch_price", "starved", "remaining_budget", "reserved_budget", "spent_budget", "projected_leftover",
-    "outstanding_rollouts", "unreserved_rollouts", "repeated_deliveries", "pacing_gap", "allocating_rounds", "effective_group_rate", "calibration_bias",
+    "round", "price", "batch_price", "starved", "remaining_budget", "reserved_budget", "spent_budget",
+    "projected_leftover", "outstanding_rollouts", "unreserved_rollouts", "repeated_deliveries",
+    "pacing_gap", "allocating_rounds", "effective_group_rate", "calibration_bias",
     "calibration_running_bias", "calibration_error", "calibration_warning", *CERTIFICATE,
 ]  # fmt: skip
 
