@@ -14,6 +14,7 @@ MODULES = [
     "_prior",
     "_calibration",
     "_posterior",
+    "_horizon",
     "_ledger",
     "_allocator",
     "_oracle",

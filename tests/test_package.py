@@ -32,8 +32,9 @@ LAYERS = {
     "_prior": {"_checks"},
     "_calibration": {"_kernels", "_checks", "_state"},
     "_posterior": {"_kernels", "_checks", "_index", "_prior", "_calibration", "_saved", "_state"},
-    "_ledger": {"_kernels", "_checks", "_reservations", "_state"},
-    "_run": {"_checks", "_deliveries", "_diagnostics", "_ledger", "_posterior", "_prior", "_saved", "_state", "_utility"},
+    "_horizon": {"_checks"},
+    "_ledger": {"_kernels", "_checks", "_horizon", "_reservations", "_state"},
+    "_run": {"_checks", "_deliveries", "_diagnostics", "_horizon", "_ledger", "_posterior", "_prior", "_saved", "_state", "_utility"},
     "_threads": set(),
     "_oracle": {"_kernels", "_checks", "_utility"},
     "_diagnostics": {"_ledger", "_oracle", "_posterior", "_utility"},
@@ -42,13 +43,16 @@ LAYERS = {
     "_running": {"_checks", "_units"},
     "_visit": {"_checks", "_units"},
     "_remaining": {"_kernels", "_checks", "_units", "_utility"},
-    "_pacing": {"_checks", "_ledger"},
-    "_scores": {"_checks", "_kernels", "_ledger", "_posterior", "_remaining", "_utility"},
-    "_dual": {"_kernels", "_checks", "_ledger", "_posterior", "_threads", "_utility"},
-    "_allocator": {"_kernels", "_checks", "_dual", "_index", "_ledger", "_posterior", "_run", "_saved", "_state", "_utility"},
-    "sharding": {"checkpoint", "_checks", "_diagnostics", "_dual", "_index", "_ledger", "_posterior", "_saved", "_state", "_utility"},
+    "_pacing": {"_checks", "_horizon", "_ledger"},
+    "_scores": {"_checks", "_kernels", "_horizon", "_posterior", "_remaining", "_utility"},
+    "_dual": {"_kernels", "_checks", "_horizon", "_ledger", "_posterior", "_threads", "_utility"},
+    "_allocator": {"_kernels", "_checks", "_dual", "_index", "_horizon", "_ledger", "_posterior", "_run", "_saved", "_state", "_utility"},
+    "sharding": {
+        "checkpoint", "_checks", "_diagnostics", "_dual", "_index", "_horizon", "_ledger", "_posterior", "_saved",
+        "_state", "_utility",
+    },
     "_resolving": {
-        "_kernels", "_batch", "_checks", "_index", "_ledger", "_pacing", "_posterior", "_remaining", "_run", "_running", "_saved",
+        "_kernels", "_batch", "_checks", "_index", "_horizon", "_pacing", "_posterior", "_remaining", "_run", "_running", "_saved",
         "_scores", "_state", "_units", "_utility", "_visit",
     },
     "baselines._base": {
@@ -71,9 +75,9 @@ LAYERS = {
     },
     "_rounds": {"_checks", "_kernels"},
     "_pool": {"_checks", "_posterior"},
-    "_bounds": {"_kernels", "_checks", "_ledger", "_utility", "_oracle"},
+    "_bounds": {"_kernels", "_checks", "_horizon", "_utility", "_oracle"},
     "simulation": {
-        "_bounds", "_checks", "_kernels", "_ledger", "_log", "_log_reader", "_oracle", "_pool", "_posterior", "_replay", "_rounds",
+        "_bounds", "_checks", "_kernels", "_horizon", "_log", "_log_reader", "_oracle", "_pool", "_posterior", "_replay", "_rounds",
         "_utility",
     },
     "_log": {"_checks", "_posterior"},
@@ -86,7 +90,7 @@ LAYERS = {
     "__main__": {"_log_lines", "_log_reader", "_replay", "_replay_report", "plotting"},
     "plotting": {"_checks", "_replay", "simulation"},
     "__init__": {
-        "_allocator", "_calibration", "_ledger", "_oracle", "_posterior", "_prior", "_resolving", "_utility",
+        "_allocator", "_calibration", "_horizon", "_ledger", "_oracle", "_posterior", "_prior", "_resolving", "_utility",
     },
 }  # fmt: skip
 JUDGES = {"_bounds", "_diagnostics", "simulation", "__init__"}  # who may use the oracle: no decision does

@@ -2,7 +2,8 @@
 
 from ._allocator import FenchelDualAllocator
 from ._calibration import Calibration
-from ._ledger import Horizon
+from ._horizon import Horizon
+from ._ledger import Balance
 from ._oracle import OfflineOracle, OracleResult
 from ._posterior import BetaPosteriorBank
 from ._prior import ForgettingChoice, PriorFit
@@ -12,6 +13,7 @@ from ._utility import SaturatingUtility
 __version__ = "0.1.0"
 
 __all__ = [
+    "Balance",
     "BetaPosteriorBank",
     "Calibration",
     "FenchelDualAllocator",

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from . import _kernels
 from ._checks import FloatArray, IntArray, error_text, flag, generator, instance, integer, real
 from ._dual import SlopeStep, counts_of, next_price, play_round, step_sizes
+from ._horizon import visits_per_prompt
 from ._index import tie_ranks
-from ._ledger import RolloutLedger, visits_per_prompt
+from ._ledger import RolloutLedger
 from ._posterior import BetaPosteriorBank
 from ._run import RolloutRun, spread
 from ._saved import locked

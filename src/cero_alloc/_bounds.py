@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from . import _kernels
 from ._checks import error_text, instance, real, reals
-from ._ledger import Horizon
+from ._horizon import Horizon
 from ._oracle import OfflineOracle
 from ._utility import SaturatingUtility
 

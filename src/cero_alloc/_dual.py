@@ -10,7 +10,8 @@ import numpy as np
 
 from . import _kernels
 from ._checks import FloatArray, IntArray, TieArray, error_text, real
-from ._ledger import Horizon, RolloutLedger
+from ._horizon import Horizon
+from ._ledger import RolloutLedger
 from ._posterior import BLOCK, BetaPosteriorBank
 from ._threads import in_stretches
 from ._utility import SaturatingUtility

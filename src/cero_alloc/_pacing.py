@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ._checks import FloatArray, IntArray, error_text, flag, multiple, real, reals
-from ._ledger import RolloutLedger, whole_units
+from ._horizon import whole_units
+from ._ledger import RolloutLedger
 
 MOST_UNITS = 2**20  # of one prompt in one round: a visit may hold a table of them
 _CHEAPEST, _DEAREST = 1e-150, 1e150  # tokens per rollout: sums of them, and utility per token, stay finite

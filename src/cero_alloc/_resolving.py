@@ -12,8 +12,8 @@ import numpy.typing as npt
 from . import _kernels
 from ._batch import BatchSolution, solve_batch
 from ._checks import FloatArray, IntArray, error_text, generator, instance, integer, multiple, real
+from ._horizon import visits_per_prompt
 from ._index import tie_ranks
-from ._ledger import visits_per_prompt
 from ._pacing import Pacing, open_ledger, token_costs
 from ._posterior import BetaPosteriorBank
 from ._remaining import Clearing, Remaining

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from ._checks import FloatArray, IntArray, counts, error_text, integer
 from ._deliveries import Deliveries, DeliveryId, check_deliveries
 from ._diagnostics import run_metrics
-from ._ledger import Balance, Horizon, RolloutLedger
+from ._horizon import Horizon
+from ._ledger import Balance, RolloutLedger
 from ._posterior import BetaPosteriorBank
 from ._prior import PriorFit
 from ._saved import Saved, locked

@@ -8,7 +8,7 @@ import numpy as np
 
 from . import _kernels
 from ._checks import FloatArray, IntArray
-from ._ledger import Horizon
+from ._horizon import Horizon
 from ._posterior import BetaPosteriorBank
 from ._remaining import Clearing, clear
 from ._utility import SaturatingUtility

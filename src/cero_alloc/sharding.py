@@ -14,8 +14,9 @@ from . import checkpoint
 from ._checks import FloatArray, IntArray, TieArray, counts, error_text, flag, generator, instance, integer, real
 from ._diagnostics import ledger_metrics
 from ._dual import SlopeStep, counts_of, leaders, next_price, play_round, step_sizes
+from ._horizon import Horizon
 from ._index import PromptIndex, tie_ranks
-from ._ledger import Horizon, RolloutLedger, require_refundable
+from ._ledger import RolloutLedger, require_refundable
 from ._posterior import BetaPosteriorBank, checked_feedback
 from ._saved import OwnLock, Saved, locked
 from ._state import State, check_array

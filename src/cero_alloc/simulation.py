@@ -12,7 +12,7 @@ import numpy.typing as npt
 from . import _kernels
 from ._bounds import path_optimum_bound, regret_bound
 from ._checks import FloatArray, IntArray, error_text, generator, instance, integer, plain_array
-from ._ledger import Horizon
+from ._horizon import Horizon
 from ._log import BadLine, RolloutLog
 from ._log_reader import read_log
 from ._oracle import OfflineOracle
