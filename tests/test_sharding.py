@@ -204,3 +204,16 @@ def test_a_shard_holds_44_bytes_per_prompt():
     assert (
         sum(array.nbytes if array.base is None else array.base.nbytes for array in arrays if array.size > 1) == 44 * n
     )
+
+
+def test_a_shard_deals_its_whole_pool_and_refuses_another():
+    run = sharded()
+    run.shards[1].bank.retire([0])
+    before = run.remaining_budget
+    with pytest.raises(
+        ValueError, match=r"bank must have no retired prompts in a shard, got bank = Beta.* Revive them"
+    ):
+        run.allocate()
+    assert (run.remaining_budget, run.round) == (before, 0)
+    run.shards[1].bank.revive([0])
+    run.allocate()

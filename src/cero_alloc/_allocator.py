@@ -86,9 +86,10 @@ class FenchelDualAllocator(RolloutRun):
     Prompts may join the bank during a run; the equal share R, the caps and the guarantee remain those of the pool at
     construction.
 
-    State takes 44 bytes per prompt with its bank, 8 more where ``visits`` differ; a round over the whole pool allocates no
-    array of its size but the counts it returns. From a quarter of a million prompts on its passes run in threads, as many
-    as there are cores up to 4, or as ``CERO_ALLOC_THREADS`` in the environment says; results are the same to the last bit.
+    State takes 44 bytes per prompt with its bank, 16 more where ``visits`` differ, and 16 per prompt of a round in flight.
+    A round over the whole pool allocates no array of its size but the counts it returns. From a quarter of a million
+    prompts on its passes run in threads, as many as there are cores up to 4, or as ``CERO_ALLOC_THREADS`` in the
+    environment says; results are the same to the last bit.
 
     A call opens a round only while rounds and budget are left. Later calls close what is open and change nothing else:
     nothing ages, and a refund lets the next call deal again.

@@ -729,13 +729,10 @@ class BetaPosteriorBank(OwnLock, Saved):
         """Raise unless these are the prompts of this bank, or those it began with and others that joined."""
         theirs = range(ids) if isinstance(ids, (int, np.integer)) and not isinstance(ids, bool) else ids
         ours = self.prompt_ids
-        if (
-            isinstance(theirs, (list, tuple, range))
-            and len(theirs) > len(ours)
-            and type(first) is int
-            and len(ours) >= first
-        ):
-            theirs = theirs[: len(ours)]
+        joined = isinstance(theirs, (list, tuple, range)) and type(first) is int and first <= len(ours) < len(theirs)
+        theirs = theirs[: len(ours)] if joined else theirs
+        if isinstance(ours, range) and isinstance(theirs, range) and ours == theirs:  # of millions, perhaps
+            return
         found = difference(list(ours), theirs)
         if found is not None:
             raise ValueError(f"{label}['prompt_ids'] must equal that of this {type(self).__name__}, {found}. {REMEDY}")
@@ -745,9 +742,9 @@ class BetaPosteriorBank(OwnLock, Saved):
 
     def _put(self, state: Mapping[str, Any]) -> None:
         ids = state["prompt_ids"]
-        names = list(range(ids) if isinstance(ids, int) else ids)[len(self) :]
-        if names:
-            self._index.append(names)
+        joined = range(len(self), ids) if isinstance(ids, int) else ids[len(self) :]
+        if len(joined):
+            self._index.append(list(joined))
         super()._put(state)
         self._a0, self._b0 = prior_arrays(state["prior"], len(self))
         self._log = None

@@ -11,6 +11,7 @@ import numpy as np
 from ._checks import error_text
 
 State = dict[str, Any]
+_SCALARS = {int, float, str, bool, type(None)}
 REMEDY = "Load it into an object that was built with the same arguments."
 
 
@@ -138,6 +139,11 @@ def difference(now: Any, then: Any) -> str | None:
     elif len(now) != len(then):
         return f"got {len(then)} entries instead of {len(now)}"
     else:
+        types = list(map(type, now))
+        if (
+            _SCALARS.issuperset(types) and types == list(map(type, then)) and list(now) == list(then)
+        ):  # of millions, perhaps
+            return None
         pairs = list(zip(range(len(now)), now, then, strict=True))
     for place, ours, theirs in pairs:
         if isinstance(ours, (Mapping, list, tuple, np.ndarray)):

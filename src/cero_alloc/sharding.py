@@ -176,7 +176,15 @@ class PoolShard(Saved):
             Ranks that break ties, all different over the pool.
         rows : numpy.ndarray of int64, shape (n_candidates,)
             Rows in the pool.
+
+        Raises
+        ------
+        ValueError
+            For a bank with retired prompts.
         """
+        if self.bank._retired is not None:
+            condition = "have no retired prompts in a shard"
+            raise ValueError(error_text("bank", condition, self.bank, "Revive them: a shard deals its whole pool."))
         self.close()
         places = leaders(self._theta, self._tie, threshold, k)
         return self._theta[places], self._tie[places], places + self.start
