@@ -63,7 +63,7 @@ LAYERS = {
     "baselines._controls": {
         "_kernels", "_checks", "_dual", "_posterior", "_run", "_saved", "_utility", "_allocator", "baselines._base",
     },
-    "baselines._values": {"_checks", "_posterior", "baselines._base", "baselines._gaussian", "baselines._separable"},
+    "baselines._values": {"_checks", "_posterior", "_state", "baselines._base", "baselines._gaussian", "baselines._separable"},
     "baselines._proportions": {"_checks", "_ledger", "_pacing", "_posterior", "baselines._base", "baselines._separable"},
     "baselines._selectors": {"_checks", "_posterior", "baselines._base"},
     "baselines._waves": {"_checks", "_posterior", "_saved", "_state", "baselines._base"},

@@ -330,7 +330,9 @@ class FenchelDualAllocator(RolloutRun):
         rows, size, places, proposed = opened
         check_array(f"{label}[2]", np.empty(np.size(places), dtype=np.int64), places)
         if rows is not None:
-            check_array(f"{label}[0]", np.empty(size, dtype=np.int64), rows)
+            check_array(f"{label}[0]", np.empty(np.size(rows), dtype=np.int64), rows)
+            if rows.size != size:
+                raise ValueError(odd)
         # A round over the whole pool may have been dealt before some of it joined.
         within = [places, np.array([size - 1])] if rows is None else [rows]
         if any(some.size and not 0 <= some.min() <= some.max() < n_prompts for some in within):

@@ -68,7 +68,7 @@ class RolloutLedger(Stateful):
 
     _EXTRA: ClassVar[tuple[str, ...]] = ("accounts", "reservations")
     _FIXED: ClassVar[tuple[str, ...]] = ("horizon",)
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("all_offers", "unit_costs")
+    _OPTIONAL: ClassVar[tuple[str, ...]] = ("all_offers",)
     _PER_PROMPT: ClassVar[tuple[str, ...]] = ("unit_costs",)
     _STATE: ClassVar[tuple[str, ...]] = (
         "round", "n_rounds", "units", "left", "total", "unit_costs", "offered", "least_offer", "all_offers", "allocating_rounds",
@@ -386,7 +386,7 @@ class RolloutLedger(Stateful):
         reported = int(rollouts.sum())
         if round_ is not None:
             rollouts = np.minimum(rollouts, self.reservations.of_round(round_, rows, self.outstanding))
-            self.reservations.take(round_, rows, rollouts, self.outstanding)
+        self._take(round_, rows, rollouts)
         settled = int(_kernels.settle(rows, rollouts, self.accounts))
         self.unreserved += reported - settled
         self._release(settled)
@@ -434,7 +434,10 @@ class RolloutLedger(Stateful):
         return self.outstanding[rows].astype(np.int64)
 
     def _take(self, round_: int | None, rows: IntArray, rollouts: IntArray) -> None:
-        if round_ is not None:
+        """Take rollouts off the reservations of a round, or of nobody in particular."""
+        if round_ is None:
+            self.reservations.blur()
+        else:
             self.reservations.take(round_, rows, rollouts, self.outstanding)
 
     def _release(self, rollouts: int) -> None:
@@ -458,7 +461,16 @@ class RolloutLedger(Stateful):
         check_array(f"{label}['accounts']", like, accounts, size)
         require(f"{label}['accounts']", "be counts of at least 0", accounts[:, :_OFFERS] >= 0)
         require(f"{label}['round']", "be a round of the run", 0 <= state["round"] <= state["n_rounds"])
-        require(f"{label}['left']", "be at least 0", state["left"] >= 0)
+        for name in ("left", "total", "offered", "since_dealt", "since_offered"):
+            require(f"{label}[{name!r}]", "be finite and at least 0", 0 <= state[name] < np.inf)
+        require(f"{label}['since_round']", "be a round so far", 0 <= state["since_round"] <= state["round"])
+        dealt, total, units, costs = accounts[:, _EXPOSURE], state["total"], state["units"], state["unit_costs"]
+        if costs is None:
+            require(f"{label}['left']", "be what is not dealt", state["left"] == units - int(dealt.sum(dtype=np.int64)))
+            require(f"{label}['total']", f"pay for {units} units", units == self.units_of(total) or total == self.total)
+        else:
+            gap = total - float((costs * dealt).sum()) - state["left"]
+            require(f"{label}['left']", "be what is not dealt", abs(gap) <= 1e-6 * total)
         rounds = max(1, state["round"])
         check_reservations(state["reservations"], f"{label}['reservations']", accounts[:, _OUTSTANDING], rounds)
 

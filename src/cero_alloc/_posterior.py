@@ -14,7 +14,7 @@ from ._checks import FloatArray, IntArray, TieArray, counts, error_text, integer
 from ._index import PromptIndex
 from ._prior import ForgettingChoice, PriorFit, choose_forgetting, fit_prior, forgetting_grid, group_rows, prior_arrays
 from ._saved import OwnLock, Saved, locked
-from ._state import REMEDY, State, difference, require
+from ._state import REMEDY, State, difference, is_of, require
 
 BLOCK = 1024  # prompts that a pass over the pool takes at a time: what it writes for them stays in the cache
 
@@ -687,7 +687,7 @@ class BetaPosteriorBank(OwnLock, Saved):
 
     @classmethod
     def _from_state(cls, state: State, label: str, **live: Any) -> Self:
-        if state.get("class") != cls.__name__:
+        if not is_of(state, cls.__name__):
             return super()._from_state(state, label)  # which says so
         bank = cls._blank(state, label)
         bank.load_state_dict(state)
@@ -712,7 +712,7 @@ class BetaPosteriorBank(OwnLock, Saved):
         }
 
     def _check_state(self, state: Any, label: str, size: int | None) -> None:
-        if isinstance(state, Mapping) and state.get("class") == type(self).__name__ and "prompt_ids" in state:
+        if is_of(state, type(self).__name__) and "prompt_ids" in state:
             self._check_ids(state["prompt_ids"], state.get("first"), label)
         super()._check_state(state, label, size)
         evidence, tick, now = state["evidence"], state["tick"], state["now"]

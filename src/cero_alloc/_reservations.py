@@ -26,18 +26,19 @@ class Deal(NamedTuple):
 class Reservations:
     """Deals by round, oldest first.
 
-    Feedback that does not name its round settles a prompt's oldest rollouts first, so that what is outstanding of a prompt
-    belongs to its newest deals. Deals are therefore only noted, and split by round when somebody asks: a trainer whose
-    feedback is in before the next round pays nothing. A deal takes 16 bytes per prompt until it is settled.
+    Feedback that names its round settles that round's deals. Other feedback settles a prompt's oldest rollouts first, so
+    that what is outstanding of a prompt belongs to its newest deals: nothing is done until somebody asks, and a trainer
+    whose feedback is in before the next round pays nothing. A deal takes 16 bytes per prompt until it is settled.
     """
 
     def __init__(self) -> None:
-        self._deals: list[Deal] = []
+        self._deals: dict[int, list[Deal]] = {}  # by round; a round that is dealt in waves has several
+        self._exact = True  # whether the deals are what is outstanding, or what was before feedback without a round
         self._entries, self._room = 0, 1024  # noted entries, and how many may be before settled ones are swept out
 
     def note(self, round_: int, rows: IntArray, rollouts: IntArray, outstanding: Outstanding) -> None:
         """Note a deal; ``outstanding`` as it is after it."""
-        self._deals.append(Deal(round_, rows, rollouts))
+        self._deals.setdefault(round_, []).append(Deal(round_, rows, rollouts))
         self._entries += rows.size
         if self._entries > self._room:
             self.split(outstanding)
@@ -47,54 +48,62 @@ class Reservations:
         """Forget all deals: nothing is outstanding."""
         self._keep([])
 
+    def blur(self) -> None:
+        """Take note that rollouts of no particular round were settled."""
+        self._exact = False
+
     def split(self, outstanding: Outstanding) -> list[Deal]:
         """Return what is outstanding by round, oldest first, and keep no more than that."""
-        if self._deals:
-            rows = np.unique(np.concatenate([deal.rows for deal in self._deals]))
-            left = outstanding[rows].astype(np.int64)
-            kept = []
-            for deal in reversed(self._deals):
-                at = np.searchsorted(rows, deal.rows)
-                owed = np.minimum(deal.rollouts, left[at])
-                left[at] -= owed
-                kept.append(_some(deal, owed))
-            self._keep(kept[::-1])
-        return self._deals
+        deals = [deal for waves in self._deals.values() for deal in waves]
+        if self._exact or not deals:
+            return deals
+        rows = np.unique(np.concatenate([deal.rows for deal in deals]))
+        left = outstanding[rows].astype(np.int64)
+        kept = []
+        for deal in reversed(deals):
+            at = np.searchsorted(rows, deal.rows)
+            owed = np.minimum(deal.rollouts, left[at])
+            left[at] -= owed
+            kept.append(_some(deal, owed))
+        return self._keep(kept[::-1])
 
     def of_round(self, round_: int, rows: IntArray, outstanding: Outstanding) -> IntArray:
         """Return what is outstanding of these rows from one round."""
+        self.split(outstanding)
         owed = np.zeros(rows.size, dtype=np.int64)
-        for deal in self.split(outstanding):
-            if deal.round == round_:
-                at, mine = _places(rows, deal.rows)
-                owed[at] += deal.rollouts[mine]
+        for deal in self._deals.get(round_, ()):
+            at, mine = _places(rows, deal.rows)
+            owed[at] += deal.rollouts[mine]
         return owed
 
     def take(self, round_: int, rows: IntArray, rollouts: IntArray, outstanding: Outstanding) -> None:
         """Take rollouts of these rows, no more than are outstanding, off the reservations of one round."""
+        self.split(outstanding)
         left, kept = rollouts.copy(), []
-        for deal in self.split(outstanding):
-            rest = deal.rollouts
-            if deal.round == round_:
-                at, mine = _places(rows, deal.rows)
-                part, rest = np.minimum(rest[mine], left[at]), rest.copy()
-                rest[mine] -= part
-                left[at] -= part
+        for deal in self._deals.get(round_, ()):
+            at, mine = _places(rows, deal.rows)
+            rest = deal.rollouts.copy()
+            part = np.minimum(rest[mine], left[at])
+            rest[mine] -= part
+            left[at] -= part
             kept.append(_some(deal, rest))
-        self._keep(kept)
+            self._entries -= deal.rows.size - kept[-1].rows.size
+        kept = [deal for deal in kept if deal.rows.size]
+        if kept:
+            self._deals[round_] = kept
+        else:
+            self._deals.pop(round_, None)
 
     def drop_before(self, round_: int, outstanding: Outstanding) -> list[Deal]:
         """Forget what is outstanding from rounds before this one; return it."""
         deals = self.split(outstanding)
         self._keep([deal for deal in deals if deal.round >= round_])
-        return [deal for deal in deals if deal.round < round_]
+        return [deal for deal in deals if deal.round < round_ and deal.rollouts.any()]
 
     def state_dict(self, outstanding: Outstanding) -> State:
         """Return what is outstanding in three columns, by round and row."""
-        deals: dict[int, list[Deal]] = {}
-        for deal in self.split(outstanding):
-            deals.setdefault(deal.round, []).append(deal)
-        whole = [_summed(waves) for waves in deals.values()]
+        self.split(outstanding)
+        whole = [_summed(waves) for waves in self._deals.values()]
         rounds = [np.full(deal.rows.size, deal.round, dtype=np.int64) for deal in whole]
         return {
             "round": np.concatenate([_NONE, *rounds]),
@@ -106,16 +115,17 @@ class Reservations:
         """Put back what ``state_dict`` returned, checked by :func:`check_reservations`."""
         rounds = state["round"]
         first = np.flatnonzero(np.diff(rounds, prepend=-1))
-        columns = (np.split(state[name], first[1:]) for name in ("row", "rollouts"))
-        self._keep(
-            [Deal(int(number), *part) for number, *part in zip(rounds[first], *columns, strict=True)]
-            if first.size
-            else []
-        )
+        parts = zip(*(np.split(state[name].copy(), first[1:]) for name in ("row", "rollouts")), strict=True)
+        self._keep([Deal(int(number), *part) for number, part in zip(rounds[first], parts, strict=False)])
 
-    def _keep(self, deals: list[Deal]) -> None:
-        self._deals = [deal for deal in deals if deal.rows.size]
-        self._entries = sum(deal.rows.size for deal in self._deals)
+    def _keep(self, deals: list[Deal]) -> list[Deal]:
+        """Hold these deals alone, all of them outstanding."""
+        kept = [deal for deal in deals if deal.rows.size]
+        self._deals, self._exact, self._entries = {}, True, 0
+        for deal in kept:
+            self._deals.setdefault(deal.round, []).append(deal)
+            self._entries += deal.rows.size
+        return kept
 
 
 def check_reservations(state: object, label: str, outstanding: Outstanding, rounds: int) -> None:
@@ -149,7 +159,7 @@ def _summed(waves: list[Deal]) -> Deal:
     rows, where = np.unique(np.concatenate([deal.rows for deal in waves]), return_inverse=True)
     rollouts = np.zeros(rows.size, dtype=np.int64)
     np.add.at(rollouts, where, np.concatenate([deal.rollouts for deal in waves]))
-    return Deal(waves[0].round, rows, rollouts)
+    return _some(Deal(waves[0].round, rows, rollouts), rollouts)
 
 
 def _places(rows: IntArray, others: IntArray) -> tuple[IntArray, IntArray]:

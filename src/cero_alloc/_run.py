@@ -17,7 +17,7 @@ from ._ledger import Balance, RolloutLedger
 from ._posterior import BetaPosteriorBank
 from ._prior import PriorFit
 from ._saved import Saved, locked
-from ._state import State
+from ._state import State, is_of
 from ._utility import SaturatingUtility
 
 _ROUND_REMEDY = "Give the number that allocator.round had after the call of allocate, or None."
@@ -405,7 +405,7 @@ class RolloutRun(Saved):
     @classmethod
     def _from_state(cls, state: State, label: str, **live: Any) -> Self:
         owner = state.get("inner", state)  # a rule around another
-        if state.get("class") == cls.__name__ and isinstance(owner, dict):
+        if is_of(state, cls.__name__) and isinstance(owner, dict):
             bank, ledger = owner.get("bank"), owner.get("ledger")
             planned = ledger.get("horizon", {}).get("n_prompts") if isinstance(ledger, dict) else None
             if not isinstance(bank, dict) or type(planned) is not int:

@@ -16,7 +16,7 @@ import numpy as np
 from . import checkpoint
 from ._checks import error_text
 from ._schema import SCHEMA, upgrade
-from ._state import REMEDY, State, Stateful, difference, plain
+from ._state import REMEDY, State, Stateful, difference, is_of, plain
 from ._utility import SaturatingUtility
 
 
@@ -98,8 +98,7 @@ class Saved(Stateful):
             nothing changes.
         """
         arguments: object = None
-        given: Any = state
-        if isinstance(given, Mapping) and given.get("class") == type(self).__name__:
+        if is_of(state, type(self).__name__):
             lacking = [name for name in ("arguments", "schema") if name not in state]
             if len(lacking) == 1:  # the first layout had neither
                 kind = type(self).__name__
@@ -166,7 +165,7 @@ class Saved(Stateful):
     @classmethod
     def _from_state(cls, state: State, label: str, **live: Any) -> Self:
         """Build an object from its arguments and let it take the state."""
-        if state.get("class") != cls.__name__:
+        if not is_of(state, cls.__name__):
             raise ValueError(
                 f"{label} must be that of a {cls.__name__}, got one of class {state.get('class')!r}. Call load of that class."
             )

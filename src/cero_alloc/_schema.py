@@ -28,7 +28,14 @@ def upgrade(state: Mapping[str, Any], label: str, like: Callable[[], State]) -> 
         condition = f"be a number from 1 to {SCHEMA}"
         raise ValueError(error_text(f"{label}['schema']", condition, schema, "A newer cero-alloc wrote it: upgrade."))
     upgraded = {name: entry for name, entry in state.items() if name != "schema"}
-    return _from_1(upgraded, like()) if schema == 1 else upgraded
+    if schema == SCHEMA:
+        return upgraded
+    try:
+        return _from_1(upgraded, like())
+    except (TypeError, ValueError, LookupError, AttributeError):  # it is not what it says, whatever it is
+        raise ValueError(
+            f"{label} must be of layout {schema}, which it is not. Pass what state_dict returned."
+        ) from None
 
 
 def _from_1(state: State, like: State) -> State:

@@ -38,7 +38,7 @@ class Stateful:
 
     def _snapshot(self) -> State:
         names = (*self._FIXED, *self._STATE)
-        return {"class": type(self).__name__, **{_key(name): plain(getattr(self, name)) for name in names}}
+        return {"class": type(self).__name__, **{key_of(name): plain(getattr(self, name)) for name in names}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned; see :meth:`Saved.load_state_dict` for the errors."""
@@ -50,24 +50,24 @@ class Stateful:
         kind = type(self).__name__
         if not isinstance(state, Mapping):
             raise TypeError(error_text(label, f"be the dict that {kind}.state_dict returned", state, REMEDY))
-        if state.get("class") != kind:
+        if not is_of(state, kind):
             raise ValueError(error_text(f"{label}['class']", f"be {kind!r}", state.get("class"), REMEDY))
         odd = sorted(
-            {_key(name) for name in (*self._FIXED, *self._STATE, *self._EXTRA)} ^ (set(state) - {"class"}), key=str
+            {key_of(name) for name in (*self._FIXED, *self._STATE, *self._EXTRA)} ^ (set(state) - {"class"}), key=str
         )
         if odd:
             raise ValueError(f"{label} must hold the entries of a {kind}, missing or foreign: {odd}. {REMEDY}")
         for name in self._FIXED:
-            odd_part = difference(plain(getattr(self, name)), state[_key(name)])
+            odd_part = difference(plain(getattr(self, name)), state[key_of(name)])
             if odd_part is not None:
-                raise ValueError(f"{label}[{_key(name)!r}] must equal that of this {kind}, {odd_part}. {REMEDY}")
+                raise ValueError(f"{label}[{key_of(name)!r}] must equal that of this {kind}, {odd_part}. {REMEDY}")
         for name in self._STATE:
-            now, then = getattr(self, name), state[_key(name)]
+            now, then = getattr(self, name), state[key_of(name)]
             if then is None and name in self._OPTIONAL:
                 continue
             like = self._when_set(name) if now is None and name in self._OPTIONAL else now
             rows = size if name in (*self._PER_PROMPT, *self._SHARED) else None
-            _check(f"{label}[{_key(name)!r}]", like, then, size, rows, name in self._SHARED)
+            _check(f"{label}[{key_of(name)!r}]", like, then, size, rows, name in self._SHARED)
 
     def _when_set(self, name: str) -> Any:
         """Return what an optional entry that is None now looks like when it is not: a number unless overridden."""
@@ -76,13 +76,18 @@ class Stateful:
     def _put(self, state: Mapping[str, Any]) -> None:
         """Take a state that has been checked."""
         for name in self._STATE:
-            now, then = getattr(self, name), state[_key(name)]
+            now, then = getattr(self, name), state[key_of(name)]
             if isinstance(now, np.random.Generator):
                 now.bit_generator.state = plain(then)
             elif isinstance(now, Stateful):
                 now._put(then)
             else:
                 setattr(self, name, plain(then))
+
+
+def is_of(state: object, kind: str) -> bool:
+    """Tell whether a state says that it is of this class."""
+    return isinstance(state, Mapping) and isinstance(state.get("class"), str) and state["class"] == kind
 
 
 def require(label: str, condition: str, holds: object) -> None:
@@ -94,11 +99,13 @@ def require(label: str, condition: str, holds: object) -> None:
 
 
 def check_array(label: str, like: np.ndarray[Any, Any], then: object, rows: int | None = None) -> None:
-    """Raise unless ``then`` is an array of the same shape and type, or with so many rows."""
+    """Raise unless ``then`` is an array of the same shape and type, or with so many rows, of finite numbers."""
     shape = like.shape if rows is None else (rows, *like.shape[1:])
     if not isinstance(then, np.ndarray) or (then.shape, then.dtype) != (shape, like.dtype):
         got = f"{then.dtype} of shape {then.shape}" if isinstance(then, np.ndarray) else type(then).__name__
         raise ValueError(error_text(label, f"be {like.dtype} of shape {shape}", got, REMEDY))
+    if like.dtype.kind == "f":
+        require(label, "be finite", np.isfinite(then))
 
 
 def _check(label: str, now: Any, then: Any, size: int | None, rows: int | None, shared: bool) -> None:
@@ -110,7 +117,7 @@ def _check(label: str, now: Any, then: Any, size: int | None, rows: int | None, 
     elif isinstance(now, np.random.Generator):
         try:
             type(now.bit_generator)().state = then
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError):
             kind = type(now.bit_generator).__name__
             raise ValueError(error_text(label, f"be the state of a {kind}", then, REMEDY)) from None
     elif isinstance(now, (bool, int, float, np.number)):
@@ -122,7 +129,7 @@ def _check(label: str, now: Any, then: Any, size: int | None, rows: int | None, 
         raise ValueError(error_text(label, f"be a {type(plain(now)).__name__}", type(then).__name__, REMEDY))
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
     return name.lstrip("_")
 
 

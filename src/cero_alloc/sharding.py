@@ -19,7 +19,7 @@ from ._index import PromptIndex, tie_ranks
 from ._ledger import RolloutLedger, require_refundable
 from ._posterior import BetaPosteriorBank, checked_feedback
 from ._saved import OwnLock, Saved, locked
-from ._state import State, check_array
+from ._state import State, check_array, is_of
 from ._utility import SaturatingUtility
 
 __all__ = ["PoolShard", "ShardedAllocator", "in_process"]
@@ -251,7 +251,7 @@ class PoolShard(Saved):
 
     @classmethod
     def _from_state(cls, state: State, label: str, **live: Any) -> Self:
-        if state.get("class") == cls.__name__ and isinstance(state.get("bank"), dict):
+        if is_of(state, cls.__name__) and isinstance(state.get("bank"), dict):
             live["bank"] = BetaPosteriorBank._blank(state["bank"], label)
         return super()._from_state(state, label, **live)
 

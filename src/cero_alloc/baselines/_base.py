@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from typing import ClassVar, Required, SupportsIndex, TypedDict
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any, ClassVar, Required, SupportsIndex, TypedDict
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from cero_alloc._pacing import MOST_UNITS, require_reachable
 from cero_alloc._posterior import BetaPosteriorBank
 from cero_alloc._run import RolloutRun, spread
 from cero_alloc._saved import locked
-from cero_alloc._state import Stateful
+from cero_alloc._state import Stateful, key_of, require
 from cero_alloc._utility import SaturatingUtility
 
 _VISIT = 8  # rollouts per visited prompt where nobody says otherwise: the group size of most published runs
@@ -179,6 +179,10 @@ class Baseline(RolloutRun):
         """Return units per visited row that add up to ``total``; ``rows`` ascend."""
         raise NotImplementedError
 
+    def _check_state(self, state: Any, label: str, size: int | None) -> None:
+        super()._check_state(state, label, size)
+        require_counts(self, state, label)
+
     # ------------------------------------------------------------ what rules share
 
     @property
@@ -263,10 +267,23 @@ def size_of(bank: BetaPosteriorBank) -> int:
     return len(instance("bank", bank, BetaPosteriorBank, "Build one over the prompts."))
 
 
+def require_counts(owner: Stateful, state: Mapping[str, Any], label: str) -> None:
+    """Refuse negative numbers in the arrays of a state: all that rules keep of their own counts something."""
+    for name in owner._STATE:
+        entry = state[key_of(name)]
+        if isinstance(entry, np.ndarray):
+            require(f"{label}[{key_of(name)!r}]", "be at least 0", entry >= 0)
+
+
 class RoundTally(Stateful):
     """Rewards of each prompt since the last call of :meth:`take`: those of one round, in whatever parts they came."""
 
     _STATE: ClassVar[tuple[str, ...]] = ("successes", "rollouts")
+
+    def _check_state(self, state: Any, label: str, size: int | None) -> None:
+        super()._check_state(state, label, size)
+        require_counts(self, state, label)
+        require(f"{label}['successes']", "not exceed the rollouts", state["successes"] <= state["rollouts"])
 
     def __init__(self, n_prompts: int) -> None:
         self.successes = np.zeros(n_prompts)

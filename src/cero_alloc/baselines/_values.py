@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, SupportsIndex, Unpack
+from typing import Any, ClassVar, Literal, SupportsIndex, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, integer, real
 from cero_alloc._posterior import BetaPosteriorBank
+from cero_alloc._state import require
 
 from ._base import Baseline, RoundTally, VisitRun, size_of
 from ._gaussian import GaussianProcess
@@ -260,6 +261,11 @@ class CoBARL(Baseline):
         self._tally = RoundTally(size_of(bank))
         self._failures: list[float] = []  # of the last rounds, the newest last
         super().__init__(bank, **run)
+
+    def _check_state(self, state: Any, label: str, size: int | None) -> None:
+        super()._check_state(state, label, size)
+        fit = [isinstance(share, float) and 0.0 <= share <= 1.0 for share in state["failures"]]
+        require(f"{label}['failures']", "be shares", fit)
 
     @property
     def alpha(self) -> float:
