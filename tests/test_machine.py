@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -124,7 +124,7 @@ class Run(RuleBasedStateMachine):
         self.evidence = {name: np.zeros(2) for name in self.ids}
         self.told, self.beyond, self.repeated = [], 0, 0
         self.wave = None  # ids and counts of the last wave, where there may be another
-        self.dice = rng
+        self.dice, self.steps = rng, 0
 
     # ------------------------------------------------------------ the ledger by hand
 
@@ -364,11 +364,16 @@ class Run(RuleBasedStateMachine):
         at = self.ids.index(name)
         return float(costs[at] if at < costs.size else costs.mean())
 
+    def teardown(self):
+        """Tell how long the history was: ``pytest --hypothesis-show-statistics`` counts them."""
+        event("50 steps or more" if getattr(self, "steps", 0) >= 50 else "fewer steps")
+
     @invariant()
     def nothing_is_lost(self):
         if not hasattr(self, "ours"):
             return
         a = self.ours
+        self.steps += 1
         total, spent, reserved, left = a.balance
         assert spent + reserved + left == pytest.approx(total, rel=1e-12, abs=1e-9)
         owed = {r: sum(by.values()) for r, by in self.out.items() if sum(by.values())}
@@ -415,4 +420,4 @@ class Run(RuleBasedStateMachine):
 
 
 TestRun = Run.TestCase
-TestRun.settings = settings(max_examples=scaled(60, 2_000), stateful_step_count=scaled(30, 60), deadline=None)
+TestRun.settings = settings(max_examples=scaled(60, 2_500), stateful_step_count=scaled(30, 60), deadline=None)
