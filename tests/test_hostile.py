@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from scale import scaled
 from test_resume import FORMS, build, go_on
+from trees import leaves
 
 JUNK = [
     None, True, -1, 0, 1, 7, 2**40, -(2**70), 0.5, -0.5, float("nan"), float("inf"), "", "word", [], [1], (), (None,), (1, 2, 3, 4),
@@ -60,14 +61,6 @@ def tampering(rng):
         return JUNK[rng.integers(len(JUNK))]
 
     return nudge
-
-
-def leaves(state, path=""):
-    if isinstance(state, dict):
-        return {leaf: value for key in state for leaf, value in leaves(state[key], f"{path}/{key}").items()}
-    if isinstance(state, (list, tuple)):
-        return {leaf: value for i, part in enumerate(state) for leaf, value in leaves(part, f"{path}/{i}").items()}
-    return {path: state.tobytes() if isinstance(state, np.ndarray) else state}
 
 
 TAMPERED = {name: form for name, form in FORMS.items() if name in {

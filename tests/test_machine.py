@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator, checkpoint
 from cero_alloc.baselines import DAPO, GRESO, MoPPS, SpeedRL, Uniform
 from scale import scaled
+from trees import leaves
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -78,15 +79,6 @@ def broken(state):
     ledger = state.get("inner", state)["ledger"]
     ledger["accounts"][0, 1] += 1
     return state
-
-
-def leaves(state, path=""):
-    """Return a state as comparable leaves."""
-    if isinstance(state, dict):
-        return {leaf: value for key in state for leaf, value in leaves(state[key], f"{path}/{key}").items()}
-    if isinstance(state, (list, tuple)):
-        return {leaf: value for i, part in enumerate(state) for leaf, value in leaves(part, f"{path}/{i}").items()}
-    return {path: (state.dtype.str, state.shape, state.tobytes()) if isinstance(state, np.ndarray) else state}
 
 
 class Run(RuleBasedStateMachine):

@@ -294,6 +294,26 @@ def test_shards_are_files_too(tmp_path):
     assert twin.metrics() == run.metrics()
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_torch_saves_a_state_as_it_is_or_as_bytes(form, tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    run = build(form)
+    go_on(run, 7, 0, 4)
+    run.allocate()
+    torch.save({"model": torch.zeros(2), "allocator": run.state_dict()}, tmp_path / "whole.pt")
+    data = torch.frombuffer(bytearray(checkpoint.pack(run.state_dict())), dtype=torch.uint8)
+    torch.save({"allocator": data}, tmp_path / "bytes.pt")
+    states = [
+        torch.load(tmp_path / "whole.pt", weights_only=False)["allocator"],
+        checkpoint.unpack(torch.load(tmp_path / "bytes.pt", weights_only=True)["allocator"].numpy().tobytes()),
+    ]
+    after = json.dumps(go_on(run, 7, 5, 9))
+    for state in states:
+        twin = build(form)
+        twin.load_state_dict(state)
+        assert json.dumps(go_on(twin, 7, 5, 9)) == after
+
+
 # ------------------------------------------------------------------ the layout before, as its own code wrote it
 
 OLD = json.loads((Path(__file__).parent / "states" / "schema_1.json").read_text())

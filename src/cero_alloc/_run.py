@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from threading import RLock
-from typing import Any, ClassVar, Self, SupportsIndex
+from typing import Any, ClassVar, Literal, Self, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -212,13 +212,7 @@ class RolloutRun(Saved):
         >>> allocator.remaining_budget
         8
         """
-        rows, n, number = self._returned(prompt_ids, rollouts, round)
-        receipt = self._deliveries.receive("refund", delivery_id, rows, n)
-        if receipt.repeated:
-            return
-        self.ledger.refund(rows, n, self.bank._index.name, number)
-        self._deliveries.keep(receipt)
-        self.bank._note(rows)
+        self._take_back("refund", prompt_ids, rollouts, round, delivery_id)
 
     @locked
     def write_off(
@@ -254,12 +248,7 @@ class RolloutRun(Saved):
         >>> allocator.balance
         Balance(total=16, spent=1, reserved=3, left=12)
         """
-        rows, n, number = self._returned(prompt_ids, rollouts, round)
-        receipt = self._deliveries.receive("write_off", delivery_id, rows, n)
-        if receipt.repeated:
-            return
-        self.ledger.write_off(rows, n, self.bank._index.name, number)
-        self._deliveries.keep(receipt)
+        self._take_back("write_off", prompt_ids, rollouts, round, delivery_id)
 
     @locked
     def expire(self, older_than: SupportsIndex | None) -> int:
@@ -394,13 +383,24 @@ class RolloutRun(Saved):
             raise ValueError(error_text("round", condition, found, _ROUND_REMEDY))
         return found
 
-    def _returned(
-        self, prompt_ids: Iterable[Hashable] | None, rollouts: npt.ArrayLike, round_: SupportsIndex | None
-    ) -> tuple[IntArray, IntArray, int | None]:
-        """Return rows, rollouts and round of what comes back without a reward."""
+    def _take_back(
+        self,
+        method: Literal["refund", "write_off"],
+        prompt_ids: Iterable[Hashable] | None,
+        rollouts: npt.ArrayLike,
+        round_: SupportsIndex | None,
+        delivery_id: DeliveryId,
+    ) -> None:
+        """Let the ledger's method of this name take what comes back without a reward."""
         self._grow()
         rows = self.bank._index.named_rows(prompt_ids)
-        return rows, counts("rollouts", rollouts, rows.size), self._round_number(round_)
+        n, number = counts("rollouts", rollouts, rows.size), self._round_number(round_)
+        receipt = self._deliveries.receive(method, delivery_id, rows, n)
+        if receipt.repeated:
+            return
+        getattr(self.ledger, method)(rows, n, self.bank._index.name, number)
+        self._deliveries.keep(receipt)
+        self.bank._note(rows)  # exposures may have changed
 
     @classmethod
     def _from_state(cls, state: State, label: str, **live: Any) -> Self:
