@@ -251,7 +251,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, mode):
 def test_a_resumed_run_without_the_allocators_state_is_refused(tmp_path):
     trainer = runs.train(tmp_path, runs.resolving, save_strategy="steps", save_steps=6)
     (tmp_path / "checkpoint-6" / "allocator.npz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"allocator\.pkl"):
+    with pytest.raises(FileNotFoundError, match=r"allocator\.npz"):
         trainer.train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match=r"output_dir must hold a checkpoint, got .* Start without resuming"):
         runs.build(tmp_path / "empty", runs.resolving).train(resume_from_checkpoint=True)
