@@ -89,7 +89,8 @@ from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocat
 
 played = []
 for shape in ("exponential", "hyperbolic", "log", "capped-linear"):
-    for policy, rest in ((FenchelDualAllocator, {}), (ResolvingAllocator, {"signal": "variance"}), (ResolvingAllocator, {"signal": "group"})):
+    policies = [(FenchelDualAllocator, {}), *((ResolvingAllocator, {"signal": signal}) for signal in ("variance", "group"))]
+    for policy, rest in policies:
         rng, bank = np.random.default_rng(3), BetaPosteriorBank(60, forgetting=0.95)
         utility = SaturatingUtility(shape) if rest.get("signal") != "group" else None
         allocator = policy(bank, total_budget=600, n_rounds=8, max_rollouts=8, utility=utility, seed=1, **rest)
