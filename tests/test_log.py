@@ -332,6 +332,13 @@ def test_an_open_quote_does_not_swallow_the_rest(tmp_path, monkeypatch):
     assert (log.n_bad, log.n_rollouts) == (1, 50)
 
 
+def test_a_field_that_the_csv_reader_refuses_costs_its_own_line_only(tmp_path):
+    log = read_log(write(tmp_path, f'id,step,reward\na,1,1\n"{"x" * 140_000}",1,0\nb,1,0\n'))
+    assert (log.n_bad, log.n_rollouts) == (1, 2)
+    assert log.bad_lines[0].number == 3
+    assert log.bad_lines[0].reason.startswith("not CSV: field larger than")
+
+
 @pytest.mark.parametrize("name", ["log.csv.gz", "log.jsonl.gz"])
 def test_a_truncated_gzip_keeps_what_was_read(tmp_path, name):
     rng = np.random.default_rng(0)

@@ -449,6 +449,7 @@ def test_repeated_ids(prompts, ids, message):
         (3, ["a", "b"], "'a', 'b' (2 in all)"),
         (3, [0.5, 1.5], "0.5, 1.5 (2 in all)"),
         (3, [2**70, 0], f"{2**70} (1 in all)"),
+        (3, [2**63, 0], f"{2**63} (1 in all)"),  # a uint64, which would turn into a row as an int64
         (3, [0, (1, 2)], "(1, 2) (1 in all)"),
         (["a", "b", "c"], ["a", "z"], "'z' (1 in all)"),
         (["a", "b", "c"], ["a", ["b"]], "['b'] (1 in all)"),
