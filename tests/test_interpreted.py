@@ -92,8 +92,7 @@ for shape in ("exponential", "hyperbolic", "log", "capped-linear"):
     policies = [(FenchelDualAllocator, {}), *((ResolvingAllocator, {"signal": signal}) for signal in ("variance", "group"))]
     for policy, rest in policies:
         rng, bank = np.random.default_rng(3), BetaPosteriorBank(60, forgetting=0.95)
-        utility = SaturatingUtility(shape) if rest.get("signal") != "group" else None
-        allocator = policy(bank, total_budget=600, n_rounds=8, max_rollouts=8, utility=utility, seed=1, **rest)
+        allocator = policy(bank, total_budget=600, n_rounds=8, max_rollouts=8, utility=SaturatingUtility(shape), seed=1, **rest)
         for turn in range(8):
             offer = None if turn % 2 else rng.permutation(60)[:30]
             counts = allocator.allocate(offer, 40 if turn == 3 else None, exact=turn == 3)
