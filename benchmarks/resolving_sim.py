@@ -60,6 +60,7 @@ from resolving_report import (
 )
 
 M, BATCH, PER_VISIT, MOST = 1000, 50, 8, 32  # the learnt part: prompts, prompts per batch, mean and most rollouts
+WHOLE, ROUNDS = 200, 100  # the pools offered as a whole: prompts, rounds
 EPOCHS = (1, 2, 4, 8, 16)
 FIRST_SEED = 1000  # the settings below were chosen on seeds 0 to 3
 EXPLORATION = 0.5
@@ -322,7 +323,7 @@ def learnt_run(
 
 def whole_run(seed: int, kind: str, forgetting: float = 1.0) -> list[Row]:
     """Run every policy on one pool that is always on offer as a whole, static or drifting."""
-    utility, rounds, size, per_prompt = SaturatingUtility(scaling="height"), 100, 200, 16
+    utility, rounds, size, per_prompt = SaturatingUtility(scaling="height"), ROUNDS, WHOLE, 16
     rng = [seed, 40]
     pool = (
         static_pool(size, 0.6, 0.6, seed=rng)

@@ -7,7 +7,6 @@ import pytest
 
 import resolving_report
 import resolving_sim
-from jit import long_runs
 
 
 def read(file):
@@ -15,7 +14,13 @@ def read(file):
         return list(csv.DictReader(handle))
 
 
-@long_runs
+@pytest.fixture(autouse=True)
+def small_pools(monkeypatch):
+    """The same code on a fifth of the prompts."""
+    for name, size in (("M", 200), ("BATCH", 10), ("WHOLE", 40), ("ROUNDS", 30)):
+        monkeypatch.setattr(resolving_sim, name, size)
+
+
 def test_quick_run_writes_everything(tmp_path, capsys):
     data = tmp_path / "data"
     data.mkdir()
