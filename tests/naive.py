@@ -340,11 +340,11 @@ def log_ratio(top, bottom):
         return float((Decimal(float(top)) / Decimal(float(bottom))).ln())
 
 
-def step_slope(theta, q, dealt, start, step, upper, per_visit, n_max, scaling, lam):
+def step_slope(theta, q, dealt, step, upper, per_visit, n_max, scaling, lam):
     height, rate = scale_of(scaling, lam, q)
-    top, slope, upper = height * rate, lam * theta, start + upper
+    top, slope = height * rate, lam * theta
     x = 0.0 if slope >= top else upper if slope == 0 else min(upper, log_ratio(top, slope) / rate)
-    return min(1.0, max(0.0, theta - step * (dealt - per_visit * max(0.0, x - start)) / n_max))
+    return min(1.0, max(0.0, theta - step * (dealt - per_visit * x) / n_max))
 
 
 def step_pool(

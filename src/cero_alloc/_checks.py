@@ -141,6 +141,8 @@ def successes(name: str, values: npt.ArrayLike, size: int) -> FloatArray:
     """Return ``values`` as ``size`` float64 successes; the range is checked against the rollouts."""
     remedy = "Pass summed rewards, one sum per prompt."
     array = vector(name, values, size)
+    if array.dtype.kind in "iu" or array.dtype == np.float64:  # words for an error cost more than this
+        return np.array(array, dtype=np.float64)
     return _floats(name, array, remedy, ValueError(f"{name} must be numbers, got an array of {array.dtype}. {remedy}"))
 
 

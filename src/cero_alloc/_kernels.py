@@ -490,14 +490,14 @@ def log_ratio(top, bottom):
 
 
 @kernel
-def step_slope(theta, q, dealt, start, step, upper, per_visit, n_max, scaling, lam):
+def step_slope(theta, q, dealt, step, upper, per_visit, n_max, scaling, lam):
     """Return a slope after its step under exponential utility, without a branch: see :func:`step_slopes`."""
     height, rate = scale_of(scaling, lam, q)
     top, slope = height * rate, lam * theta
-    x = min(log_ratio(top, slope) / rate, start + upper)
-    x = start + upper if slope == 0.0 else x
+    x = min(log_ratio(top, slope) / rate, upper)
+    x = upper if slope == 0.0 else x
     x = 0.0 if slope >= top else x
-    return min(max(theta - step * (dealt - per_visit * max(x - start, 0.0)) / n_max, 0.0), 1.0)
+    return min(max(theta - step * (dealt - per_visit * x) / n_max, 0.0), 1.0)
 
 
 @kernel
@@ -509,16 +509,17 @@ def step_slopes(theta, q, proposal, start, start_stride, visits, stride, n_max, 
     break ties.
     """
     own = 0.0 if gamma > 0.0 else 1.0
-    if shape == EXPONENTIAL and stride == 0 and start_stride == 0:  # two loops: only so plain ones are vectorised
-        e, x0 = float(visits[0]), start[0] / share
+    plain = shape == EXPONENTIAL and start_stride == 0 and start[0] == 0.0  # only such loops are vectorised
+    if plain and stride == 0:
+        e = float(visits[0])
         step, upper, per_visit = gamma + own / sqrt(e), e * n_max / share, share / e
         for r in range(theta.size):
-            theta[r] = step_slope(theta[r], q[r], proposal[r], x0, step, upper, per_visit, n_max, scaling, lam)
-    elif shape == EXPONENTIAL:
+            theta[r] = step_slope(theta[r], q[r], proposal[r], step, upper, per_visit, n_max, scaling, lam)
+    elif plain:
         for r in range(theta.size):
-            e, x0 = float(visits[r * stride]), start[r * start_stride] / share
+            e = float(visits[r])
             step, upper, per_visit = gamma + own / sqrt(e), e * n_max / share, share / e
-            theta[r] = step_slope(theta[r], q[r], proposal[r], x0, step, upper, per_visit, n_max, scaling, lam)
+            theta[r] = step_slope(theta[r], q[r], proposal[r], step, upper, per_visit, n_max, scaling, lam)
     else:
         for r in range(theta.size):
             e, x0 = float(visits[r * stride]), start[r * start_stride] / share
