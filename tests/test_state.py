@@ -13,6 +13,7 @@ from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, Horizon, Resolvi
 from cero_alloc._ledger import RolloutLedger
 from cero_alloc._state import Stateful
 from cero_alloc.baselines import BOTS, CONTROLS, DAPO, PEERS, KnapsackRL, Uniform
+from trees import leaves
 
 seeds = given(seed=st.integers(0, 2**32 - 1))
 REMEDY = r" Load it into an object that was built with the same arguments\.$"
@@ -33,15 +34,6 @@ class Whole(Stateful):
     def __init__(self, seed=0, names=("a", "b")):
         self.part, self._rng, self._names = Part(), np.random.default_rng(seed), names
         self._late, self.notes, self._pair = None, {"a": [1, np.zeros(2)]}, (None, np.ones(2))
-
-
-def leaves(state, path=""):
-    """Return a state as comparable leaves."""
-    if isinstance(state, dict):
-        return {leaf: value for key in state for leaf, value in leaves(state[key], f"{path}/{key}").items()}
-    if isinstance(state, (list, tuple)):
-        return {leaf: value for i, part in enumerate(state) for leaf, value in leaves(part, f"{path}/{i}").items()}
-    return {path: (state.dtype.str, state.tolist()) if isinstance(state, np.ndarray) else state}
 
 
 def refuses(thing, state, match, error=ValueError):
