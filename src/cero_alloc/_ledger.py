@@ -384,10 +384,7 @@ class RolloutLedger(Stateful):
         Reports beyond what was dealt (older logs, or rollouts that had expired) are evidence but no debt.
         """
         reported = int(rollouts.sum())
-        if round_ is not None:
-            rollouts = np.minimum(rollouts, self.reservations.of_round(round_, rows, self.outstanding))
-        self._take(round_, rows, rollouts)
-        settled = int(_kernels.settle(rows, rollouts, self.accounts))
+        settled = int(_kernels.settle(rows, self._take(round_, rows, rollouts), self.accounts))
         self.unreserved += reported - settled
         self._release(settled)
         return settled
@@ -433,12 +430,12 @@ class RolloutLedger(Stateful):
             return self.reservations.of_round(round_, rows, self.outstanding)
         return self.outstanding[rows].astype(np.int64)
 
-    def _take(self, round_: int | None, rows: IntArray, rollouts: IntArray) -> None:
-        """Take rollouts off the reservations of a round, or of nobody in particular."""
+    def _take(self, round_: int | None, rows: IntArray, rollouts: IntArray) -> IntArray:
+        """Take rollouts off the reservations of a round, or of none in particular; return those that may be settled."""
         if round_ is None:
             self.reservations.blur()
-        else:
-            self.reservations.take(round_, rows, rollouts, self.outstanding)
+            return rollouts
+        return self.reservations.take(round_, rows, rollouts, self.outstanding)
 
     def _release(self, rollouts: int) -> None:
         self.reserved -= rollouts

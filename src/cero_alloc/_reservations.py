@@ -76,8 +76,8 @@ class Reservations:
             owed[at] += deal.rollouts[mine]
         return owed
 
-    def take(self, round_: int, rows: IntArray, rollouts: IntArray, outstanding: Outstanding) -> None:
-        """Take rollouts of these rows, no more than are outstanding, off the reservations of one round."""
+    def take(self, round_: int, rows: IntArray, rollouts: IntArray, outstanding: Outstanding) -> IntArray:
+        """Take rollouts of these rows off the reservations of one round, as far as there are any; return how many."""
         self.split(outstanding)
         left, kept = rollouts.copy(), []
         for deal in self._deals.get(round_, ()):
@@ -93,6 +93,7 @@ class Reservations:
             self._deals[round_] = kept
         else:
             self._deals.pop(round_, None)
+        return rollouts - left
 
     def drop_before(self, round_: int, outstanding: Outstanding) -> list[Deal]:
         """Forget what is outstanding from rounds before this one; return it."""

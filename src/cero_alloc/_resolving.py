@@ -360,8 +360,6 @@ class ResolvingAllocator(RolloutRun):
     def _check_state(self, state: Any, label: str, size: int | None) -> None:
         super()._check_state(state, label, size)
         require(f"{label}['price']", "be finite and at least 0", 0.0 <= state["price"] < np.inf)
-        if self._left is not None:
-            require(f"{label}['left']", "be finite", np.isfinite(state["left"]))
 
     def _put(self, state: Mapping[str, Any]) -> None:
         super()._put(state)

@@ -228,10 +228,8 @@ class PoolShard(Saved):
             Rewarded rollouts of each prompt.
         """
         places = rows - self.start
-        before = self.outstanding(rows)
         self.bank._add(places, successes, rollouts)
-        self.ledger.settle(places, rollouts)
-        return int((before - self.outstanding(rows)).sum())
+        return self.ledger.settle(places, rollouts)
 
     @locked
     def outstanding(self, rows: IntArray) -> IntArray:
