@@ -19,6 +19,8 @@ MODULES = [
     "_allocator",
     "_oracle",
     "_pool",
+    "_loglinear",
+    "_learning",
     "_bounds",
     "baselines._controls",
     "baselines._values",

@@ -212,3 +212,13 @@ def vector(name: str, values: npt.ArrayLike, size: int) -> npt.NDArray[Any]:
             f"{name} must have one entry per prompt id, got {name}.shape = {array.shape!r} for {size} prompt ids. {remedy}"
         )
     return array
+
+
+def pool_rows(name: str, values: npt.ArrayLike, n_prompts: int, index: int | None = None) -> IntArray:
+    """Return ``values`` as int64 rows of a pool of ``n_prompts``."""
+    remedy = "Give rows of the pool."
+    rows = plain_array(name if index is None else f"{name}[{index}]", values, remedy)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or (rows.size and not 0 <= rows.min() <= rows.max() < n_prompts):
+        condition = f"hold rows between 0 and {n_prompts - 1}"
+        raise ValueError(error_text(name, condition, rows.tolist(), remedy, index))
+    return rows.astype(np.int64)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _kernels
-from ._checks import FloatArray, IntArray, error_text
+from ._checks import FloatArray, IntArray, error_text, pool_rows
 
 # Takes positions among the prompts on offer and rollouts of each; returns the successes and the rollouts answered.
 Draw = Callable[[IntArray, IntArray], tuple[npt.NDArray[Any], IntArray]]
@@ -115,3 +115,10 @@ def check_counts(n: IntArray, group_size: int, most: int, left: int) -> int:
     if total > left:
         raise ValueError(error_text("counts", f"sum to at most the {left} left", total, "Correct allocate."))
     return int(total)
+
+
+def offered_rows(batches: Sequence[npt.ArrayLike], n_prompts: int, n_rounds: int) -> list[IntArray]:
+    """Return the rows offered in each round."""
+    if len(batches) != n_rounds:
+        raise ValueError(error_text("batches", f"hold {n_rounds} rounds", len(batches), "Give one batch per round."))
+    return [pool_rows("batches", batch, n_prompts, k) for k, batch in enumerate(batches)]

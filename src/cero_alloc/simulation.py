@@ -7,23 +7,26 @@ from dataclasses import dataclass, replace
 from typing import SupportsIndex
 
 import numpy as np
-import numpy.typing as npt
 
 from . import _kernels
 from ._bounds import path_optimum_bound, regret_bound
-from ._checks import FloatArray, IntArray, error_text, generator, instance, integer, plain_array
+from ._checks import FloatArray, IntArray, error_text, generator, instance, integer
 from ._horizon import Horizon
+from ._learning import LearningResult, simulate_learning
 from ._log import BadLine, RolloutLog
 from ._log_reader import read_log
+from ._loglinear import LogLinearPool, loglinear_pool
 from ._oracle import OfflineOracle
 from ._pool import Pool, drifting_pool, epoch_batches, known_bank, load_counts, static_pool
 from ._posterior import BetaPosteriorBank
 from ._replay import ReplayResult, ReplayRow, default_policies, replay
-from ._rounds import Draw, Policy, check_counts, play_round
+from ._rounds import Draw, Policy, check_counts, offered_rows, play_round
 from ._utility import SaturatingUtility
 
 __all__ = [
     "BadLine",
+    "LearningResult",
+    "LogLinearPool",
     "Policy",
     "Pool",
     "ReplayResult",
@@ -35,11 +38,13 @@ __all__ = [
     "epoch_batches",
     "known_bank",
     "load_counts",
+    "loglinear_pool",
     "path_optimum_bound",
     "read_log",
     "regret_bound",
     "replay",
     "simulate",
+    "simulate_learning",
     "static_pool",
 ]
 
@@ -187,7 +192,7 @@ def simulate(
     bank: BetaPosteriorBank | None = getattr(policy, "bank", None)
     run = _Recorder(h, bank)
     ids = None if pool.prompt_ids is None else np.fromiter(pool.prompt_ids, dtype=object, count=pool.n_prompts)
-    offers = None if batches is None else _offers(batches, pool.n_prompts, rounds)
+    offers = None if batches is None else offered_rows(batches, pool.n_prompts, rounds)
     static, everyone = pool.static, np.arange(pool.n_prompts)
     z, left = np.zeros(pool.n_prompts, dtype=np.int64), h.budget  # exposure and budget in units
     achieved, variation = 0.0, 0.0
@@ -234,22 +239,6 @@ def simulate(
     unbounded = offers is not None or np.isnan(error)
     bound = np.nan if unbounded else regret_bound(h, worth, proxy_error=error, variation=variation)
     return replace(result, bound=bound)
-
-
-def _offers(batches: Sequence[npt.ArrayLike], n_prompts: int, n_rounds: int) -> list[IntArray]:
-    """Return the rows offered in each round."""
-    if len(batches) != n_rounds:
-        raise ValueError(error_text("batches", f"hold {n_rounds} rounds", len(batches), "Give one batch per round."))
-    offers = [plain_array(f"batches[{k}]", batch, "Give rows of the pool.") for k, batch in enumerate(batches)]
-    for k, rows in enumerate(offers):
-        if (
-            rows.ndim != 1
-            or rows.dtype.kind not in "iu"
-            or (rows.size and not 0 <= rows.min() <= rows.max() < n_prompts)
-        ):
-            condition = f"hold rows between 0 and {n_prompts - 1}"
-            raise ValueError(error_text("batches", condition, rows.tolist(), "Give rows of the pool.", k))
-    return [rows.astype(np.int64) for rows in offers]
 
 
 def _value_path(pool: Pool, n_rounds: int) -> FloatArray:
