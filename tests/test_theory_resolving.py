@@ -1,11 +1,11 @@
-"""One test per numbered claim of docs/theory.md, Claim 10 to 16 and Theorem 3; the others stand in test_theory.py."""
+"""One test per numbered claim of docs/theory.md, Claims 10 to 17 and 19 and Theorem 3; the others stand in test_theory.py."""
 
 import itertools
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
@@ -20,7 +20,16 @@ from cero_alloc import (
 from cero_alloc._batch import solve_batch
 from cero_alloc._prior import log_evidence
 from cero_alloc._remaining import Remaining
-from cero_alloc.simulation import Pool, drifting_pool, known_bank, regret_bound, simulate, static_pool
+from cero_alloc.simulation import (
+    LogLinearPool,
+    Pool,
+    drifting_pool,
+    known_bank,
+    loglinear_pool,
+    regret_bound,
+    simulate,
+    static_pool,
+)
 from test_theory import ALL_UTILITIES, theorem_instance, utilities
 
 seeds = st.integers(0, 2**32 - 1)
@@ -284,3 +293,57 @@ def test_claim_17_the_first_of_the_pool_are_among_the_first_of_its_shards(seed):
     union = {i for shard in range(n_shards) for i in [j for j in ranking if owner[j] == shard][:k]}
     assert set(ranking[:k]) <= union
     assert len(union) <= n_shards * k
+
+
+def numeric_gradient(objective, w, h=1e-5):
+    return np.array([(objective(w + h * e) - objective(w - h * e)) / (2 * h) for e in np.eye(w.size)])
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1))
+def test_claim_19_unnormalised_groups_estimate_the_gradient_without_bias(seed):
+    """Every outcome of every group, by its chance; the objectives' gradients by differences."""
+    rng = np.random.default_rng(seed)
+    pool, w = loglinear_pool(3, 2, n_held_out=1, seed=rng), rng.normal(size=2)
+    n, z = rng.integers(1, 6, 3), rng.integers(6, 40, 3)
+    p = pool.rates(w)
+    rows = np.arange(3)
+    expected = {name: np.zeros(2) for name in ("rollout", "prompt", "importance")}
+    for s in itertools.product(*(range(count + 1) for count in n)):
+        chance = np.prod(stats.binom.pmf(s, n, p))
+        for name, total in expected.items():
+            total += chance * pool.group_gradient(rows, n, s, weighting=name, exposure=z)
+    v = (1 / z) / (1 / z).mean()
+    objectives = {
+        "rollout": lambda w: ((n - 1) * pool.rates(w)).sum() / n.sum(),
+        "prompt": lambda w: ((1 - 1 / n) * pool.rates(w)).mean(),
+        "importance": lambda w: (v * (1 - 1 / n) * pool.rates(w)).mean(),
+    }
+    for name, objective in objectives.items():
+        np.testing.assert_allclose(expected[name], numeric_gradient(objective, w), atol=1e-9)
+
+
+@given(st.floats(-6, 6), st.integers(1, 200))
+def test_claim_19_normalised_groups_estimate_the_gradient_of_the_arcsine(offset, n):
+    pool, w = LogLinearPool([[0.6, -0.8]], [offset], [[1.0, 0.0]], [0.0]), np.array([0.3, -0.2])
+    p = float(pool.rates(w)[0])
+    gradients = [pool.group_gradient([0], [n], [s], normalise=True) for s in range(n + 1)]
+    estimate = stats.binom.pmf(np.arange(n + 1), n, p) @ np.array(gradients)
+    arcsine = numeric_gradient(lambda w: 2 * math.asin(math.sqrt(float(pool.rates(w)[0]))), w)
+    rho = estimate / arcsine
+    assert rho[0] == pytest.approx(rho[1], abs=1e-6)
+    assert 1 - 1 / (2 * n * p * (1 - p)) - 1e-6 <= rho[0] <= math.sqrt(1 - 1 / n) + 1e-6
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from(["rollout", "prompt", "importance"]))
+def test_claim_19_groups_of_one_outcome_change_the_length_alone(seed, normalise, weighting):
+    rng = np.random.default_rng(seed)
+    pool = loglinear_pool(12, 3, n_held_out=1, seed=rng)
+    n = rng.integers(1, 6, 12)
+    s, z = rng.integers(0, n + 1), n + rng.integers(0, 20, 12)
+    mixed = np.flatnonzero((s > 0) & (s < n))
+    how = {"normalise": normalise, "weighting": weighting}
+    whole = pool.group_gradient(np.arange(12), n, s, exposure=z, **how)
+    kept = pool.group_gradient(mixed, n[mixed], s[mixed], exposure=z[mixed], **how)
+    divisor = {"rollout": n, "prompt": np.ones(12), "importance": 1 / z}[weighting]
+    np.testing.assert_allclose(kept * divisor[mixed].sum(), whole * divisor.sum(), atol=1e-12)

@@ -119,8 +119,9 @@ def simulate_learning(
     normalise, weighting
         As in :meth:`LogLinearPool.group_gradient`.
     exact : bool
-        Whether every round must deal ``rollouts_per_round``: ``allocate(budget=rollouts_per_round, exact=True)``. A rule
-        that deals in waves may leave some over. False leaves the pace to the policy: ``allocate()``.
+        Whether every round must deal ``rollouts_per_round``: ``allocate(budget=rollouts_per_round, exact=True)``. False
+        leaves the pace to the policy, ``allocate()``: for Algorithm 1, and for the rules that deal in waves, which take
+        no exact total.
     batches : sequence of array_like of int, or None
         Rows offered in each round, as :func:`epoch_batches` makes them; None offers the whole pool.
     mixed_only : bool
