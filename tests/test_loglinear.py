@@ -378,10 +378,12 @@ def test_a_policy_of_its_own_pace_may_spend_ahead_but_no_more_than_the_run():
 def test_waves_count_together():
     class Waves(Fixed):
         def continue_round(self, counts, successes):
-            return counts
+            return counts // 2
 
-    with pytest.raises(ValueError, match=r"^counts must sum to at most the 4 left, got counts = 6"):
-        simulate_learning(Waves([3, 3]), loglinear_pool(2, 2, n_held_out=1), 1, 10, learning_rate=1.0)
+    pool = loglinear_pool(2, 2, n_held_out=1)
+    assert simulate_learning(Waves([4, 4]), pool, 1, 14, learning_rate=1.0).exposure.tolist() == [7, 7]
+    with pytest.raises(ValueError, match=r"^counts must sum to at most the 1 left, got counts = 2\. Correct allocate"):
+        simulate_learning(Waves([4, 4]), pool, 1, 13, learning_rate=1.0)
 
 
 def curve(rollouts, held_out):
