@@ -121,7 +121,7 @@ def simulate_learning(
     exact : bool
         Whether every round must deal ``rollouts_per_round``: ``allocate(budget=rollouts_per_round, exact=True)``. False
         leaves the pace to the policy, ``allocate()``: for Algorithm 1, and for the rules that deal in waves, which take
-        no exact total.
+        no exact total. Give Algorithm 1 a ``round_capacity`` then: without one it may spend the run in one round.
     batches : sequence of array_like of int, or None
         Rows offered in each round, as :func:`epoch_batches` makes them; None offers the whole pool.
     mixed_only : bool

@@ -248,7 +248,8 @@ def loglinear_pool(
     sphere. Two prompts transfer :math:`x_i \cdot x_j`, which is s on average, with a noise of order
     :math:`1/\sqrt F`; so ``shared`` is what everybody learns from everybody, and ``n_features`` against ``n_prompts``
     says how much of the rest is shared. With few features all prompts press on the same directions, for and against each
-    other; with more features than prompts each learns by itself, and the held-out prompts gain little but the shared part.
+    other; with more features than prompts each learns by itself. As the :math:`z_i` have no mean, held-out prompts gain
+    by the shared direction alone, but for noise; the rest is what training prompts are learnt by heart with.
 
     Parameters
     ----------
