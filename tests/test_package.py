@@ -43,6 +43,7 @@ LAYERS = {
     "_running": {"_checks", "_units"},
     "_visit": {"_checks", "_units"},
     "_remaining": {"_kernels", "_checks", "_units", "_utility"},
+    "_systematic": {"_checks"},
     "_pacing": {"_checks", "_horizon", "_ledger"},
     "_scores": {"_checks", "_kernels", "_horizon", "_posterior", "_remaining", "_utility"},
     "_dual": {"_kernels", "_checks", "_horizon", "_ledger", "_posterior", "_threads", "_utility"},
@@ -53,7 +54,7 @@ LAYERS = {
     },
     "_resolving": {
         "_kernels", "_batch", "_checks", "_index", "_horizon", "_pacing", "_posterior", "_remaining", "_run", "_running", "_saved",
-        "_scores", "_state", "_units", "_utility", "_visit",
+        "_scores", "_state", "_systematic", "_units", "_utility", "_visit",
     },
     "baselines._base": {
         "_kernels", "_checks", "_index", "_ledger", "_pacing", "_posterior", "_run", "_saved", "_state", "_utility",

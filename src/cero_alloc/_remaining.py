@@ -19,6 +19,7 @@ _MAX_PASSES = 400  # passes over the pool; 2 to 6 are usual
 _FIRST = 4096  # prompts
 _LEAST, _MOST = 5e-324, 1e300  # prices
 _FREE = 1e-290  # what is not wanted at this price is worth nothing
+_ROUNDING = 1e-12  # of exposure: no demand
 _TOLD_APART = 1e-250  # price from which on logarithms tell gains apart
 
 
@@ -84,6 +85,20 @@ class Remaining:
                 if over > self.budget >= under:
                     return Clearing(lo, hi, (self.budget - under) / (over - under))
         return clear(demand, self.budget, most, guess)
+
+    def planned(self, clearing: Clearing, rows: IntArray | slice) -> FloatArray:
+        """Return the units that these prompts would buy in the rest of the run, continuous, where demand meets the budget."""
+        q, z, room = self.q[rows], self.z[rows], self.room[rows]
+
+        def bought(price: float) -> FloatArray:
+            upper = (z + room) / self.share
+            return np.clip(self.share * self.utility.demand(q, price * self.share, upper) - z, 0.0, room)
+
+        y = bought(clearing.low)
+        if clearing.high > clearing.low:
+            y = (1.0 - clearing.share) * bought(clearing.high) + clearing.share * y
+        y[y < _ROUNDING * (1.0 + z)] = 0.0
+        return y
 
     def _jump(self) -> float:
         """Return the price, but for rounding, at which the capped lines' demand jumps over the budget.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from math import exp, sqrt
+from math import ceil, exp, sqrt
 from typing import Any, ClassVar, Literal, SupportsIndex
 
 import numpy as np
@@ -22,11 +22,13 @@ from ._running import RunningPlan
 from ._saved import locked
 from ._scores import Scores
 from ._state import require
+from ._systematic import deal_evenly, round_total
 from ._units import NO_UNITS, Units
 from ._utility import SaturatingUtility
 from ._visit import solve_visit
 
 Signal = Literal["variance", "group"]
+Order = Literal["best", "spread"]
 
 _STREAM_STEP = 0.5  # of the multiplicative price
 _ONE = np.ones(1)
@@ -85,19 +87,27 @@ class ResolvingAllocator(RolloutRun):
         :math:`\kappa`: 1 spreads what a prompt is to get over its remaining visits, more brings it forward.
     band : float, at least 0
         Without a ``budget``, a round's total stays within 1 - band and 1 + band of an even pace; inf lets it be.
+    order : {"best", "spread"}
+        Which of the optimal plans is followed. "best" deals what is worth most first, so that with many rounds to come
+        the same prompts may come again and again; "spread" deals every prompt an even part of what it is to get, by
+        systematic sampling: random counts of 0 and ``min_rollouts`` or its multiples, in expectation on plan.
+    coverage : int or None
+        With "spread": every prompt is expected to get ``min_rollouts`` at least once in so many of its offers, however
+        little the plan gives it, as far as a round's total pays for that. None: no such floor.
     exploration : float, at least 0
         Posterior standard deviations of p(1-p) that are added to the value of a prompt. With "height" scaling that
         shifts rollouts to uncertain prompts; with "rate" scaling a larger value also saturates sooner.
     fit_every : int or None
         Rounds between refits of the bank's prior to the pool, :meth:`BetaPosteriorBank.fit_prior`; None never refits.
     seed : int, numpy.random.Generator or SeedSequence
-        Draws the permutation that breaks ties.
+        Draws the permutation that breaks ties, and with "spread" the counts of every round.
 
     Raises
     ------
     ValueError
         For sizes out of range, rollouts that are not whole groups, neither rounds nor visits, or a budget that cannot
-        be spent.
+        be spent; for "spread" with costs that differ or the group signal, and a coverage without "spread" or beyond the
+        budget.
     TypeError
         For sizes that are not integers.
 
@@ -106,11 +116,16 @@ class ResolvingAllocator(RolloutRun):
     Where ``visits`` are told and single units of equal cost are dealt, an offer of some prompts is planned from what
     changed since the last call, and the pool is passed over only now and then; counts and prices are those of a plan made
     afresh, to the last bit. Every other call passes over the pool: with ``costs``, with ``min_rollouts`` above one unit,
-    with ``signal="group"``, where the bank forgets, and where the whole pool is on offer.
+    with ``signal="group"``, with ``order="spread"``, where the bank forgets, and where the whole pool is on offer.
+
+    With "spread" a prompt's count is its expectation rounded down or up to multiples of ``min_rollouts``. The total is
+    that of the plan, or the one asked for; what does not fill such a multiple goes to prompts that got some. A coverage
+    c holds in expectation and draw by draw: whatever came before, a prompt on offer is passed over with probability
+    1 - 1/c at most, and j times in a row with (1 - 1/c)^j.
 
     References
     ----------
-    Theorem 3 and Claims 11 to 14 of the theory page.
+    Theorem 3 and Claims 11 to 14, 20 and 21 of the theory page.
 
     Examples
     --------
@@ -122,6 +137,17 @@ class ResolvingAllocator(RolloutRun):
     >>> allocator.update(None, successes=[8, 4, 0], rollouts=counts)
     >>> allocator.allocate().tolist()
     [5, 14, 5]
+
+    Pairs for half of the prompts in every round: always the better ones until they are worth less, or a mixed batch.
+
+    >>> bank = BetaPosteriorBank(6)
+    >>> bank.update(None, successes=[5, 5, 5, 1, 1, 1], rollouts=[10] * 6)
+    >>> run = {"total_budget": 72, "n_rounds": 12, "min_rollouts": 2, "max_rollouts": 8}
+    >>> best, even = (ResolvingAllocator(bank, **run, order=order) for order in ("best", "spread"))
+    >>> [best.allocate().tolist() for _ in range(3)]
+    [[2, 2, 2, 0, 0, 0], [2, 2, 2, 0, 0, 0], [2, 2, 2, 0, 0, 0]]
+    >>> [even.allocate().tolist() for _ in range(3)]
+    [[2, 2, 0, 0, 2, 0], [2, 0, 0, 2, 2, 0], [2, 2, 2, 0, 0, 0]]
     """
 
     _OPTIONAL: ClassVar[tuple[str, ...]] = ("prior_fit",)
@@ -153,6 +179,8 @@ class ResolvingAllocator(RolloutRun):
         costs: npt.ArrayLike | None = None,
         front_load: float = 1.0,
         band: float = 0.25,
+        order: Order = "best",
+        coverage: SupportsIndex | None = None,
         exploration: float = 0.0,
         fit_every: SupportsIndex | None = None,
         seed: int | np.random.Generator | np.random.SeedSequence = 0,
@@ -193,6 +221,13 @@ class ResolvingAllocator(RolloutRun):
         if np.ndim(signal) or signal not in ("variance", "group"):
             raise ValueError(error_text("signal", "be 'variance' or 'group'", signal, "Correct the spelling."))
         self._group = signal == "group"
+        if np.ndim(order) or order not in ("best", "spread"):
+            raise ValueError(error_text("order", "be 'best' or 'spread'", order, "Correct the spelling."))
+        for what, given in (("costs that differ", self._costs is not None), ("signal = 'group'", self._group)):
+            if order == "spread" and given:
+                raise ValueError(error_text("order", f"be 'best' with {what}", order, "Leave out one of the two."))
+        self._even = order == "spread"
+        self._least = 0.0 if coverage is None else 1.0 / self._checked_coverage(coverage)
         self._front_load = real("front_load", front_load, low=1.0, high=np.inf, remedy="1 spreads, 2 front-loads.")
         bonus = real("exploration", exploration, low=0.0, high=np.inf, remedy="Count posterior standard deviations.")
         self._scores = Scores(bank, self.horizon, utility, bonus)
@@ -243,6 +278,7 @@ class ResolvingAllocator(RolloutRun):
             For an unknown id.
         ValueError
             For a repeated id, a negative budget, or an exact total that is not feasible; the message names what is.
+            With "spread", for a part of the pool where visits are not told.
         TypeError
             For a budget that is not an integer, or with ``costs`` not a number.
 
@@ -262,11 +298,18 @@ class ResolvingAllocator(RolloutRun):
         if self._left is not None:
             offered = slice(None) if rows is None else rows
             left = self._visits_left(rows) if self._costs is not None else np.array([self._offers_to_come(offered)])
+        if self._even and not known and size:
+            raise ValueError(
+                f"prompt_ids must name the whole pool where visits are not told and order is 'spread', got {size} of "
+                f"{self.bank._n_active} prompts. Pass visits=, how often each prompt is offered, or order='best'."
+            )
         low, high = self._pacing.window(rows, size, left, budget, exact)
         if self.ledger.finished:
             return np.zeros(named, dtype=np.int64)
         self._refit()
-        if known:
+        if self._even:
+            solution = self._deal_evenly(rows, low, high, self._pacing.pace(rows, size, left)[0])
+        elif known:
             solution = self._resolve(rows, low, high)
         else:
             assert rows is not None
@@ -342,6 +385,23 @@ class ResolvingAllocator(RolloutRun):
         self._left = left
         ledger.extend(more, added, to_come)
         self._forget_plan()
+
+    def _checked_coverage(self, coverage: SupportsIndex) -> int:
+        """Return the coverage, refused where nobody spreads or the budget does not pay for it."""
+        if not self._even:
+            remedy = "Pass order='spread', which deals by expectation."
+            raise ValueError(error_text("coverage", "be None with order = 'best'", coverage, remedy))
+        offers = integer("coverage", coverage, least=1, remedy="Count the offers within which a prompt is dealt some.")
+        h, quantum = self.horizon, max(1, self._pacing.n_min)
+        all_offers = float(h.n_prompts * h.n_rounds) if self._left is None else float(self._left.sum())
+        if all_offers * quantum > offers * h.budget:
+            condition = f"be at least {ceil(all_offers * quantum / h.budget)}"
+            remedy = (
+                f"{quantum * h.group_size} rollouts in every {offers} of {all_offers:g} offers are more than the run's "
+                f"{h.total_budget}: raise it, or the budget."
+            )
+            raise ValueError(error_text("coverage", condition, offers, remedy))
+        return offers
 
     def _most(self, left: FloatArray | None, to_come: float, rounds: int) -> float:
         """Return the largest budget that so many rounds, and offers to come at one unit each, can spend."""
@@ -447,6 +507,26 @@ class ResolvingAllocator(RolloutRun):
         gains = self._scores.of_exposure(q, z, np.array(np.broadcast_to(visits, q.size)))
         _bound(gains, np.broadcast_to(least, q.size), most, much)
         return self._solve(rows, gains, low, high, self._price)
+
+    def _deal_evenly(self, rows: IntArray | None, low: float, high: float, pace: float) -> BatchSolution:
+        """Deal every prompt its even part of the plan (Claim 20), whatever the order in which the prompts are named."""
+        size = len(self.bank) if rows is None else rows.size
+        units = np.zeros(size, dtype=np.int64)
+        if size == 0:
+            return BatchSolution(units, self._price, 0.0, 0.0)
+        n_max, q = self.horizon.n_max, self._scores.values(None)
+        z, left = self.ledger.exposure.astype(np.float64), np.array(np.broadcast_to(self._visits_left(rows), q.size))
+        rest = Remaining(q, z, left * n_max, _ONE, self.ledger.left, self.horizon.equal_share, self.utility)
+        clearing = rest.clear(self._price or _first_price(q, rest))
+        self._price = clearing.low
+        places = slice(None) if rows is None else np.argsort(rows)
+        offered = slice(None) if rows is None else rows[places]
+        rate = rest.planned(clearing, offered) / (1.0 + (left[offered] - 1.0) / self._front_load)
+        quantum = max(1, self._pacing.n_min)
+        # At price 0 nobody wants the rest, or everybody gets all there is room for: no plan sets the pace.
+        total = round_total(float(rate.sum()) if self._price > 0.0 else pace, low, high, quantum, n_max)
+        units[places] = deal_evenly(rate, total, quantum=quantum, n_max=n_max, least=self._least, rng=self._rng)
+        return BatchSolution(units, self._price, 0.0, 0.0)
 
     def _plan_of(self, rows: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, IntArray, float] | None:
         """Return value, exposure, visits left and plan of these rows, and the price, by what changed since the last call.
