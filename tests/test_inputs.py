@@ -26,6 +26,7 @@ ALLOCATORS = {
     "fenchel, batches": partial(FenchelDualAllocator, visits=[4, 3, 4, 4], catch_up=True, utility=UTILITY),
     "resolving": ResolvingAllocator,
     "resolving, visits": partial(ResolvingAllocator, visits=[4, 3, 4, 4], min_rollouts=4, utility=UTILITY),
+    "resolving, spread": partial(ResolvingAllocator, visits=[4, 3, 4, 4], order="spread", coverage=2),
     "resolving, group": partial(ResolvingAllocator, signal="group", min_rollouts=2),
     **{cls.__name__: cls for cls in (*baselines.PEERS, *baselines.CONTROLS)},
 }

@@ -26,6 +26,7 @@ KINDS = {
     "rounds": (ResolvingAllocator, lambda rng, m, k: {}),
     "visits": (ResolvingAllocator, lambda rng, m, k: {"visits": rng.integers(1, k + 1, m), "n_rounds": None}),
     "both": (ResolvingAllocator, lambda rng, m, k: {"visits": 4 if k > 3 else 1, "exploration": 0.5}),
+    "spread": (ResolvingAllocator, lambda rng, m, k: {"visits": k, "order": "spread", "coverage": 1000}),
     "groups": (ResolvingAllocator, lambda rng, m, k: {"signal": "group", "min_rollouts": 2}),
     "one cost": (ResolvingAllocator, lambda rng, m, k: {"costs": 2.5}),
     "costs": (ResolvingAllocator, lambda rng, m, k: {"costs": rng.integers(1, 9, m) * 0.5}),

@@ -33,6 +33,7 @@ FORMS = {
     "ResolvingAllocator, visits": ("ResolvingAllocator", {"visits": 9, "n_rounds": None, "fit_every": 2}),
     "ResolvingAllocator, tokens": ("ResolvingAllocator", {"costs": [1, 2, 3, 4, 5, 6], "exploration": 0.5}),
     "ResolvingAllocator, groups": ("ResolvingAllocator", {"signal": "group", "min_rollouts": 2}),
+    "ResolvingAllocator, spread": ("ResolvingAllocator", {"order": "spread", "visits": 9, "min_rollouts": 2, "coverage": 3}),
     "VIP, process": ("VIP", {"embeddings": np.eye(6)[:, :3] + 0.1}),
     "BOTS, references": ("BOTS", {"references": (np.full(6, 0.2), np.full(6, 0.9))}),
     **{name: (name, {}) for name in EVERY},

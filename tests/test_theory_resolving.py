@@ -1,4 +1,4 @@
-"""One test per numbered claim of docs/theory.md, Claims 10 to 17 and 19 and Theorem 3; the others stand in test_theory.py."""
+"""One test per numbered claim of docs/theory.md, Claims 10 to 17, 19 to 21 and Theorem 3; the others stand in test_theory.py."""
 
 import itertools
 import math
@@ -20,6 +20,7 @@ from cero_alloc import (
 from cero_alloc._batch import solve_batch
 from cero_alloc._prior import log_evidence
 from cero_alloc._remaining import Remaining
+from cero_alloc._systematic import expected_counts, systematic
 from cero_alloc.simulation import (
     LogLinearPool,
     Pool,
@@ -347,3 +348,93 @@ def test_claim_19_groups_of_one_outcome_change_the_length_alone(seed, normalise,
     kept = pool.group_gradient(mixed, n[mixed], s[mixed], exposure=z[mixed], **how)
     divisor = {"rollout": n, "prompt": np.ones(12), "importance": 1 / z}[weighting]
     np.testing.assert_allclose(kept * divisor[mixed].sum(), whole * divisor.sum(), atol=1e-12)
+
+
+def planned(q, z, room, funds, share, utility):
+    rest = Remaining(q, z, room, np.ones(1), float(funds), share, utility)
+    return rest.planned(rest.clear(1.0), slice(None))
+
+
+def fluid_run(seed, shape, scaling, least=None):
+    """Deal expected counts, the whole pool in every round; return them, what the run adds and what the optimum adds."""
+    rng = np.random.default_rng(seed)
+    utility = SaturatingUtility(shape, scaling=scaling, saturation=float(10 ** rng.uniform(-1, 1)))
+    m, k, n_max = int(rng.integers(1, 9)), int(rng.integers(1, 8)), int(rng.integers(1, 6))
+    budget = int(rng.integers(1, m * k * n_max + 1))
+    q, share, z, dealt = rng.random(m) / 4, budget / m, rng.integers(0, 3, m) * 1.0, []
+    upper, floor = z + k * n_max, 0.0 if least is None else float(rng.uniform(0, min(1, budget / (m * k))))
+    optimum = OfflineOracle(utility).solve(q, z.sum() + budget, equal_share=share, lower=z, upper=upper).optimum
+    start = utility.value(q, z / share).sum()
+    cost, funds = 0.0, float(budget)
+    for w in range(k, 0, -1):
+        e = even = planned(q, z, np.full(m, float(w * n_max)), funds, share, utility) / w
+        if floor and even.sum() > 0:
+            e = expected_counts(even, even.sum(), float(n_max), floor)
+            part = min(1.0, m * floor / even.sum())
+            assert (e >= (1 - part) * even - 1e-9).all()
+            cost = max(cost, part)
+        dealt.append(e)
+        z, funds = z + e, max(0.0, funds - e.sum())
+    return np.array(dealt), utility.value(q, z / share).sum() - start, optimum - start, cost
+
+
+@pytest.mark.parametrize(("shape", "scaling"), ALL_UTILITIES)
+def test_claim_20_the_even_part_of_the_plan_is_optimal_and_even(shape, scaling):
+    for seed in range(20):
+        dealt, added, optimum, _ = fluid_run(seed, shape, scaling)
+        assert added == pytest.approx(optimum, rel=1e-8, abs=1e-12)
+        if shape != "capped-linear":  # strictly concave
+            np.testing.assert_allclose(dealt, np.broadcast_to(dealt[0], dealt.shape), atol=1e-5)
+
+
+@given(seeds)
+def test_claim_20_counts_in_quanta_obey_theorem_3_but_for_the_last_quantum(seed):
+    rng = np.random.default_rng(seed)
+    m, quantum = int(rng.integers(1, 12)), int(rng.integers(1, 5))
+    n_max, w = quantum * int(rng.integers(1, 4)), rng.integers(1, 6, m)
+    y = rng.choice([0.0, 1.0, rng.random()], m) * w * n_max * rng.random(m) ** rng.choice([0.0, 1.0, 3.0])
+    e = y / w
+    e[-1] += min(n_max - e[-1], -e.sum() % quantum)  # the sum must be whole quanta; where it is not, nothing is drawn
+    y[-1] = e[-1] * w[-1]
+    total = round(e.sum() / quantum)
+    if abs(e.sum() - total * quantum) > 1e-9:
+        return
+    n = quantum * systematic(e / quantum, total, rng)
+    assert n.sum() == total * quantum
+    assert (np.abs(n - e) < quantum).all()
+    at_least = ((y == 0) | (y >= quantum)) & ((y == w * n_max) | (y <= w * n_max - quantum)) & (w >= 2)
+    assert (n <= np.minimum(n_max, y) + 1e-9)[at_least].all()
+    assert (n >= np.maximum(0, y - (w - 1) * n_max) - 1e-9)[at_least].all()
+
+
+def test_claim_20_a_round_of_such_prompts_loses_nothing():
+    """Until the last quantum is at stake the continuation optimum stays, whatever is drawn."""
+    rng, utility = np.random.default_rng(0), SaturatingUtility()
+    q, z, w, n_max, quantum = rng.random(30) / 4, np.zeros(30), 40, 8, 2
+    budget, share, kept, fell = 30 * 40, 40.0, 0, 0
+    before = OfflineOracle(utility).solve(q, budget, equal_share=share, upper=w * n_max).optimum
+    for left in range(w, 0, -1):
+        room = np.full(30, float(left * n_max))
+        y = planned(q, z, room, budget - z.sum(), share, utility)
+        sure = (left > 1) and (((y == 0) | (y >= quantum)) & (y <= room - quantum)).all()
+        z = z + quantum * systematic(y / left / quantum, 15, rng)
+        after = OfflineOracle(utility).solve(
+            q, budget, equal_share=share, lower=z, upper=np.minimum(z + (left - 1) * n_max, budget)
+        )
+        if sure:
+            assert after.optimum == pytest.approx(before, rel=1e-9)
+        kept, fell = kept + sure, fell + (after.optimum < before * (1 - 1e-9))
+        before = after.optimum
+    assert kept >= 20
+    assert fell >= 1  # at the end something is lost
+
+
+@pytest.mark.parametrize(("shape", "scaling"), ALL_UTILITIES)
+def test_claim_21_coverage_costs_no_more_than_its_share_of_the_budget(shape, scaling):
+    shares = []
+    for seed in range(60):
+        _, added, optimum, cost = fluid_run(seed, shape, scaling, least=True)
+        assert added >= (1 - cost) * optimum - 1e-9 * (1 + optimum)
+        if cost * optimum > 0:
+            shares.append((optimum - added) / (cost * optimum))
+    assert max(shares) > 0.1  # of what the claim allows: it says something
