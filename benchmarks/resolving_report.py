@@ -93,6 +93,27 @@ def print_tokens(rows: list[Row]) -> None:
     table(title, ["policy", "regret", "unspent tokens (%)"], lines)
 
 
+def print_orders(rows: list[Row]) -> None:
+    """Print part 4c."""
+    digits = {"known": 4, "learnt": 1, "early": 0, "never": 0, "first": 3, "last": 3, "shared": 1}
+    lines = [
+        [f"{quantum}, {order}", *(spread([r[key] for r in group], n) for key, n in digits.items())]
+        for (quantum, order), group in grouped(rows, "quantum", "order").items()
+    ]
+    title = "4c. ORDERS: 16 groups a round from the pool, height, % of the optimum; who is dealt when, values known"
+    header = [
+        "least count, order",
+        "regret, known",
+        "regret, learnt",
+        "prompts in the first eighth",
+        "never",
+        "mean value, first quarter",
+        "last quarter",
+        "shared with the round before (%)",
+    ]
+    table(title, header, lines)
+
+
 def print_pools(rows: list[Row]) -> None:
     """Print part 4."""
     names = list(dict.fromkeys(r["policy"] for r in rows))

@@ -6,7 +6,7 @@ Parts, each with a table on the terminal and a CSV in ``--out``, some with a pic
 2. envelope: the batch solver against a dynamic program, and its worst gap on adversarial tables;
 3. learnt: regret with learnt values against the number of epochs, for every policy;
 4. pools: regret on pools from spread out to homogeneous, offered in batches or as a whole, static and drifting, and
-   under a token budget;
+   under a token budget; and who is dealt when, in the best order and in the even one;
 5. saturation: how it concentrates the rollouts;
 6. priors: bias and error of the value on measured success counts (``--data``), with the flat and the fitted prior;
 7. promises: exact totals, unspent budget and token caps over generated calls.
@@ -52,6 +52,7 @@ from resolving_report import (
     print_envelope,
     print_known,
     print_learnt,
+    print_orders,
     print_pools,
     print_priors,
     print_promises,
@@ -386,6 +387,31 @@ def token_run(seed: int) -> list[Row]:
     return rows
 
 
+def order_run(seed: int, quantum: int) -> list[Row]:
+    """Deal the whole pool 16 groups a round in both orders, values known and learnt: who is dealt when, at what cost."""
+    rounds, utility = 5 * ROUNDS, SaturatingUtility(scaling="height")
+    pool = static_pool(WHOLE, 0.6, 0.6, seed=[seed, 51])
+    q = pool.rates[0] * (1.0 - pool.rates[0])
+    run = {"total_budget": 16 * quantum * rounds, "n_rounds": rounds, "max_rollouts": 4 * quantum, "utility": utility}
+    forms = {"best": {}, "spread": {"order": "spread"}, "spread, coverage 100": {"order": "spread", "coverage": 100}}
+    rows = []
+    for name, form in forms.items():
+        row: Row = {"order": name, "quantum": quantum, "seed": seed}
+        for known in (False, True):
+            bank = known_bank(pool) if known else pool.bank()
+            policy = ResolvingAllocator(bank, **run, **form, min_rollouts=quantum, seed=seed)
+            result = simulate(policy, pool, rounds, seed=seed, feedback=not known, utility=utility)
+            row["known" if known else "learnt"] = 100.0 * WHOLE * result.regret / result.optimum
+        dealt, part = result.counts > 0, rounds // 4
+        row["early"] = int(dealt[: rounds // 8].any(axis=0).sum())
+        row["never"] = int((~dealt.any(axis=0)).sum())
+        for place, quarter in (("first", dealt[:part]), ("last", dealt[-part:])):
+            row[place] = float((quarter @ q).sum() / quarter.sum())
+        row["shared"] = 100.0 * float(np.mean((dealt[1:] & dealt[:-1]).sum(axis=1) / dealt[1:].sum(axis=1)))
+        rows.append(row)
+    return rows
+
+
 # ---------------------------------------------------------------- 5. saturation
 
 
@@ -525,6 +551,7 @@ def plan(options: argparse.Namespace) -> dict[str, list[Callable[[], Any]]]:
             for seed in seeds
         ],
         "tokens": [partial(token_run, seed) for seed in seeds],
+        "orders": [partial(order_run, seed, quantum) for quantum in (1, 8) for seed in seeds],
         "saturation": [
             partial(saturation_run, seed, scaling, level)
             for scaling in ("height", "rate")
@@ -566,6 +593,7 @@ def main(argv: list[str] | None = None) -> int:
     same = [r for r in done["learnt"] if (r["epochs"], r["scaling"]) == (4, "height")]
     print_pools(same + done["pools"])
     print_tokens(done["tokens"])
+    print_orders(done["orders"])
     print_saturation([row for row, _, _ in done["saturation"]])
     if done["priors"]:
         print_priors(done["priors"])

@@ -37,6 +37,7 @@ def test_quick_run_writes_everything(tmp_path, capsys):
         "3. LEARNT",
         "4a. POOLS",
         "4b. TOKENS",
+        "4c. ORDERS",
         "5. SATURATION",
         "6. PRIORS",
         "7. PROMISES",
@@ -49,12 +50,25 @@ def test_quick_run_writes_everything(tmp_path, capsys):
     assert regret["Resolving, flat", "1"] == regret["uniform", "1"]
     assert regret["Resolving, flat", "4"] < regret["uniform", "4"]
     assert all(float(row["regret"]) <= 1e-9 for row in read(out / "known.csv"))
+    orders = {
+        (row["quantum"], row["order"]): float(row["first"]) - float(row["last"]) for row in read(out / "orders.csv")
+    }
+    assert all(orders[quantum, "spread"] < orders[quantum, "best"] for quantum in ("1", "8"))
     assert {row["file"] for row in read(out / "priors.csv")} == {"model"}
 
 
 def test_says_when_there_is_no_data(tmp_path, monkeypatch, capsys):
     parts = resolving_sim.plan
-    keep = {"known": 4, "settings": 1, "envelope": 3, "learnt": 2, "tokens": 1, "saturation": 2, "promises": 3}
+    keep = {
+        "known": 4,
+        "settings": 1,
+        "envelope": 3,
+        "learnt": 2,
+        "tokens": 1,
+        "orders": 1,
+        "saturation": 2,
+        "promises": 3,
+    }
     monkeypatch.setattr(
         resolving_sim,
         "plan",

@@ -3,12 +3,12 @@
 from fractions import Fraction
 from math import ceil, floor
 
-import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import naive
 from cero_alloc import BetaPosteriorBank, OfflineOracle, ResolvingAllocator, SaturatingUtility
 from cero_alloc._systematic import deal_evenly, expected_counts, round_total, systematic
 from cero_alloc.simulation import Pool, known_bank, simulate, static_pool
@@ -173,11 +173,13 @@ def test_counts_follow_the_plan_in_any_run(seed):
         assert (n * g == counts).all()
         assert ((n == 0) | ((n >= quantum) & (n <= n_max))).all()
         assert total <= (funds if cap is None else cap)
-        wanted = expected.sum()
+        wanted = expected.sum()  # the oracle's plan never exceeds the budget
         if cap is not None and wanted > 0:  # nearest whole quanta, within the cap
             assert abs(total - min(wanted, cap)) <= quantum + 1e-6
         if total % quantum == 0 and wanted > 0 and n_max % quantum == 0:
-            scaled = naive.expected_counts((expected * (expected > 1e-9)).tolist(), total // quantum, n_max // quantum, 0)
+            scaled = naive.expected_counts(
+                (expected * (expected > 1e-9)).tolist(), total // quantum, n_max // quantum, 0
+            )
             for count, part in zip(n // quantum, scaled, strict=True):
                 assert floor(part - 1e-4) <= count <= ceil(part + 1e-4)
         policy.update(rows, rng.binomial(counts, 0.4), counts)
@@ -230,7 +232,7 @@ def test_the_mix_of_prompts_stays_the_same_over_the_run():
 
 
 @given(seeds, st.integers(1, 6), st.integers(0, 4))
-@settings(max_examples=40)
+@settings(max_examples=60)
 def test_exact_totals_are_kept_or_refused_before_anything_changes(seed, n_min, more):
     rng = np.random.default_rng(seed)
     m, n_max = int(rng.integers(1, 8)), n_min + more
@@ -294,11 +296,22 @@ def test_the_seed_decides_and_the_state_holds_it():
 
 
 def test_nobody_wants_anything_but_the_pace_asks_for_it():
-    bank = known_bank(Pool(np.array([1.0, 0.0, 1.0, 0.0])))
-    policy = ResolvingAllocator(bank, total_budget=32, n_rounds=8, max_rollouts=4, order="spread")
+    lines = SaturatingUtility("capped-linear", scaling="height", saturation=10.0)  # full at .8 rollouts
+    bank = known_bank(static_pool(4, 0.5, 0.5, seed=0))
+    policy = ResolvingAllocator(bank, total_budget=32, n_rounds=8, max_rollouts=4, utility=lines, order="spread")
     dealt = np.array([policy.allocate() for _ in range(8)])
-    assert (dealt.sum(axis=1) == 4).all()
-    assert (dealt == 1).all()  # equal expectations of one unit
+    assert dealt[0].sum() == 3  # the low end of the band
+    wanted = dealt.cumsum(axis=0)[:-1].min(axis=1) < 1
+    assert not wanted[-1]
+    assert (dealt.max(axis=1) - dealt.min(axis=1) <= 1)[1:][~wanted].all()  # equal expectations
+    assert policy.remaining_budget == 0
+
+
+def test_what_the_caps_can_only_just_hold_is_dealt_in_full():
+    """The budget pays for every visit at the most rollouts, so that a round's cap is taken in full."""
+    policy = ResolvingAllocator(BetaPosteriorBank(3), total_budget=30, visits=5, max_rollouts=2, order="spread")
+    assert policy.allocate([0, 1], budget=3).sum() == 3
+    assert policy.allocate([0, 2], budget=100).tolist() == [2, 2]
 
 
 def test_front_load_brings_a_batch_forward():

@@ -119,7 +119,8 @@ class ResolvingAllocator(RolloutRun):
     with ``signal="group"``, with ``order="spread"``, where the bank forgets, and where the whole pool is on offer.
 
     With "spread" a prompt's count is its expectation rounded down or up to multiples of ``min_rollouts``. The total is
-    that of the plan, or the one asked for; what does not fill such a multiple goes to prompts that got some. A coverage
+    that of the plan, or the one asked for; what does not fill such a multiple goes to prompts that got some. No price
+    clears such a round: its ``batch_price`` is the run's. Visits have to be told where a part of the pool is offered. A coverage
     c holds in expectation and draw by draw: whatever came before, a prompt on offer is passed over with probability
     1 - 1/c at most, and j times in a row with (1 - 1/c)^j.
 
@@ -308,7 +309,7 @@ class ResolvingAllocator(RolloutRun):
             return np.zeros(named, dtype=np.int64)
         self._refit()
         if self._even:
-            solution = self._deal_evenly(rows, low, high, self._pacing.pace(rows, size, left)[0])
+            solution = self._deal_evenly(rows, low, high)
         elif known:
             solution = self._resolve(rows, low, high)
         else:
@@ -508,7 +509,7 @@ class ResolvingAllocator(RolloutRun):
         _bound(gains, np.broadcast_to(least, q.size), most, much)
         return self._solve(rows, gains, low, high, self._price)
 
-    def _deal_evenly(self, rows: IntArray | None, low: float, high: float, pace: float) -> BatchSolution:
+    def _deal_evenly(self, rows: IntArray | None, low: float, high: float) -> BatchSolution:
         """Deal every prompt its even part of the plan (Claim 20), whatever the order in which the prompts are named."""
         size = len(self.bank) if rows is None else rows.size
         units = np.zeros(size, dtype=np.int64)
@@ -522,9 +523,10 @@ class ResolvingAllocator(RolloutRun):
         places = slice(None) if rows is None else np.argsort(rows)
         offered = slice(None) if rows is None else rows[places]
         rate = rest.planned(clearing, offered) / (1.0 + (left[offered] - 1.0) / self._front_load)
-        quantum = max(1, self._pacing.n_min)
-        # At price 0 nobody wants the rest, or everybody gets all there is room for: no plan sets the pace.
-        total = round_total(float(rate.sum()) if self._price > 0.0 else pace, low, high, quantum, n_max)
+        target, quantum = float(rate.sum()), max(1, self._pacing.n_min)
+        if self._price == 0.0:  # the plan may be more than there is: what nobody wants costs nothing
+            target *= min(1.0, rest.budget / max(1.0, float(rest.planned(clearing, slice(None)).sum())))
+        total = round_total(target, low, high, quantum, n_max)
         units[places] = deal_evenly(rate, total, quantum=quantum, n_max=n_max, least=self._least, rng=self._rng)
         return BatchSolution(units, self._price, 0.0, 0.0)
 
