@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import naive
 from cero_alloc import BetaPosteriorBank, OfflineOracle, ResolvingAllocator, SaturatingUtility
+from cero_alloc._remaining import Remaining
 from cero_alloc._systematic import deal_evenly, expected_counts, round_total, systematic
 from cero_alloc.simulation import Pool, known_bank, simulate, static_pool
 
@@ -89,6 +90,12 @@ def test_counts_are_expectations_rounded_down_or_up_and_unbiased(seed):
     assert (draws <= np.ceil(expected)).all()
     assert (draws <= most).all()
     np.testing.assert_allclose(draws.mean(axis=0), expected, atol=1.01 / grid)  # the grid's own error
+
+
+@pytest.mark.parametrize("expected", [[1 / 3] * 3, [0.5 + 2**-52, 0.5]], ids=["below", "above"])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_total_is_exact_where_the_expectations_round(expected, share):
+    assert systematic(np.array(expected), 1, Comb(share)).sum() == 1
 
 
 @given(seeds)
@@ -305,6 +312,22 @@ def test_nobody_wants_anything_but_the_pace_asks_for_it():
     assert not wanted[-1]
     assert (dealt.max(axis=1) - dealt.min(axis=1) <= 1)[1:][~wanted].all()  # equal expectations
     assert policy.remaining_budget == 0
+
+
+def test_what_nobody_wants_is_dealt_at_an_even_pace():
+    """Slopes underflow after the first rollout: the plan is all the room there is, at price 0."""
+    flat = SaturatingUtility("exponential", scaling="height", saturation=1e4)
+    bank = known_bank(static_pool(4, 0.5, 0.5, seed=0))
+    policy = ResolvingAllocator(bank, total_budget=64, n_rounds=8, max_rollouts=4, utility=flat, order="spread")
+    assert [int(policy.allocate().sum()) for _ in range(8)] == [8] * 8
+    assert policy.price == 0.0
+
+
+def test_the_rounding_of_an_exposure_is_no_demand():
+    z = np.array([1.0 - 2.0**-53, 0.5])  # a line that is full at 1
+    line = SaturatingUtility("capped-linear", scaling="height")
+    rest = Remaining(np.full(2, 0.2), z, np.full(2, 8.0), np.ones(1), 4.0, 1.0, line)
+    assert rest.planned(rest.clear(1.0), slice(None)).tolist() == [0.0, 0.5]
 
 
 def test_what_the_caps_can_only_just_hold_is_dealt_in_full():
