@@ -1,0 +1,150 @@
+"""Tables, files and pictures of learning.py."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cero_alloc.plotting import COLORS, DASHES, plot_comparison
+from learning_statistics import Chosen, at_rate, pooled, summarise
+from learning_study import Cell, Record, Study
+from regret_report import table
+
+SHOWN = ("uniform", "FenchelDual", "Resolving .3", "recommended", "MoPPS", "DAPO", "clairvoyant")
+KINDS = ("common", "own")
+
+
+def report(study: Study, records: Sequence[Record], chosen: Chosen, folder: Path) -> None:
+    """Print and write everything."""
+    rows: list[dict[str, Any]] = []
+    for kind in KINDS:
+        by_cell = at_rate(study, records, chosen, kind)
+        for cell, games in by_cell.items():
+            found = summarise(games)
+            rows += [{"rate": kind, "cell": " / ".join(cell), **row} for row in found]
+            print_cell(f"{' / '.join(cell)}; {kind} learning rate; {found[0]['seeds']} pairs", found)
+        print_pooled(by_cell, kind)
+        draw(by_cell, kind, folder)
+    write(folder / "summary.csv", rows)
+    write(folder / "runs.csv", [_line(record) for record in records])
+    if chosen:
+        names = sorted({name for name, _ in chosen})
+        groups = sorted({group for _, group in chosen})
+        lines = [[name, *(f"{chosen[name, group]:g}" for group in groups)] for name in names]
+        table("learning rates chosen on the tuning seeds", ["policy", *(" / ".join(g) for g in groups)], lines)
+
+
+def print_cell(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print one cell, the best at the end first."""
+    lines = [
+        [
+            row["policy"], f"{row['learning_rate']:g}", f"{row['final']:.4f} +- {row['final_half']:.4f}",
+            f"{row['gain']:+.4f} +- {row['gain_half']:.4f}", f"{row['area']:+.4f} +- {row['area_half']:.4f}",
+            ratio_text(row), f"{100 * row['mixed']:.0f}", f"{100 * row['top']:.0f}", f"{100 * row['unseen']:.0f}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    heads = ["policy", "rate", "held out", "vs uniform", "area vs uniform", "rollouts", "mixed %", "top %", "unseen %"]
+    table(f"{title}, started at {rows[0]['start']:.3f}", heads, lines)
+
+
+def ratio_text(row: dict[str, Any]) -> str:
+    """Return the rollouts to uniform's final success and their interval, in multiples of uniform's."""
+    def one(value: float) -> str:
+        return "none" if np.isnan(value) else "never" if np.isinf(value) else f"{value:.2f}"
+
+    return f"{one(row['ratio'])} [{one(row['ratio_low'])}, {one(row['ratio_high'])}]"
+
+
+def by_pool(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Return the cells of each pool: of each start, over the tasks, or of each log-linear pool by how it is learnt."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        key = cell[1] if len(cell) == 2 else " / ".join((cell[0], *cell[2:]))
+        found.setdefault(key, []).append(cell)
+    return found
+
+
+def print_pooled(by_cell: dict[Cell, dict[str, list[Record]]], kind: str) -> None:
+    """Print the paired differences of final success over all cells of a pool."""
+    for pool, cells in by_pool(list(by_cell)).items():
+        found = pooled(by_cell, cells)
+        lines = [
+            [name, f"{mean:+.4f} +- {half:.4f}", f"{wins}/{pairs}"]
+            for name, (mean, half, wins, pairs) in sorted(found.items(), key=lambda entry: -entry[1][0])
+            if name != "uniform"
+        ]
+        table(f"POOLED {pool}; {kind} learning rate; {len(cells)} cells", ["policy", "vs uniform", "above"], lines)
+
+
+def draw(by_cell: dict[Cell, dict[str, list[Record]]], kind: str, folder: Path) -> None:
+    """Draw the curves of every cell, and the differences at the end per pool."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    if not by_cell:
+        return
+    cells = list(by_cell)
+    columns = 3
+    lines = -(-len(cells) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(3.0 * columns, 2.4 * lines), layout="constrained", squeeze=False
+    )
+    for ax, cell in zip(axes.flat, cells, strict=False):
+        curves(ax, by_cell[cell])
+        ax.set_title(" / ".join(cell), fontsize="small")
+    for ax in axes.flat[len(cells) :]:
+        ax.set_axis_off()
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
+    figure.supxlabel("rollouts (thousands)", fontsize="small")
+    figure.supylabel("held-out success", fontsize="small")
+    figure.savefig(folder / f"curves_{kind}.png", dpi=130)
+    plt.close(figure)
+
+    scores: dict[str, dict[str, Any]] = {}
+    for pool, members in by_pool(cells).items():
+        for cell in members:
+            base = by_cell[cell]["uniform"]
+            for name, runs in by_cell[cell].items():
+                if name != "uniform":
+                    gain = [100.0 * (a["held_out"][-1] - b["held_out"][-1]) for a, b in zip(runs, base, strict=True)]
+                    scores.setdefault(name, {}).setdefault(pool, []).extend(gain)
+    figure, ax = plt.subplots(figsize=(6.5, 7.0), layout="constrained")
+    ax.axvline(0.0, color="0.3", linewidth=0.8)
+    plot_comparison(scores, ax, label="held-out success at the end, against uniform (points)")
+    figure.savefig(folder / f"gains_{kind}.png", dpi=130)
+    plt.close(figure)
+
+
+def curves(ax: Any, games: dict[str, list[Record]]) -> None:
+    """Draw mean held-out success over rollouts; the band is one standard error of uniform's."""
+    for i, name in enumerate(name for name in SHOWN if name in games):
+        runs = games[name]
+        x = np.mean([run["rollouts"] for run in runs], axis=0) / 1000.0
+        y = np.array([run["held_out"] for run in runs])
+        ax.plot(x, y.mean(0), color=COLORS[i], linestyle=DASHES[i], linewidth=1.2, label=name)
+        if name == "uniform":
+            half = y.std(0, ddof=1) / np.sqrt(len(y))
+            ax.fill_between(x, y.mean(0) - half, y.mean(0) + half, color=COLORS[i], alpha=0.2, linewidth=0)
+    ax.tick_params(labelsize="small")
+
+
+def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as CSV."""
+    with file.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _line(record: Record) -> dict[str, Any]:
+    """Return a record without its curve."""
+    short = {name: value for name, value in record.items() if name not in ("rollouts", "held_out", "cell")}
+    return {"cell": " / ".join(record["cell"]), **short, "start": record["held_out"][0], "final": record["held_out"][-1]}
