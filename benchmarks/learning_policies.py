@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator, SaturatingUtility
+from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator, SaturatingUtility, training_allocator
 from cero_alloc.baselines import DAPO, VIP, Greedy, KnapsackRL, MoPPS, RandomMatched, Uniform
 from cero_alloc.simulation import epoch_batches
 
@@ -108,6 +109,12 @@ def resolving(plan: Plan, saturation: float, scaling: Any = "rate", **settings: 
     return ResolvingAllocator(bank(plan, forgetting), utility=utility, **settings, **plan.shared)
 
 
+def training(plan: Plan, saturation: float | None = None) -> ResolvingAllocator:
+    """Return the recommended allocator, or one that differs from it in its saturation."""
+    changed = {} if saturation is None else {"utility": SaturatingUtility(saturation=saturation, scaling="height")}
+    return training_allocator(plan.n_prompts, rollouts_per_visit=PER_VISIT, **changed, **plan.shared)
+
+
 def algorithm_1(plan: Plan, forgetting: float) -> FenchelDualAllocator:
     """Return Algorithm 1 with the paper's units, 4 rollouts, two at most, and its capacity, 33/32 of the even pace."""
     capacity = plan.rollouts + max(4, plan.rollouts // 32 // 4 * 4)
@@ -139,9 +146,8 @@ CONTENDERS = {
     "Resolving .3": Contender(lambda plan: resolving(plan, 0.3)),
     "Resolving .1": Contender(lambda plan: resolving(plan, 0.1)),
     "spread .3": Contender(lambda plan: resolving(plan, 0.3, order="spread")),
-    "spread, height .5": Contender(lambda plan: resolving(plan, 0.5, "height", order="spread")),
-    "spread, height 1": Contender(lambda plan: resolving(plan, 1.0, "height", order="spread")),
-    "spread, height 2": Contender(lambda plan: resolving(plan, 2.0, "height", order="spread")),
+    **{f"training, height {v:g}": Contender(partial(training, saturation=v)) for v in (0.25, 1.0, 2.0)},
+    "recommended": Contender(training),
     "greedy": Contender(lambda plan: Greedy(bank(plan), max_rollouts=PER_VISIT, **plan.shared)),
     "Knapsack RL": Contender(_counts(KnapsackRL)),
     "VIP": Contender(_counts(VIP)),
@@ -154,7 +160,7 @@ CONTENDERS = {
     ),
 }
 
-BASE: dict[str, Any] = {"saturation": 1.0, "scaling": "height", "order": "spread"}  # what the settings vary
+BASE: dict[str, Any] = {"saturation": 0.5, "scaling": "height", "order": "spread", "fit_every": 31}  # what the settings vary
 
 
 def _varied(**changes: Any) -> Contender:
@@ -164,18 +170,22 @@ def _varied(**changes: Any) -> Contender:
 SETTINGS = {
     "uniform": CONTENDERS["uniform"],
     "base": _varied(),
-    **{f"saturation {v:g}": _varied(saturation=v) for v in (0.1, 0.25, 0.5, 2.0)},
+    **{f"saturation {v:g}": _varied(saturation=v) for v in (0.15, 0.25, 1.0, 2.0)},
     **{f"rate scaling, saturation {v:g}": _varied(scaling="rate", saturation=v) for v in (0.1, 0.3, 1.0)},
     **{f"forgetting {v:g}": _varied(forgetting=v) for v in (0.9, 0.95, 0.99, 1.0)},
-    **{f"fit every {v}": _varied(fit_every=v) for v in (8, 32)},
+    "fit every 8": _varied(fit_every=8),
+    "no fit": _varied(fit_every=None),
     **{f"exploration {v:g}": _varied(exploration=v) for v in (0.5, 1.0)},
     **{f"coverage {v}": _varied(coverage=v) for v in (24, 48)},
     "order best": _varied(order="best"),
     "order best, rate .1": _varied(order="best", scaling="rate", saturation=0.1),
-    "order best, front load 2": _varied(order="best", front_load=2.0),
+    "front load 2": _varied(front_load=2.0),
     "groups of 4": _varied(min_rollouts=4, max_rollouts=4),
     "groups of 16": _varied(min_rollouts=16, max_rollouts=16),
     "re-deal": Contender(
-        lambda plan: resolving(plan, 1.0, "height", min_rollouts=2, max_rollouts=32, visits=plan.visits), mode="re-deal"
+        lambda plan: resolving(
+            plan, 0.5, "height", fit_every=31, min_rollouts=2, max_rollouts=4 * PER_VISIT, visits=plan.visits
+        ),
+        mode="re-deal",
     ),
 }

@@ -8,6 +8,7 @@ from ._oracle import OfflineOracle, OracleResult
 from ._posterior import BetaPosteriorBank
 from ._prior import ForgettingChoice, PriorFit
 from ._resolving import ResolvingAllocator
+from ._training import training_allocator
 from ._utility import SaturatingUtility
 
 __version__ = "0.1.0"
@@ -24,4 +25,5 @@ __all__ = [
     "PriorFit",
     "ResolvingAllocator",
     "SaturatingUtility",
+    "training_allocator",
 ]

@@ -1,0 +1,75 @@
+"""The settings that the learning study recommends, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any, SupportsIndex
+
+from ._checks import integer
+from ._posterior import BetaPosteriorBank
+from ._resolving import ResolvingAllocator
+from ._utility import SaturatingUtility
+
+MEMORY = 0.4  # of the run, after which a rollout counts for a third: rates move while a policy learns
+REFITS = 4  # of the prior over the run
+SATURATION = 0.5
+
+
+def training_allocator(
+    prompt_ids: Iterable[Hashable] | SupportsIndex,
+    *,
+    total_budget: SupportsIndex,
+    n_rounds: SupportsIndex,
+    rollouts_per_visit: SupportsIndex = 8,
+    **settings: Any,
+) -> ResolvingAllocator:
+    r"""Return a :class:`ResolvingAllocator` with the settings that the learning study recommends for training.
+
+    Visited prompts get groups of one size, spread evenly over the run (``order="spread"``); the utility saturates early
+    in height, :math:`U = 4 \hat q (1 - e^{-\lambda z / R})` with :math:`\lambda = 0.5`, so that prompts that teach nothing get little
+    and all others are kept in play; evidence fades with :math:`\rho = 1 - 1 / (0.4 K)` per round; the prior is refitted
+    four times. The class's own defaults are those of the regret theory.
+
+    Parameters
+    ----------
+    prompt_ids : iterable of hashable, or int
+        Ids of the pool, or its size.
+    total_budget : int
+        Rollouts over the run.
+    n_rounds : int
+        Calls of ``allocate`` over the run, K.
+    rollouts_per_visit : int
+        Rollouts of a visited prompt: the group size of the trainer.
+    **settings
+        Any other argument of :class:`ResolvingAllocator`, or another value for one that is set here.
+
+    Returns
+    -------
+    ResolvingAllocator
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :class:`ResolvingAllocator`.
+
+    References
+    ----------
+    The page "Does it learn faster?": how the settings were chosen, and what they gain and lose.
+
+    Examples
+    --------
+    >>> allocator = training_allocator(1000, total_budget=64_000, n_rounds=125)
+    >>> counts = allocator.allocate(budget=512, exact=True)
+    >>> int(counts.sum()), int(counts.max())
+    (512, 8)
+    """
+    rounds = integer("n_rounds", n_rounds, least=1, remedy="Count the calls of allocate over the run.")
+    chosen = {
+        "min_rollouts": rollouts_per_visit,
+        "max_rollouts": rollouts_per_visit,
+        "utility": SaturatingUtility(saturation=SATURATION, scaling="height"),
+        "order": "spread",
+        "fit_every": max(1, rounds // REFITS),
+    }
+    bank = BetaPosteriorBank(prompt_ids, forgetting=max(0.5, 1.0 - 1.0 / (MEMORY * rounds)))
+    return ResolvingAllocator(bank, total_budget=total_budget, n_rounds=rounds, **{**chosen, **settings})
