@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -118,19 +119,18 @@ def play(study: Study, store: Store, jobs: int, what: str, runs: Iterable[Run]) 
     """Execute the runs that the store lacks, each chunk in one of ``jobs`` processes."""
     missing = [run for run in dict.fromkeys(runs) if run not in store.records]
     chunks: list[list[Run]] = []
-    for run in missing:
-        last = chunks[-1] if chunks else []
-        alike = last and (last[0].cell[0], CONTENDERS[last[0].policy].mixed_only) == (
-            run.cell[0], CONTENDERS[run.policy].mixed_only
-        )  # fmt: skip
-        if alike and len(last) < study.chunk:
-            last.append(run)
-        else:
-            chunks.append([run])
+    for _, alike in groupby(sorted(missing, key=_side_by_side), key=_side_by_side):
+        together = list(alike)
+        chunks += [together[i : i + study.chunk] for i in range(0, len(together), study.chunk)]
     with tqdm(total=len(missing), desc=what, unit="run", disable=not missing) as bar:
         for records in finished([partial(study.execute, chunk) for chunk in chunks], jobs):
             store.add(records)
             bar.update(len(records))
+
+
+def _side_by_side(run: Run) -> tuple[str, bool]:
+    """Return what runs have in common that may go side by side: the task, and whether rounds come in waves."""
+    return run.cell[0], CONTENDERS[run.policy].mixed_only
 
 
 def finished(calls: Sequence[Callable[[], Any]], jobs: int) -> Iterator[Any]:
