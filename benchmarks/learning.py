@@ -47,7 +47,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny models, 2 seeds: a smoke test, not a measurement")
     options = parser.parse_args(argv)
     usual = 20 if options.policy_model == "loglinear" else 10 if options.size == "first look" else 5
-    options.seeds = 2 if options.quick else options.seeds or usual
+    options.seeds = 2 if options.quick else usual if options.seeds is None else options.seeds
     if options.quick:
         options.size = "quick"
     if options.seeds < 2 or options.jobs < 1 or options.side_by_side < 1:
