@@ -156,7 +156,8 @@ def log_likelihood(model: Replicas, prompts: Tensor, group: Tensor, answers: Ten
     last = torch.gather(prompts[:, :, -1], 1, group)[:, :, None]
     logits = model.answer(torch.cat([last, answers[:, :, :-1]], dim=2), cache).float()
     chosen = torch.gather(torch.log_softmax(logits, -1), 3, answers[..., None]).squeeze(3)
-    return (chosen * (answers != BLANK)).sum(-1)
+    stops = answers == STOP
+    return (chosen * (stops.cumsum(-1) - stops.long() == 0)).sum(-1)  # a blank drawn before the full stop counts
 
 
 def _norm(x: Tensor, scale: Tensor) -> Tensor:
