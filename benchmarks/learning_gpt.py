@@ -54,8 +54,7 @@ class Replicas:
     def load(self, states: list[dict[str, Tensor]]) -> None:
         """Take over the parameters of as many models."""
         self.parameters = {
-            name: torch.stack([state[name] for state in states]).to(self.device).requires_grad_()
-            for name in states[0]
+            name: torch.stack([state[name] for state in states]).to(self.device).requires_grad_() for name in states[0]
         }
 
     def read(self, prompts: Tensor) -> Cache:
@@ -106,7 +105,7 @@ class Replicas:
 
 def share(cache: Cache, group: Tensor) -> Cache:
     """Return the cache of each rollout's prompt; ``group`` (replicas, rollouts) holds the prompt's row."""
-    replicas, rollouts = group.shape
+    replicas = group.shape[0]
     rows = cache[0][0].shape[0] // replicas
     flat = (group + rows * torch.arange(replicas, device=group.device)[:, None]).reshape(-1)
     return [(k.index_select(0, flat), v.index_select(0, flat)) for k, v in cache]

@@ -181,7 +181,13 @@ def train(
             measure()
     trained = success(model, *pools).mean(1)
     return [
-        {"rollouts": axis, "held_out": curve, "trained": round(float(rate), 6), **dealer.figures(), "counts": dealer.counts}
+        {
+            "rollouts": axis,
+            "held_out": curve,
+            "trained": round(float(rate), 6),
+            **dealer.figures(),
+            "counts": dealer.counts,
+        }
         for axis, curve, dealer, rate in zip(spent, curves, dealers, trained, strict=True)
     ]
 
