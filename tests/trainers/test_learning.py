@@ -317,7 +317,7 @@ def test_warm_starts_are_the_first_looks_at_or_above_a_level(monkeypatch):
         return rates
 
     monkeypatch.setattr(learning_transformer, "success", recorded)
-    size = replace(SIZE, levels=(("early", 0.12), ("late", 0.2), ("never", 1.1)))
+    size = replace(SIZE, levels=tuple((f"{level:g}", level) for level in (*np.arange(0.0, 0.4, 0.01), 1.1)))
     found = warm_starts("modular", size, [0, 1], "cpu")
     assert len(looks) == 7
     firsts = set()
