@@ -1,4 +1,4 @@
-"""Does a policy learn faster when an allocator deals its rollouts?
+"""Whether a policy learns faster when an allocator deals its rollouts.
 
     python benchmarks/learning.py --policy-model loglinear
     python benchmarks/learning.py --policy-model transformer
@@ -24,9 +24,12 @@ from learning_report import report
 from learning_study import finished, run_study
 from learning_worlds import loglinear, prepare, transformer
 
-
 # glibc gives large arrays back to the system at once and fetches them anew, which takes half of a small model's time.
-MEMORY = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "100000000"}
+MEMORY = {
+    "MALLOC_TRIM_THRESHOLD_": "1000000000",
+    "MALLOC_MMAP_THRESHOLD_": "1000000000",
+    "MALLOC_TOP_PAD_": "100000000",
+}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -42,12 +45,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="of the transformer: cpu or cuda (default %(default)s)")
     parser.add_argument("--seeds", type=int, help="paired seeds (default 20 log-linear, 5 transformer, 10 first look)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default %(default)s)")
-    parser.add_argument("--side-by-side", type=int, default=5, help="models trained side by side in a process (default %(default)s)")
+    parser.add_argument(
+        "--side-by-side", type=int, default=5, help="models trained side by side in a process (default %(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=Path("learning_results"), help="folder of the results")
     parser.add_argument("--quick", action="store_true", help="tiny models, 2 seeds: a smoke test, not a measurement")
     options = parser.parse_args(argv)
     usual = 20 if options.policy_model == "loglinear" else 10 if options.size == "first look" else 5
-    options.seeds = 2 if options.quick else options.seeds or usual
+    options.seeds = 2 if options.quick else usual if options.seeds is None else options.seeds
     if options.quick:
         options.size = "quick"
     if options.seeds < 2 or options.jobs < 1 or options.side_by_side < 1:

@@ -54,8 +54,7 @@ class Replicas:
     def load(self, states: list[dict[str, Tensor]]) -> None:
         """Take over the parameters of as many models."""
         self.parameters = {
-            name: torch.stack([state[name] for state in states]).to(self.device).requires_grad_()
-            for name in states[0]
+            name: torch.stack([state[name] for state in states]).to(self.device).requires_grad_() for name in states[0]
         }
 
     def read(self, prompts: Tensor) -> Cache:
@@ -106,7 +105,7 @@ class Replicas:
 
 def share(cache: Cache, group: Tensor) -> Cache:
     """Return the cache of each rollout's prompt; ``group`` (replicas, rollouts) holds the prompt's row."""
-    replicas, rollouts = group.shape
+    replicas = group.shape[0]
     rows = cache[0][0].shape[0] // replicas
     flat = (group + rows * torch.arange(replicas, device=group.device)[:, None]).reshape(-1)
     return [(k.index_select(0, flat), v.index_select(0, flat)) for k, v in cache]
@@ -156,7 +155,8 @@ def log_likelihood(model: Replicas, prompts: Tensor, group: Tensor, answers: Ten
     last = torch.gather(prompts[:, :, -1], 1, group)[:, :, None]
     logits = model.answer(torch.cat([last, answers[:, :, :-1]], dim=2), cache).float()
     chosen = torch.gather(torch.log_softmax(logits, -1), 3, answers[..., None]).squeeze(3)
-    return (chosen * (answers != BLANK)).sum(-1)
+    stops = answers == STOP
+    return (chosen * (stops.cumsum(-1) - stops.long() == 0)).sum(-1)  # a blank drawn before the full stop counts
 
 
 def _norm(x: Tensor, scale: Tensor) -> Tensor:

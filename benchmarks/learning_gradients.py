@@ -121,7 +121,9 @@ def show(rows: list[dict[str, Any]]) -> None:
     for (task, start), games in grouped(rows, "task", "start").items():
         lines = []
         for (name, weighting), own in grouped(games, "policy", "weighting").items():
-            cells = [f"{np.mean([r[c] for r in own]):.2f} +- {np.std([r[c] for r in own], ddof=1):.2f}" for c in columns]
+            cells = [
+                f"{np.mean([r[c] for r in own]):.2f} +- {np.std([r[c] for r in own], ddof=1):.2f}" for c in columns
+            ]
             if weighting == "rollout" or name in SHOWN_ALL:
                 lines.append([name, weighting, *cells])
         title = f"{task} / {start}: gradients at the start, {len({r['seed'] for r in games})} seeds, mean +- deviation"

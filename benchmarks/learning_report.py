@@ -54,6 +54,7 @@ def print_cell(title: str, rows: Sequence[dict[str, Any]]) -> None:
 
 def ratio_text(row: dict[str, Any]) -> str:
     """Return the rollouts to uniform's final success and their interval, in multiples of uniform's."""
+
     def one(value: float) -> str:
         return "none" if np.isnan(value) else "never" if np.isinf(value) else f"{value:.2f}"
 
@@ -147,4 +148,9 @@ def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
 def _line(record: Record) -> dict[str, Any]:
     """Return a record without its curve."""
     short = {name: value for name, value in record.items() if name not in ("rollouts", "held_out", "cell")}
-    return {"cell": " / ".join(record["cell"]), **short, "start": record["held_out"][0], "final": record["held_out"][-1]}
+    return {
+        "cell": " / ".join(record["cell"]),
+        **short,
+        "start": record["held_out"][0],
+        "final": record["held_out"][-1],
+    }

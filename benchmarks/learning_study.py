@@ -7,6 +7,7 @@ run again.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -150,8 +151,9 @@ class Store:
         self._file = file
         self.records: dict[Run, Record] = {}
         if file.exists():
-            whole = file.read_text().rpartition("\n")[0]  # the last line may have been cut short
-            file.write_text(whole + "\n" if whole else "")
+            text = file.read_text()
+            whole = text[: text.rfind("\n") + 1]  # the last line may have been cut short
+            os.truncate(file, len(whole.encode()))  # never written anew: a stop here would lose all of it
             for line in whole.splitlines():
                 self._keep(json.loads(line))
 

@@ -60,19 +60,19 @@ def encode(text: str) -> list[int]:
 
 
 def _addition(rng: np.random.Generator) -> tuple[str, str]:
-    """Sums of two numbers of one to four digits each."""
+    """Draw sums of two numbers of one to four digits each."""
     a, b = (int(rng.integers(0, 10**digits)) for digits in rng.integers(1, 5, 2))
     return f"{a}+{b}=", str(a + b)
 
 
 def _modular(rng: np.random.Generator) -> tuple[str, str]:
-    """Remainders of numbers of one to four digits by 2 to 9: last digits tell some, others need all digits."""
+    """Draw remainders of numbers of one to four digits by 2 to 9: last digits tell some, others need all digits."""
     number, modulus = int(rng.integers(0, 10 ** int(rng.integers(1, 5)))), int(rng.integers(2, 10))
     return f"{number}%{modulus}=", str(number % modulus)
 
 
 def _sorting(rng: np.random.Generator) -> tuple[str, str]:
-    """Lists of two to ten digits, put in order."""
+    """Draw lists of two to ten digits, put in order."""
     digits = "".join(map(str, rng.integers(0, 10, rng.integers(2, 11))))
     return f"{digits}>=", "".join(sorted(digits))
 

@@ -181,7 +181,13 @@ def train(
             measure()
     trained = success(model, *pools).mean(1)
     return [
-        {"rollouts": axis, "held_out": curve, "trained": round(float(rate), 6), **dealer.figures(), "counts": dealer.counts}
+        {
+            "rollouts": axis,
+            "held_out": curve,
+            "trained": round(float(rate), 6),
+            **dealer.figures(),
+            "counts": dealer.counts,
+        }
         for axis, curve, dealer, rate in zip(spent, curves, dealers, trained, strict=True)
     ]
 
@@ -198,9 +204,11 @@ def play(model: Replicas, dealers: Sequence[Dealing], worlds: Sequence[World], k
     rows_of: list[list[IntArray]] = [[] for _ in dealers]
     right_of: list[list[Bools]] = [[] for _ in dealers]
     offset = 0
-    while any(rows.size for rows, _ in waves):
-        size = len(dealers), max(int(n.sum()) for _, n in waves)
-        asked = np.zeros((len(dealers), max(rows.size for rows, _ in waves), worlds[0].prompts.shape[1]), dtype=np.int64)
+    while not masks or any(rows.size for rows, _ in waves):
+        # Where nobody deals, as Algorithm 1 may, a row of padding still takes the step, as it does beside other runs.
+        size = len(dealers), max(1, *(int(n.sum()) for _, n in waves))
+        shape = len(dealers), max(1, *(rows.size for rows, _ in waves)), worlds[0].prompts.shape[1]
+        asked = np.zeros(shape, dtype=np.int64)
         group, valid = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=bool)
         uniforms = np.zeros((*size, length), dtype=np.float32)
         for i, ((rows, n), w) in enumerate(zip(waves, worlds, strict=True)):

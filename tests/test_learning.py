@@ -1,0 +1,457 @@
+"""The learning benchmark without torch: protocol, roster, account of the rollouts, statistics and tasks."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+import learning
+import learning_worlds
+from learning_dealing import Dealing, Run
+from learning_policies import CONTENDERS, SETTINGS, Plan
+from learning_statistics import area, at_rate, pooled, rollouts_ratio, summarise
+from learning_study import Store, Study, choose, play, run_study, runs_of
+from learning_tasks import STOP, SYMBOLS, TASKS, encode
+from learning_worlds import TUNING_SEED, loglinear
+
+SIZES = {"N_PROMPTS": 96, "N_ROUNDS": 15, "ROLLOUTS": 64}
+TOTAL = SIZES["N_ROUNDS"] * SIZES["ROLLOUTS"]
+
+
+def read(file):
+    with file.open() as handle:
+        return list(csv.DictReader(handle))
+
+
+def records_of(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def by_run(records):
+    return {(tuple(r["cell"]), r["policy"], r["learning_rate"], r["seed"]): r for r in records}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """The same code on a tenth of the prompts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SIZES.items():
+            patch.setattr(learning_worlds, name, value)
+        for name in learning.MEMORY:
+            patch.setenv(name, "0")  # main sets what is not set: not for the other tests of this process
+        yield
+
+
+ARGUMENTS = ["--policy-model", "loglinear", "--quick", "--jobs", "1", "--out"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """One whole study: its folder."""
+    out = tmp_path_factory.mktemp("learning")
+    assert learning.main([*ARGUMENTS, str(out)]) == 0
+    return out / "loglinear"
+
+
+def test_writes_everything(done):
+    assert {file.name for file in done.iterdir()} == {
+        "runs.jsonl", "runs.csv", "summary.csv", "schedules",
+        "curves_common.png", "curves_own.png", "gains_common.png", "gains_own.png",
+    }  # fmt: skip
+    rows, summary = read(done / "runs.csv"), read(done / "summary.csv")
+    assert {row["policy"] for row in rows} == {row["policy"] for row in summary} == set(CONTENDERS)
+    assert {row["seed"] for row in rows} == {"0", "1"}  # no tuning seed is reported
+    for row in summary:
+        if row["policy"] == "uniform":
+            assert (float(row["gain"]), float(row["gain_half"]), float(row["area"])) == (0.0, 0.0, 0.0)
+            assert [float(row[c]) for c in ("ratio", "ratio_low", "ratio_high")] == [1.0, 1.0, 1.0]
+    final = {(r["cell"], r["policy"], float(r["learning_rate"]), r["seed"]): float(r["final"]) for r in rows}
+    row = next(r for r in summary if r["policy"] == "VIP" and r["rate"] == "own")
+    ours, base = (
+        [final[row["cell"], name, rate, seed] for seed in "01"]
+        for name, rate in (
+            ("VIP", float(row["learning_rate"])),
+            ("uniform", next(float(r["learning_rate"]) for r in summary
+                             if (r["cell"], r["policy"], r["rate"]) == (row["cell"], "uniform", "own"))),
+        )
+    )  # fmt: skip
+    assert float(row["final"]) == pytest.approx(np.mean(ours))
+    assert float(row["gain"]) == pytest.approx(np.mean(ours) - np.mean(base))
+
+
+def test_a_finished_study_is_only_reported(done, monkeypatch, capsys):
+    before = (done / "runs.jsonl").read_bytes()
+    tables = (done / "summary.csv").read_bytes()
+    monkeypatch.setattr(learning_worlds, "simulate_learning", None)  # whoever trains, fails
+    assert learning.main([*ARGUMENTS, str(done.parent)]) == 0
+    assert (done / "runs.jsonl").read_bytes() == before
+    assert (done / "summary.csv").read_bytes() == tables
+    printed = capsys.readouterr().out
+    for words in (
+        "hopeless / 50 / sgd / plain; common learning rate; 2 pairs",
+        "hard / 50 / sgd / plain; own learning rate; 2 pairs",
+        "POOLED hard / sgd / plain; own learning rate; 1 cells",
+        "learning rates chosen on the tuning seeds",
+        "clairvoyant",
+    ):
+        assert words in printed
+
+
+@pytest.mark.parametrize("kept", [0, 200])
+def test_goes_on_where_it_was_stopped(done, tmp_path, kept):
+    whole = (done / "runs.jsonl").read_text().splitlines(keepends=True)
+    if kept:
+        shutil.copytree(done / "schedules", tmp_path / "schedules")
+    (tmp_path / "runs.jsonl").write_text("".join(whole[:kept]) + whole[kept][: len(whole[kept]) // 2])
+    if not kept:  # the file is repaired even if nothing in it is whole
+        store = Store(tmp_path / "runs.jsonl")
+        assert store.records == {}
+        assert (tmp_path / "runs.jsonl").read_text() == ""
+        return
+    records, chosen = run_study(loglinear(2, tmp_path, quick=True), tmp_path, 1)
+    expected, chosen_at_once = run_study(loglinear(2, done, quick=True), done, 1)
+    assert chosen == chosen_at_once
+    assert by_run(json.loads(json.dumps(records))) == by_run(expected)
+    assert (tmp_path / "runs.jsonl").read_text().splitlines(keepends=True)[:kept] == whole[:kept]
+    assert by_run(records_of(tmp_path / "runs.jsonl")) == by_run(map(json.loads, whole))
+
+
+def test_a_whole_store_is_left_as_it_is(done, monkeypatch):
+    before = (done / "runs.jsonl").read_bytes()
+    monkeypatch.setattr("pathlib.Path.write_text", None)  # opened for writing, it would be empty for a moment
+    assert len(Store(done / "runs.jsonl").records) == before.count(b"\n")
+    assert (done / "runs.jsonl").read_bytes() == before
+
+
+def test_equal_rollouts(done):
+    records = records_of(done / "runs.jsonl")
+    assert {record["policy"] for record in records} == set(CONTENDERS)
+    for record in records:
+        assert record["spent"] == record["rollouts"][-1] <= TOTAL
+        if CONTENDERS[record["policy"]].exact:
+            assert record["spent"] == TOTAL, record["policy"]
+            assert np.array_equal(record["rollouts"], np.arange(0, TOTAL + 1, learning_worlds.KEPT * SIZES["ROLLOUTS"]))
+        assert len(record["held_out"]) == len(record["rollouts"])
+    spent = {r["policy"]: r["spent"] for r in records if not CONTENDERS[r["policy"]].exact}
+    assert min(spent.values()) > 0.8 * TOTAL
+
+
+def test_random_matched_plays_the_same_counts_elsewhere(done):
+    found = by_run(records_of(done / "runs.jsonl"))
+    matched = [(key, record) for key, record in found.items() if key[1] == "random-matched"]
+    assert len(matched) == 4
+    differ = 0
+    for (cell, _, rate, seed), record in matched:
+        original = found[cell, "FenchelDual", rate, seed]
+        assert record["rollouts"] == original["rollouts"]
+        assert (record["top"], record["unseen"]) == (original["top"], original["unseen"])
+        differ += record["held_out"] != original["held_out"]
+    assert differ
+
+
+def test_random_matched_permutes_the_prompts_once():
+    shape, schedules = (24, 12, 64), []
+    run = Run(("a", "b"), "FenchelDual", 1.0, 3)
+    for name in ("FenchelDual", "random-matched"):
+        dealing = Dealing(replace(run, policy=name), *shape, np.array(schedules[0]) if schedules else None)
+        play_rounds(dealing, 12)
+        schedules.append(dealing.counts)
+    ours, theirs = np.array(schedules)
+    assert not np.array_equal(ours, theirs)
+    assert sorted(map(tuple, ours.T)) == sorted(map(tuple, theirs.T))
+
+
+def play_rounds(dealing, rounds, rate=0.4):
+    """Play rounds with rewards drawn at one rate; return the rows and rewards of the last."""
+    rng = np.random.default_rng(0)
+    for k in range(rounds):
+        wave = dealing.open(k)
+        rows, right = [wave[0][:0]], [np.zeros(0, dtype=bool)]
+        while wave[0].size:
+            each = np.repeat(*wave)
+            rows.append(each)
+            right.append(rng.random(each.size) < rate)
+            wave = dealing.close(*wave, right[-1])
+        last = np.concatenate(rows), np.concatenate(right)
+        dealing.weights(*last)
+    return last
+
+
+@pytest.mark.parametrize("name", [*CONTENDERS, *(f"setting {name}" for name in SETTINGS)])
+def test_everybody_deals(name, monkeypatch):
+    contender = SETTINGS[name.removeprefix("setting ")] if name not in CONTENDERS else CONTENDERS[name]
+    monkeypatch.setitem(CONTENDERS, name, contender)
+    schedule = np.tile(np.repeat([4, 0], [16, 8]), (24, 1)) if contender.matches else None
+    dealing = Dealing(Run(("a", "b"), name, 1.0, 1), 24, 24, 64, schedule)
+    dealing.tell(np.linspace(0.0, 1.0, 24))
+    play_rounds(dealing, 3)
+    totals = [int(counts.sum()) for counts in dealing.counts]
+    if contender.exact:
+        assert totals == [64] * 3
+    else:
+        assert sum(totals) <= 24 * 64
+        assert max(totals) > 0
+    assert dealing.spent == sum(totals) == dealing.exposure.sum()
+    assert dealing.figures()["spent"] == dealing.spent
+    if contender.mode == "re-deal":
+        for counts, batch in zip(dealing.counts, Plan(24, 24, 64, 1).batches, strict=False):
+            assert set(np.flatnonzero(counts)) <= set(batch.tolist())
+
+
+def test_the_clairvoyant_prefers_what_teaches():
+    dealing = Dealing(Run(("a", "b"), "clairvoyant", 1.0, 1), 24, 24, 64)
+    dealing.tell(np.repeat([0.0, 0.5, 1.0], 8))
+    play_rounds(dealing, 3)
+    assert np.array_equal(dealing.exposure, np.repeat([0, 24, 0], 8))
+
+
+def slow_objective(rows, right, exposure, weighting, mixed_only):
+    """Weigh one rollout after the other."""
+    shares, advantages, mixed = [], [], []
+    for row, won in zip(rows, right, strict=True):
+        group = [float(r) for other, r in zip(rows, right, strict=True) if other == row]
+        mean = sum(group) / len(group)
+        mixed.append(0.0 < mean < 1.0)
+        deviation = (sum((r - mean) ** 2 for r in group) / (len(group) - 1)) ** 0.5 if mixed[-1] else 0.0
+        advantages.append((won - mean) / (deviation + 1e-4))
+        share = {"rollout": 1.0, "prompt": 1.0 / len(group)}.get(weighting, 1.0 / len(group) / max(1, exposure[row]))
+        shares.append(share)
+    total = sum(mixed) if mixed_only else len(rows)
+    even = len(rows) / sum(shares)
+    return [a * s * even / total if any(mixed) else 0.0 for a, s in zip(advantages, shares, strict=True)]
+
+
+DEALINGS = {name: Dealing(Run(("a", "b"), name, 1.0, 0), 8, 8, 64) for name in ("uniform", "DAPO")}
+
+
+@given(
+    rollouts=st.lists(st.tuples(st.integers(0, 7), st.booleans()), min_size=1, max_size=40),
+    exposure=st.lists(st.integers(0, 500), min_size=8, max_size=8),
+    weighting=st.sampled_from(["rollout", "prompt", "importance"]),
+    name=st.sampled_from(["uniform", "DAPO"]),
+)
+def test_objective_is_the_loop_over_rollouts(rollouts, exposure, weighting, name):
+    dealing = DEALINGS[name]
+    dealing.exposure = np.array(exposure)
+    rows, right = (np.array(column) for column in zip(*rollouts, strict=True))
+    expected = slow_objective(rows, right, exposure, weighting, CONTENDERS[name].mixed_only)
+    np.testing.assert_allclose(dealing.objective(rows, right, weighting), expected, rtol=1e-12, atol=1e-15)
+
+
+def test_importance_divides_by_all_that_a_prompt_has_been_dealt():
+    dealing = Dealing(Run(("a", "b"), "uniform", 1.0, 0), 24, 8, 64)
+    dealing.contender = replace(dealing.contender, weighting="importance")
+    right = np.tile([True, False], 5)
+    dealing.weights(np.repeat([0, 1], [6, 2]), right[:8])
+    last = dealing.weights(np.repeat([0, 1, 2], [2, 6, 2]), right)
+    assert dealing.exposure[:4].tolist() == [8, 8, 2, 0]
+    per_prompt = np.add.reduceat(np.abs(last), [0, 2, 8])
+    advantage = 0.5 / np.sqrt([0.5, 0.3, 0.5])  # 1/2 over the deviation of each group
+    np.testing.assert_allclose(per_prompt / advantage / (per_prompt[0] / advantage[0]), [1.0, 1.0, 4.0], rtol=1e-3)
+
+
+def test_a_round_that_nobody_wants_weighs_nothing():
+    dealing = Dealing(Run(("a", "b"), "FenchelDual", 1.0, 0), 24, 8, 64)
+    nothing = np.zeros(0, dtype=np.int64)
+    assert [part.size for part in dealing.close(nothing, nothing, nothing.astype(bool))] == [0, 0]
+    assert dealing.weights(nothing, nothing.astype(bool)).shape == (0,)
+    assert (dealing.spent, dealing.mixed) == (0, [0.0])
+
+
+def study_of(cells=(("a", "x"), ("b", "x")), **changes):
+    """A study without anything to train."""
+
+    def execute(runs):
+        raise AssertionError(runs)
+
+    return Study(**{
+        "cells": cells, "policies": ("uniform", "greedy"), "rates": {("all",): (0.1, 0.2, 0.4)}, "common": {},
+        "tuning_cells": cells, "group": lambda cell: ("all",), "seeds": (0, 1), "tuning_seeds": (10, 11), "chunk": 3,
+        "execute": execute, **changes,
+    })  # fmt: skip
+
+
+def record(final, **changes):
+    curve = {"rollouts": [0, 10], "held_out": [0.0, final], "cell": ["a", "x"], "policy": "uniform", "seed": 0}
+    rest = {"learning_rate": 0.1, "trained": 0.5, "mixed": 0.1, "top": 0.2, "unseen": 0.0, "spent": 10}
+    return {**curve, **rest, **changes}
+
+
+def test_rates_are_chosen_on_tuning_seeds_alone():
+    study = study_of()
+    best = {"uniform": 0.2, "greedy": 0.4}
+    records = {}
+    for cell in study.cells:
+        for name, favourite in best.items():
+            for rate in study.rates["all",]:
+                for seed in (0, 1, 10, 11):
+                    lucky = rate == 0.1 and seed in (0, 1)  # fresh seeds speak for another
+                    final = 0.9 if lucky else 0.5 + 0.1 * (rate == favourite) + 0.3 * (seed == 10 and rate != favourite)
+                    final -= 0.35 * (seed == 11 and rate != favourite)  # one tuning seed alone misleads
+                    records[Run(cell, name, rate, seed)] = record(final)
+    chosen = choose(study, SimpleNamespace(records=records), best)
+    assert chosen == {(name, ("all",)): rate for name, rate in best.items()}
+    runs = list(runs_of(study, chosen, study.policies))
+    assert {(run.policy, run.learning_rate) for run in runs} == {("uniform", 0.2), ("greedy", 0.2), ("greedy", 0.4)}
+    assert {run.seed for run in runs} == {0, 1}
+    assert len(runs) == len(set(runs)) == 2 * 3 * 2
+
+
+def test_seeds_that_chose_do_not_judge(tmp_path):
+    with pytest.raises(ValueError, match="seeds must not be among tuning_seeds"):
+        run_study(study_of(tuning_seeds=(1, 2)), tmp_path, 1)
+    assert not list(tmp_path.iterdir())
+    for seeds in (2, 20):
+        study = loglinear(seeds, tmp_path, quick=False)
+        assert (len(study.seeds), min(study.tuning_seeds)) == (seeds, TUNING_SEED)
+
+
+def test_chunks_share_what_is_trained(tmp_path):
+    played = []
+
+    def execute(runs):
+        played.append(runs)
+        return [record(0.5, cell=run.cell, policy=run.policy, seed=run.seed) for run in runs]
+
+    runs = [Run((cell, "x"), name, 0.1, seed) for cell in "ab" for name in ("uniform", "DAPO") for seed in range(5)]
+    store = Store(tmp_path / "sub" / "runs.jsonl")
+    for _ in range(2):  # the second time nothing is missing
+        play(study_of(execute=execute), store, 1, "", [*runs, *runs])
+        assert [len(chunk) for chunk in played] == [3, 2] * 4
+        assert [run for chunk in played for run in chunk] == runs
+    assert all(len({(run.cell, run.policy == "DAPO") for run in chunk}) == 1 for chunk in played)
+    assert set(Store(tmp_path / "sub" / "runs.jsonl").records) == set(runs)
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--seeds", "1"], ["--seeds", "0"], ["--jobs", "0"], ["--side-by-side", "0"], ["--policy-model", "cubic"]]
+)
+def test_command_line_refuses(wrong, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        learning.main(["--policy-model", "loglinear", "--out", str(tmp_path), *wrong])
+    assert stop.value.code == 2
+    assert wrong[0] in capsys.readouterr().err
+
+
+def curves_of(*heights, x=(0, 100, 200)):
+    return [{"rollouts": list(x), "held_out": list(y)} for y in heights]
+
+
+def test_rollouts_ratio_on_known_curves():
+    base = curves_of((0.0, 0.2, 0.4), (0.1, 0.3, 0.5))
+    assert rollouts_ratio(base, base) == (1.0, 1.0, 1.0)
+    twice = curves_of((0.0, 0.4, 0.6), (0.1, 0.5, 0.7))
+    assert rollouts_ratio(twice, base) == pytest.approx((0.5, 0.5, 0.5))
+    between = curves_of((0.0, 0.3, 0.5), (0.1, 0.4, 0.6))  # 0.05, 0.35, 0.55 on average: .45 half-way
+    assert rollouts_ratio(between, base) == pytest.approx((0.75, 0.75, 0.75))
+    never = curves_of((0.0, 0.1, 0.2), (0.1, 0.2, 0.3))
+    assert rollouts_ratio(never, base) == (np.inf, np.inf, np.inf)
+    level = curves_of((0.3, 0.5, 0.3), (0.1, 0.0, 0.1))
+    assert np.isnan(rollouts_ratio(base, level)).all()
+    fell = curves_of((0.0, 0.45, 0.1), (0.1, 0.55, 0.1))  # the first time counts: .45 of (.05, .5) by 8/9 of 100
+    assert rollouts_ratio(fell, base)[0] == pytest.approx(4 / 9)
+
+
+def test_rollouts_ratio_counts_rollouts_rather_than_points():
+    base = curves_of((0.0, 0.2, 0.4), (0.0, 0.2, 0.4))
+    early = curves_of((0.0, 0.4, 0.4), (0.0, 0.4, 0.4), x=(0, 50, 120))
+    assert rollouts_ratio(early, base)[0] == pytest.approx(0.5)  # its curve is read on uniform's points: 0, 100, 200
+    fine = curves_of(*[np.linspace(0.0, 0.4, 9)] * 2, x=np.linspace(0, 200, 9))
+    assert rollouts_ratio(early, fine)[0] == pytest.approx(0.25)
+
+
+def test_the_interval_of_a_ratio_holds_the_resampled_pairs():
+    base = curves_of((0.0, 0.2, 0.4), (0.0, 0.2, 0.4))
+    mixed = curves_of((0.0, 0.4, 0.4), (0.0, 0.2, 0.4))  # both first, both second, or one of each
+    point, low, high = rollouts_ratio(mixed, base)
+    assert (low, high) == pytest.approx((0.5, 1.0))
+    assert low <= point <= high
+
+
+def test_area_is_the_mean_height_over_rollouts():
+    assert area({"rollouts": [0, 100, 400], "held_out": [0.2, 0.4, 0.4]}) == pytest.approx((0.3 + 3 * 0.4) / 4)
+    assert area({"rollouts": [0, 7], "held_out": [0.3, 0.3]}) == pytest.approx(0.3)
+
+
+def test_summaries_and_pools_meet_scipy():
+    rng = np.random.default_rng(0)
+    cells = [("a", "x"), ("b", "x")]
+    study = study_of(seeds=tuple(range(5)))
+    records = [
+        record(float(rng.random()), cell=list(cell), policy=name, seed=seed, learning_rate=rate)
+        for cell in cells for name in study.policies for rate in (0.1, 0.2) for seed in reversed(range(5))
+    ]  # fmt: skip
+    chosen = {("uniform", ("all",)): 0.1, ("greedy", ("all",)): 0.2}
+    common, own = (at_rate(study, records, chosen, kind) for kind in ("common", "own"))
+    assert {r["learning_rate"] for r in common["a", "x"]["greedy"]} == {0.1}
+    assert {r["learning_rate"] for r in own["a", "x"]["greedy"]} == {0.2}
+    final = {}
+    for cell in cells:
+        for name, runs in own[cell].items():
+            assert [r["seed"] for r in runs] == list(range(5))
+            final[cell, name] = np.array([r["held_out"][-1] for r in runs])
+    rows = summarise(own["a", "x"])
+    assert [row["final"] for row in rows] == sorted((row["final"] for row in rows), reverse=True)
+    row = next(row for row in rows if row["policy"] == "greedy")
+    ours, base = final[cells[0], "greedy"], final[cells[0], "uniform"]
+    for column, values in (("final", ours), ("gain", ours - base), ("area", (ours - base) / 2.0)):
+        interval = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+        low, high = row[column] - row[f"{column}_half"], row[column] + row[f"{column}_half"]
+        assert (low, high) == pytest.approx(tuple(interval))
+    differences = np.concatenate([final[cell, "greedy"] - final[cell, "uniform"] for cell in cells])
+    mean, half, wins, pairs = pooled(own, cells)["greedy"]
+    assert (mean - half, mean + half) == pytest.approx(
+        tuple(stats.ttest_1samp(differences, 0.0).confidence_interval(0.95))
+    )
+    assert (wins, pairs) == (int((differences > 0).sum()), 10)
+    assert pooled(own, cells)["uniform"][:3] == (0.0, 0.0, 0)
+
+
+def text_of(tokens):
+    return "".join(SYMBOLS[token] for token in tokens)
+
+
+def solve(question):
+    if "+" in question:
+        return str(sum(map(int, question.removesuffix("=").split("+"))))
+    if "%" in question:
+        number, modulus = map(int, question.removesuffix("=").split("%"))
+        return str(number - modulus * (number // modulus))
+    digits = question.removesuffix(">=")
+    return "".join(digit * digits.count(digit) for digit in "0123456789")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_answers_are_right_and_prompts_distinct(name):
+    task = TASKS[name]
+    prompts, answers = task.draw(3000, np.random.default_rng(1))
+    assert (prompts.shape, answers.shape) == ((3000, task.width), (3000, task.length))
+    questions = [text_of(row) for row in prompts]
+    assert len(set(questions)) == 3000
+    for question, row in zip(questions, answers, strict=True):
+        answer, _, blanks = text_of(row).partition(".")
+        assert answer == solve(question.lstrip(" "))
+        assert not blanks.strip(" ")
+        assert " " not in question.lstrip(" ")
+        assert np.count_nonzero(row == STOP) == 1
+    assert max(len(question.lstrip(" ")) for question in questions) == task.width  # no wider than need be
+    again, _ = task.draw(3000, np.random.default_rng(1))
+    assert np.array_equal(prompts, again)
+
+
+@given(st.text(SYMBOLS, max_size=30))
+def test_tokens_read_back(text):
+    assert text_of(encode(text)) == text
+
+
+def test_symbols_are_distinct():
+    assert len(set(SYMBOLS)) == len(SYMBOLS)
+    with pytest.raises(ValueError, match="not found"):
+        encode("1-2")
