@@ -74,14 +74,14 @@ class Contender:
 
 
 class Clairvoyant:
-    """Draws prompts without replacement in proportion to p (1 - p), which it is told before every round."""
+    """Draws prompts without replacement in proportion to p (1 - p), as it was last told them."""
 
     def __init__(self, plan: Plan) -> None:
         self._rng = np.random.default_rng([plan.seed, 11])
         self._rates = np.full(plan.n_prompts, 0.5)
 
     def observe_rates(self, rates: npt.NDArray[np.float64]) -> None:
-        """Take the true success rates of this round; shape (n_prompts,)."""
+        """Take the true success rates; shape (n_prompts,)."""
         self._rates = rates
 
     def allocate(self, prompt_ids: Any = None, budget: int = 0, *, exact: bool = True) -> npt.NDArray[np.int64]:

@@ -70,6 +70,9 @@ def rollouts_ratio(runs: Sequence[Record], base: Sequence[Record]) -> tuple[floa
     n = len(ours)
     draws = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
     ratios = np.array([_ratio(x, ours[rows].mean(0), theirs[rows].mean(0)) for rows in draws])
+    ratios = ratios[~np.isnan(ratios)]  # without draws in which uniform learnt nothing
+    if ratios.size < RESAMPLES // 2:
+        return (_ratio(x, ours.mean(0), theirs.mean(0)), float("nan"), float("nan"))
     low, high = np.quantile(ratios, [0.025, 0.975], method="nearest")
     return _ratio(x, ours.mean(0), theirs.mean(0)), float(low), float(high)
 

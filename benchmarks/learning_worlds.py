@@ -23,7 +23,7 @@ FEATURES = (10, 50, 500)
 N_PROMPTS, N_ROUNDS, ROLLOUTS = 1000, 125, 512  # 8 visits of 8 rollouts per prompt
 SMALL = {("sgd", "plain"): 0.5, ("sgd", "normalised"): 0.15, ("adam", "plain"): 0.01, ("adam", "normalised"): 0.01}
 LARGER = (1.0, 3.0, 10.0, 30.0)  # multiples of the small learning rate to choose from
-KEPT = 3  # rounds between kept points of a curve
+KEPT = 5  # rounds between kept points of a curve
 
 
 def loglinear(seeds: int, folder: Path, quick: bool) -> Study:
