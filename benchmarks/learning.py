@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from learning_report import report
 from learning_study import finished, run_study
-from learning_worlds import loglinear, prepare, transformer
+from learning_worlds import loglinear, loglinear_settings, prepare, transformer
 
 # glibc gives large arrays back to the system at once and fetches them anew, which takes half of a small model's time.
 MEMORY = {
@@ -49,8 +49,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--side-by-side", type=int, default=5, help="models trained side by side in a process (default %(default)s)"
     )
     parser.add_argument("--out", type=Path, default=Path("learning_results"), help="folder of the results")
+    parser.add_argument(
+        "--settings", action="store_true", help="log-linear: vary the training settings one at a time, on tuning seeds"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny models, 2 seeds: a smoke test, not a measurement")
     options = parser.parse_args(argv)
+    if options.settings and options.policy_model != "loglinear":
+        parser.error("--settings goes with --policy-model loglinear")
     usual = 20 if options.policy_model == "loglinear" else 10 if options.size == "first look" else 5
     options.seeds = 2 if options.quick else usual if options.seeds is None else options.seeds
     if options.quick:
@@ -67,8 +72,11 @@ def main(argv: list[str] | None = None) -> int:
     for name, value in MEMORY.items():
         os.environ.setdefault(name, value)
     name = options.policy_model if options.policy_model == "loglinear" else f"transformer-{options.size}"
+    name += "-settings" if options.settings else ""
     folder = options.out / name.replace(" ", "-")
-    if options.policy_model == "loglinear":
+    if options.settings:
+        study = loglinear_settings(folder)
+    elif options.policy_model == "loglinear":
         study = loglinear(options.seeds, folder, options.quick)
     else:
         study = transformer(options.seeds, folder, options.size, options.device, options.side_by_side)

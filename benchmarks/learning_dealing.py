@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from learning_policies import CONTENDERS, Plan
+from learning_policies import ALL, Plan
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -39,7 +39,7 @@ class Dealing:
     """
 
     def __init__(self, run: Run, n_prompts: int, n_rounds: int, rollouts: int, schedule: Any = None) -> None:
-        self.contender, self.seed = CONTENDERS[run.policy], run.seed
+        self.contender, self.seed = ALL[run.policy], run.seed
         plan = Plan(n_prompts, n_rounds, rollouts, run.seed)
         self.policy = self.contender.build(plan) if schedule is None else self.contender.build(plan, schedule)
         self._limits: dict[str, Any] = {"budget": rollouts, "exact": True} if self.contender.exact else {}

@@ -130,7 +130,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         table(title, ["policy", "weighting", "useful", "cosine", "aim", "signal", "Adam"], lines)
 
 
-SHOWN_ALL = ("uniform", "Resolving .3", "recommended", "Resolving 1, re-deal")
+SHOWN_ALL = ("uniform", "Resolving .3", "training", "Resolving 1, re-deal")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,7 +10,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator, SaturatingUtility, training_allocator
+from cero_alloc import (
+    BetaPosteriorBank,
+    FenchelDualAllocator,
+    ResolvingAllocator,
+    SaturatingUtility,
+    training_allocator,
+)
 from cero_alloc.baselines import DAPO, VIP, Greedy, KnapsackRL, MoPPS, RandomMatched, Uniform
 from cero_alloc.simulation import epoch_batches
 
@@ -110,7 +116,7 @@ def resolving(plan: Plan, saturation: float, scaling: Any = "rate", **settings: 
 
 
 def training(plan: Plan, saturation: float | None = None) -> ResolvingAllocator:
-    """Return the recommended allocator, or one that differs from it in its saturation."""
+    """Return what training_allocator returns, or the same with another saturation."""
     changed = {} if saturation is None else {"utility": SaturatingUtility(saturation=saturation, scaling="height")}
     return training_allocator(plan.n_prompts, rollouts_per_visit=PER_VISIT, **changed, **plan.shared)
 
@@ -146,10 +152,12 @@ CONTENDERS = {
     "Resolving .3": Contender(lambda plan: resolving(plan, 0.3)),
     "Resolving .1": Contender(lambda plan: resolving(plan, 0.1)),
     "spread .3": Contender(lambda plan: resolving(plan, 0.3, order="spread")),
-    **{f"training, height {v:g}": Contender(partial(training, saturation=v)) for v in (0.25, 1.0, 2.0)},
-    "recommended": Contender(training),
+    "training": Contender(training),
+    **{f"training, height {v:g}": Contender(partial(training, saturation=v)) for v in (0.25, 0.5, 2.0)},
+    "training, importance weights": Contender(training, weighting="importance"),
     "greedy": Contender(lambda plan: Greedy(bank(plan), max_rollouts=PER_VISIT, **plan.shared)),
     "Knapsack RL": Contender(_counts(KnapsackRL)),
+    "Knapsack RL, prompt weights": Contender(_counts(KnapsackRL), weighting="prompt"),
     "VIP": Contender(_counts(VIP)),
     "MoPPS": Contender(_groups(MoPPS)),
     "DAPO": Contender(_counts(DAPO), exact=False, mixed_only=True),
@@ -160,7 +168,12 @@ CONTENDERS = {
     ),
 }
 
-BASE: dict[str, Any] = {"saturation": 0.5, "scaling": "height", "order": "spread", "fit_every": 31}  # what the settings vary
+BASE: dict[str, Any] = {
+    "saturation": 1.0,
+    "scaling": "height",
+    "order": "spread",
+    "fit_every": 31,
+}  # what the settings vary
 
 
 def _varied(**changes: Any) -> Contender:
@@ -170,7 +183,7 @@ def _varied(**changes: Any) -> Contender:
 SETTINGS = {
     "uniform": CONTENDERS["uniform"],
     "base": _varied(),
-    **{f"saturation {v:g}": _varied(saturation=v) for v in (0.15, 0.25, 1.0, 2.0)},
+    **{f"saturation {v:g}": _varied(saturation=v) for v in (0.15, 0.25, 0.5, 2.0)},
     **{f"rate scaling, saturation {v:g}": _varied(scaling="rate", saturation=v) for v in (0.1, 0.3, 1.0)},
     **{f"forgetting {v:g}": _varied(forgetting=v) for v in (0.9, 0.95, 0.99, 1.0)},
     "fit every 8": _varied(fit_every=8),
@@ -184,8 +197,10 @@ SETTINGS = {
     "groups of 16": _varied(min_rollouts=16, max_rollouts=16),
     "re-deal": Contender(
         lambda plan: resolving(
-            plan, 0.5, "height", fit_every=31, min_rollouts=2, max_rollouts=4 * PER_VISIT, visits=plan.visits
+            plan, 1.0, "height", fit_every=31, min_rollouts=2, max_rollouts=4 * PER_VISIT, visits=plan.visits
         ),
         mode="re-deal",
     ),
 }
+
+ALL = {**SETTINGS, **CONTENDERS}

@@ -14,8 +14,9 @@ from learning_statistics import Chosen, at_rate, pooled, summarise
 from learning_study import Cell, Record, Study
 from regret_report import table
 
-SHOWN = ("uniform", "FenchelDual", "Resolving .3", "recommended", "MoPPS", "DAPO", "clairvoyant")
+SHOWN = ("uniform", "FenchelDual", "Resolving .3", "training", "MoPPS", "DAPO", "clairvoyant")
 KINDS = ("common", "own")
+LONG = 12  # cells from which on the tables of each are left to summary.csv
 
 
 def report(study: Study, records: Sequence[Record], chosen: Chosen, folder: Path) -> None:
@@ -26,7 +27,9 @@ def report(study: Study, records: Sequence[Record], chosen: Chosen, folder: Path
         for cell, games in by_cell.items():
             found = summarise(games)
             rows += [{"rate": kind, "cell": " / ".join(cell), **row} for row in found]
-            print_cell(f"{' / '.join(cell)}; {kind} learning rate; {found[0]['seeds']} pairs", found)
+            if len(by_cell) <= LONG:
+                print_cell(f"{' / '.join(cell)}; {kind} learning rate; {found[0]['seeds']} pairs", found)
+        print_ratios(rows, kind)
         print_pooled(by_cell, kind)
         draw(by_cell, kind, folder)
     write(folder / "summary.csv", rows)
@@ -54,11 +57,11 @@ def print_cell(title: str, rows: Sequence[dict[str, Any]]) -> None:
 
 def ratio_text(row: dict[str, Any]) -> str:
     """Return the rollouts to uniform's final success and their interval, in multiples of uniform's."""
+    return f"{_times(row['ratio'])} [{_times(row['ratio_low'])}, {_times(row['ratio_high'])}]"
 
-    def one(value: float) -> str:
-        return "none" if np.isnan(value) else "never" if np.isinf(value) else f"{value:.2f}"
 
-    return f"{one(row['ratio'])} [{one(row['ratio_low'])}, {one(row['ratio_high'])}]"
+def _times(value: float) -> str:
+    return "none" if np.isnan(value) else "never" if np.isinf(value) else f"{value:.2f}"
 
 
 def by_pool(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
@@ -68,6 +71,23 @@ def by_pool(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
         key = cell[1] if len(cell) == 2 else " / ".join((cell[0], *cell[2:]))
         found.setdefault(key, []).append(cell)
     return found
+
+
+def print_ratios(rows: Sequence[dict[str, Any]], kind: str) -> None:
+    """Print every policy's rollouts to uniform's final success, cell by cell, with geometric mean and worst."""
+    own = [row for row in rows if row["rate"] == kind]
+    cells = list(dict.fromkeys(row["cell"] for row in own))
+    lines = []
+    for name in dict.fromkeys(row["policy"] for row in own):
+        found = {row["cell"]: row["ratio"] for row in own if row["policy"] == name}
+        values = np.array([found.get(cell, np.nan) for cell in cells])
+        known = values[~np.isnan(values)]
+        mean = float(np.exp(np.log(known).mean())) if known.size else np.nan
+        lines.append((mean, [name, *map(_times, values), _times(mean), _times(known.max() if known.size else np.nan)]))
+    if lines:
+        title = f"ROLLOUTS TO UNIFORM'S FINAL SUCCESS; {kind} learning rate"
+        heads = ["policy", *(cell.replace(" / ", "/") for cell in cells), "mean", "worst"]
+        table(title, heads, [line for _, line in sorted(lines, key=lambda entry: entry[0])])
 
 
 def print_pooled(by_cell: dict[Cell, dict[str, list[Record]]], kind: str) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from learning_dealing import Run
-from learning_policies import CONTENDERS
+from learning_policies import ALL
 
 Record = dict[str, Any]
 Cell = tuple[str, ...]
@@ -36,7 +36,7 @@ class Study:
     cells : tuple of tuple of str
         Where policies are compared.
     policies : tuple of str
-        Names of :data:`learning_policies.CONTENDERS`, "uniform" among them.
+        Names of :data:`learning_policies.ALL`, "uniform" among them.
     rates : dict of cell to tuple of float
         Learning rates to choose from, per group of cells; empty where only the common one is run.
     common : dict of cell to float
@@ -70,7 +70,7 @@ def run_study(study: Study, folder: Path, jobs: int) -> tuple[list[Record], dict
     if set(study.seeds) & set(study.tuning_seeds):
         raise ValueError("seeds must not be among tuning_seeds. Take others.")
     store = Store(folder / "runs.jsonl")
-    tuned = [name for name in study.policies if not CONTENDERS[name].matches]
+    tuned = [name for name in study.policies if not ALL[name].matches]
     play(study, store, jobs, "tuning", (
         Run(cell, name, rate, seed)
         for cell in study.tuning_cells for name in tuned for rate in study.rates.get(study.group(cell), ())
@@ -78,7 +78,7 @@ def run_study(study: Study, folder: Path, jobs: int) -> tuple[list[Record], dict
     ))  # fmt: skip
     chosen = choose(study, store, tuned)
     play(study, store, jobs, "comparing", runs_of(study, chosen, tuned))
-    matched = [name for name in study.policies if CONTENDERS[name].matches]
+    matched = [name for name in study.policies if ALL[name].matches]
     play(study, store, jobs, "matching", runs_of(study, chosen, matched))
     wanted = set(runs_of(study, chosen, study.policies))
     return [record for run, record in store.records.items() if run in wanted], chosen
@@ -131,7 +131,7 @@ def play(study: Study, store: Store, jobs: int, what: str, runs: Iterable[Run]) 
 
 def _side_by_side(run: Run) -> tuple[str, bool]:
     """Return what runs have in common that may go side by side: the task, and whether rounds come in waves."""
-    return run.cell[0], CONTENDERS[run.policy].mixed_only
+    return run.cell[0], ALL[run.policy].mixed_only
 
 
 def finished(calls: Sequence[Callable[[], Any]], jobs: int) -> Iterator[Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cero_alloc.simulation import loglinear_pool, simulate_learning
 from learning_dealing import Run
-from learning_policies import CONTENDERS, Plan
+from learning_policies import ALL, CONTENDERS, SETTINGS, Plan
 from learning_study import Record, Study, record_of
 
 TUNING_SEED = 1000  # first of the seeds that only choose settings
@@ -46,6 +46,23 @@ def loglinear(seeds: int, folder: Path, quick: bool) -> Study:
     )
 
 
+def loglinear_settings(folder: Path) -> Study:
+    """Return the search for settings: one changed at a time, on tuning seeds, at the small learning rate."""
+    cells = tuple((pool, "50", optimiser, "plain") for optimiser in ("sgd", "adam") for pool in POOLS)
+    return Study(
+        cells=cells,
+        policies=tuple(SETTINGS),
+        rates={},
+        common={cell: SMALL[cell[2], cell[3]] for cell in cells},
+        tuning_cells=(),
+        group=_itself,
+        seeds=tuple(range(TUNING_SEED, TUNING_SEED + 5)),
+        tuning_seeds=(),
+        chunk=12,
+        execute=partial(train_loglinear, folder=folder),
+    )
+
+
 def train_loglinear(runs: Sequence[Run], folder: Path) -> list[Record]:
     """Execute log-linear runs, one after the other."""
     return [record_of(run, _train_one(run, folder)) for run in runs]
@@ -56,7 +73,7 @@ def _train_one(run: Run, folder: Path) -> Record:
     pool = loglinear_pool(
         N_PROMPTS, int(features), mean=POOLS[pool_name], spread=SPREAD, shared=SHARED, seed=[run.seed, 6]
     )
-    contender, plan = CONTENDERS[run.policy], Plan(N_PROMPTS, N_ROUNDS, ROLLOUTS, run.seed)
+    contender, plan = ALL[run.policy], Plan(N_PROMPTS, N_ROUNDS, ROLLOUTS, run.seed)
     policy = contender.build(plan, *schedules(folder, [run])) if contender.matches else contender.build(plan)
     kept = Kept(policy)
     result = simulate_learning(
@@ -87,7 +104,10 @@ def transformer(seeds: int, folder: Path, size: str, device: str, side_by_side: 
         tasks, policies = ("addition",), ("uniform", "FenchelDual, forgetting .98")
         tuning: tuple[tuple[str, str], ...] = ()
     else:
-        tasks, policies = ("addition", "sorting", "modular"), tuple(n for n in CONTENDERS if n not in LEFT_OUT.get(size, ()))
+        tasks, policies = (
+            ("addition", "sorting", "modular"),
+            tuple(n for n in CONTENDERS if n not in LEFT_OUT.get(size, ())),
+        )
         tuning = tuple(zip(tasks, starts, strict=True))
     rates = {"large": (3e-6, 1e-5, 3e-5)}.get(size, (3e-5, 1e-4, 3e-4))
     return Study(
@@ -106,7 +126,7 @@ def transformer(seeds: int, folder: Path, size: str, device: str, side_by_side: 
 
 FIRST_LOOK_RATE = 1e-4
 # Contenders that the transformer studies leave out, to stay within an hour of two cores, or minutes of a GPU.
-LEFT_OUT = {"small": ("training, height 0.25",)}
+LEFT_OUT = {"small": ("training, height 0.25", "training, importance weights", "Knapsack RL, prompt weights")}
 LEFT_OUT["large"] = (
     *LEFT_OUT["small"], "FenchelDual, forgetting .98", "Resolving .1", "spread .3", "training, height 2",
     "Resolving 1, re-deal",
@@ -139,7 +159,7 @@ def train_transformer(runs: Sequence[Run], folder: Path, size: str, device: str)
 
     settle(device)
     starts = [load_start(folder, run.cell[0], run.seed)[run.cell[1]] for run in runs]
-    matching = CONTENDERS[runs[0].policy].matches
+    matching = ALL[runs[0].policy].matches
     found = train(runs, SIZES[size], starts, device, schedules(folder, runs) if matching else None)
     for run, record in zip(runs, found, strict=True):
         keep_schedule(folder, run, record.pop("counts"))
@@ -187,7 +207,7 @@ def keep_schedule(folder: Path, run: Run, counts: Sequence[Any]) -> None:
 
 def schedules(folder: Path, runs: Sequence[Run]) -> list[Any]:
     """Read the counts that each run is to match."""
-    files = [_schedule_file(folder, run, CONTENDERS[run.policy].matches) for run in runs]
+    files = [_schedule_file(folder, run, ALL[run.policy].matches) for run in runs]
     return [np.load(file)["counts"].astype(np.int64) for file in files]
 
 

@@ -31,6 +31,7 @@ MODULES = [
     "baselines._separable",
     "baselines._gaussian",
     "_resolving",
+    "_training",
     "_run",
     "_rounds",
     "_log",

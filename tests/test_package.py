@@ -56,6 +56,7 @@ LAYERS = {
         "_kernels", "_batch", "_checks", "_index", "_horizon", "_pacing", "_posterior", "_remaining", "_run", "_running", "_saved",
         "_scores", "_state", "_systematic", "_units", "_utility", "_visit",
     },
+    "_training": {"_checks", "_posterior", "_resolving", "_utility"},
     "baselines._base": {
         "_kernels", "_checks", "_index", "_ledger", "_pacing", "_posterior", "_run", "_saved", "_state", "_utility",
     },
@@ -93,7 +94,7 @@ LAYERS = {
     "__main__": {"_log_lines", "_log_reader", "_replay", "_replay_report", "plotting"},
     "plotting": {"_checks", "_replay", "simulation"},
     "__init__": {
-        "_allocator", "_calibration", "_horizon", "_ledger", "_oracle", "_posterior", "_prior", "_resolving", "_utility",
+        "_allocator", "_calibration", "_horizon", "_ledger", "_oracle", "_posterior", "_prior", "_resolving", "_training", "_utility",
     },
 }  # fmt: skip
 JUDGES = {"_bounds", "_diagnostics", "simulation", "__init__"}  # who may use the oracle: no decision does
