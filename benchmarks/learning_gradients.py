@@ -9,7 +9,8 @@ learn the rates, then to be measured. Per policy and weighting of the gradient:
 * cosine: of a round's gradient with the exact gradient of mean held-out success, mean over rounds;
 * aim: the same of the mean gradient over rounds, free of noise: what the weighting of the prompts does to the direction;
 * signal: squared length of the mean gradient over the variance of a round's, both estimated without bias;
-* Adam: slope of held-out success along the mean step of an optimiser that divides by root mean squares, over uniform's.
+* SGD: slope of held-out success along the mean gradient, over uniform's: what a common small learning rate makes of it;
+* Adam: the same along the mean step of an optimiser that divides by root mean squares, which is what the noise leaves.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cero_alloc.simulation import loglinear_pool
 from learning_dealing import Dealing, Run
-from learning_policies import CONTENDERS
-from learning_worlds import load_start, settle, transformer
-from parallel import execute
+from learning_policies import ALL, CONTENDERS
+from learning_study import finished
+from learning_worlds import N_PROMPTS, N_ROUNDS, POOLS, ROLLOUTS, SHARED, SPREAD, load_start, settle, transformer
 from regret_report import grouped, table, write_csv
 
 FloatArray = npt.NDArray[np.float64]
@@ -58,6 +60,7 @@ def quality(samples: FloatArray, exact: FloatArray) -> dict[str, float]:
         "aim": float(mean @ exact) / (size * length**0.5) if length else float("nan"),
         "signal": length / noise if noise > 0.0 else float("nan"),
         "adam": float(step @ exact),
+        "sgd": float(mean @ exact),
     }
 
 
@@ -87,9 +90,7 @@ def measure(task: str, start: str, seeds: Sequence[int], folder: Path, size: str
     exact = gradients(everything([w.held_prompts for w in worlds], [w.held_answers for w in worlds]).mean(1).sum())
     rates = everything([w.prompts for w in worlds], [w.answers for w in worlds]).detach().double().numpy()
     rows = []
-    for name, contender in CONTENDERS.items():
-        if contender.matches:
-            continue
+    for name in (name for name in transformer(2, folder, size, "cpu", 1).policies if not ALL[name].matches):
         runs = [Run((task, start), name, 0.0, seed) for seed in seeds]
         dealers = [Dealing(run, plan.n_prompts, plan.n_rounds, plan.rollouts) for run in runs]
         for dealer, rate in zip(dealers, rates, strict=True):
@@ -111,13 +112,66 @@ def measure(task: str, start: str, seeds: Sequence[int], folder: Path, size: str
                 row = {"task": task, "start": start, "policy": name, "weighting": weighting, "seed": seed}
                 useful = float(np.mean(dealers[i].mixed[learn:]))
                 rows.append({**row, "useful": useful, **quality(stack, exact[i])})
-    base = {row["seed"]: row["adam"] for row in rows if (row["policy"], row["weighting"]) == ("uniform", "rollout")}
-    return [{**row, "adam": row["adam"] / base[row["seed"]] if base[row["seed"]] else float("nan")} for row in rows]
+    return against_uniform(rows)
+
+
+def measure_loglinear(pool_name: str, features: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the same rows for a log-linear pool at its start; gradients are not normalised."""
+    rows = []
+    for seed in seeds:
+        pool = loglinear_pool(N_PROMPTS, features, mean=POOLS[pool_name], spread=SPREAD, shared=SHARED, seed=[seed, 6])
+        start = np.zeros(features)
+        exact, rates = pool.gradient(start, held_out=True), pool.rates(start)
+        learn = N_ROUNDS // 6
+        for name in (name for name, contender in CONTENDERS.items() if not contender.matches):
+            dealing = Dealing(Run((pool_name, str(features)), name, 0.0, seed), N_PROMPTS, N_ROUNDS, ROLLOUTS)
+            dealing.tell(rates)
+            rng = np.random.default_rng([seed, 9])
+            found: dict[str, list[FloatArray]] = {weighting: [] for weighting in WEIGHTINGS}
+            for k in range(2 * learn):
+                each, right = _one_round(dealing, k, rates, rng)
+                dealing.weights(each, right)
+                n = np.bincount(each, minlength=N_PROMPTS)
+                chosen = np.flatnonzero(n)
+                won = np.bincount(each, right, minlength=N_PROMPTS).astype(np.int64)[chosen]
+                for weighting in WEIGHTINGS if k >= learn else ():
+                    gradient = pool.group_gradient(
+                        chosen, n[chosen], won, weighting=weighting, exposure=dealing.exposure[chosen]
+                    )
+                    found[weighting].append(gradient)
+            for weighting, samples in found.items():
+                row = {"task": "log-linear", "start": f"{pool_name}, {features} features", "policy": name}
+                useful = float(np.mean(dealing.mixed[learn:]))
+                more = {"weighting": weighting, "seed": seed, "useful": useful}
+                rows.append({**row, **more, **quality(np.array(samples), exact)})
+    return against_uniform(rows)
+
+
+def _one_round(dealing: Dealing, k: int, rates: FloatArray, rng: np.random.Generator) -> tuple[Any, Any]:
+    """Play all waves of a round; return prompt and success of every rollout."""
+    rows, n = dealing.open(k)
+    each, right = [], []
+    while rows.size:
+        each.append(np.repeat(rows, n))
+        right.append(rng.random(each[-1].size) < rates[each[-1]])
+        rows, n = dealing.close(rows, n, right[-1])
+    empty = np.zeros(0, dtype=np.int64)
+    return np.concatenate([empty, *each]), np.concatenate([empty.astype(bool), *right])
+
+
+def against_uniform(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with Adam's slope, and the length of the mean gradient along the exact one, over uniform's."""
+    base = {row["seed"]: row for row in rows if (row["policy"], row["weighting"]) == ("uniform", "rollout")}
+
+    def over(row: dict[str, Any], column: str) -> float:
+        return row[column] / base[row["seed"]][column] if base[row["seed"]][column] else float("nan")
+
+    return [{**row, "adam": over(row, "adam"), "sgd": over(row, "sgd")} for row in rows]
 
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print a table per checkpoint, means over the seeds."""
-    columns = ("useful", "cosine", "aim", "signal", "adam")
+    columns = ("useful", "cosine", "aim", "signal", "sgd", "adam")
     for (task, start), games in grouped(rows, "task", "start").items():
         lines = []
         for (name, weighting), own in grouped(games, "policy", "weighting").items():
@@ -127,7 +181,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             if weighting == "rollout" or name in SHOWN_ALL:
                 lines.append([name, weighting, *cells])
         title = f"{task} / {start}: gradients at the start, {len({r['seed'] for r in games})} seeds, mean +- deviation"
-        table(title, ["policy", "weighting", "useful", "cosine", "aim", "signal", "Adam"], lines)
+        table(title, ["policy", "weighting", "useful", "cosine", "aim", "signal", "SGD", "Adam"], lines)
 
 
 SHOWN_ALL = ("uniform", "Resolving .3", "training", "Resolving 1, re-deal")
@@ -146,7 +200,8 @@ def main(argv: list[str] | None = None) -> int:
     calls: list[Callable[[], Any]] = [
         partial(measure, task, start, study.seeds, folder, options.size) for task, start in study.cells
     ]
-    rows = execute({"gradients": calls}, options.jobs)["gradients"]
+    calls += [partial(measure_loglinear, pool, 50, study.seeds) for pool in POOLS]
+    rows = [row for part in finished(calls, options.jobs) for row in part]
     show(rows)
     write_csv(folder / "gradients.csv", rows)
     return 0

@@ -33,7 +33,7 @@ def test_prompts_that_teach_nothing_get_little_and_the_others_stay_in_play():
 
 def test_every_setting_can_be_changed():
     plan = {"total_budget": 640, "n_rounds": 10}
-    allocator = training_allocator(["a", "b"] + list(range(30)), **plan, rollouts_per_visit=4)
+    allocator = training_allocator(["a", "b", *range(30)], **plan, rollouts_per_visit=4)
     assert (allocator.min_rollouts, allocator.horizon.max_rollouts) == (4, 4)
     assert allocator.utility == SaturatingUtility(saturation=1.0, scaling="height")
     changed = training_allocator(32, **plan, utility=SaturatingUtility(saturation=0.3), order="best", max_rollouts=16)
