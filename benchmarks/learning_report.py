@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cero_alloc.plotting import COLORS, DASHES, plot_comparison
-from learning_statistics import Chosen, at_rate, pooled, summarise
+from learning_statistics import Chosen, at_rate, pooled, summarise, trained
 from learning_study import Cell, Record, Study
 from regret_report import table
 
@@ -93,13 +93,14 @@ def print_ratios(rows: Sequence[dict[str, Any]], kind: str) -> None:
 def print_pooled(by_cell: dict[Cell, dict[str, list[Record]]], kind: str) -> None:
     """Print the paired differences of final success over all cells of a pool."""
     for pool, cells in by_pool(list(by_cell)).items():
-        found = pooled(by_cell, cells)
+        found, learnt = pooled(by_cell, cells), pooled(by_cell, cells, trained)
         lines = [
-            [name, f"{mean:+.4f} +- {half:.4f}", f"{wins}/{pairs}"]
+            [name, f"{mean:+.4f} +- {half:.4f}", f"{wins}/{pairs}", "{:+.4f} +- {:.4f}".format(*learnt[name][:2])]
             for name, (mean, half, wins, pairs) in sorted(found.items(), key=lambda entry: -entry[1][0])
             if name != "uniform"
         ]
-        table(f"POOLED {pool}; {kind} learning rate; {len(cells)} cells", ["policy", "vs uniform", "above"], lines)
+        heads = ["policy", "held out vs uniform", "above", "trained on vs uniform"]
+        table(f"POOLED {pool}; {kind} learning rate; {len(cells)} cells", heads, lines)
 
 
 def draw(by_cell: dict[Cell, dict[str, list[Record]]], kind: str, folder: Path) -> None:

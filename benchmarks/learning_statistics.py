@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,12 +42,14 @@ def summarise(games: dict[str, list[Record]]) -> list[dict[str, Any]]:
     base = games["uniform"]
     rows = []
     for name, runs in games.items():
-        final, areas = [run["held_out"][-1] for run in runs], [area(run) for run in runs]
+        ends, areas = [final(run) for run in runs], [area(run) for run in runs]
         row: dict[str, Any] = {"policy": name, "learning_rate": runs[0]["learning_rate"], "seeds": len(runs)}
         row["start"] = float(np.mean([run["held_out"][0] for run in runs]))
-        row["final"], row["final_half"] = mean_and_half(final)
-        row["gain"], row["gain_half"] = mean_and_half([a - b["held_out"][-1] for a, b in zip(final, base, strict=True)])
+        row["final"], row["final_half"] = mean_and_half(ends)
+        row["gain"], row["gain_half"] = mean_and_half([a - final(b) for a, b in zip(ends, base, strict=True)])
         row["area"], row["area_half"] = mean_and_half([a - area(b) for a, b in zip(areas, base, strict=True)])
+        pairs = zip(runs, base, strict=True)
+        row["learnt"], row["learnt_half"] = mean_and_half([trained(a) - trained(b) for a, b in pairs])
         row["ratio"], row["ratio_low"], row["ratio_high"] = rollouts_ratio(runs, base)
         for column in ("trained", "mixed", "top", "unseen", "spent"):
             row[column] = float(np.mean([run[column] for run in runs]))
@@ -94,13 +96,23 @@ def _first(x: FloatArray, curve: FloatArray, level: float) -> float:
     return float(x[k - 1] + (level - curve[k - 1]) / (curve[k] - curve[k - 1]) * (x[k] - x[k - 1]))
 
 
+def final(record: Record) -> float:
+    """Return held-out success at the end."""
+    return float(record["held_out"][-1])
+
+
+def trained(record: Record) -> float:
+    """Return success at the end on the prompts that were trained on."""
+    return float(record["trained"])
+
+
 def pooled(
-    by_cell: dict[Cell, dict[str, list[Record]]], cells: Iterable[Cell]
+    by_cell: dict[Cell, dict[str, list[Record]]], cells: Iterable[Cell], figure: Callable[[Record], float] = final
 ) -> dict[str, tuple[float, float, int, int]]:
-    """Return per policy the paired difference of final success over several cells: mean, half interval, wins, pairs."""
+    """Return per policy the paired difference of a figure over several cells: mean, half interval, wins, pairs."""
     found: dict[str, list[float]] = {}
     for cell in cells:
         for name, runs in by_cell[cell].items():
             pairs = zip(runs, by_cell[cell]["uniform"], strict=True)
-            found.setdefault(name, []).extend(a["held_out"][-1] - b["held_out"][-1] for a, b in pairs)
+            found.setdefault(name, []).extend(figure(a) - figure(b) for a, b in pairs)
     return {name: (*mean_and_half(d), int(np.sum(np.array(d) > 0.0)), len(d)) for name, d in found.items()}
