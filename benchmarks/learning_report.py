@@ -125,8 +125,10 @@ def draw(by_cell: dict[Cell, dict[str, list[Record]]], kind: str, folder: Path) 
         ax.set_axis_off()
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
-    figure.supxlabel("rollouts (thousands)", fontsize="small")
-    figure.supylabel("held-out success", fontsize="small")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("held-out success", fontsize="small")
+    for place in range(max(0, len(cells) - columns), len(cells)):
+        axes.flat[place].set_xlabel("rollouts (thousands)", fontsize="small")
     figure.savefig(folder / f"curves_{kind}.png", dpi=130)
     plt.close(figure)
 

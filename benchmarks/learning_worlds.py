@@ -31,7 +31,7 @@ def loglinear(seeds: int, folder: Path, quick: bool) -> Study:
     base = [(pool, str(features), "sgd", "plain") for pool in POOLS for features in FEATURES]
     others = [(pool, "50", *how) for pool in POOLS for how in SMALL if how != ("sgd", "plain")]
     cells = tuple(base[1::3][:2] if quick else base + others)
-    tuned = tuple(cell for cell in cells if cell[1] == "50")
+    tuned = tuple(cell for cell in cells if cell[1] == "50" and cell[3] == "plain")
     return Study(
         cells=cells,
         policies=tuple(CONTENDERS),
