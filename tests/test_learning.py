@@ -16,7 +16,8 @@ import learning
 import learning_worlds
 from learning_dealing import Dealing, Run
 from learning_policies import CONTENDERS, SETTINGS, Plan
-from learning_statistics import area, at_rate, pooled, rollouts_ratio, summarise
+from learning_report import print_ratios
+from learning_statistics import area, at_rate, pooled, rollouts_ratio, summarise, trained
 from learning_study import Store, Study, choose, play, run_study, runs_of
 from learning_tasks import STOP, SYMBOLS, TASKS, encode
 from learning_worlds import TUNING_SEED, loglinear
@@ -412,6 +413,26 @@ def test_summaries_and_pools_meet_scipy():
     )
     assert (wins, pairs) == (int((differences > 0).sum()), 10)
     assert pooled(own, cells)["uniform"][:3] == (0.0, 0.0, 0)
+    trained_on = {
+        name: [r | {"trained": 0.1 * r["seed"] * (name == "greedy")} for r in runs]
+        for name, runs in own[cells[0]].items()
+    }
+    assert pooled({cells[0]: trained_on}, cells[:1], trained)["greedy"][0] == pytest.approx(0.2)
+
+
+def test_ratios_are_summed_up_by_geometric_mean_and_worst(capsys):
+    found = {"even": (0.5, 2.0), "never": (1.0, np.inf), "nothing to reach": (np.nan, np.nan), "half": (0.5, np.nan)}
+    rows = [
+        {"rate": "common", "cell": cell, "policy": name, "ratio": ratios[i]}
+        for i, cell in enumerate(("a / x", "b / y"))
+        for name, ratios in found.items()
+    ]
+    print_ratios([*rows, {**rows[0], "rate": "own", "ratio": 9.0}], "common")
+    lines = {line[:16].strip(): line[16:].split() for line in capsys.readouterr().out.splitlines()[4:]}
+    assert lines["even"] == ["0.50", "2.00", "1.00", "2.00"]
+    assert lines["never"] == ["1.00", "never", "never", "never"]
+    assert lines["nothing to reach"] == ["none"] * 4
+    assert lines["half"] == ["0.50", "none", "0.50", "0.50"]
 
 
 def text_of(tokens):
