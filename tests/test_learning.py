@@ -15,7 +15,7 @@ from scipy import stats
 import learning
 import learning_worlds
 from learning_dealing import Dealing, Run
-from learning_policies import CONTENDERS, SETTINGS, Plan
+from learning_policies import ALL, CONTENDERS, SETTINGS, Plan
 from learning_report import print_ratios
 from learning_statistics import area, at_rate, pooled, rollouts_ratio, summarise, trained
 from learning_study import Store, Study, choose, play, run_study, runs_of
@@ -188,7 +188,7 @@ def play_rounds(dealing, rounds, rate=0.4):
 @pytest.mark.parametrize("name", [*CONTENDERS, *(f"setting {name}" for name in SETTINGS)])
 def test_everybody_deals(name, monkeypatch):
     contender = SETTINGS[name.removeprefix("setting ")] if name not in CONTENDERS else CONTENDERS[name]
-    monkeypatch.setitem(CONTENDERS, name, contender)
+    monkeypatch.setitem(ALL, name, contender)
     schedule = np.tile(np.repeat([4, 0], [16, 8]), (24, 1)) if contender.matches else None
     dealing = Dealing(Run(("a", "b"), name, 1.0, 1), 24, 24, 64, schedule)
     dealing.tell(np.linspace(0.0, 1.0, 24))

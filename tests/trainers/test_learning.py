@@ -373,7 +373,7 @@ def test_the_command_runs_resumes_and_measures_gradients(few, tmp_path, monkeypa
     assert "modular / nearly solved: gradients at the start, 2 seeds" in capsys.readouterr().out
     with (folder / "gradients.csv").open() as handle:
         rows = list(csv.DictReader(handle))
-    assert len(rows) == 9 * (len(FEW) - 1) * 3 * 2
+    assert len(rows) == (9 + 4) * (len(FEW) - 1) * 3 * 2  # cells and pools, policies, weightings, seeds
     for row in rows:
         assert abs(float(row["cosine"])) <= 1.0
         assert 0.0 <= float(row["useful"]) <= 1.0
