@@ -25,6 +25,14 @@ SMALL = {("sgd", "plain"): 0.5, ("sgd", "normalised"): 0.15, ("adam", "plain"): 
 LARGER = (1.0, 3.0, 10.0, 30.0)  # multiples of the small learning rate to choose from
 KEPT = 5  # rounds between kept points of a curve
 
+FIRST_LOOK_RATE = 1e-4
+# Contenders that the transformer studies leave out, to stay within an hour of two cores, or minutes of a GPU.
+LEFT_OUT = {"small": ("training, height 0.25", "training, importance weights", "Knapsack RL, prompt weights")}
+LEFT_OUT["large"] = (
+    *LEFT_OUT["small"], "FenchelDual, forgetting .98", "Resolving .1", "spread .3", "training, height 2",
+    "Resolving 1, re-deal",
+)  # fmt: skip
+
 
 def loglinear(seeds: int, folder: Path, quick: bool) -> Study:
     """Return the log-linear study: all pools and transfers by SGD, the other optimisers at 50 features."""
@@ -101,13 +109,12 @@ def transformer(seeds: int, folder: Path, size: str, device: str, side_by_side: 
 
     starts = [start for start, _ in SIZES[size].levels]
     if size == "first look":
-        tasks, policies = ("addition",), ("uniform", "FenchelDual, forgetting .98")
+        tasks: tuple[str, ...] = ("addition",)
+        policies: tuple[str, ...] = ("uniform", "FenchelDual, forgetting .98")
         tuning: tuple[tuple[str, str], ...] = ()
     else:
-        tasks, policies = (
-            ("addition", "sorting", "modular"),
-            tuple(n for n in CONTENDERS if n not in LEFT_OUT.get(size, ())),
-        )
+        tasks = ("addition", "sorting", "modular")
+        policies = tuple(name for name in CONTENDERS if name not in LEFT_OUT.get(size, ()))
         tuning = tuple(zip(tasks, starts, strict=True))
     rates = {"large": (3e-6, 1e-5, 3e-5)}.get(size, (3e-5, 1e-4, 3e-4))
     return Study(
@@ -122,15 +129,6 @@ def transformer(seeds: int, folder: Path, size: str, device: str, side_by_side: 
         chunk=side_by_side,
         execute=partial(train_transformer, folder=folder, size=size, device=device),
     )
-
-
-FIRST_LOOK_RATE = 1e-4
-# Contenders that the transformer studies leave out, to stay within an hour of two cores, or minutes of a GPU.
-LEFT_OUT = {"small": ("training, height 0.25", "training, importance weights", "Knapsack RL, prompt weights")}
-LEFT_OUT["large"] = (
-    *LEFT_OUT["small"], "FenchelDual, forgetting .98", "Resolving .1", "spread .3", "training, height 2",
-    "Resolving 1, re-deal",
-)  # fmt: skip
 
 
 def prepare(study: Study, folder: Path, size: str, device: str) -> list[partial[None]]:
