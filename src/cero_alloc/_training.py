@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Sequence
 from typing import Any, SupportsIndex
 
 from ._checks import integer
@@ -16,9 +16,9 @@ SATURATION = 1.0  # in height: sharper settings gain more where the clairvoyant 
 
 
 def training_allocator(
-    prompt_ids: Iterable[Hashable] | SupportsIndex,
+    prompt_ids: SupportsIndex | Sequence[Hashable],
     *,
-    total_budget: SupportsIndex,
+    total_budget: float,
     n_rounds: SupportsIndex,
     rollouts_per_visit: SupportsIndex = 8,
     **settings: Any,
@@ -32,9 +32,9 @@ def training_allocator(
 
     Parameters
     ----------
-    prompt_ids : iterable of hashable, or int
+    prompt_ids : sequence of hashable, or int
         Ids of the pool, or its size.
-    total_budget : int
+    total_budget : int, or float with ``costs``
         Rollouts over the run.
     n_rounds : int
         Calls of ``allocate`` over the run, K.
