@@ -113,24 +113,9 @@ def draw(by_cell: dict[Cell, dict[str, list[Record]]], kind: str, folder: Path) 
     if not by_cell:
         return
     cells = list(by_cell)
-    columns = 3
-    lines = -(-len(cells) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(3.0 * columns, 2.4 * lines), layout="constrained", squeeze=False
-    )
-    for ax, cell in zip(axes.flat, cells, strict=False):
-        curves(ax, by_cell[cell])
-        ax.set_title(" / ".join(cell), fontsize="small")
-    for ax in axes.flat[len(cells) :]:
-        ax.set_axis_off()
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("held-out success", fontsize="small")
-    for place in range(max(0, len(cells) - columns), len(cells)):
-        axes.flat[place].set_xlabel("rollouts (thousands)", fontsize="small")
-    figure.savefig(folder / f"curves_{kind}.png", dpi=130)
-    plt.close(figure)
+    for how in dict.fromkeys(cell[2:] for cell in cells):
+        name = "_".join(("curves", kind, *how))
+        draw_curves({cell: by_cell[cell] for cell in cells if cell[2:] == how}, folder / f"{name}.png")
 
     scores: dict[str, dict[str, Any]] = {}
     for pool, members in by_pool(cells).items():
@@ -144,6 +129,30 @@ def draw(by_cell: dict[Cell, dict[str, list[Record]]], kind: str, folder: Path) 
     ax.axvline(0.0, color="0.3", linewidth=0.8)
     plot_comparison(scores, ax, label="held-out success at the end, against uniform (points)")
     figure.savefig(folder / f"gains_{kind}.png", dpi=130)
+    plt.close(figure)
+
+
+def draw_curves(by_cell: dict[Cell, dict[str, list[Record]]], file: Path) -> None:
+    """Draw the curves of these cells, three in a line."""
+    from matplotlib import pyplot as plt
+
+    cells = list(by_cell)
+    columns = min(3, len(cells))
+    lines = -(-len(cells) // columns)
+    size = (3.0 * columns, 2.2 * lines + 0.6)
+    figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
+    for ax, cell in zip(axes.flat, cells, strict=False):
+        curves(ax, by_cell[cell])
+        ax.set_title(" / ".join(cell), fontsize="small")
+    for ax in axes.flat[len(cells) :]:
+        ax.set_axis_off()
+    for ax in axes[:, 0]:
+        ax.set_ylabel("held-out success", fontsize="small")
+    for place in range(max(0, len(cells) - columns), len(cells)):
+        axes.flat[place].set_xlabel("rollouts (thousands)", fontsize="small")
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
+    figure.savefig(file, dpi=130)
     plt.close(figure)
 
 

@@ -28,7 +28,7 @@ def at_rate(study: Study, records: Iterable[Record], chosen: Chosen, kind: str) 
     for games in found.values():
         for runs in games.values():
             runs.sort(key=lambda record: record["seed"])
-    return {cell: games for cell, games in found.items() if "uniform" in games}
+    return {cell: found[cell] for cell in study.cells if "uniform" in found.get(cell, {})}
 
 
 def area(record: Record) -> float:

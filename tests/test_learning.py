@@ -64,7 +64,7 @@ def done(tmp_path_factory):
 def test_writes_everything(done):
     assert {file.name for file in done.iterdir()} == {
         "runs.jsonl", "runs.csv", "summary.csv", "schedules",
-        "curves_common.png", "curves_own.png", "gains_common.png", "gains_own.png",
+        "curves_common_sgd_plain.png", "curves_own_sgd_plain.png", "gains_common.png", "gains_own.png",
     }  # fmt: skip
     rows, summary = read(done / "runs.csv"), read(done / "summary.csv")
     assert {row["policy"] for row in rows} == {row["policy"] for row in summary} == set(CONTENDERS)
