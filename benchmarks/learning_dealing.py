@@ -120,10 +120,17 @@ class Dealing:
 
     def figures(self) -> dict[str, Any]:
         """Return what the record says of the rollouts."""
-        tenth = max(1, self.exposure.size // 10)
         return {
             "spent": self.spent,
             "mixed": round(float(np.mean(self.mixed)), 4),  # share of the rollouts in groups that teach
-            "unseen": round(float(np.mean(self.exposure == 0)), 4),
-            "top": round(float(np.sort(self.exposure)[-tenth:].sum() / max(1, self.spent)), 4),  # to the first tenth
+            **concentration(self.exposure),
         }
+
+
+def concentration(exposure: IntArray) -> dict[str, float]:
+    """Return the share of the prompts that got nothing, and of the rollouts that the most dealt tenth got."""
+    tenth = max(1, exposure.size // 10)
+    return {
+        "unseen": round(float(np.mean(exposure == 0)), 4),
+        "top": round(float(np.sort(exposure)[-tenth:].sum() / max(1, exposure.sum())), 4),
+    }

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc.simulation import loglinear_pool
 from learning_dealing import Dealing, Run
 from learning_policies import ALL, CONTENDERS
 from learning_study import finished
-from learning_worlds import N_PROMPTS, N_ROUNDS, POOLS, ROLLOUTS, SHARED, SPREAD, load_start, settle, transformer
+from learning_worlds import N_PROMPTS, N_ROUNDS, POOLS, ROLLOUTS, load_start, pool_of, settle, transformer
 from regret_report import grouped, table, write_csv
 
 FloatArray = npt.NDArray[np.float64]
 
 WEIGHTINGS = ("rollout", "prompt", "importance")
+SHOWN_ALL = ("uniform", "Resolving .3", "training", "Resolving 1, re-deal")  # with all weightings in the table
 
 
 def quality(samples: FloatArray, exact: FloatArray) -> dict[str, float]:
-    """Return cosine, aim, signal and Adam's slope of gradients, shape (n_rounds, n_parameters).
+    """Return cosine, aim, signal and both slopes of gradients, shape (n_rounds, n_parameters).
 
     Examples
     --------
@@ -62,6 +62,11 @@ def quality(samples: FloatArray, exact: FloatArray) -> dict[str, float]:
         "adam": float(step @ exact),
         "sgd": float(mean @ exact),
     }
+
+
+def measured(names: Iterable[str]) -> list[str]:
+    """Return who is to be measured: not who plays another's counts, nor who deals like another and weighs anew."""
+    return [name for name in names if not ALL[name].matches and ALL[name].weighting == "rollout"]
 
 
 def measure(task: str, start: str, seeds: Sequence[int], folder: Path, size: str) -> list[dict[str, Any]]:
@@ -90,7 +95,7 @@ def measure(task: str, start: str, seeds: Sequence[int], folder: Path, size: str
     exact = gradients(everything([w.held_prompts for w in worlds], [w.held_answers for w in worlds]).mean(1).sum())
     rates = everything([w.prompts for w in worlds], [w.answers for w in worlds]).detach().double().numpy()
     rows = []
-    for name in (name for name in transformer(2, folder, size, "cpu", 1).policies if not ALL[name].matches):
+    for name in measured(transformer(2, folder, size, "cpu", 1).policies):
         runs = [Run((task, start), name, 0.0, seed) for seed in seeds]
         dealers = [Dealing(run, plan.n_prompts, plan.n_rounds, plan.rollouts) for run in runs]
         for dealer, rate in zip(dealers, rates, strict=True):
@@ -119,11 +124,11 @@ def measure_loglinear(pool_name: str, features: int, seeds: Sequence[int]) -> li
     """Return the same rows for a log-linear pool at its start; gradients are not normalised."""
     rows = []
     for seed in seeds:
-        pool = loglinear_pool(N_PROMPTS, features, mean=POOLS[pool_name], spread=SPREAD, shared=SHARED, seed=[seed, 6])
+        pool = pool_of(pool_name, features, seed)
         start = np.zeros(features)
         exact, rates = pool.gradient(start, held_out=True), pool.rates(start)
         learn = N_ROUNDS // 6
-        for name in (name for name, contender in CONTENDERS.items() if not contender.matches):
+        for name in measured(CONTENDERS):
             dealing = Dealing(Run((pool_name, str(features)), name, 0.0, seed), N_PROMPTS, N_ROUNDS, ROLLOUTS)
             dealing.tell(rates)
             rng = np.random.default_rng([seed, 9])
@@ -182,9 +187,6 @@ def show(rows: list[dict[str, Any]]) -> None:
                 lines.append([name, weighting, *cells])
         title = f"{task} / {start}: gradients at the start, {len({r['seed'] for r in games})} seeds, mean +- deviation"
         table(title, ["policy", "weighting", "useful", "cosine", "aim", "signal", "SGD", "Adam"], lines)
-
-
-SHOWN_ALL = ("uniform", "Resolving .3", "training", "Resolving 1, re-deal")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -168,12 +168,8 @@ CONTENDERS = {
     ),
 }
 
-BASE: dict[str, Any] = {
-    "saturation": 1.0,
-    "scaling": "height",
-    "order": "spread",
-    "fit_every": 31,
-}  # what the settings vary
+# What the settings vary, one at a time.
+BASE: dict[str, Any] = {"saturation": 1.0, "scaling": "height", "order": "spread", "fit_every": 31}
 
 
 def _varied(**changes: Any) -> Contender:

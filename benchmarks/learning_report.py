@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from cero_alloc.plotting import COLORS, DASHES, plot_comparison
-from learning_statistics import Chosen, at_rate, pooled, summarise, trained
+from learning_statistics import Chosen, at_rate, differences, final, pooled, summarise, trained
 from learning_study import Cell, Record, Study
-from regret_report import table
+from regret_report import table, write_csv
 
 SHOWN = ("uniform", "FenchelDual", "Resolving .3", "training", "MoPPS", "DAPO", "clairvoyant")
 KINDS = ("common", "own")
@@ -32,8 +31,8 @@ def report(study: Study, records: Sequence[Record], chosen: Chosen, folder: Path
         print_ratios(rows, kind)
         print_pooled(by_cell, kind)
         draw(by_cell, kind, folder)
-    write(folder / "summary.csv", rows)
-    write(folder / "runs.csv", [_line(record) for record in records])
+    write_csv(folder / "summary.csv", rows)
+    write_csv(folder / "runs.csv", [_line(record) for record in records])
     if chosen:
         names = sorted({name for name, _ in chosen})
         groups = sorted({group for _, group in chosen})
@@ -119,12 +118,9 @@ def draw(by_cell: dict[Cell, dict[str, list[Record]]], kind: str, folder: Path) 
 
     scores: dict[str, dict[str, Any]] = {}
     for pool, members in by_pool(cells).items():
-        for cell in members:
-            base = by_cell[cell]["uniform"]
-            for name, runs in by_cell[cell].items():
-                if name != "uniform":
-                    gain = [100.0 * (a["held_out"][-1] - b["held_out"][-1]) for a, b in zip(runs, base, strict=True)]
-                    scores.setdefault(name, {}).setdefault(pool, []).extend(gain)
+        for name, gains in differences(by_cell, members, final).items():
+            if name != "uniform":
+                scores.setdefault(name, {})[pool] = 100.0 * np.array(gains)
     figure, ax = plt.subplots(figsize=(6.5, 7.0), layout="constrained")
     ax.axvline(0.0, color="0.3", linewidth=0.8)
     plot_comparison(scores, ax, label="held-out success at the end, against uniform (points)")
@@ -167,14 +163,6 @@ def curves(ax: Any, games: dict[str, list[Record]]) -> None:
             half = y.std(0, ddof=1) / np.sqrt(len(y))
             ax.fill_between(x, y.mean(0) - half, y.mean(0) + half, color=COLORS[i], alpha=0.2, linewidth=0)
     ax.tick_params(labelsize="small")
-
-
-def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as CSV."""
-    with file.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _line(record: Record) -> dict[str, Any]:

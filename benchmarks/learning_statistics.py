@@ -106,13 +106,21 @@ def trained(record: Record) -> float:
     return float(record["trained"])
 
 
-def pooled(
-    by_cell: dict[Cell, dict[str, list[Record]]], cells: Iterable[Cell], figure: Callable[[Record], float] = final
-) -> dict[str, tuple[float, float, int, int]]:
-    """Return per policy the paired difference of a figure over several cells: mean, half interval, wins, pairs."""
+def differences(
+    by_cell: dict[Cell, dict[str, list[Record]]], cells: Iterable[Cell], figure: Callable[[Record], float]
+) -> dict[str, list[float]]:
+    """Return per policy a figure's differences to uniform's pairs, over several cells."""
     found: dict[str, list[float]] = {}
     for cell in cells:
         for name, runs in by_cell[cell].items():
             pairs = zip(runs, by_cell[cell]["uniform"], strict=True)
             found.setdefault(name, []).extend(figure(a) - figure(b) for a, b in pairs)
+    return found
+
+
+def pooled(
+    by_cell: dict[Cell, dict[str, list[Record]]], cells: Iterable[Cell], figure: Callable[[Record], float] = final
+) -> dict[str, tuple[float, float, int, int]]:
+    """Return per policy the paired difference of a figure over several cells: mean, half interval, wins, pairs."""
+    found = differences(by_cell, cells, figure)
     return {name: (*mean_and_half(d), int(np.sum(np.array(d) > 0.0)), len(d)) for name, d in found.items()}

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cero_alloc.simulation import loglinear_pool, simulate_learning
-from learning_dealing import Run
+from cero_alloc.simulation import LogLinearPool, loglinear_pool, simulate_learning
+from learning_dealing import Run, concentration
 from learning_policies import ALL, CONTENDERS, SETTINGS, Plan
 from learning_study import Record, Study, record_of
 
@@ -76,11 +76,14 @@ def train_loglinear(runs: Sequence[Run], folder: Path) -> list[Record]:
     return [record_of(run, _train_one(run, folder)) for run in runs]
 
 
+def pool_of(name: str, features: int, seed: int) -> LogLinearPool:
+    """Return one of :data:`POOLS` as a seed draws it."""
+    return loglinear_pool(N_PROMPTS, features, mean=POOLS[name], spread=SPREAD, shared=SHARED, seed=[seed, 6])
+
+
 def _train_one(run: Run, folder: Path) -> Record:
     pool_name, features, optimiser, scale = run.cell
-    pool = loglinear_pool(
-        N_PROMPTS, int(features), mean=POOLS[pool_name], spread=SPREAD, shared=SHARED, seed=[run.seed, 6]
-    )
+    pool = pool_of(pool_name, int(features), run.seed)
     contender, plan = ALL[run.policy], Plan(N_PROMPTS, N_ROUNDS, ROLLOUTS, run.seed)
     policy = contender.build(plan, *schedules(folder, [run])) if contender.matches else contender.build(plan)
     kept = Kept(policy)
@@ -91,15 +94,13 @@ def _train_one(run: Run, folder: Path) -> Record:
         seed=[run.seed, 1],
     )  # fmt: skip
     keep_schedule(folder, run, kept.counts)
-    tenth = N_PROMPTS // 10
     return {
         "rollouts": result.rollouts[::KEPT].tolist(),
         "held_out": np.round(result.held_out[::KEPT], 6).tolist(),
         "trained": round(float(result.trained[-1]), 6),
         "spent": int(result.rollouts[-1]),
         "mixed": round(float(np.nanmean(result.signal)), 4),
-        "unseen": float(np.mean(result.exposure == 0)),
-        "top": round(float(np.sort(result.exposure)[-tenth:].sum() / result.exposure.sum()), 4),
+        **concentration(result.exposure),
     }
 
 
