@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +112,12 @@ def main(folder, what, *words):
     np.savez(Path(folder) / f"rank{rank}.npz", parameters=parameters(trainer), rounds=np.array(repr(rounds)))
     if torch.distributed.is_initialized():  # together: gloo aborts a process whose peer went first
         trainer.accelerator.wait_for_everyone()
+        # The model's reducer holds the group. Freed after it, it would end gloo's thread while it keeps that thread from
+        # the interpreter lock: one process in some sixty then waits for ever.
+        held = weakref.ref(trainer.model_wrapped)
+        del trainer, recorders
+        gc.collect()
+        assert held() is None, "the distributed model must be freed before its process group"
         torch.distributed.destroy_process_group()
 
 
