@@ -172,5 +172,5 @@ def _line(record: Record) -> dict[str, Any]:
         "cell": " / ".join(record["cell"]),
         **short,
         "start": record["held_out"][0],
-        "final": record["held_out"][-1],
+        "final": final(record),
     }

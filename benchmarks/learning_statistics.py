@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cero_alloc._learning import first_reached, mean_height
 from learning_study import Cell, Record, Study, common_rate
 from peers_report import mean_and_half
 
@@ -33,8 +34,7 @@ def at_rate(study: Study, records: Iterable[Record], chosen: Chosen, kind: str) 
 
 def area(record: Record) -> float:
     """Return the mean height of a held-out curve over the rollouts spent."""
-    x, y = np.asarray(record["rollouts"], dtype=np.float64), np.asarray(record["held_out"])
-    return float(((y[1:] + y[:-1]) / 2.0) @ np.diff(x) / x[-1])
+    return mean_height(np.asarray(record["rollouts"]), np.asarray(record["held_out"]))
 
 
 def summarise(games: dict[str, list[Record]]) -> list[dict[str, Any]]:
@@ -83,17 +83,7 @@ def _ratio(x: FloatArray, ours: FloatArray, theirs: FloatArray) -> float:
     level = float(theirs[-1])
     if level <= theirs[0]:  # uniform has learnt nothing: there is nothing to be reached sooner
         return float("nan")
-    return _first(x, ours, level) / _first(x, theirs, level)
-
-
-def _first(x: FloatArray, curve: FloatArray, level: float) -> float:
-    """Return where a curve first reaches a level, on straight lines between its points."""
-    k = int(np.argmax(curve >= level))
-    if curve[k] < level:
-        return float("inf")
-    if k == 0:
-        return float(x[0])
-    return float(x[k - 1] + (level - curve[k - 1]) / (curve[k] - curve[k - 1]) * (x[k] - x[k - 1]))
+    return first_reached(x, ours, level) / first_reached(x, theirs, level)
 
 
 def final(record: Record) -> float:

@@ -54,14 +54,7 @@ class LearningResult:
         (20.0, inf)
         """
         level = real("level", level, low=0.0, high=1.0, remedy="Give a mean success rate.")
-        reached = np.flatnonzero(self.held_out >= level)
-        if reached.size == 0:
-            return float("inf")
-        k = int(reached[0])
-        if k == 0:
-            return 0.0
-        (before, after), (start, end) = self.held_out[k - 1 : k + 1].tolist(), self.rollouts[k - 1 : k + 1].tolist()
-        return float(start + (level - before) / (after - before) * (end - start))
+        return first_reached(self.rollouts, self.held_out, level)
 
     def area(self) -> float:
         """Return the mean height of the held-out curve over the rollouts spent; its start where none are.
@@ -73,10 +66,25 @@ class LearningResult:
         >>> round(result.area(), 12)
         0.433333333333
         """
-        if self.rollouts[-1] == 0:
-            return float(self.held_out[0])
-        heights = (self.held_out[1:] + self.held_out[:-1]) / 2.0
-        return float(heights @ np.diff(self.rollouts) / self.rollouts[-1])
+        return mean_height(self.rollouts, self.held_out)
+
+
+def first_reached(rollouts: IntArray | FloatArray, success: FloatArray, level: float) -> float:
+    """Return the rollouts at which a curve first reaches a level, on straight lines between its points; inf if never."""
+    k = int(np.argmax(success >= level))
+    if not success[k] >= level:
+        return float("inf")
+    if k == 0:
+        return float(rollouts[0])
+    (before, after), (start, end) = success[k - 1 : k + 1].tolist(), rollouts[k - 1 : k + 1].tolist()
+    return float(start + (level - before) / (after - before) * (end - start))
+
+
+def mean_height(rollouts: IntArray | FloatArray, success: FloatArray) -> float:
+    """Return the mean height of a curve over the rollouts spent; its start where none are."""
+    if rollouts[-1] == 0:
+        return float(success[0])
+    return float(((success[1:] + success[:-1]) / 2.0) @ np.diff(rollouts) / rollouts[-1])
 
 
 def simulate_learning(
