@@ -24,13 +24,6 @@ from learning_report import report
 from learning_study import finished, run_study
 from learning_worlds import loglinear, loglinear_settings, prepare, transformer
 
-# glibc gives large arrays back to the system at once and fetches them anew, which takes half of a small model's time.
-MEMORY = {
-    "MALLOC_TRIM_THRESHOLD_": "1000000000",
-    "MALLOC_MMAP_THRESHOLD_": "1000000000",
-    "MALLOC_TOP_PAD_": "100000000",
-}
-
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
@@ -69,8 +62,6 @@ def main(argv: list[str] | None = None) -> int:
     """Run, print, write; return the exit status."""
     options = parse(argv)
     started = time.perf_counter()
-    for name, value in MEMORY.items():
-        os.environ.setdefault(name, value)
     name = options.policy_model if options.policy_model == "loglinear" else f"transformer-{options.size}"
     name += "-settings" if options.settings else ""
     folder = options.out / name.replace(" ", "-")

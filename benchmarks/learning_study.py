@@ -26,6 +26,18 @@ from learning_policies import ALL
 Record = dict[str, Any]
 Cell = tuple[str, ...]
 
+# What worker processes find in their environment, unless the caller's says otherwise.
+WORKERS = {
+    # A thread each: on two cores two processes whose BLAS has two threads take four times as long.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # glibc gives large arrays back to the system at once and fetches them anew, half of a small model's time.
+    "MALLOC_TRIM_THRESHOLD_": "1000000000",
+    "MALLOC_MMAP_THRESHOLD_": "1000000000",
+    "MALLOC_TOP_PAD_": "100000000",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Study:
@@ -139,6 +151,8 @@ def finished(calls: Sequence[Callable[[], Any]], jobs: int) -> Iterator[Any]:
     if jobs == 1:
         yield from (call() for call in calls)
         return
+    for name, value in WORKERS.items():
+        os.environ.setdefault(name, value)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as workers:
         for done in as_completed([workers.submit(call) for call in calls]):
             yield done.result()

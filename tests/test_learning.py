@@ -18,7 +18,7 @@ from learning_dealing import Dealing, Run
 from learning_policies import ALL, CONTENDERS, SETTINGS, Plan
 from learning_report import print_ratios
 from learning_statistics import area, at_rate, pooled, rollouts_ratio, summarise, trained
-from learning_study import Store, Study, choose, play, run_study, runs_of
+from learning_study import WORKERS, Store, Study, choose, play, run_study, runs_of
 from learning_tasks import STOP, SYMBOLS, TASKS, encode
 from learning_worlds import TUNING_SEED, loglinear
 
@@ -45,8 +45,8 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SIZES.items():
             patch.setattr(learning_worlds, name, value)
-        for name in learning.MEMORY:
-            patch.setenv(name, "0")  # main sets what is not set: not for the other tests of this process
+        for name, value in WORKERS.items():
+            patch.setenv(name, value)  # a pool of processes sets them: not for the other tests of this process
         yield
 
 

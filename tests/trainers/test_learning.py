@@ -21,6 +21,7 @@ from learning_dealing import Dealing, Run
 from learning_gpt import Replicas, log_likelihood, sample
 from learning_gradients import quality
 from learning_policies import CONTENDERS
+from learning_study import WORKERS
 from learning_tasks import BLANK, STOP, SYMBOLS, encode
 from learning_transformer import Adam, Size, load_starts, models, play, save_starts, success, train, warm_starts, world
 
@@ -39,8 +40,8 @@ def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # the same seed gives other sums with another number of threads
     with pytest.MonkeyPatch.context() as patch:
-        for name in learning.MEMORY:
-            patch.setenv(name, "0")  # main sets what is not set: not for the other tests of this process
+        for name, value in WORKERS.items():
+            patch.setenv(name, value)  # a pool of processes sets them: not for the other tests of this process
         yield
     torch.set_num_threads(before)
 
