@@ -6,14 +6,17 @@ copyright = "2026, the cero-alloc developers"
 release = version = cero_alloc.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",  # Markdown, and the notebook as it was executed
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx-mathjax-offline",  # MathJax from the build itself: formulas show without a network
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
 ]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # the tests execute it
 html_theme = "furo"
 html_title = f"cero-alloc {release}"
 exclude_patterns = ["_build"]
