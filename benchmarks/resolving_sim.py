@@ -20,7 +20,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from cero_alloc._remaining import Remaining
 from cero_alloc.baselines import FixedPacing, Greedy, Uniform
 from cero_alloc.simulation import (
     Pool,
+    SimulationResult,
     drifting_pool,
     epoch_batches,
     known_bank,
@@ -288,38 +289,40 @@ def policies(utility: SaturatingUtility, seed: int, rounds: int, **run: Any) -> 
     }
 
 
-def learnt_run(
-    seed: int, scaling: str, epochs: int, names: Iterable[str] | None = None, **pool_shape: Any
-) -> list[Row]:
-    """Run every policy on one pool, in the same batches."""
+def learnt_results(
+    seed: int, scaling: str, epochs: int, names: Iterable[str] | None = None, beta: tuple[float, float] = (0.6, 0.6)
+) -> Iterator[tuple[str, Pool, SimulationResult]]:
+    """Yield what every policy does on one pool, in the same batches."""
     utility = SaturatingUtility(scaling=scaling)
-    a, b = pool_shape.get("beta", (0.6, 0.6))
-    pool = static_pool(M, a, b, seed=[seed, 30])
+    pool = static_pool(M, *beta, seed=[seed, 30])
     batches = epoch_batches(M, BATCH, epochs, seed=[seed, 31])
     budget = PER_VISIT * M * epochs
     q = pool.rates[0] * (1.0 - pool.rates[0])
     oracle = OfflineOracle(utility).solve(q, budget, equal_share=budget / M, upper=epochs * MOST, integer=True)
     build = policies(utility, seed, len(batches), total_budget=budget, max_rollouts=MOST, visits=epochs)
-    rows = []
+    told = {"batches": batches, "utility": utility, "optimum": oracle.optimum}
     for name in names or build:
-        policy = build[name](pool)
-        run = simulate(
-            policy, pool, len(batches), seed=[seed, 32], batches=batches, utility=utility, optimum=oracle.optimum
-        )
-        rows.append(
-            {
-                "pool": f"Beta({a:g}, {b:g})",
-                "mode": f"batches, {epochs} epochs",
-                "scaling": scaling,
-                "epochs": epochs,
-                "policy": name,
-                "seed": seed,
-                "regret": 100.0 * run.regret * M / run.optimum,
-                "unspent": -100.0 * float(run.pacing_gap[-1]) / budget,
-                "effective": 1000.0 * run.effective_group_rate * run.group_rollouts.size / run.group_rollouts.sum(),
-            }
-        )
-    return rows
+        yield name, pool, simulate(build[name](pool), pool, len(batches), seed=[seed, 32], **told)
+
+
+def learnt_run(
+    seed: int, scaling: str, epochs: int, names: Iterable[str] | None = None, beta: tuple[float, float] = (0.6, 0.6)
+) -> list[Row]:
+    """Return the figures of every policy on one pool, in the same batches."""
+    return [
+        {
+            "pool": f"Beta({beta[0]:g}, {beta[1]:g})",
+            "mode": f"batches, {epochs} epochs",
+            "scaling": scaling,
+            "epochs": epochs,
+            "policy": name,
+            "seed": seed,
+            "regret": 100.0 * run.regret * M / run.optimum,
+            "unspent": -100.0 * float(run.pacing_gap[-1]) / run.horizon.total_budget,
+            "effective": 1000.0 * run.effective_group_rate * run.group_rollouts.size / run.group_rollouts.sum(),
+        }
+        for name, _, run in learnt_results(seed, scaling, epochs, names, beta)
+    ]
 
 
 def whole_run(seed: int, kind: str, forgetting: float = 1.0) -> list[Row]:

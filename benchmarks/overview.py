@@ -1,0 +1,119 @@
+"""Draw the picture that opens the README: where the rollouts go, and how far from the optimum that ends.
+
+1,000 prompts with success rates from Beta(.6, .6), offered in batches of 50 with 8 rollouts per visit on average; nobody
+knows the rates beforehand. The runs are those of ``resolving_sim.py``, part 3, and the table here repeats its figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import resolving_sim as study
+from cero_alloc import OfflineOracle, SaturatingUtility
+from parallel import execute
+
+NAMES = {"uniform": "uniform", "FenchelDual": "Algorithm 1", "Resolving, flat": "re-solving"}
+SHOWN = 8  # epochs of the left panel
+BINS = 20  # of the success rate
+
+
+class Run(NamedTuple):
+    """One policy's run on one pool."""
+
+    policy: str
+    epochs: int
+    regret: float  # % of the optimum
+    rates: np.ndarray  # success rate per prompt
+    rollouts: np.ndarray  # dealt to each prompt
+
+
+def runs(seed: int, epochs: int) -> list[Run]:
+    """Return every policy's regret and rollouts on one pool."""
+    return [
+        Run(NAMES[name], epochs, 100.0 * run.regret * study.M / run.optimum, pool.rates[0], run.exposure)
+        for name, pool, run in study.learnt_results(seed, "height", epochs, NAMES)
+    ]
+
+
+def optimum(rates: np.ndarray) -> np.ndarray:
+    """Return the rollouts per prompt that are best for known rates, in the epochs of the left panel."""
+    oracle = OfflineOracle(SaturatingUtility(scaling="height"))
+    share, values = study.PER_VISIT * SHOWN, rates * (1.0 - rates)
+    return oracle.solve(values, share * study.M, equal_share=share, upper=SHOWN * study.MOST).allocation
+
+
+def draw(done: list[Run], path: Path) -> None:
+    """Draw the mean rollouts per prompt by success rate, and regret by epochs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from cero_alloc.plotting import COLORS, DASHES, plot_epochs
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(7.2, 2.9), layout="constrained")
+    shown = [run for run in done if run.epochs == SHOWN]
+    edges = np.linspace(0.0, 1.0, BINS + 1)
+    middles = (edges[1:] + edges[:-1]) / 2.0
+
+    def curve(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        rates, rollouts = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        place = np.minimum((rates * BINS).astype(np.int64), BINS - 1)
+        return np.bincount(place, rollouts, BINS) / np.bincount(place, minlength=BINS)
+
+    left.plot(
+        middles,
+        curve([(run.rates, optimum(run.rates)) for run in shown]),
+        color="0.55",
+        linewidth=3.5,
+        label="best, rates known",
+    )
+    for i, name in enumerate(NAMES.values()):
+        pairs = [(run.rates, run.rollouts) for run in shown if run.policy == name]
+        left.plot(middles, curve(pairs), color=COLORS[i], linestyle=DASHES[i])
+    left.set(xlabel="success rate of the prompt", ylabel="rollouts per prompt", xlim=(0, 1), ylim=(0, None))
+    left.set_title(f"where the rollouts go ({SHOWN} epochs)", fontsize="medium")
+    plot_epochs(study.EPOCHS, {name: regrets(done, name) for name in NAMES.values()}, right)
+    right.get_legend().remove()
+    right.set_title("what is missed of the optimum", fontsize="medium")
+    handles, labels = right.get_legend_handles_labels()
+    known, known_label = left.get_legend_handles_labels()
+    figure.legend(known + handles, known_label + labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=160)
+    pyplot.close(figure)
+
+
+def regrets(done: list[Run], name: str) -> np.ndarray:
+    """Return one policy's regret in percent; shape (n_seeds, n_epochs)."""
+    return np.array(
+        [[run.regret for run in done if (run.policy, run.epochs) == (name, epochs)] for epochs in study.EPOCHS]
+    ).T
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run, print the table, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10, help="seeds (default %(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("overview.png"), help="the picture (default %(default)s)")
+    options = parser.parse_args(argv)
+    seeds = range(study.FIRST_SEED, study.FIRST_SEED + options.seeds)
+    tasks = [partial(runs, seed, epochs) for epochs in reversed(study.EPOCHS) for seed in seeds]
+    done = execute({"runs": tasks}, options.jobs)["runs"]
+    print("regret in % of the optimum     " + "".join(f"{f'E = {e}':>14}" for e in study.EPOCHS))
+    for name in NAMES.values():
+        table = regrets(done, name)
+        spread = table.std(axis=0, ddof=1) if len(table) > 1 else np.zeros(len(study.EPOCHS))
+        cells = [f"{mean:.1f} +- {sd:.1f}" for mean, sd in zip(table.mean(axis=0), spread, strict=True)]
+        print(f"{name:<31}" + "".join(f"{cell:>14}" for cell in cells))
+    draw(done, options.out)
+
+
+if __name__ == "__main__":
+    main()
