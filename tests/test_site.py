@@ -83,9 +83,9 @@ def test_links_within_the_project_lead_somewhere(page):
 
 @of_every_page
 def test_every_block_is_of_a_kind_that_is_looked_after(page):
-    """Python runs in test_docs.py, commands are checked below, directives are Sphinx's."""
+    """Python runs in test_docs.py, commands are checked below, directives are Sphinx's; the rest is no code."""
     for _, kind, _ in FENCE.findall(PAGES[page]):
-        assert kind in ("python", "pycon", "bash", "") or kind.startswith("{"), kind
+        assert kind in ("python", "pycon", "bash", "", "text", "bibtex", "yaml", "toml") or kind.startswith("{"), kind
         assert not kind.startswith("{code"), f"{kind}: take a plain fence, which is run"
 
 
