@@ -42,12 +42,12 @@ MODULES = [
     "checkpoint",
     "plotting",
 ]
+CODE = re.compile(r"^```(python|pycon)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+NOT_RUN: dict[str, str] = {}  # name of a page whose blocks cannot run here: the reason
 PAGES = [
-    ROOT / "README.md",
-    *(
-        ROOT / "docs" / f"{name}.md"
-        for name in ("index", "quickstart", "choosing", "peers", "replay", "resuming", "performance")
-    ),
+    page
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    if CODE.search(page.read_text()) and page.name not in NOT_RUN
 ]
 
 
@@ -72,13 +72,21 @@ def test_every_public_name_is_documented(name):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
+def test_code_blocks_run(page, tmp_path, monkeypatch, capsys):
+    """A page's blocks run in order and share their names; those with prompts also print what stands there."""
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
-    assert blocks
-    scope = {}
-    for block in blocks:
-        exec(compile(block, page.name, "exec"), scope)
+    text, scope = page.read_text(), {}
+    for block in CODE.finditer(text):
+        line = text.count("\n", 0, block.start()) + 1
+        if block[1] == "python":
+            exec(compile("\n" * line + block[2], page.name, "exec"), scope)
+            continue
+        session = doctest.DocTestParser().get_doctest(block[2], scope, page.name, str(page), line)
+        report = []
+        result = doctest.DocTestRunner().run(session, out=report.append, clear_globs=False)
+        assert result.attempted > 0
+        assert result.failed == 0, "".join(report)
+        scope.update(session.globs)
 
 
 def test_readme_has_the_two_commands():

@@ -312,12 +312,33 @@ def test_claim_9_round_plan_is_feasible(seed):
 
 
 def test_every_claim_of_the_theory_page_is_tested():
-    page = Path(__file__).parents[1] / "docs" / "theory.md"
-    claims = re.findall(r"^#+ (Claim|Theorem) (\d+)", page.read_text(), flags=re.MULTILINE)
-    assert len(claims) == 24
-    names = "".join(Path(__file__).with_name(f"test_theory{part}.py").read_text() for part in ("", "_resolving"))
-    for kind, number in claims:
-        assert f"test_{kind.lower()}_{number}_" in names, f"{kind} {number} has no test"
+    """Statements, the page that shows their tests, and the tests correspond one to one."""
+    root = Path(__file__).parents[1]
+    theory, shown = ((root / "docs" / f"{name}.md").read_text() for name in ("theory", "claims"))
+    files = [f"test_theory{part}.py" for part in ("", "_resolving")]
+    tests = {}
+    for file in files:
+        for name, label in re.findall(
+            r"^def (test_((?:claim|theorem)_\d+)_\w+)", (root / "tests" / file).read_text(), re.M
+        ):
+            tests.setdefault(label.replace("_", "-"), []).append((file, name))
+
+    stated = re.findall(r"^#+ (Claim|Theorem) (\d+): .*\n\n(.*)$", theory, re.M)
+    assert len(stated) == 24
+    assert sorted(f"{kind.lower()}-{number}" for kind, number, _ in stated) == sorted(tests)
+    for kind, number, line in stated:
+        label = f"{kind.lower()}-{number}"
+        links = ", ".join(f"[`{name}`](claims.md#{label})" for _, name in tests[label])
+        assert line == f"*Tested by* {links}"
+
+    sections = re.split(r"^## ", shown, flags=re.M)[1:]
+    found = {section.partition("\n")[0].lower().replace(" ", "-"): section for section in sections}
+    assert len(found) == len(sections)
+    assert set(found) == {*tests, "u1-to-u3"}
+    for label, named in tests.items():
+        sources = re.findall(r"literalinclude} \.\./tests/(\S+)\n:language: python\n:pyobject: (\w+)", found[label])
+        assert sources == named
+        assert re.findall(r"<summary><code>(\w+)</code>", found[label]) == [name for _, name in named]
 
 
 @settings(max_examples=60)
