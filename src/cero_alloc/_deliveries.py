@@ -30,7 +30,9 @@ class Deliveries:
         self._seen: dict[str, dict[int | str, int]] = {}  # by method: a report and a refund may share an id
         self.repeated = 0  # deliveries that had come before
 
-    def receive(self, method: str, delivery_id: DeliveryId, rows: IntArray, *columns: np.ndarray[Any, Any]) -> Receipt:
+    def receive(
+        self, method: str, delivery_id: DeliveryId | np.integer[Any], rows: IntArray, *columns: np.ndarray[Any, Any]
+    ) -> Receipt:
         """Tell whether a delivery has come before; it is kept by :meth:`keep`, once it has been taken.
 
         Raises
