@@ -1,4 +1,11 @@
+import shutil
+from pathlib import Path
+
 import cero_alloc
+
+# Sphinx reads its own folder only: the notebook is copied at every build, so that there is one to maintain.
+HERE = Path(__file__).parent
+shutil.copy2(HERE.parent / "examples" / "from_log_to_decision.ipynb", HERE)
 
 project = "cero-alloc"
 author = "The cero-alloc developers"
