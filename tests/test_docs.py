@@ -3,10 +3,14 @@
 import doctest
 import importlib
 import re
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+import gallery
+from jit import long_runs
 
 ROOT = Path(__file__).parents[1]
 MODULES = [
@@ -37,10 +41,14 @@ MODULES = [
     "_log",
     "_log_reader",
     "_replay",
+    "_curves",
     "simulation",
     "sharding",
     "checkpoint",
-    "plotting",
+    "plotting._rounds",
+    "plotting._prompts",
+    "plotting._studies",
+    "plotting._replayed",
 ]
 PAGES = [
     ROOT / "README.md",
@@ -48,7 +56,15 @@ PAGES = [
         ROOT / "docs" / f"{name}.md"
         for name in ("index", "quickstart", "choosing", "peers", "replay", "resuming", "performance")
     ),
+    pytest.param(gallery.PAGE, marks=long_runs),
 ]
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -79,6 +95,29 @@ def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
     scope = {}
     for block in blocks:
         exec(compile(block, page.name, "exec"), scope)
+
+
+def test_gallery_shows_every_figure_and_its_pictures_are_small():
+    from cero_alloc import plotting
+
+    blocks = [block for block in gallery.BLOCK.finditer(gallery.PAGE.read_text()) if block["picture"]]
+    shown = {re.search(r"ax = plotting\.(plot_\w+)", block["code"])[1]: block["picture"] for block in blocks}
+    assert set(shown) == {name for name in plotting.__all__ if name.startswith("plot_")}
+    folder = gallery.PAGE.parent / "images" / "gallery"
+    assert {gallery.PAGE.parent / picture for picture in shown.values()} == set(folder.iterdir())
+    assert max(file.stat().st_size for file in folder.iterdir()) < 60_000
+
+
+def test_gallery_command_draws_where_the_page_looks(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\nfrom cero_alloc import plotting\n```\n"
+        "```python\nax = plotting.plot_epochs([1, 2], {'even': [[2.0, 1.0]]})\n```\n\n![Two points](pictures/one.png)\n"
+    )
+    monkeypatch.setattr(gallery, "PAGE", page)
+    assert gallery.main(["--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "pictures" / "one.png").read_bytes().startswith(b"\x89PNG")
+    assert "one.png" in capsys.readouterr().out
 
 
 def test_readme_has_the_two_commands():
