@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from cero_alloc import FenchelDualAllocator, Horizon, SaturatingUtility, plotting
 from cero_alloc.baselines import Uniform
 from cero_alloc.plotting import _axes
-from cero_alloc.simulation import RegretCurve, simulate, static_pool
+from cero_alloc.simulation import RegretCurve, RolloutLog, replay, simulate, static_pool
 
 CONSTANTS = {"total_budget": 1280, "n_rounds": 16, "max_rollouts": 8, "group_size": 4}
 RUN_PLOTS = [
@@ -137,13 +137,16 @@ def test_says_what_is_no_run(plot, entry, kind, message):
 @pytest.mark.parametrize(
     ("plot", "message"),
     [
-        (plotting.plot_price, r"runs\['blind'\]\[0\] must be of a policy with a price, got no .*\.price but NaN"),
+        (
+            plotting.plot_price,
+            r"runs\['blind'\]\[0\] must be of a policy with a price, got .*\.price = nan\. Leave it out",
+        ),
         (
             plotting.plot_allocation,
-            r"must be of a policy with a bank, got no .*\.posterior_mean but NaN\. Leave it out",
+            r"must be of a policy with a bank, got .*\.posterior_mean = nan\. Leave it out",
         ),
-        (plotting.plot_lift, r"policy with a bank that dealt something, got no .*\.group_mean but NaN"),
-        (plotting.plot_calibration, r"policy with a bank that dealt something, got no .*\.group_value but NaN"),
+        (plotting.plot_lift, r"policy with a bank that dealt something, got .*\.group_mean = nan"),
+        (plotting.plot_calibration, r"policy with a bank that dealt something, got .*\.group_value = nan"),
     ],
 )
 def test_refuses_a_policy_that_does_not_reveal_it(plot, message, blind, runs):
@@ -278,7 +281,7 @@ def test_frontier_shows_mean_and_spread_over_the_runs_of_a_saturation(runs):
     ax.figure.canvas.draw()
     assert {"0.1", "1"} <= {text.get_text() for text in ax.get_xticklabels()}
     with pytest.raises(
-        ValueError, match=r"runs\[0\] must be of a run that dealt something, got no runs\[0\]\.top_tenth"
+        ValueError, match=r"runs\[0\] must be of a run that dealt something, got runs\[0\]\.top_tenth = nan"
     ):
         plotting.plot_frontier(replace(runs["uniform"][0], exposure=np.zeros(20, dtype=np.int64)))
 
@@ -371,17 +374,20 @@ def drawing(request, runs):
     return lambda number: request.param(many(runs, number))
 
 
-@pytest.mark.parametrize("number", [1, 3, 9])
-def test_text_is_large_enough_inside_and_covers_nothing(drawing, number):
-    ax = drawing(number)
-    figure = ax.figure
-    figure.canvas.draw()
-    box = figure.get_tightbbox()  # inches, of all that is drawn
-    width, height = figure.get_size_inches()
+def assert_readable(ax):
+    ax.figure.canvas.draw()
+    box = ax.figure.get_tightbbox()  # inches, of all that is drawn
+    width, height = ax.figure.get_size_inches()
     assert min(box.x0, box.y0) >= -0.01
     assert box.x1 <= width + 0.01
     assert box.y1 <= height + 0.01
     assert min(text.get_fontsize() for text in ax.findobj(Text)) >= 7.0
+
+
+@pytest.mark.parametrize("number", [1, 3, 9])
+def test_text_is_large_enough_inside_and_covers_nothing(drawing, number):
+    ax = drawing(number)
+    assert_readable(ax)
     assert ax.get_legend().get_window_extent().y0 >= ax.get_window_extent().y1 - 1.0
 
 
@@ -393,8 +399,11 @@ def test_text_of_given_axes_is_theirs(runs):
     assert ax.get_legend().get_texts()[0].get_fontsize() == 14
 
 
-def test_a_replay_has_large_enough_text():
-    assert _axes.text_size(_axes.drawn_on(None)) >= 7.0
+def test_a_replay_has_large_enough_text_inside():
+    prompt, step = np.repeat(np.arange(6), 2), np.zeros(12)
+    log = RolloutLog.of_rows(tuple("abcdef"), prompt, step, np.tile([0.0, 1.0], 6), np.full(12, 4), n_lines=12)
+    ax = plotting.plot_replay(replay(log, {f"policy number {i}": Uniform for i in range(9)}, n_boot=10))
+    assert_readable(ax)
 
 
 def luminance(color):

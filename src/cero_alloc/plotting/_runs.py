@@ -61,7 +61,7 @@ def require_known(runs: Mapping[str, list[SimulationResult]], attribute: str, ne
         for i, run in enumerate(seeds):
             if np.isnan(getattr(run, attribute)).all():
                 where = _where(name, i)
-                raise ValueError(f"{where} must be of {need}, got no {where}.{attribute} but NaN. Leave it out.")
+                raise ValueError(f"{where} must be of {need}, got {where}.{attribute} = nan. Leave it out.")
 
 
 def _where(name: str, i: int) -> str:
