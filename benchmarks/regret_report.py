@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cero_alloc import SaturatingUtility
-from cero_alloc.simulation import SimulationResult
+from cero_alloc.simulation import RegretCurve, SimulationResult
 
 SHAPES = ("exponential", "hyperbolic", "log", "capped-linear")
 RATE_POOL = 64  # prompts of the rate and drift parts
@@ -68,12 +68,9 @@ def grouped(rows: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], lis
 
 def fitted_slopes(rows: list[dict[str, Any]]) -> list[float]:
     """Return each seed's least-squares slope of log regret on log rounds; horizons without regret cannot enter."""
-    slopes = []
-    for group in grouped(rows, "seed").values():
-        points = [(np.log(row["rounds"]), np.log(row["regret"])) for row in group if row["regret"] > ROUNDING]
-        if len(points) > 1:
-            slopes.append(float(np.polyfit(*zip(*points, strict=True), 1)[0]))
-    return slopes
+    columns = ([[row[name] for row in own] for name in ("rounds", "regret")] for own in grouped(rows, "seed").values())
+    slopes = (RegretCurve(rounds, [regret]).slope for rounds, regret in columns)
+    return [slope for slope in slopes if not np.isnan(slope)]
 
 
 def print_rate(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -229,15 +226,14 @@ def draw(out: Path, done: dict[str, list[Any]], runs: dict[str, list[SimulationR
         for ax, name in zip(axes, names, strict=True):
             chosen = [row for row in rows if row[panel] == name]
             horizons = sorted({row["rounds"] for row in chosen})
-            complete = {key: list(grouped(group, "seed").values()) for (key,), group in grouped(chosen, line).items()}
-            series = {key: [g for g in groups if len(g) == len(horizons)] for key, groups in complete.items()}
-            series = {key: groups for key, groups in series.items() if groups}
-            if series:
-                columns = {
-                    c: {key: [[row[c] for row in g] for g in groups] for key, groups in series.items()}
-                    for c in ("regret", "bound")
-                }
-                plotting.plot_regret(horizons, columns["regret"], columns["bound"], ax)
+            curves = {}
+            for (key,), group in grouped(chosen, line).items():
+                complete = [own for own in grouped(group, "seed").values() if len(own) == len(horizons)]
+                if complete:
+                    columns = ([[row[c] for row in own] for own in complete] for c in ("regret", "bound"))
+                    curves[key] = RegretCurve(horizons, *columns)
+            if curves:
+                plotting.plot_regret(curves, ax)
                 ax.get_legend().remove()
             ax.set_title(name, fontsize="medium")
             ax.label_outer()

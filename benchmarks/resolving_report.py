@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cero_alloc.simulation import SimulationResult
 from regret_report import grouped, spread, table
 
 Row = dict[str, Any]
@@ -191,8 +192,8 @@ def print_promises(rows: list[Row]) -> list[str]:
     return [name for name, kept in checks.items() if not kept]
 
 
-def draw(out: Path, learnt: list[Row], saturation: list[tuple[Row, np.ndarray, np.ndarray]]) -> None:
-    """Draw regret against epochs, and exposure and concentration against saturation."""
+def draw(out: Path, learnt: list[Row], saturation: list[tuple[Row, SimulationResult]]) -> None:
+    """Draw regret against epochs, and allocation and concentration against saturation."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -216,17 +217,10 @@ def draw(out: Path, learnt: list[Row], saturation: list[tuple[Row, np.ndarray, n
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
     figure.savefig(out / "epochs.png", dpi=160)
     figure, axes = pyplot.subplots(1, 2, figsize=(7.6, 3.4), layout="constrained")
-    chosen = [entry for entry in saturation if entry[0]["scaling"] == "height"]
-    curves = {f"{level:g}": [(p, x) for row, p, x in chosen if row["saturation"] == level] for level in SATURATIONS}
-    plotting.plot_allocation(
-        {name: tuple(np.concatenate(side) for side in zip(*runs, strict=True)) for name, runs in curves.items()},
-        axes[0],
-    )
-    axes[0].legend(title="saturation", fontsize="x-small", title_fontsize="x-small", frameon=False)
-    frontier = {
-        scaling: [[row["saturation"], row["top"]] for row, _, _ in saturation if row["scaling"] == scaling]
-        for scaling in ("height", "rate")
-    }
-    plotting.plot_frontier(frontier, axes[1])
+    runs = {scaling: [run for row, run in saturation if row["scaling"] == scaling] for scaling in ("height", "rate")}
+    levels = {f"{level:g}": [run for run in runs["height"] if run.utility.saturation == level] for level in SATURATIONS}
+    plotting.plot_allocation(levels, axes[0])
+    axes[0].get_legend().set_title("saturation")
+    plotting.plot_frontier(runs, axes[1])
     figure.savefig(out / "saturation.png", dpi=160)
     pyplot.close("all")

@@ -418,8 +418,8 @@ def order_run(seed: int, quantum: int) -> list[Row]:
 # ---------------------------------------------------------------- 5. saturation
 
 
-def saturation_run(seed: int, scaling: str, saturation: float) -> tuple[Row, np.ndarray, np.ndarray]:
-    """Run the resolving allocator for 8 epochs; return concentration, success rates and exposures in equal shares."""
+def saturation_run(seed: int, scaling: str, saturation: float) -> tuple[Row, SimulationResult]:
+    """Run the resolving allocator for 8 epochs; return its concentration, and the run."""
     utility, epochs = SaturatingUtility(scaling=scaling, saturation=saturation), 8
     pool = static_pool(M, 0.6, 0.6, seed=[seed, 50])
     batches = epoch_batches(M, BATCH, epochs, seed=[seed, 51])
@@ -432,17 +432,17 @@ def saturation_run(seed: int, scaling: str, saturation: float) -> tuple[Row, np.
         utility=utility,
     )
     run = simulate(policy, pool, len(batches), seed=[seed, 52], batches=batches, horizon=_horizon(policy, len(batches)))
-    share = np.sort(run.exposure)[::-1] / run.exposure.sum()
+    share = run.exposure / run.exposure.sum()
     row = {
         "scaling": scaling,
         "saturation": saturation,
         "seed": seed,
-        "top": 100.0 * float(share[: M // 10].sum()),
+        "top": 100.0 * run.top_tenth,
         "reached": 100.0 / (M * float((share**2).sum())),
         "least": 100.0 * float(np.mean(run.exposure < 0.5 * PER_VISIT * epochs)),
         "effective": 100.0 * run.effective_group_rate,
     }
-    return row, pool.rates[0], run.exposure / (PER_VISIT * epochs)
+    return row, run
 
 
 def _horizon(policy: ResolvingAllocator, rounds: int) -> Any:
@@ -597,7 +597,7 @@ def main(argv: list[str] | None = None) -> int:
     print_pools(same + done["pools"])
     print_tokens(done["tokens"])
     print_orders(done["orders"])
-    print_saturation([row for row, _, _ in done["saturation"]])
+    print_saturation([row for row, _ in done["saturation"]])
     if done["priors"]:
         print_priors(done["priors"])
     else:

@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("default", deadline=None)
@@ -13,6 +14,13 @@ if os.environ.get("NUMBA_JIT_COVERAGE", "0") != "0":  # coverage hears of what i
     from numba.core import caching
 
     caching.Cache.load_overload = lambda *_: None
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-mpl looks
+def pytest_configure(config):
+    """Compare pictures in every run. Not by ``addopts``: the trainers' environments have no pytest-mpl."""
+    if hasattr(config.option, "mpl"):
+        config.option.mpl = True
 
 
 def pytest_collection_modifyitems(items):

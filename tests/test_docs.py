@@ -3,10 +3,14 @@
 import doctest
 import importlib
 import re
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+import gallery
+from jit import long_runs
 
 ROOT = Path(__file__).parents[1]
 MODULES = [
@@ -37,18 +41,29 @@ MODULES = [
     "_log",
     "_log_reader",
     "_replay",
+    "_curves",
     "simulation",
     "sharding",
     "checkpoint",
-    "plotting",
+    "plotting._rounds",
+    "plotting._prompts",
+    "plotting._studies",
+    "plotting._replayed",
 ]
 CODE = re.compile(r"^```(python|pycon)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 NOT_RUN: dict[str, str] = {}  # name of a page whose blocks cannot run here: the reason
 PAGES = [
-    page
+    pytest.param(page, marks=long_runs) if page == gallery.PAGE else page
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
     if CODE.search(page.read_text()) and page.name not in NOT_RUN
 ]
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -87,6 +102,29 @@ def test_code_blocks_run(page, tmp_path, monkeypatch, capsys):
         assert result.attempted > 0
         assert result.failed == 0, "".join(report)
         scope.update(session.globs)
+
+
+def test_gallery_shows_every_figure_and_its_pictures_are_small():
+    from cero_alloc import plotting
+
+    blocks = [block for block in gallery.BLOCK.finditer(gallery.PAGE.read_text()) if block["picture"]]
+    shown = {re.search(r"ax = plotting\.(plot_\w+)", block["code"])[1]: block["picture"] for block in blocks}
+    assert set(shown) == {name for name in plotting.__all__ if name.startswith("plot_")}
+    folder = gallery.PAGE.parent / "images" / "gallery"
+    assert {gallery.PAGE.parent / picture for picture in shown.values()} == set(folder.iterdir())
+    assert max(file.stat().st_size for file in folder.iterdir()) < 60_000
+
+
+def test_gallery_command_draws_where_the_page_looks(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\nfrom cero_alloc import plotting\n```\n"
+        "```python\nax = plotting.plot_epochs([1, 2], {'even': [[2.0, 1.0]]})\n```\n\n![Two points](pictures/one.png)\n"
+    )
+    monkeypatch.setattr(gallery, "PAGE", page)
+    assert gallery.main(["--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "pictures" / "one.png").read_bytes().startswith(b"\x89PNG")
+    assert "one.png" in capsys.readouterr().out
 
 
 def test_readme_has_the_two_commands():

@@ -80,19 +80,27 @@ LAYERS = {
     "_loglinear": {"_checks", "_posterior"},
     "_learning": {"_checks", "_loglinear", "_rounds"},
     "_bounds": {"_kernels", "_checks", "_horizon", "_utility", "_oracle"},
+    "_result": {"_checks", "_horizon", "_utility"},
+    "_curves": {"_checks", "_result"},
     "simulation": {
-        "_bounds", "_checks", "_kernels", "_horizon", "_learning", "_log", "_log_reader", "_loglinear", "_oracle", "_pool", "_posterior",
-        "_replay", "_rounds", "_utility",
+        "_bounds", "_checks", "_curves", "_kernels", "_horizon", "_learning", "_log", "_log_reader", "_loglinear", "_oracle", "_pool",
+        "_posterior", "_replay", "_result", "_rounds", "_utility",
     },
     "_log": {"_checks", "_posterior"},
     "_log_lines": set(),
     "_log_reader": {"_checks", "_log", "_log_lines"},
     "_replay_outcomes": {"_checks", "_log"},
-    "_replay": {"_allocator", "_checks", "_log", "_posterior", "_replay_outcomes", "_resolving", "_rounds", "baselines"},
+    "_replay": {"_allocator", "_checks", "_log", "_posterior", "_replay_outcomes", "_resolving", "_result", "_rounds", "baselines"},
     "_replay_settings": {"_calibration", "_log", "_posterior", "_prior", "_replay", "_utility"},
     "_replay_report": {"_calibration", "_log", "_replay", "_replay_settings"},
     "__main__": {"_log_lines", "_log_reader", "_replay", "_replay_report", "plotting"},
-    "plotting": {"_checks", "_replay", "simulation"},
+    "plotting._axes": {"_checks"},
+    "plotting._runs": {"_checks", "simulation"},
+    "plotting._rounds": {"_checks", "simulation", "plotting._axes", "plotting._runs"},
+    "plotting._prompts": {"_checks", "_result", "plotting._axes", "plotting._runs"},
+    "plotting._studies": {"_checks", "_curves", "plotting._axes"},
+    "plotting._replayed": {"_checks", "_replay", "plotting._axes"},
+    "plotting": {"plotting._axes", "plotting._prompts", "plotting._replayed", "plotting._rounds", "plotting._studies"},
     "__init__": {
         "_allocator", "_calibration", "_horizon", "_ledger", "_oracle", "_posterior", "_prior", "_resolving", "_training", "_utility",
     },
@@ -125,7 +133,7 @@ def test_imports_run_one_way(module):
     ours, others = imports_of(module)
     assert ours <= LAYERS[module]
     assert ("numba" in others) == (module == "_kernels")
-    assert ("matplotlib" in others) == (module == "plotting")
+    assert "matplotlib" not in others or module.startswith("plotting._")
 
 
 def test_the_oracle_decides_nothing():
@@ -161,7 +169,7 @@ def run_python(code, **environment):
 
 def test_import_is_light_and_compiles_nothing():
     code = (
-        "import sys, cero_alloc; from cero_alloc import _kernels;"
+        "import sys, cero_alloc; from cero_alloc import _kernels, plotting;"
         "print('matplotlib' in sys.modules, 'scipy.optimize' in sys.modules, 'cvxpy' in sys.modules,"
         "sum(len(f.signatures) for f in vars(_kernels).values() if hasattr(f, 'signatures')))"
     )

@@ -129,6 +129,7 @@ def test_any_object_with_two_methods_is_a_policy():
     assert np.isnan(result.proxy_error).all()
     assert np.isnan(result.bound)
     assert np.isnan(result.lift()).all()
+    assert np.isnan(result.posterior_mean).all()
     with pytest.raises(ValueError, match="horizon must be given for a policy without one"):
         simulate(Everyone(), static_pool(3), 5)
 
@@ -488,3 +489,13 @@ def test_a_bank_of_other_prompts_is_refused():
 
     with pytest.raises(ValueError, match=r"^bank must hold the pool's 3 prompts, got bank = 4\. Build it with pool"):
         simulate(Other(), static_pool(3), 1)
+
+
+def test_remembers_what_the_bank_expects_after_the_run_and_the_utility():
+    pool, utility = static_pool(12, seed=5), SaturatingUtility("log", saturation=2.0)
+    policy = FenchelDualAllocator(pool.bank(), total_budget=240, n_rounds=20, max_rollouts=2, utility=utility)
+    result = simulate(policy, pool, 20)
+    np.testing.assert_array_equal(result.posterior_mean, policy.bank.mean())
+    assert result.utility is utility
+    uniform = Uniform(pool.bank(), total_budget=240, n_rounds=20, max_rollouts=2)
+    assert simulate(uniform, pool, 20).utility == SaturatingUtility()

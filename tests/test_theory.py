@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, Horizon, OfflineOracle, SaturatingUtility
 from cero_alloc.simulation import (
     Pool,
+    RegretCurve,
     drifting_pool,
     known_bank,
     path_optimum_bound,
@@ -180,7 +181,7 @@ def test_theorem_1_rate_for_known_rates():
         slopes = []
         for seed in range(3):
             pool = static_pool(64, seed=[seed, 5])
-            regrets = []
+            results = []
             for k in map(int, rounds):
                 policy = FenchelDualAllocator(
                     known_bank(pool),
@@ -192,8 +193,8 @@ def test_theorem_1_rate_for_known_rates():
                 )
                 result = simulate(policy, pool, k, feedback=False)
                 assert result.regret <= result.bound
-                regrets.append(result.regret)
-            slopes.append(np.polyfit(np.log(rounds), np.log(regrets), 1)[0])
+                results.append(result)
+            slopes.append(RegretCurve.of(results).slope)
         assert np.mean(slopes) <= -0.40, (shape, slopes)
 
 

@@ -16,6 +16,7 @@ from ._log import RolloutLog
 from ._posterior import BetaPosteriorBank
 from ._replay_outcomes import Outcomes, logged_outcomes
 from ._resolving import ResolvingAllocator
+from ._result import top_tenth
 from ._rounds import Draw, check_counts, play_round
 from .baselines import BOTS, GRESO, PEERS, FixedPacing, Greedy, MoPPS, Uniform
 
@@ -385,7 +386,6 @@ def _rows(tallies: dict[str, FloatArray], n_boot: int, seed: int) -> list[Replay
     rows = []
     for i, (name, tally) in enumerate(tallies.items()):
         dealt, answered, groups = totals[i, :3]
-        most_first = np.sort(tally[:, 0])[::-1]
         rows.append(
             ReplayRow(
                 name=name or "as logged",
@@ -402,7 +402,7 @@ def _rows(tallies: dict[str, FloatArray], n_boot: int, seed: int) -> list[Replay
                 difference_interval=_interval(rates[:, i] - rates[:, base]),
                 floor=float(floor[i]),
                 floor_interval=_interval(floors[:, i] - floors[:, base]),
-                top_tenth=float(most_first[: -(-len(tally) // 10)].sum() / dealt) if dealt else np.nan,
+                top_tenth=top_tenth(tally[:, 0]),
             )
         )
     return rows

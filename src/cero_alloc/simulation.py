@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import SupportsIndex
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from . import _kernels
 from ._bounds import path_optimum_bound, regret_bound
 from ._checks import FloatArray, IntArray, error_text, generator, instance, integer
+from ._curves import RegretCurve
 from ._horizon import Horizon
 from ._learning import LearningResult, simulate_learning
 from ._log import BadLine, RolloutLog
@@ -20,6 +21,7 @@ from ._oracle import OfflineOracle
 from ._pool import Pool, drifting_pool, epoch_batches, known_bank, load_counts, static_pool
 from ._posterior import BetaPosteriorBank
 from ._replay import ReplayResult, ReplayRow, default_policies, replay
+from ._result import SimulationResult
 from ._rounds import Draw, Policy, check_counts, offered_rows, play_round
 from ._utility import SaturatingUtility
 
@@ -29,6 +31,7 @@ __all__ = [
     "LogLinearPool",
     "Policy",
     "Pool",
+    "RegretCurve",
     "ReplayResult",
     "ReplayRow",
     "RolloutLog",
@@ -47,79 +50,6 @@ __all__ = [
     "simulate_learning",
     "static_pool",
 ]
-
-MEAN_BINS = np.linspace(0.0, 1.0, 6)  # edges of the predicted-mean bins of the lift
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SimulationResult:
-    """What a simulated run did and what it was worth.
-
-    A *group* is the rollouts of one prompt in one round. Utilities are sums over the pool; ``regret``, ``bound`` and
-    ``proxy_error`` are per prompt. Entries that the policy does not reveal are NaN. The bound is the theorem's for
-    Algorithm 1; other policies may exceed it.
-    """
-
-    horizon: Horizon
-    group_round: IntArray  # round of each group, shape (n_groups,)
-    group_prompt: IntArray  # row of each group's prompt
-    group_rollouts: IntArray  # rollouts
-    group_successes: IntArray  # rollouts rewarded
-    group_mean: FloatArray  # posterior mean success rate when the group was dealt
-    group_value: FloatArray  # posterior expected variance when the group was dealt
-    mean_counts: IntArray  # prompts per predicted-mean bin and round, shape (n_rounds, 5)
-    achieved: float  # utility of the executed counts at the true rates
-    optimum: float  # utility of the clairvoyant optimum, an upper bound of it on moving rates
-    bound: float  # theorem's bound on regret, utility per prompt
-    proxy_error: FloatArray  # mean |qhat after the round - q|, shape (n_rounds,)
-    variation: float  # V_K, sum over rounds of the largest move of a value
-    exposure: IntArray  # rollouts per prompt, shape (n_prompts,)
-    pacing_gap: FloatArray  # rollouts spent ahead of the uniform schedule after each round, shape (n_rounds,)
-    price: FloatArray  # normalised price after each round, shape (n_rounds,)
-
-    @property
-    def regret(self) -> float:
-        """Optimum minus achieved utility, per prompt."""
-        return (self.optimum - self.achieved) / self.horizon.n_prompts
-
-    @property
-    def counts(self) -> IntArray:
-        """Rollouts per round and prompt, dense; shape (n_rounds, n_prompts)."""
-        table = np.zeros((self.horizon.n_rounds, self.horizon.n_prompts), dtype=np.int64)
-        table[self.group_round, self.group_prompt] = self.group_rollouts
-        return table
-
-    @property
-    def allocating_rounds(self) -> int:
-        """Rounds that dealt anything."""
-        return int(np.unique(self.group_round).size)
-
-    @property
-    def effective_group_rate(self) -> float:
-        """Share of the groups with both successes and failures, the only ones that teach."""
-        if self.group_rollouts.size == 0:
-            return float("nan")
-        return float(np.mean((self.group_successes > 0) & (self.group_successes < self.group_rollouts)))
-
-    def lift(self) -> FloatArray:
-        """Return how much likelier than chance each predicted-mean bin was dealt a group; shape (5,), NaN if empty.
-
-        The bins are [0, .2), [.2, .4), ..., [.8, 1]; the random choice is the pool as it stood in each allocating
-        round.
-        """
-        if np.isnan(self.group_mean).any():
-            return np.full(5, np.nan)
-        dealt = np.bincount(_mean_bin(self.group_mean), minlength=5) / max(1, self.group_mean.size)
-        per_round = np.bincount(self.group_round, minlength=self.horizon.n_rounds)
-        pool = per_round @ (self.mean_counts / self.horizon.n_prompts) / max(1, self.group_mean.size)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(pool > 0, dealt / pool, np.nan)
-
-    def observed_variance(self) -> FloatArray:
-        """Return the unbiased reward variance within each group; NaN for groups of one."""
-        n, s = self.group_rollouts.astype(np.float64), self.group_successes
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(n > 1, s * (n - s) / (n * (n - 1.0)), np.nan)
 
 
 def simulate(
@@ -234,7 +164,7 @@ def simulate(
         optimum = oracle.solve(q, h.budget, equal_share=h.equal_share, upper=visits * h.n_max, integer=True).optimum
     elif optimum is None:
         optimum, _ = path_optimum_bound(_value_path(pool, rounds), h, worth)
-    result = run.result(achieved, optimum, variation, z * h.group_size)
+    result = run.result(achieved, optimum, variation, z * h.group_size, worth)
     error = float(result.proxy_error.mean())
     unbounded = offers is not None or np.isnan(error)
     bound = np.nan if unbounded else regret_bound(h, worth, proxy_error=error, variation=variation)
@@ -245,11 +175,6 @@ def _value_path(pool: Pool, n_rounds: int) -> FloatArray:
     """Return values per prompt and round."""
     p = np.stack([pool.at(k, n_rounds) for k in range(n_rounds)], axis=1)
     return p * (1.0 - p)
-
-
-def _mean_bin(mean: FloatArray) -> IntArray:
-    """Return the predicted-mean bin of each entry, 0 .. 4."""
-    return np.minimum((mean * 5.0).astype(np.int64), 4)
 
 
 class _Recorder:
@@ -295,7 +220,9 @@ class _Recorder:
         known = (self.alpha, self.beta, self.mean, self.value, self.bins)
         return float(_kernels.forecast(*bank._arguments(), q, *known))
 
-    def result(self, achieved: float, optimum: float, variation: float, exposure: IntArray) -> SimulationResult:
+    def result(
+        self, achieved: float, optimum: float, variation: float, exposure: IntArray, utility: SaturatingUtility
+    ) -> SimulationResult:
         """Return the collected run, its bound left to the caller."""
         prompt, rollouts, successes = (np.concatenate(column) for column in zip(*self.groups, strict=True))
         unknown = np.full(prompt.size, np.nan)
@@ -321,4 +248,6 @@ class _Recorder:
             exposure=exposure,
             pacing_gap=np.cumsum(self.dealt) - schedule,
             price=self.price,
+            posterior_mean=self.mean if self.bank is not None else np.full(h.n_prompts, np.nan),
+            utility=utility,
         )

@@ -1,0 +1,112 @@
+"""What all figures share: size, palette, legend, and the line with a band."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cero_alloc._checks import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe-Ito without its yellow
+DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (4, 1.5)),
+    (0, (1, 1.2)),
+    (0, (6, 1.5, 1, 1.5)),
+    (0, (4, 1.2, 1, 1.2, 1, 1.2)),
+    (0, (9, 2)),
+    (0, (2.5, 2.5)),
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----", "++++")
+GREY = "0.55"  # of reference lines
+
+_SIZE = (3.5, 2.6)  # inches: the width of a paper's column
+_LABEL, _TICK = 8.0, 7.0  # points
+
+
+def dashes(i: int) -> dict[str, Any]:
+    """Return colour and dashes of series ``i``; 49 series differ in one of them, any seven in a row in both."""
+    count = len(COLORS)
+    return {"color": COLORS[i % count], "linestyle": DASHES[(i + i // count) % count], "linewidth": 1.3}
+
+
+def points(i: int) -> dict[str, Any]:
+    """Return the style of series ``i`` where its line joins few points."""
+    return {**dashes(i), "marker": MARKERS[i % len(MARKERS)], "markersize": 3.5}
+
+
+def bars(i: int) -> dict[str, Any]:
+    """Return colour and hatch of the bars of series ``i``; the hatch is white, so that grey-scale shows it."""
+    count = len(COLORS)
+    hatch = HATCHES[(i + i // count) % count]
+    return {"color": COLORS[i % count], "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+
+
+def drawn_on(ax: Axes | None, size: tuple[float, float] = _SIZE) -> Axes:
+    """Return ``ax``, or new axes of a paper's column, whose text stays legible in print."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    ax = pyplot.subplots(figsize=size, layout="constrained")[1]
+    ax.tick_params(which="both", labelsize=_TICK)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.label.set_fontsize(_LABEL)
+        axis.offsetText.set_fontsize(_TICK)
+    return ax
+
+
+def text_size(ax: Axes) -> float:
+    """Return the size of small print: an eighth below that of the axis labels, whatever style the axes have."""
+    return float(ax.xaxis.label.get_fontsize()) * _TICK / _LABEL
+
+
+def legend(ax: Axes, **settings: Any) -> None:
+    """Draw a legend above the axes, in as many columns as are likely to fit; none where nothing has a name."""
+    labels = ax.get_legend_handles_labels()[1]
+    if not labels:
+        return
+    size = text_size(ax)
+    width = ax.get_window_extent().width / ax.figure.dpi * 72.0 / size  # in font sizes
+    columns = int(width / (4.5 + 0.55 * max(map(len, labels))))  # a handle, its gaps, and letters of mean width
+    settings = {"ncols": max(1, min(columns, len(labels))), **settings}
+    ax.legend(
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        borderaxespad=0.2,
+        handlelength=2.8,
+        columnspacing=1.2,
+        fontsize=size,
+        title_fontsize=size,
+        frameon=False,
+        **settings,
+    )
+
+
+def band(table: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return mean and mean -+ one standard deviation over the first axis; NaN only where all entries are."""
+    rows = np.ma.masked_invalid(np.atleast_2d(np.asarray(table, dtype=np.float64)))
+    many = rows.count(axis=0)
+    mean = rows.mean(axis=0).filled(np.nan)
+    spread = np.sqrt(((rows - mean) ** 2).sum(axis=0).filled(0.0) / np.maximum(many - 1, 1))
+    return mean, mean - spread, mean + spread
+
+
+def draw_band(ax: Axes, i: int, name: str, x: npt.ArrayLike, table: Sequence[FloatArray]) -> None:
+    """Draw the mean of the rows with its band, where none of them is NaN."""
+    mean, low, high = (np.where(np.isnan(table).any(axis=0), np.nan, side) for side in band(table))
+    ax.plot(x, mean, label=name, **dashes(i))
+    ax.fill_between(x, low, high, color=dashes(i)["color"], alpha=0.18, linewidth=0)
+
+
+def filled(name: str, entries: Mapping[str, Any]) -> None:
+    """Refuse a figure of nothing."""
+    if not entries:
+        raise ValueError(f"{name} must name at least one series, got {name} = {entries!r}. Pass what is to be drawn.")

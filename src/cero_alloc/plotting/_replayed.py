@@ -1,0 +1,96 @@
+"""The figure of a replayed log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cero_alloc._checks import instance
+from cero_alloc._replay import UNIFORM, ReplayResult
+
+from ._axes import COLORS, drawn_on, text_size
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def plot_replay(result: ReplayResult, ax: Axes | None = None) -> Axes:
+    """Draw the effective groups per 1,000 answered rollouts of every replayed policy, with 95% intervals, best first.
+
+    The shape of a marker tells how the policy compares with uniform, the line; the column on the right, which share of
+    its rollouts the log could not answer.
+
+    Parameters
+    ----------
+    result : ReplayResult
+        As :func:`~cero_alloc.simulation.replay` returns it.
+    ax : matplotlib.axes.Axes or None
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    TypeError
+        For anything but such a result.
+
+    Examples
+    --------
+    >>> from cero_alloc.simulation import RolloutLog, replay
+    >>> one, two = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1])
+    >>> log = RolloutLog.of_rows(("a", "b"), one, two, np.array([0.0, 1.0] * 2), np.array([4, 4] * 2), n_lines=4)
+    >>> [label.get_text() for label in plot_replay(replay(log, {}, n_boot=10)).get_yticklabels()]
+    ['Uniform', 'as logged']
+    """
+    from matplotlib.transforms import ScaledTranslation
+
+    instance("result", result, ReplayResult, "Pass what replay(...) returns.")
+    rows = (*result.rows, result.logged)
+    ax = drawn_on(ax, (6.0, 1.3 + 0.2 * len(rows)))
+    styles = {
+        "+": ("o", COLORS[0], COLORS[0], "more than uniform"),
+        "(+)": ("o", COLORS[0], "white", "more, unless missing rollouts account for it"),
+        "": ("D", "0.35", "0.35", "no difference shown"),
+        "-": ("v", COLORS[1], COLORS[1], "less than uniform"),
+    }
+    for mark, (marker, color, face, label) in styles.items():
+        places = [i for i, row in enumerate(rows) if row.mark == mark and not np.isnan(row.rate)]
+        if not places:
+            continue
+        rate = np.array([rows[i].rate for i in places])
+        ends = np.array([rows[i].interval for i in places]).T
+        ax.errorbar(
+            rate,
+            places,
+            xerr=np.abs(ends - rate),
+            fmt=marker,
+            color=color,
+            markerfacecolor=face,
+            markersize=4.5,
+            elinewidth=1.0,
+            label=label,
+        )
+    ax.axvline(result.row(UNIFORM).rate, color="0.35", linewidth=0.8, linestyle="--", zorder=0, label="uniform")
+    for i in range(0, len(rows), 2):
+        ax.axhspan(i - 0.5, i + 0.5, color="0.95", zorder=-1)
+    size = text_size(ax)
+    right: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "ha": "right", "fontsize": size}
+    for i, row in enumerate(rows):
+        ax.text(1.13, i, f"{row.unanswerable:.0%}", va="center", **right)
+    ax.text(1.13, -0.7, "not in log", va="bottom", **right)
+    ax.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=size)
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel="effective groups per 1,000 answered rollouts")
+    ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
+    below = ax.transAxes + ScaledTranslation(0.0, -0.4, ax.figure.dpi_scale_trans)  # inches: ticks and axis label
+    ax.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.4, 0.0),
+        bbox_transform=below,
+        ncols=2,
+        fontsize=size,
+        frameon=False,
+    )
+    return ax
