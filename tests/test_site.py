@@ -45,7 +45,7 @@ def test_every_picture_is_shown_beside_the_command_that_makes_it():
     for page in PAGES:
         for _, target in IMAGE.findall(prose(page)):
             shown.setdefault((page.parent / target).resolve(), []).append(page)
-    for picture in (DOCS / "images").iterdir():
+    for picture in (DOCS / "images").rglob("*.png"):
         pages = shown.get(picture.resolve(), [])
         assert pages, f"{picture.name} is on no page"
         for page in pages:
