@@ -47,7 +47,7 @@ class FenchelDualAllocator(RolloutRun):
     total_budget : int
         Rollouts over the run.
     n_rounds : int
-        Calls of :meth:`allocate` over the run, K.
+        Rounds of the run, K: calls of :meth:`allocate`.
     group_size : int
         Rollouts per unit; every count is a multiple of it.
     max_rollouts : int

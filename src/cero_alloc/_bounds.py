@@ -31,9 +31,9 @@ def regret_bound(
         Constants of the run.
     utility : SaturatingUtility
         What exposure is worth; any shape and scaling.
-    proxy_error : float
+    proxy_error : float, at least 0
         Mean over prompts and rounds of :math:`|\hat q_{i,k+1} - q_{i,k}|`.
-    variation : float
+    variation : float, at least 0
         :math:`V_K = \sum_k \max_i |q_{i,k+1} - q_{i,k}|`. The kink of the capped line with
         "rate" scaling costs another :math:`4 \lambda V_K`.
 
@@ -42,6 +42,11 @@ def regret_bound(
     float
         Utility per prompt. The cap, the most that the optimum can be worth, is min(1, saturation) for bounded shapes on
         static rates and the saturation otherwise: a bound at the cap says nothing.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a horizon or utility of another class, and errors that are not finite numbers of at least 0.
 
     References
     ----------
@@ -89,19 +94,23 @@ def path_optimum_bound(
     utility : SaturatingUtility
         What exposure is worth.
     tolerance : float
-        Relative width of the price bracket at which the search stops.
+        Width of the price bracket at which the search stops, as a share of the price.
 
     Returns
     -------
     bound : float
         Utility of the whole pool.
     price : float
-        Utility per unit.
+        Utility per unit of budget.
 
     Raises
     ------
-    ValueError
-        For values of the wrong shape or range.
+    ValueError, TypeError
+        For values of the wrong shape or range, or that are not numbers.
+
+    References
+    ----------
+    Claim 6 of the theory page.
 
     Examples
     --------

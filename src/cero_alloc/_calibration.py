@@ -36,27 +36,33 @@ class Calibration:
         Borders of ten equal bins of the predicted value over [0, 1/4].
     groups : numpy.ndarray of int64, shape (10,)
         Groups in each bin.
-    predicted, observed : numpy.ndarray of float64, shape (10,)
-        Means over each bin; NaN where it is empty.
+    predicted : numpy.ndarray of float64, shape (10,)
+        Mean predicted reward variance over each bin; NaN where it is empty.
+    observed : numpy.ndarray of float64, shape (10,)
+        Mean observed reward variance over each bin; NaN where it is empty.
     n_groups : int
         All groups.
     effective_groups : int
         Groups with 0 < S < n: those with a gradient in group-relative policy optimisation.
     bias : float
-        Mean predicted less mean observed over all groups; NaN without any.
+        Mean predicted less mean observed reward variance over all groups; NaN without any.
     standard_error : float
-        Of ``bias``; NaN below two groups. Groups count as independent, which for prediction errors, each made before
+        Standard error of ``bias``; NaN below two groups. Groups count as independent, which for prediction errors, each made before
         the group was seen, holds if the bank is right.
     running_bias : float
         The same with weights that fade by exp(-1/1000) per group: the last thousand or so.
     running_standard_error : float
-        Of ``running_bias``.
+        Standard error of ``running_bias``.
     error : float
         Mean of abs(predicted - observed) over the bins, weighted by their groups; NaN without any.
     warning : float
         1 when there are at least 100 groups and either bias exceeds 0.01 and three of its standard errors in absolute
         value, else 0. The bias over all groups is passed over where the running bias shows that it is a thing of the
         past: smaller, by more than three of its standard errors.
+
+    References
+    ----------
+    arXiv 2610.09679 reports the two means of its run. Claim 2 of the theory page: the value is the expected variance.
 
     Examples
     --------
@@ -78,7 +84,7 @@ class Calibration:
     running_bias: float
     running_standard_error: float
     error: float
-    warning: float  # 0 or 1
+    warning: float
 
     @property
     def effective_group_rate(self) -> float:
@@ -87,6 +93,12 @@ class Calibration:
 
     def metrics(self) -> dict[str, float]:
         """Return the summary as a flat dict of floats, ready for a logger.
+
+        Returns
+        -------
+        dict of str to float
+            ``calibration_bias``, ``calibration_running_bias`` and ``calibration_error`` in units of p (1 - p),
+            ``calibration_warning``, and ``effective_group_rate``, a share.
 
         Examples
         --------

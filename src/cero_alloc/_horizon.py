@@ -22,7 +22,7 @@ class Horizon:
     n_prompts : int
         Prompts in the pool, M.
     n_rounds : int
-        Calls of ``allocate`` over the run, K.
+        Rounds of the run, K: calls of ``allocate``.
     total_budget : int
         Rollouts over the run, B g.
     group_size : int
@@ -39,6 +39,10 @@ class Horizon:
     TypeError
         For sizes that are not integers.
 
+    References
+    ----------
+    arXiv 2610.09679, the horizon problem; the section "The problem" of the theory page.
+
     Examples
     --------
     >>> horizon = Horizon(n_prompts=8958, n_rounds=500, total_budget=256_000, group_size=4, max_rollouts=8, round_capacity=528)
@@ -48,10 +52,10 @@ class Horizon:
 
     n_prompts: int
     n_rounds: int
-    total_budget: int  # rollouts
-    group_size: int = 1  # rollouts per unit
-    max_rollouts: int  # rollouts
-    round_capacity: int  # rollouts
+    total_budget: int
+    group_size: int = 1
+    max_rollouts: int
+    round_capacity: int
 
     def __post_init__(self) -> None:
         put = object.__setattr__

@@ -26,11 +26,11 @@ class Balance(NamedTuple):
     total : float
         The budget of the run as it stands, an int where rollouts are counted.
     spent : float
-        Reported, written off, or begun and given up.
+        Rollouts or tokens reported, written off, or begun and given up.
     reserved : float
-        Dealt, and neither reported, refunded, expired nor written off.
+        Rollouts or tokens dealt, and neither reported, refunded, expired nor written off.
     left : float
-        Not dealt.
+        Rollouts or tokens not dealt.
 
     Examples
     --------

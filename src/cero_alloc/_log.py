@@ -15,7 +15,22 @@ from ._posterior import BetaPosteriorBank
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that could not be used: its number in the file, from 1, why, and how its text begins."""
+    """A line of a log that could not be used.
+
+    Attributes
+    ----------
+    number : int
+        Line of the file, counted from 1.
+    reason : str
+        Why it could not be used.
+    text : str
+        How the line begins, at most 60 characters.
+
+    Examples
+    --------
+    >>> print(BadLine(5, "reward is not a number", "a,2,oops"))
+    line 5: reward is not a number: 'a,2,oops'
+    """
 
     number: int
     reason: str
@@ -38,12 +53,14 @@ class RolloutLog:
         Ids as the log writes them, in order of appearance; the row of a prompt is its place here.
     steps : numpy.ndarray of float64, shape (n_steps,)
         The log's own step numbers, ascending.
-    cell_prompt, cell_step : numpy.ndarray of int64, shape (n_cells,)
-        Row of the prompt and place of the step.
+    cell_prompt : numpy.ndarray of int64, shape (n_cells,)
+        Row of the cell's prompt.
+    cell_step : numpy.ndarray of int64, shape (n_cells,)
+        Place of the cell's step in ``steps``.
     trials : numpy.ndarray of int64, shape (n_cells,)
-        Rollouts.
+        Rollouts of the cell.
     successes : numpy.ndarray of float64, shape (n_cells,)
-        Sums of the rewards.
+        Sums of the rewards of the cell, in [0, trials].
     entry_cell : numpy.ndarray of int64, shape (n_entries,)
         Cell of each entry.
     entry_reward : numpy.ndarray of float64, shape (n_entries,)
@@ -53,7 +70,7 @@ class RolloutLog:
     n_lines : int
         Lines of data read, good and bad.
     n_bad : int
-        Bad ones among them, which count in nothing else.
+        Bad lines among them, which count in nothing else.
     bad_lines : tuple of BadLine
         The first five of those.
     broken : str or None
@@ -76,8 +93,8 @@ class RolloutLog:
     steps: FloatArray
     cell_prompt: IntArray
     cell_step: IntArray
-    trials: IntArray  # rollouts
-    successes: FloatArray  # summed rewards
+    trials: IntArray
+    successes: FloatArray
     entry_cell: IntArray
     entry_reward: FloatArray
     entry_rollouts: IntArray
@@ -100,7 +117,39 @@ class RolloutLog:
         bad_lines: tuple[BadLine, ...] = (),
         broken: str | None = None,
     ) -> RolloutLog:
-        """Return the log of distinct rows (prompt, step, reward), sorted by step, prompt and reward."""
+        """Return the log of distinct rows (prompt, step, reward), sorted by step, prompt and reward.
+
+        Parameters
+        ----------
+        prompt_ids : tuple of str
+            Ids of the prompts.
+        prompt : numpy.ndarray of int64, shape (n_entries,)
+            Place in ``prompt_ids`` of each row's prompt.
+        step : numpy.ndarray of float64, shape (n_entries,)
+            Step number of each row.
+        reward : numpy.ndarray of float64, shape (n_entries,)
+            Reward of each row, in [0, 1].
+        rollouts : numpy.ndarray of int64, shape (n_entries,)
+            Rollouts of the prompt in the step that had this reward, at least 1.
+        n_lines, n_bad : int
+            Lines of data read, and bad lines among them.
+        bad_lines : tuple of BadLine
+            Some of the bad lines.
+        broken : str or None
+            Why a file could not be read to its end.
+
+        Returns
+        -------
+        RolloutLog
+            With cells and entries in the order of the rows.
+
+        Examples
+        --------
+        >>> one, step, reward = np.array([0, 0, 1]), np.array([1.0, 1.0, 1.0]), np.array([0.0, 1.0, 1.0])
+        >>> log = RolloutLog.of_rows(("a", "b"), one, step, reward, np.array([3, 5, 8]), n_lines=16)
+        >>> log.trials.tolist(), log.successes.tolist()
+        ([8, 8], [5.0, 8.0])
+        """
         steps, place = np.unique(step, return_inverse=True)
         first = changes(prompt, place)
         return cls(
@@ -151,12 +200,38 @@ class RolloutLog:
         return np.bincount(self.cell_prompt, minlength=self.n_prompts)
 
     def cells_of_steps(self) -> list[slice]:
-        """Return the cells of each step, in order."""
+        """Return the cells of each step, in order.
+
+        Returns
+        -------
+        list of slice, one per step
+            Into the arrays with one entry per cell.
+
+        Examples
+        --------
+        >>> step = np.array([1.0, 1.0, 2.0])
+        >>> log = RolloutLog.of_rows(("a", "b"), np.array([0, 1, 0]), step, np.ones(3), np.array([8, 8, 8]), n_lines=24)
+        >>> [log.cell_prompt[cells].tolist() for cells in log.cells_of_steps()]
+        [[0, 1], [0]]
+        """
         ends = np.cumsum(np.bincount(self.cell_step, minlength=self.n_steps)).tolist()
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def history(self) -> list[tuple[list[Hashable], FloatArray, IntArray]]:
-        """Return ids, successes and rollouts of each step, as ``update`` and ``select_forgetting`` take them."""
+        """Return ids, successes and rollouts of each step, as ``update`` and ``select_forgetting`` take them.
+
+        Returns
+        -------
+        list of tuple (prompt_ids, successes, rollouts), one per step
+            Ids of the prompts, and arrays of shape (n_ids,): sums of their rewards, and rewarded rollouts.
+
+        Examples
+        --------
+        >>> step = np.array([1.0, 1.0, 2.0])
+        >>> log = RolloutLog.of_rows(("a", "b"), np.array([0, 1, 0]), step, np.ones(3), np.array([8, 8, 8]), n_lines=24)
+        >>> [ids for ids, successes, rollouts in log.history()]
+        [['a', 'b'], ['a']]
+        """
         ids = np.array(self.prompt_ids, dtype=object)
         return [
             (ids[self.cell_prompt[cells]].tolist(), self.successes[cells], self.trials[cells])
@@ -166,11 +241,61 @@ class RolloutLog:
     def bank(
         self, *, prior: tuple[npt.ArrayLike, npt.ArrayLike] = (1.0, 1.0), forgetting: float = 1.0
     ) -> BetaPosteriorBank:
-        """Return a bank over these prompts without evidence."""
+        """Return a bank over these prompts without evidence.
+
+        Parameters
+        ----------
+        prior : pair of floats, or of two array_like with shape (n_prompts,)
+            Beta parameters, in pseudo-rollouts, as in :class:`~cero_alloc.BetaPosteriorBank`.
+        forgetting : float, in (0, 1]
+            Share of the evidence that survives a round.
+
+        Returns
+        -------
+        BetaPosteriorBank
+            With the ids of the log.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :class:`~cero_alloc.BetaPosteriorBank`.
+
+        Examples
+        --------
+        >>> step = np.array([1.0, 1.0])
+        >>> log = RolloutLog.of_rows(("a", "b"), np.array([0, 1]), step, np.ones(2), np.array([8, 8]), n_lines=16)
+        >>> log.bank(forgetting=0.9).prompt_ids
+        ('a', 'b')
+        """
         return BetaPosteriorBank(self.prompt_ids, prior=prior, forgetting=forgetting)
 
     def sample(self, n_prompts: int, seed: int | np.random.Generator = 0) -> RolloutLog:
-        """Return the log of ``n_prompts`` of the prompts, drawn without replacement; all of it where there are fewer."""
+        """Return the log of some of the prompts, drawn without replacement; all of it where there are no more.
+
+        Parameters
+        ----------
+        n_prompts : int, at least 1
+            Prompts to keep.
+        seed : int or numpy.random.Generator
+            Draws them.
+
+        Returns
+        -------
+        RolloutLog
+            With the steps in which one of them was dealt a rollout.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a seed that is none.
+
+        Examples
+        --------
+        >>> step = np.array([1.0, 1.0])
+        >>> log = RolloutLog.of_rows(("a", "b"), np.array([0, 1]), step, np.ones(2), np.array([8, 8]), n_lines=16)
+        >>> log.sample(1, seed=0).n_rollouts
+        8
+        """
         if n_prompts >= self.n_prompts:
             return self
         kept = np.sort(generator(seed).choice(self.n_prompts, n_prompts, replace=False))

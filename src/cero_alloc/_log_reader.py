@@ -81,12 +81,15 @@ def read_log(
     Returns
     -------
     RolloutLog
+        Rewards by prompt and step.
 
     Raises
     ------
     ValueError
         For an unknown format, columns that cannot be found (the message lists those there are), or a log without a
         line that can be used.
+    TypeError
+        For a file that is no path.
     OSError
         For a file that cannot be read.
 

@@ -41,6 +41,10 @@ class LogLinearPool:
     ValueError, TypeError
         For shapes that do not match, an empty table, and entries that are not finite or beyond 1e50.
 
+    References
+    ----------
+    The section "A policy that learns" of the theory page.
+
     Examples
     --------
     >>> pool = LogLinearPool([[1.0, 0.0], [0.0, 1.0]], [0.0, 2.0], [[1.0, 1.0]], [0.0])
@@ -77,25 +81,114 @@ class LogLinearPool:
 
     @property
     def n_features(self) -> int:
-        """Weights of the policy."""
+        """Features of a prompt; the policy has a weight for each."""
         return int(self.features.shape[1])
 
     def bank(
         self, *, prior: tuple[npt.ArrayLike, npt.ArrayLike] = (1.0, 1.0), forgetting: float = 1.0
     ) -> BetaPosteriorBank:
-        """Return a bank over the training prompts, ids 0 .. n_prompts - 1, without evidence."""
+        """Return a bank over the training prompts without evidence.
+
+        Parameters
+        ----------
+        prior : pair of floats, or of two array_like with shape (n_prompts,)
+            Beta parameters, in pseudo-rollouts, as in :class:`~cero_alloc.BetaPosteriorBank`.
+        forgetting : float, in (0, 1]
+            Share of the evidence that survives a round.
+
+        Returns
+        -------
+        BetaPosteriorBank
+            With the ids 0 .. n_prompts - 1.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :class:`~cero_alloc.BetaPosteriorBank`.
+
+        Examples
+        --------
+        >>> LogLinearPool([[1.0], [2.0]], [0.0, 0.0], [[1.0]], [0.0]).bank(forgetting=0.9).mean().tolist()
+        [0.5, 0.5]
+        """
         return BetaPosteriorBank(self.n_prompts, prior=prior, forgetting=forgetting)
 
     def rates(self, weights: npt.ArrayLike) -> FloatArray:
-        """Return the success rates of the training prompts, shape (n_prompts,), at weights of shape (n_features,)."""
+        """Return the success rates of the training prompts.
+
+        Parameters
+        ----------
+        weights : array_like of float, shape (n_features,)
+            Log-odds per unit of each feature; all 0 is the policy before training.
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (n_prompts,)
+            Success rates, in (0, 1).
+
+        Raises
+        ------
+        ValueError, TypeError
+            For weights that are not finite numbers of this shape.
+
+        Examples
+        --------
+        >>> pool = LogLinearPool([[1.0, 0.0], [0.0, 1.0]], [0.0, 2.0], [[1.0, 1.0]], [2.0])
+        >>> pool.rates([0.0, -2.0]).tolist()
+        [0.5, 0.5]
+        """
         return success_rates(self.features, self.offsets, self._weights(weights))
 
     def mean_success(self, weights: npt.ArrayLike) -> float:
-        """Return the mean success rate of the training prompts."""
+        """Return the mean success rate of the training prompts.
+
+        Parameters
+        ----------
+        weights : array_like of float, shape (n_features,)
+            Log-odds per unit of each feature; all 0 is the policy before training.
+
+        Returns
+        -------
+        float
+            Mean success rate, in (0, 1).
+
+        Raises
+        ------
+        ValueError, TypeError
+            For weights that are not finite numbers of this shape.
+
+        Examples
+        --------
+        >>> pool = LogLinearPool([[1.0, 0.0], [0.0, 1.0]], [0.0, 2.0], [[1.0, 1.0]], [2.0])
+        >>> pool.mean_success([0.0, -2.0])
+        0.5
+        """
         return float(self.rates(weights).mean())
 
     def held_out(self, weights: npt.ArrayLike) -> float:
-        """Return the mean success rate of the held-out prompts."""
+        """Return the mean success rate of the held-out prompts.
+
+        Parameters
+        ----------
+        weights : array_like of float, shape (n_features,)
+            Log-odds per unit of each feature; all 0 is the policy before training.
+
+        Returns
+        -------
+        float
+            Mean success rate, in (0, 1).
+
+        Raises
+        ------
+        ValueError, TypeError
+            For weights that are not finite numbers of this shape.
+
+        Examples
+        --------
+        >>> pool = LogLinearPool([[1.0, 0.0], [0.0, 1.0]], [0.0, 2.0], [[1.0, 1.0]], [2.0])
+        >>> pool.held_out([0.0, -2.0])
+        0.5
+        """
         return float(success_rates(self.held_features, self.held_offsets, self._weights(weights)).mean())
 
     def gradient(self, weights: npt.ArrayLike, *, held_out: bool = False) -> FloatArray:
@@ -106,18 +199,25 @@ class LogLinearPool:
         Parameters
         ----------
         weights : array_like of float, shape (n_features,)
-            Where.
+            Log-odds per unit of each feature, where the gradient is taken.
         held_out : bool
             Whether the mean is over the held-out prompts, or over the training prompts.
 
         Returns
         -------
         numpy.ndarray of float64, shape (n_features,)
+            Mean success rate per unit of weight.
 
         Raises
         ------
         ValueError, TypeError
             For weights that are not finite numbers of this shape, and a held_out that is no bool.
+
+        Examples
+        --------
+        >>> pool = LogLinearPool([[1.0, 0.0], [0.0, 1.0]], [0.0, 2.0], [[1.0, 1.0]], [2.0])
+        >>> pool.gradient([0.0, -2.0]).tolist(), pool.gradient([0.0, -2.0], held_out=True).tolist()
+        ([0.125, 0.125], [0.25, 0.25])
         """
         w = self._weights(weights)
         held = flag("held_out", held_out)
@@ -166,7 +266,7 @@ class LogLinearPool:
         Returns
         -------
         numpy.ndarray of float64, shape (n_features,)
-            0 without groups.
+            Objective per unit of weight; 0 without groups.
 
         Raises
         ------
@@ -253,23 +353,32 @@ def loglinear_pool(
 
     Parameters
     ----------
-    n_prompts, n_features, n_held_out : int, at least 1
-        Training prompts, weights of the policy, held-out prompts.
-    mean, spread : float
-        Of the logits before training; spread at least 0.
+    n_prompts, n_features : int, at least 1
+        Training prompts, and weights of the policy.
+    mean : float
+        Mean :math:`b_i`: the mean log-odds of a success before training.
+    spread : float, at least 0
+        Standard deviation of :math:`b_i`, in log-odds.
     shared : float, in [0, 1]
         Mean transfer between two prompts.
+    n_held_out : int, at least 1
+        Held-out prompts.
     seed : int or numpy.random.Generator
         Draws the pool.
 
     Returns
     -------
     LogLinearPool
+        Before training: weights are not a part of it.
 
     Raises
     ------
     ValueError, TypeError
         For sizes that are not integers of at least 1, and parameters out of range.
+
+    References
+    ----------
+    The section "A policy that learns" of the theory page.
 
     Examples
     --------

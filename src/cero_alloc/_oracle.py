@@ -37,18 +37,28 @@ class OracleResult:
     price : float
         Utility per unit of budget at the margin, 0 where the budget is slack.
     optimum : float
-        Sum of the utilities at ``allocation``.
+        Utility of ``allocation``, summed over the pool.
     gap : float
-        Duality gap, at least 0: no feasible allocation is worth more than ``optimum + gap``.
+        Duality gap in utility, at least 0: no feasible allocation is worth more than ``optimum + gap``.
     status : {"optimal", "slack", "inexact"}
         Whether the budget binds, whether it covers all that anybody wants, or whether the price search ran out of
         passes; ``gap`` is valid in every case.
+
+    References
+    ----------
+    Claims 7 to 9 of the theory page.
+
+    Examples
+    --------
+    >>> result = OfflineOracle().solve([0.25, 0.1], 5, equal_share=2.5, upper=6, integer=True)
+    >>> result.allocation.tolist(), round(result.optimum, 3), result.gap < 0.05
+    ([3, 2], 0.973, True)
     """
 
-    allocation: npt.NDArray[np.float64] | IntArray  # unit of the budget
-    price: float  # utility per unit
-    optimum: float  # utility
-    gap: float  # utility
+    allocation: npt.NDArray[np.float64] | IntArray
+    price: float
+    optimum: float
+    gap: float
     status: Status
 
     def schedule(self, n_rounds: SupportsIndex) -> IntArray:
@@ -114,6 +124,11 @@ class OfflineOracle:
     utility : SaturatingUtility
         What exposure is worth.
 
+    Raises
+    ------
+    TypeError
+        For anything but a :class:`SaturatingUtility`.
+
     References
     ----------
     Claims 7 to 9 of the theory page: optimality, the gap, whole units and the round plan.
@@ -147,7 +162,7 @@ class OfflineOracle:
         Parameters
         ----------
         values : array_like of float, shape (n_prompts,)
-            Values q in [0, 1/4].
+            Values q: reward variances p (1 - p), in [0, 1/4].
         budget : float
             Total exposure B; whole for ``integer=True``. The unit, rollouts or groups, is the caller's and common to
             all arguments.
@@ -162,6 +177,7 @@ class OfflineOracle:
         Returns
         -------
         OracleResult
+            Exposures, price, optimum and its gap.
 
         Raises
         ------

@@ -34,7 +34,9 @@ class Pool:
     Raises
     ------
     ValueError
-        For rates outside [0, 1], a wrong shape, or an unknown path.
+        For rates outside [0, 1], a wrong shape, an unknown path, or another number of ids.
+    TypeError
+        For rates that are not numbers, or ids without a length.
 
     Examples
     --------
@@ -73,13 +75,54 @@ class Pool:
     def bank(
         self, *, prior: tuple[npt.ArrayLike, npt.ArrayLike] = (1.0, 1.0), forgetting: float = 1.0
     ) -> BetaPosteriorBank:
-        """Return a bank over these prompts without evidence."""
+        """Return a bank over these prompts without evidence.
+
+        Parameters
+        ----------
+        prior : pair of floats, or of two array_like with shape (n_prompts,)
+            Beta parameters, in pseudo-rollouts, as in :class:`~cero_alloc.BetaPosteriorBank`.
+        forgetting : float, in (0, 1]
+            Share of the evidence that survives a round.
+
+        Returns
+        -------
+        BetaPosteriorBank
+            With the ids of the pool.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :class:`~cero_alloc.BetaPosteriorBank`.
+
+        Examples
+        --------
+        >>> Pool([0.2, 0.7], prompt_ids=["a", "b"]).bank(forgetting=0.9).mean().tolist()
+        [0.5, 0.5]
+        """
         return BetaPosteriorBank(
             self.n_prompts if self.prompt_ids is None else self.prompt_ids, prior=prior, forgetting=forgetting
         )
 
     def at(self, k: int, n_rounds: int) -> FloatArray:
-        """Return the success rates in round ``k`` (from 0) of ``n_rounds``; shape (n_prompts,)."""
+        """Return the success rates in one round of a run.
+
+        Parameters
+        ----------
+        k : int, in [0, n_rounds)
+            Round, counted from 0.
+        n_rounds : int, at least 1
+            Rounds of the run, over which the stages are spread.
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (n_prompts,)
+            Success rates, in [0, 1].
+
+        Examples
+        --------
+        >>> Pool([[0.2, 0.7], [0.4, 0.7]]).at(2, n_rounds=4).tolist()
+        [0.4, 0.7]
+        """
         stages = len(self.rates)
         if self.path == "step" or stages == 1 or n_rounds == 1:
             low, weight = k * stages // n_rounds, 0.0
@@ -91,16 +134,64 @@ class Pool:
         return start if weight == 0.0 else (1.0 - weight) * start + weight * self.rates[low + 1]
 
     def sample(self, n_prompts: int, seed: int | np.random.Generator = 0) -> Pool:
-        """Return a pool of ``n_prompts`` of these, drawn without replacement, or with it where there are too few."""
+        """Return a pool of some of these prompts, drawn without replacement, or with it where there are too few.
+
+        Parameters
+        ----------
+        n_prompts : int, at least 1
+            Prompts to draw.
+        seed : int or numpy.random.Generator
+            Draws them.
+
+        Returns
+        -------
+        Pool
+            Its ids are 0 .. n_prompts - 1.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a number that is not an integer of at least 1, or a seed that is none.
+
+        Examples
+        --------
+        >>> Pool([0.2, 0.7, 0.9]).sample(2, seed=0).n_prompts
+        2
+        """
         size = integer("n_prompts", n_prompts, least=1, remedy="Count from 1.")
         chosen = generator(seed).choice(self.n_prompts, size, replace=size > self.n_prompts)
         return Pool(self.rates[:, chosen], None, self.path)
 
     def drifted(self, drift: float, seed: int | np.random.Generator = 0) -> Pool:
-        """Return a pool that moves from the first stage in straight lines, by a logit shift of abs(N(0, drift)) each.
+        r"""Return a pool that moves from the first stage in a straight line, each prompt by its own logit shift.
+
+        .. math:: p_i \to \sigma(\text{logit} \, p_i + |\varepsilon_i|), \qquad \varepsilon_i \sim N(0, \text{drift}^2)
 
         Training that helps every prompt by its own amount looks like this: the solved stay solved, the hopeless come
         within reach.
+
+        Parameters
+        ----------
+        drift : float, at least 0
+            Standard deviation of :math:`\varepsilon_i`, in logits over the whole run.
+        seed : int or numpy.random.Generator
+            Draws the shifts.
+
+        Returns
+        -------
+        Pool
+            Two stages on a "linear" path, with the ids of this pool.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a drift that is not a finite number of at least 0, or a seed that is none.
+
+        Examples
+        --------
+        >>> pool = Pool([0.5, 1.0]).drifted(1.0, seed=0)
+        >>> pool.at(9, 10).round(3).tolist()
+        [0.531, 1.0]
         """
         drift = real("drift", drift, low=0.0, high=np.inf, remedy="Give a standard deviation of logits.")
         start = np.clip(self.rates[0], 1e-12, 1.0 - 1e-12)
@@ -110,6 +201,26 @@ class Pool:
 
 def static_pool(n_prompts: int, a: float = 1.0, b: float = 1.0, *, seed: int | np.random.Generator = 0) -> Pool:
     """Return a pool whose rates are drawn once from Beta(a, b) and never move.
+
+    Parameters
+    ----------
+    n_prompts : int, at least 1
+        Prompts of the pool.
+    a, b : float, greater than 0
+        Parameters of the Beta distribution of the success rates; their mean is a / (a + b).
+    seed : int or numpy.random.Generator
+        Draws the rates.
+
+    Returns
+    -------
+    Pool
+        With one stage, its ids 0 .. n_prompts - 1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a number of prompts that is not an integer of at least 1, parameters that are not positive finite numbers, or
+        a seed that is none.
 
     Examples
     --------
@@ -134,6 +245,27 @@ def drifting_pool(
 ) -> Pool:
     """Return a pool whose rates start at Beta(a, b) draws and then move as :meth:`Pool.drifted` has it.
 
+    Parameters
+    ----------
+    n_prompts : int, at least 1
+        Prompts of the pool.
+    a, b : float, greater than 0
+        Parameters of the Beta distribution of the first success rates.
+    drift : float, at least 0
+        Standard deviation of the shift of a prompt over the run, in logits.
+    seed : int or numpy.random.Generator
+        Draws rates and shifts.
+
+    Returns
+    -------
+    Pool
+        With two stages on a "linear" path, its ids 0 .. n_prompts - 1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`static_pool`, and for a drift that is not a finite number of at least 0.
+
     Examples
     --------
     >>> pool = drifting_pool(3, drift=2.0, seed=0)
@@ -151,15 +283,15 @@ def epoch_batches(
 
     Parameters
     ----------
-    n_prompts, batch_size, n_epochs : int
+    n_prompts, batch_size, n_epochs : int, at least 1
         Prompts of the pool, prompts per batch, passes over the pool.
     seed : int or numpy.random.Generator
         Draws the orders.
 
     Returns
     -------
-    list of numpy.ndarray of int64
-        Rows per batch.
+    list of numpy.ndarray of int64, shape (batch_size,) or, for the last of an epoch, fewer
+        Rows of the pool, one array per batch.
 
     Raises
     ------
@@ -194,11 +326,14 @@ def load_counts(file: str | FilePath, *, path: Literal["step", "linear"] = "step
     Returns
     -------
     Pool
+        With the ids of the file, in order of appearance.
 
     Raises
     ------
     ValueError
         For missing columns, a bad or repeated line (the message names it), or a prompt that lacks an epoch.
+    TypeError
+        For a file that is no path.
     OSError
         For a file that cannot be read.
 
@@ -249,6 +384,16 @@ def load_counts(file: str | FilePath, *, path: Literal["step", "linear"] = "step
 
 def known_bank(pool: Pool) -> BetaPosteriorBank:
     """Return a bank that knows the first-stage rates: its prior is a point mass that no run can move.
+
+    Parameters
+    ----------
+    pool : Pool
+        Whose ids and rates the bank takes.
+
+    Returns
+    -------
+    BetaPosteriorBank
+        With a prior of 1e15 pseudo-rollouts per prompt.
 
     Examples
     --------

@@ -55,8 +55,11 @@ class BetaPosteriorBank(OwnLock, Saved):
 
     .. math::
 
-        a \leftarrow a_0 + \rho (a - a_0) + S, \qquad b \leftarrow b_0 + \rho (b - b_0) + F, \qquad
-        \hat q = E[p (1 - p)] = \frac{a b}{(a + b)(a + b + 1)}.
+        a \leftarrow a_0 + \rho (a - a_0) + S, \qquad b \leftarrow b_0 + \rho (b - b_0) + F.
+
+    The value is the expected reward variance,
+
+    .. math:: \hat q = E[p (1 - p)] = \frac{a b}{(a + b)(a + b + 1)}.
 
     Fading is lazy: a prompt that is not touched costs nothing, however many rounds go by.
 
@@ -187,6 +190,8 @@ class BetaPosteriorBank(OwnLock, Saved):
         ValueError
             For a repeated id, a wrong length, counts that are not integers or negative, or successes that are NaN,
             negative or more than the rollouts. The evidence is unchanged after any error.
+        TypeError
+            For ids that are no collection, or successes or rollouts in a set, which has no order.
 
         Examples
         --------
@@ -237,11 +242,14 @@ class BetaPosteriorBank(OwnLock, Saved):
         Returns
         -------
         numpy.ndarray of float64, shape (n_ids,)
+            Expected variance of one reward of each prompt.
 
         Raises
         ------
         KeyError
             For an unknown id.
+        TypeError
+            For ids that are no collection.
 
         Examples
         --------
@@ -262,11 +270,14 @@ class BetaPosteriorBank(OwnLock, Saved):
         Returns
         -------
         numpy.ndarray of float64, shape (n_ids,)
+            Success rates, in (0, 1).
 
         Raises
         ------
         KeyError
             For an unknown id.
+        TypeError
+            For ids that are no collection.
 
         Examples
         --------
@@ -289,6 +300,7 @@ class BetaPosteriorBank(OwnLock, Saved):
         Returns
         -------
         lower, upper : numpy.ndarray of float64, shape (n_ids,)
+            Success rates, in [0, 1].
 
         Raises
         ------
@@ -296,6 +308,8 @@ class BetaPosteriorBank(OwnLock, Saved):
             For an unknown id.
         ValueError
             For a level outside (0, 1].
+        TypeError
+            For a level that is not a number, or ids that are no collection.
 
         Examples
         --------
@@ -624,10 +638,10 @@ class BetaPosteriorBank(OwnLock, Saved):
 
         Parameters
         ----------
-        history : iterable of tuples (prompt_ids, successes, rollouts)
+        history : iterable of tuples (prompt_ids, successes, rollouts), each of shape (n_ids,)
             One tuple per round, with what :meth:`update` takes; the bank need not hold this evidence.
         grid : array_like of float, shape (n_grid,), in (0, 1]
-            Candidates.
+            Candidates: shares of the evidence that survive a round.
 
         Returns
         -------

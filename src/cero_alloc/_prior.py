@@ -51,8 +51,11 @@ class PriorFit:
 
     Attributes
     ----------
-    alpha, beta : float
-        The prior that now holds, in pseudo-rollouts; NaN where a prior that differs from prompt to prompt was kept.
+    alpha : float
+        First parameter of the prior that now holds, in pseudo-rollouts; NaN where a prior that differs from prompt to
+        prompt was kept.
+    beta : float
+        Second parameter, likewise, in pseudo-rollouts.
     n_prompts : int
         Prompts with at least two rewarded rollouts, aged to now.
     status : {"fitted", "too few prompts", "no spread"}
@@ -63,6 +66,10 @@ class PriorFit:
         Log-likelihood of the evidence under the new prior less that under the old one, in nats; 0 when the old one was
         kept. Negative where a prior per prompt knew more than any shared one can.
 
+    References
+    ----------
+    Claim 16 of the theory page: why prompts with two rollouts count, and single rollouts do not.
+
     Examples
     --------
     >>> fit = PriorFit(alpha=0.5, beta=1.5, n_prompts=400, status="fitted", log_likelihood_gain=31.0)
@@ -70,11 +77,11 @@ class PriorFit:
     True
     """
 
-    alpha: float  # pseudo-rollouts
-    beta: float  # pseudo-rollouts
+    alpha: float
+    beta: float
     n_prompts: int
     status: Literal["fitted", "too few prompts", "no spread"]
-    log_likelihood_gain: float  # nats
+    log_likelihood_gain: float
 
     @property
     def fitted(self) -> bool:
@@ -89,15 +96,19 @@ class ForgettingChoice:
     Attributes
     ----------
     forgetting : float
-        The value that now holds.
+        Share of the evidence that now survives a round.
     grid : numpy.ndarray of float64, shape (n_grid,)
-        Candidates, as given.
+        Candidates, as given: shares in (0, 1].
     log_likelihood : numpy.ndarray of float64, shape (n_grid,)
         Log-probability that each candidate gave to the history, entry after entry, in nats.
     n_predictions : int
         Entries about prompts that had been rewarded in an earlier round; only these tell candidates apart.
     status : {"selected", "no repeats"}
         Whether the history could choose, or no prompt was in two rounds and the old value stays.
+
+    References
+    ----------
+    Dawid, Present position and potential developments: the prequential approach, J. R. Statist. Soc. A 147 (1984).
 
     Examples
     --------
@@ -108,7 +119,7 @@ class ForgettingChoice:
 
     forgetting: float
     grid: FloatArray
-    log_likelihood: FloatArray  # nats
+    log_likelihood: FloatArray
     n_predictions: int
     status: Literal["selected", "no repeats"]
 

@@ -40,7 +40,7 @@ class ReplayRow:
     Attributes
     ----------
     name : str
-        Of the policy.
+        Name of the policy.
     dealt : int
         Rollouts spent.
     unanswerable : float
@@ -49,48 +49,63 @@ class ReplayRow:
         Groups with at least one answer.
     mean_group : float
         Answered rollouts per group.
-    rate, standard_error : float
-        Effective groups per 1,000 answered rollouts, and its bootstrap standard error.
+    rate : float
+        Effective groups per 1,000 answered rollouts.
+    standard_error : float
+        Bootstrap standard error of the rate.
     interval : tuple of two floats
-        Of the rate.
+        Bounds of the rate, in the same unit.
     dead_share : float
         Share of the answered rollouts in dead groups.
     dead_interval : tuple of two floats
-        Of that share.
+        Bounds of that share.
     difference : float
-        Rate less uniform's rate.
+        Rate less uniform's rate, effective groups per 1,000 answered rollouts.
     difference_interval : tuple of two floats
-        Of the difference, by the same resampled prompts.
+        Bounds of the difference of the rates, by the same resampled prompts.
     floor : float
         Effective groups per 1,000 rollouts of the log: what is left of the rate if no rollout without an answer, or
         left undealt, had bought anything.
     floor_interval : tuple of two floats
-        Of the floor less uniform's floor.
+        Bounds of the floor less uniform's floor, effective groups per 1,000 rollouts of the log.
     top_tenth : float
         Share of the rollouts on the tenth of the prompts that got most.
+
+    References
+    ----------
+    Efron, Bootstrap methods: another look at the jackknife, Ann. Statist. 7 (1979). The page "Replaying your log" says
+    what is resampled.
+
+    Examples
+    --------
+    >>> one, step = np.array([0, 0, 1, 1]), np.array([0.0, 0.0, 1.0, 1.0])
+    >>> log = RolloutLog.of_rows(("a", "b"), one, step, np.array([0.0, 1.0] * 2), np.array([4] * 4), n_lines=4)
+    >>> row = replay(log, {}, n_boot=10).row("Uniform")
+    >>> row.dealt, row.groups, row.rate, row.mark
+    (16, 2, 125.0, '')
     """
 
     name: str
-    dealt: int  # rollouts
-    unanswerable: float  # share
+    dealt: int
+    unanswerable: float
     groups: int
-    mean_group: float  # rollouts
-    rate: float  # effective groups per 1,000 rollouts
+    mean_group: float
+    rate: float
     standard_error: float
     interval: tuple[float, float]
     dead_share: float
     dead_interval: tuple[float, float]
-    difference: float  # effective groups per 1,000 rollouts
+    difference: float
     difference_interval: tuple[float, float]
-    floor: float  # effective groups per 1,000 rollouts
+    floor: float
     floor_interval: tuple[float, float]
-    top_tenth: float  # share
+    top_tenth: float
 
     @property
     def mark(self) -> str:
-        """How the policy compares with uniform: better ("+"), worse ("-"), or neither beyond chance ("").
+        """Whether the policy does better than uniform, ``"+"``, worse, ``"-"``, or neither beyond chance, ``""``.
 
-        In brackets, "(+)", where rollouts without an answer or left undealt could account for it: fewer of them make
+        In brackets, ``"(+)"``, where rollouts without an answer or left undealt could account for it: fewer of them make
         smaller groups, and smaller groups a higher rate.
         """
         if np.isnan(self.difference_interval).any():  # replicates without an answer
@@ -117,9 +132,21 @@ class ReplayResult:
     max_rollouts : int
         Most rollouts of one prompt in one round.
     n_boot : int
-        Bootstrap replicates.
+        Resamplings of the prompts by the bootstrap.
     left_out : tuple of str
         Default policies that these caps do not allow, and why.
+
+    References
+    ----------
+    As :class:`ReplayRow`.
+
+    Examples
+    --------
+    >>> one, step = np.array([0, 0, 1, 1]), np.array([0.0, 0.0, 1.0, 1.0])
+    >>> log = RolloutLog.of_rows(("a", "b"), one, step, np.array([0.0, 1.0] * 2), np.array([4] * 4), n_lines=4)
+    >>> result = replay(log, {}, n_boot=10)
+    >>> [row.name for row in result.rows], result.offer, result.max_rollouts
+    (['Uniform'], 'batch', 32)
     """
 
     rows: tuple[ReplayRow, ...]
@@ -130,7 +157,30 @@ class ReplayResult:
     left_out: tuple[str, ...] = ()
 
     def row(self, name: str) -> ReplayRow:
-        """Return the row of a policy."""
+        """Return the row of a policy.
+
+        Parameters
+        ----------
+        name : str
+            Name of the policy.
+
+        Returns
+        -------
+        ReplayRow
+            The first with this name.
+
+        Raises
+        ------
+        StopIteration
+            For a name that no row has.
+
+        Examples
+        --------
+        >>> one, step = np.array([0, 0, 1, 1]), np.array([0.0, 0.0, 1.0, 1.0])
+        >>> log = RolloutLog.of_rows(("a", "b"), one, step, np.array([0.0, 1.0] * 2), np.array([4] * 4), n_lines=4)
+        >>> replay(log, {}, n_boot=10).row("Uniform").dealt
+        16
+        """
         return next(row for row in self.rows if row.name == name)
 
 
@@ -165,19 +215,26 @@ def replay(
         less than the totals need.
     seed : int
         Draws the order of the outcomes, the policies' ties and the bootstrap.
-    n_boot : int
-        Replicates of the bootstrap, which resamples the prompts of the finished replays, the same for all policies.
+    n_boot : int, at least 2
+        Resamplings of the bootstrap, which draws the prompts of the finished replays anew, the same for all policies.
     progress : callable
         Called after every policy played.
 
     Returns
     -------
     ReplayResult
+        One row per policy.
 
     Raises
     ------
     ValueError
-        For an unknown offer, a ``max_rollouts`` with which the totals cannot be spent, or fewer than two replicates.
+        For an unknown offer, a ``max_rollouts`` with which the totals cannot be spent, or fewer than two resamplings.
+    TypeError
+        For numbers that are not integers.
+
+    References
+    ----------
+    As :class:`ReplayRow`.
 
     Examples
     --------
@@ -237,6 +294,14 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Ca
     Returns
     -------
     dict of name to callable
+        For the argument ``policies`` of :func:`replay`.
+
+    Examples
+    --------
+    >>> one, step = np.array([0, 0, 1, 1]), np.array([0.0, 0.0, 1.0, 1.0])
+    >>> log = RolloutLog.of_rows(("a", "b"), one, step, np.array([0.0, 1.0] * 2), np.array([4] * 4), n_lines=4)
+    >>> list(default_policies(log))[2:6]
+    ['FenchelDualAllocator', 'FixedPacing', 'Greedy', 'Uniform']
     """
     per_visit = mean_group(log)
     one_size = max(least_cap(log, offer), per_visit if offer == "pool" else 2 * per_visit)

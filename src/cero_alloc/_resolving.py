@@ -60,7 +60,7 @@ class ResolvingAllocator(RolloutRun):
     total_budget : int, or float with ``costs``
         Rollouts over the run, or tokens.
     n_rounds : int or None
-        Calls of :meth:`allocate` over the run, K, which then set the pace; None where ``visits`` alone tell the
+        Rounds of the run, K: calls of :meth:`allocate`, which then set the pace; None where ``visits`` alone tell the
         horizon.
     visits : int, array_like of int with shape (n_prompts,), or None
         How often each prompt is offered over the run. Round down when unsure: counting too many strands budget. None:

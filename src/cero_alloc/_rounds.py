@@ -19,15 +19,54 @@ class Policy(Protocol):
     """What can be simulated and replayed: anything with these two methods.
 
     A policy that deals a round in waves has ``continue_round(counts, successes)`` in addition.
+
+    Examples
+    --------
+    >>> class TwoEach:
+    ...     def allocate(self, prompt_ids=None, budget=None, *, exact=False):
+    ...         return np.full(3 if prompt_ids is None else len(prompt_ids), 2)
+    ...
+    ...     def update(self, prompt_ids, successes, rollouts):
+    ...         pass
+    >>> from cero_alloc import Horizon
+    >>> from cero_alloc.simulation import Pool, simulate
+    >>> horizon = Horizon(n_prompts=3, n_rounds=5, total_budget=30, max_rollouts=2, round_capacity=6)
+    >>> simulate(TwoEach(), Pool([0.1, 0.5, 0.9]), 5, horizon=horizon).exposure.tolist()
+    [10, 10, 10]
     """
 
     def allocate(
         self, prompt_ids: Iterable[Hashable] | None = None, budget: SupportsIndex | None = None, *, exact: bool = False
     ) -> IntArray:
-        """Return this round's rollouts per prompt."""
+        """Return this round's rollouts per prompt.
+
+        Parameters
+        ----------
+        prompt_ids : iterable of hashable, or None
+            Prompts on offer, each once; None offers the whole pool in row order.
+        budget : int or None
+            Cap of this round in rollouts; None leaves the pace to the policy.
+        exact : bool
+            Whether to spend exactly ``budget``.
+
+        Returns
+        -------
+        numpy.ndarray of int64, shape (n_offered,)
+            Rollouts per prompt in the order of ``prompt_ids``.
+        """
 
     def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
-        """Take the rewards of some rollouts."""
+        """Take the rewards of some rollouts.
+
+        Parameters
+        ----------
+        prompt_ids : iterable of hashable, or None
+            Prompts that were observed; None names the whole pool in row order.
+        successes : array_like of float, shape (n_ids,)
+            Sum of the rewards of each prompt, in [0, rollouts].
+        rollouts : array_like of int, shape (n_ids,)
+            Rewarded rollouts of each prompt.
+        """
 
 
 def play_round(

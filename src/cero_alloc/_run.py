@@ -70,7 +70,7 @@ class RolloutRun(Saved):
     @property
     @locked
     def balance(self) -> Balance:
-        """Where the budget is: spent + reserved + left = total, in rollouts, or tokens where they are counted.
+        """Where the budget is, with spent + reserved + left = total; in rollouts, or tokens where they are counted.
 
         Examples
         --------
@@ -147,10 +147,11 @@ class RolloutRun(Saved):
         KeyError
             For an unknown id.
         ValueError
-            As :meth:`BetaPosteriorBank.update`, for a round that was not opened, and for a delivery_id that came with
+            As :meth:`~cero_alloc.BetaPosteriorBank.update`, for a round that was not opened, and for a delivery_id that came with
             another content; nothing changes after any error.
         TypeError
-            For a round that is not an integer, or a delivery_id that is neither an integer nor a string.
+            For ids that are no collection, a round that is not an integer, or a delivery_id that is neither an integer
+            nor a string.
 
         Examples
         --------
@@ -191,8 +192,10 @@ class RolloutRun(Saved):
             Prompts, each once; None names the whole pool in row order.
         rollouts : array_like of int, shape (n_ids,)
             Rollouts to return to the budget: whole groups, at most what is outstanding, of the round if one is given.
-        round, delivery_id
-            As in :meth:`update`.
+        round : int or None
+            Number of the round that dealt them; None takes each prompt's oldest rollouts.
+        delivery_id : int, str or None
+            Name of this report, as in :meth:`update`.
 
         Raises
         ------
@@ -231,8 +234,10 @@ class RolloutRun(Saved):
             Prompts, each once; None names the whole pool in row order.
         rollouts : array_like of int, shape (n_ids,)
             Rollouts, at most what is outstanding, of the round if one is given.
-        round, delivery_id
-            As in :meth:`update`.
+        round : int or None
+            Number of the round that dealt them; None takes each prompt's oldest rollouts.
+        delivery_id : int, str or None
+            Name of this report, as in :meth:`update`.
 
         Raises
         ------
@@ -321,6 +326,11 @@ class RolloutRun(Saved):
         ----------
         certificate : bool
             Whether to solve for the regret certificate, about ten passes over the pool.
+
+        Returns
+        -------
+        dict of str to float
+            The figures above, in the units named there.
 
         References
         ----------

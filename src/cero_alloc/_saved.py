@@ -73,6 +73,15 @@ class Saved(Stateful):
         -------
         dict
             For :meth:`load_state_dict`.
+
+        Examples
+        --------
+        >>> from cero_alloc import BetaPosteriorBank
+        >>> bank = BetaPosteriorBank(2)
+        >>> bank.update([0], successes=[3], rollouts=[4])
+        >>> state = bank.state_dict()
+        >>> state["class"], state["schema"]
+        ('BetaPosteriorBank', 2)
         """
         return {"schema": SCHEMA, "arguments": plain(self._given), **self._snapshot()}
 
@@ -96,6 +105,15 @@ class Saved(Stateful):
             For the state of another class, other prompts, another horizon or other arguments, for a newer schema, for
             missing or foreign entries, and for entries of another shape, type or range; the message names the entry, and
             nothing changes.
+
+        Examples
+        --------
+        >>> from cero_alloc import BetaPosteriorBank
+        >>> first, second = BetaPosteriorBank(2), BetaPosteriorBank(2)
+        >>> first.update([0], successes=[3], rollouts=[4])
+        >>> second.load_state_dict(first.state_dict())
+        >>> second.alpha.tolist()
+        [4.0, 1.0]
         """
         arguments: object = None
         if is_of(state, type(self).__name__):
@@ -130,7 +148,17 @@ class Saved(Stateful):
 
         See Also
         --------
-        load, cero_alloc.checkpoint
+        load : reads the file.
+        cero_alloc.checkpoint : what the file holds.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> from cero_alloc import BetaPosteriorBank
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "bank.npz"
+        >>> BetaPosteriorBank(["a", "b"]).save(file)
+        >>> file.exists()
+        True
         """
         checkpoint.write(path, self.state_dict(), durable=durable)
 
@@ -155,10 +183,21 @@ class Saved(Stateful):
         ValueError
             For a file that is damaged, foreign, newer, or of another class. To compare a file with what a script has
             built, call ``load_state_dict(cero_alloc.checkpoint.read(path))``, which names the first difference.
+        TypeError
+            For a path that is neither a string nor a path.
 
         See Also
         --------
-        save
+        save : writes the file.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> from cero_alloc import BetaPosteriorBank
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "bank.npz"
+        >>> BetaPosteriorBank(["a", "b"]).save(file)
+        >>> BetaPosteriorBank.load(file).prompt_ids
+        ('a', 'b')
         """
         return cls._from_state(checkpoint.read(path), f"the state in {os.fspath(path)!r}")
 

@@ -130,6 +130,7 @@ def _check(label: str, now: Any, then: Any, size: int | None, rows: int | None, 
 
 
 def key_of(name: str) -> str:
+    """Return the key of an attribute in a state: its name without a leading underscore."""
     return name.lstrip("_")
 
 

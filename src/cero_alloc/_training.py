@@ -33,11 +33,11 @@ def training_allocator(
     Parameters
     ----------
     prompt_ids : sequence of hashable, or int
-        Ids of the pool, or its size.
+        Ids of the pool, or how many prompts it has.
     total_budget : int, or float with ``costs``
         Rollouts over the run.
     n_rounds : int
-        Calls of ``allocate`` over the run, K.
+        Rounds of the run, K: calls of ``allocate``.
     rollouts_per_visit : int
         Rollouts of a visited prompt: the group size of the trainer.
     **settings
@@ -46,6 +46,7 @@ def training_allocator(
     Returns
     -------
     ResolvingAllocator
+        Over a bank of its own, ``allocator.bank``.
 
     Raises
     ------

@@ -90,7 +90,7 @@ class SaturatingUtility:
 
     @property
     def codes(self) -> tuple[int, int, float]:
-        """Shape, scaling and saturation as the kernels take them."""
+        """What the compiled functions take, the numbers of shape and scaling, and the saturation per equal share."""
         return SHAPES[self.shape], SCALINGS[self.scaling], self.saturation
 
     @property
@@ -103,20 +103,22 @@ class SaturatingUtility:
 
         Parameters
         ----------
-        q : array_like of float, in [0, 1/4]
+        q : array_like of float, any shape, in [0, 1/4]
             Values of the prompts.
-        x : array_like of float, at least 0
+        x : array_like of float, any shape, at least 0
             Exposure in equal shares; broadcast against ``q``.
 
         Returns
         -------
-        numpy.ndarray of float64
-            In the broadcast shape.
+        numpy.ndarray of float64, in the broadcast shape
+            Utility per prompt.
 
         Raises
         ------
         ValueError
             For a value outside [0, 1/4], a negative or non-finite exposure, or shapes that do not broadcast.
+        TypeError
+            For arguments that are not numbers.
 
         Examples
         --------
@@ -130,19 +132,19 @@ class SaturatingUtility:
 
         Parameters
         ----------
-        q : array_like of float, in [0, 1/4]
+        q : array_like of float, any shape, in [0, 1/4]
             Values of the prompts.
-        x : array_like of float, at least 0
+        x : array_like of float, any shape, at least 0
             Exposure in equal shares; broadcast against ``q``.
 
         Returns
         -------
-        numpy.ndarray of float64
-            Slopes in [0, saturation], in the broadcast shape.
+        numpy.ndarray of float64, in the broadcast shape
+            Utility per equal share, in [0, saturation].
 
         Raises
         ------
-        ValueError
+        ValueError, TypeError
             As for :meth:`value`.
 
         Examples
@@ -159,22 +161,28 @@ class SaturatingUtility:
 
         Parameters
         ----------
-        q : array_like of float, in [0, 1/4]
+        q : array_like of float, any shape, in [0, 1/4]
             Values of the prompts.
-        slope : array_like of float, at least 0
+        slope : array_like of float, any shape, at least 0
             The price :math:`\theta`, utility per equal share.
-        upper : array_like of float, at least 0
+        upper : array_like of float, any shape, at least 0
             Largest exposure, in equal shares. All three broadcast.
 
         Returns
         -------
-        numpy.ndarray of float64
+        numpy.ndarray of float64, in the broadcast shape
             Exposure in equal shares.
 
         Raises
         ------
         ValueError
             For an argument outside its range, or shapes that do not broadcast.
+        TypeError
+            For arguments that are not numbers.
+
+        References
+        ----------
+        Claim 1 of the theory page.
 
         Examples
         --------
@@ -190,22 +198,26 @@ class SaturatingUtility:
 
         Parameters
         ----------
-        q : array_like of float, in [0, 1/4]
+        q : array_like of float, any shape, in [0, 1/4]
             Values of the prompts.
-        slope : array_like of float, at least 0
+        slope : array_like of float, any shape, at least 0
             The price :math:`\theta`, utility per equal share.
-        upper : array_like of float, at least 0
+        upper : array_like of float, any shape, at least 0
             Largest exposure, in equal shares. All three broadcast.
 
         Returns
         -------
-        numpy.ndarray of float64
-            At most 0.
+        numpy.ndarray of float64, in the broadcast shape
+            Utility per prompt, at most 0.
 
         Raises
         ------
-        ValueError
+        ValueError, TypeError
             As for :meth:`demand`.
+
+        References
+        ----------
+        Claim 1 of the theory page.
 
         Examples
         --------

@@ -144,8 +144,19 @@ def read(path: str | os.PathLike[str]) -> State:
     ------
     ValueError
         For a file that is no checkpoint, that was cut short or changed, or that has a newer format.
+    TypeError
+        For a path that is neither a string nor a path.
     OSError
         Where the file cannot be read; FileNotFoundError where there is none.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from cero_alloc import checkpoint
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "state.npz"
+    >>> checkpoint.write(file, {"step": 7})
+    >>> checkpoint.read(file)
+    {'step': 7}
     """
     name = _path(path)
     with open(name, "rb") as file:
@@ -200,6 +211,12 @@ def unpack(data: bytes) -> State:
         For anything but bytes.
     ValueError
         As :func:`read`.
+
+    Examples
+    --------
+    >>> from cero_alloc import checkpoint
+    >>> checkpoint.unpack(checkpoint.pack({"step": 7}))
+    {'step': 7}
     """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"data must be bytes, got {type(data).__name__}. Pass what checkpoint.pack returned.")

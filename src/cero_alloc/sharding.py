@@ -46,6 +46,11 @@ def in_process(shards: Sequence[Any], method: str, arguments: Sequence[tuple[Any
     list
         What each shard returned.
 
+    Raises
+    ------
+    ValueError
+        For more or fewer tuples than shards.
+
     Examples
     --------
     >>> in_process(["ab", "cb"], "count", [("a",), ("b",)])
@@ -71,16 +76,16 @@ class PoolShard(Saved):
     utility : SaturatingUtility
         What exposure is worth, the same for all shards.
     step_size : float, pair of floats, or None
-        As in :class:`~cero_alloc.FenchelDualAllocator`, the same for all shards.
+        Step of the normalised slopes and price, as in :class:`~cero_alloc.FenchelDualAllocator`, the same for all shards.
     seed : int or SeedSequence
         Draws the permutation that breaks ties, of the whole pool; the same for all shards.
 
     Raises
     ------
     ValueError
-        For a start that leaves the shard outside the pool.
+        For a start that leaves the shard outside the pool, or a step that is not positive.
     TypeError
-        For a start that is not an integer.
+        For a start that is not an integer, or a bank, horizon or utility of another class.
 
     Notes
     -----
@@ -150,6 +155,15 @@ class PoolShard(Saved):
     def extent(self) -> tuple[int, int, Horizon]:
         """Return the shard's first row, its number of prompts, and the run that it was built for.
 
+        Returns
+        -------
+        start : int
+            Row of its first prompt in the pool.
+        size : int
+            Prompts of the shard.
+        horizon : Horizon
+            The constants of the whole run.
+
         Examples
         --------
         >>> horizon = Horizon(n_prompts=4, n_rounds=2, total_budget=8, max_rollouts=2, round_capacity=4)
@@ -167,11 +181,12 @@ class PoolShard(Saved):
         threshold : float
             Normalised price; below 0 everybody is in.
         k : int
-            Most candidates.
+            Most prompts to return.
 
         Returns
         -------
         slopes : numpy.ndarray of float64, shape (n_candidates,)
+            Normalised, in [0, 1].
         ties : numpy.ndarray of int32, shape (n_candidates,)
             Ranks that break ties, all different over the pool.
         rows : numpy.ndarray of int64, shape (n_candidates,)
@@ -181,6 +196,14 @@ class PoolShard(Saved):
         ------
         ValueError
             For a bank with retired prompts.
+
+        Examples
+        --------
+        >>> horizon = Horizon(n_prompts=4, n_rounds=2, total_budget=8, max_rollouts=2, round_capacity=4)
+        >>> shard = PoolShard(BetaPosteriorBank(2), horizon, 2)
+        >>> slopes, ties, rows = shard.candidates(threshold=0.5, k=1)
+        >>> rows.tolist()
+        [2]
         """
         if self.bank._retired is not None:
             condition = "have no retired prompts in a shard"
@@ -199,6 +222,14 @@ class PoolShard(Saved):
             Rows in the pool, of this shard.
         proposal, units : numpy.ndarray of int64, shape (n_dealt,)
             Units of ``group_size`` that were proposed, and that the budget covered.
+
+        Examples
+        --------
+        >>> horizon = Horizon(n_prompts=4, n_rounds=2, total_budget=8, max_rollouts=2, round_capacity=4)
+        >>> shard = PoolShard(BetaPosteriorBank(2), horizon, 2)
+        >>> shard.deal(np.array([3]), np.array([2]), np.array([2]))
+        >>> shard.exposure.tolist()
+        [0, 2]
         """
         places = rows - self.start
         self._open = (places, proposal)
@@ -208,7 +239,17 @@ class PoolShard(Saved):
 
     @locked
     def close(self) -> None:
-        """Take the dual step of the open round, if there is one, with the posterior as it stands."""
+        """Take the dual step of the open round, if there is one, with the posterior as it stands.
+
+        Examples
+        --------
+        >>> horizon = Horizon(n_prompts=4, n_rounds=2, total_budget=8, max_rollouts=2, round_capacity=4)
+        >>> shard = PoolShard(BetaPosteriorBank(2), horizon, 2)
+        >>> shard.deal(np.array([3]), np.array([2]), np.array([2]))
+        >>> shard.close()
+        >>> bool(shard.slopes[1] < shard.slopes[0])
+        True
+        """
         if self._open is None:
             return
         self._step.pool(self._theta, *self._open, _NO_START, self._visits)
@@ -216,7 +257,7 @@ class PoolShard(Saved):
 
     @locked
     def update(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> int:
-        """Add checked feedback to the evidence; return how many outstanding rollouts it settles.
+        """Add checked feedback to the evidence.
 
         Parameters
         ----------
@@ -226,6 +267,19 @@ class PoolShard(Saved):
             Sum of the rewards of each prompt.
         rollouts : numpy.ndarray of int64, shape (n_rows,)
             Rewarded rollouts of each prompt.
+
+        Returns
+        -------
+        int
+            Outstanding rollouts that it settles.
+
+        Examples
+        --------
+        >>> horizon = Horizon(n_prompts=4, n_rounds=2, total_budget=8, max_rollouts=2, round_capacity=4)
+        >>> shard = PoolShard(BetaPosteriorBank(2), horizon, 2)
+        >>> shard.deal(np.array([3]), np.array([2]), np.array([2]))
+        >>> shard.update(np.array([3]), np.array([1.0]), np.array([2]))
+        2
         """
         places = rows - self.start
         self.bank._add(places, successes, rollouts)
@@ -233,17 +287,52 @@ class PoolShard(Saved):
 
     @locked
     def outstanding(self, rows: IntArray) -> IntArray:
-        """Return the rollouts of these rows that were dealt and are neither reported nor refunded."""
+        """Return the rollouts of some prompts that were dealt and are neither reported nor refunded.
+
+        Parameters
+        ----------
+        rows : numpy.ndarray of int64, shape (n_rows,)
+            Rows in the pool, of this shard.
+
+        Returns
+        -------
+        numpy.ndarray of int64, shape (n_rows,)
+            Outstanding rollouts of each.
+
+        Examples
+        --------
+        >>> horizon = Horizon(n_prompts=4, n_rounds=2, total_budget=8, max_rollouts=2, round_capacity=4)
+        >>> shard = PoolShard(BetaPosteriorBank(2), horizon, 2)
+        >>> shard.deal(np.array([3]), np.array([2]), np.array([2]))
+        >>> shard.outstanding(np.array([2, 3])).tolist()
+        [0, 2]
+        """
         return self.ledger.outstanding[rows - self.start].astype(np.int64)
 
     @locked
     def refund(self, rows: IntArray, rollouts: IntArray) -> None:
         """Take back rollouts that were dealt but never generated.
 
+        Parameters
+        ----------
+        rows : numpy.ndarray of int64, shape (n_rows,)
+            Rows in the pool, of this shard, each once.
+        rollouts : numpy.ndarray of int64, shape (n_rows,)
+            Rollouts of each: whole groups, at most what is outstanding.
+
         Raises
         ------
         ValueError
             For more than is outstanding; nothing changes.
+
+        Examples
+        --------
+        >>> horizon = Horizon(n_prompts=4, n_rounds=2, total_budget=8, max_rollouts=2, round_capacity=4)
+        >>> shard = PoolShard(BetaPosteriorBank(2), horizon, 2)
+        >>> shard.deal(np.array([3]), np.array([2]), np.array([2]))
+        >>> shard.refund(np.array([3]), np.array([2]))
+        >>> shard.exposure.tolist()
+        [0, 0]
         """
         self.ledger.refund(rows - self.start, rollouts, lambda place: place + self.start)
 
@@ -285,13 +374,20 @@ class ShardedAllocator(OwnLock, Saved):
     gather : callable
         ``gather(shards, method, arguments)`` calls a method of every shard and returns the results in order;
         :func:`in_process` for shards in this process, ``ray.get`` over actors elsewhere. Calls must arrive in order.
-    step_size, initial_price, catch_up
-        As in :class:`~cero_alloc.FenchelDualAllocator`.
+    step_size : float, pair of floats, or None
+        Step of the normalised slopes and price, as in :class:`~cero_alloc.FenchelDualAllocator`; that of the slopes is
+        the shards' own.
+    initial_price : float, in [0, 1]
+        First normalised price.
+    catch_up : bool
+        Never let the budget outgrow what the rounds to come can spend, as in :class:`~cero_alloc.FenchelDualAllocator`.
 
     Raises
     ------
     ValueError
-        For shards that are not the pool, or were built for another run.
+        For shards that are not the pool, or were built for another run, and numbers out of range.
+    TypeError
+        For a price that is not a number, or a catch_up that is no bool.
 
     Notes
     -----
@@ -398,6 +494,15 @@ class ShardedAllocator(OwnLock, Saved):
             For a negative budget, or an exact total that is not feasible; the message names the feasible range.
         TypeError
             For a budget that is not an integer.
+
+        Examples
+        --------
+        >>> horizon = Horizon(n_prompts=4, n_rounds=2, total_budget=8, max_rollouts=2, round_capacity=4)
+        >>> shards = [PoolShard(BetaPosteriorBank(2), horizon, start) for start in (0, 2)]
+        >>> allocator = ShardedAllocator(shards, horizon)
+        >>> rows, rollouts = allocator.allocate(budget=2, exact=True)
+        >>> rows.size, int(rollouts.sum())
+        (1, 2)
         """
         h = self.horizon
         cap = self.ledger.round_units(h.n_prompts, budget, exact)
@@ -445,7 +550,19 @@ class ShardedAllocator(OwnLock, Saved):
         KeyError
             For a row outside the pool.
         ValueError
-            As :meth:`BetaPosteriorBank.update`; no shard changes after any error.
+            As :meth:`~cero_alloc.BetaPosteriorBank.update`; no shard changes after any error.
+        TypeError
+            For rows that are no collection.
+
+        Examples
+        --------
+        >>> horizon = Horizon(n_prompts=4, n_rounds=2, total_budget=8, max_rollouts=2, round_capacity=4)
+        >>> shards = [PoolShard(BetaPosteriorBank(2), horizon, start) for start in (0, 2)]
+        >>> allocator = ShardedAllocator(shards, horizon)
+        >>> rows, rollouts = allocator.allocate()
+        >>> allocator.update(rows, successes=rollouts / 2, rollouts=rollouts)
+        >>> allocator.metrics()["outstanding_rollouts"]
+        0.0
         """
         places = self._index.named_rows(rows)
         rewarded, observed = checked_feedback(successes, rollouts, places.size)
@@ -469,6 +586,17 @@ class ShardedAllocator(OwnLock, Saved):
             For a row outside the pool.
         ValueError
             For a repeated row or more than is outstanding; no shard changes after any error.
+        TypeError
+            For rows that are no collection.
+
+        Examples
+        --------
+        >>> horizon = Horizon(n_prompts=4, n_rounds=2, total_budget=8, max_rollouts=2, round_capacity=4)
+        >>> shards = [PoolShard(BetaPosteriorBank(2), horizon, start) for start in (0, 2)]
+        >>> allocator = ShardedAllocator(shards, horizon)
+        >>> allocator.refund(*allocator.allocate())
+        >>> allocator.remaining_budget
+        8
         """
         places = self._index.named_rows(rows)
         returned = counts("rollouts", rollouts, places.size)
@@ -482,9 +610,22 @@ class ShardedAllocator(OwnLock, Saved):
 
     @locked
     def metrics(self) -> dict[str, float]:
-        """Return the run's state as a flat dict of floats; keys of :meth:`FenchelDualAllocator.metrics`.
+        """Return the run's state as a flat dict of floats; keys of :meth:`~cero_alloc.FenchelDualAllocator.metrics`.
 
         Without the effective groups, the calibration and the certificate, which take a pass over every shard.
+
+        Returns
+        -------
+        dict of str to float
+            In the units that :meth:`~cero_alloc.FenchelDualAllocator.metrics` names.
+
+        Examples
+        --------
+        >>> horizon = Horizon(n_prompts=4, n_rounds=2, total_budget=8, max_rollouts=2, round_capacity=4)
+        >>> shards = [PoolShard(BetaPosteriorBank(2), horizon, start) for start in (0, 2)]
+        >>> allocator = ShardedAllocator(shards, horizon)
+        >>> allocator.metrics()["remaining_budget"]
+        8.0
         """
         return ledger_metrics(self.ledger, price=self._nu, batch_price=self._batch_price)
 
@@ -498,13 +639,30 @@ class ShardedAllocator(OwnLock, Saved):
         ----------
         path : path
             The file.
-        shards, gather
-            As the constructor takes them; :meth:`PoolShard.load` reads a shard.
+        shards : sequence of PoolShard, or of handles to them
+            In the order of their rows; :meth:`PoolShard.load` reads a shard.
+        gather : callable
+            Calls a method of every shard, as the constructor takes it.
+
+        Returns
+        -------
+        ShardedAllocator
+            In the state that it was in.
 
         Raises
         ------
-        OSError, ValueError
-            As :meth:`FenchelDualAllocator.load`, and for shards that are not the pool.
+        OSError, ValueError, TypeError
+            As :meth:`~cero_alloc.FenchelDualAllocator.load`, and for shards that are not the pool.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> horizon = Horizon(n_prompts=4, n_rounds=2, total_budget=8, max_rollouts=2, round_capacity=4)
+        >>> shards = [PoolShard(BetaPosteriorBank(2), horizon, start) for start in (0, 2)]
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "allocator.npz"
+        >>> ShardedAllocator(shards, horizon).save(file)
+        >>> ShardedAllocator.load(file, shards).remaining_budget
+        8
         """
         state = checkpoint.read(path)
         return cls._from_state(state, f"the state in {os.fspath(path)!r}", shards=shards, gather=gather)

@@ -72,11 +72,11 @@ def simulate(
         Anything with ``allocate`` and ``update``; its bank must hold the pool's prompts in the pool's order.
     pool : Pool
         True success rates.
-    n_rounds : int
+    n_rounds : int, at least 1
         Rounds to run.
     seed : int or numpy.random.Generator
         Draws the rewards.
-    batches : sequence of array_like of int, or None
+    batches : sequence of array_like of int, each of shape (n_offered,), or None
         Rows offered in each round, as :func:`epoch_batches` makes them; None offers the whole pool. No theorem bounds
         the regret then: ``bound`` is NaN. On moving rates the optimum is that of a pool that is always on offer.
     horizon : Horizon or None
@@ -86,17 +86,24 @@ def simulate(
     feedback : bool
         Whether the policy gets to see the rewards.
     optimum : float or None
-        A known optimum, or upper bound of it, of this pool; None computes it.
+        Utility of a known optimum, or upper bound of it, of this pool; None computes it.
 
     Returns
     -------
     SimulationResult
+        Counts, rewards and prices, round by round, and what they were worth.
 
     Raises
     ------
     ValueError
         For a policy without a horizon when none is given, sizes or batches that do not match, or counts that are not
         integers or break the horizon's caps.
+    TypeError
+        For a pool that is no :class:`Pool`, a number of rounds that is not an integer, or a seed that is none.
+
+    References
+    ----------
+    Theorems 1 and 2 and Claims 6 to 9 of the theory page: the bound, and the optimum that is compared with.
 
     Examples
     --------

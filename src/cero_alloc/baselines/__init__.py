@@ -25,7 +25,9 @@ from ._selectors import BOTS, GRESO, MoPPS
 from ._values import HORA, VIP, CoBARL, KnapsackRL
 from ._waves import Waves
 
+#: The paper's controls that need no schedule, built by the shared arguments alone.
 CONTROLS = (Uniform, FixedPacing, Greedy)
+#: The published rules, built by the shared arguments alone.
 PEERS = (
     KnapsackRL, VIP, CoBARL, HORA, GVM, Neyman, DUET, MoPPS, GRESO, BOTS, DAPO, ReinforceAda, VIGOR, SpeedRL, PilotCommit,
 )  # fmt: skip

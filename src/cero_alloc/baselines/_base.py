@@ -44,6 +44,42 @@ class Baseline(RolloutRun):
     A round keeps to the uniform schedule, floor(B k / K) units after k of K rounds, unless ``budget`` caps it or
     ``exact`` names its total. Rules that deal with a batch, and not with a pool, first take in what their trainer's data
     loader would have brought: total / ``rollouts_per_visit`` of the prompts on offer, those visited least.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Evidence per prompt. The allocator ticks it once per round, so a bank serves one allocator.
+    total_budget : int
+        Rollouts over the run.
+    n_rounds : int
+        Rounds of the run, K: calls of :meth:`allocate`.
+    group_size : int
+        Rollouts per unit; every count is a multiple of it.
+    max_rollouts : int
+        Largest count of one prompt in one round, in rollouts.
+    round_capacity : int or None
+        Largest total of one round, in rollouts; None means ``max_rollouts`` for every offered prompt.
+    rollouts_per_visit : int or None
+        Mean rollouts of a visited prompt, a multiple of ``group_size`` up to ``max_rollouts``; None takes 8, or the
+        nearest that these allow. Rules without visits refuse it.
+    seed : int or numpy.random.Generator
+        Draws the permutation that breaks ties, and what a rule draws.
+
+    Raises
+    ------
+    ValueError
+        For sizes out of range, rollouts that are not whole groups, or a budget that cannot be spent.
+    TypeError
+        For anything but a bank, sizes that are not integers, or ``rollouts_per_visit`` for a rule without visits.
+
+    Examples
+    --------
+    >>> class Even(Baseline):
+    ...     def _share(self, rows, total):
+    ...         return np.diff(np.arange(rows.size + 1) * total // rows.size)
+    >>> policy = Even(BetaPosteriorBank(4), total_budget=48, n_rounds=3, max_rollouts=8)
+    >>> sorted(policy.allocate().tolist()), sorted(policy.allocate(budget=10).tolist())
+    ([0, 0, 8, 8], [0, 0, 5, 5])
     """
 
     least_rollouts: int = 1  # of a visited prompt, as published
@@ -115,6 +151,13 @@ class Baseline(RolloutRun):
             For an unknown id.
         ValueError, TypeError
             For a repeated id, a bad budget, or an exact total that is not feasible; nothing changes then.
+
+        Examples
+        --------
+        >>> from cero_alloc.baselines import Uniform
+        >>> policy = Uniform(BetaPosteriorBank(4), total_budget=64, n_rounds=4, max_rollouts=8)
+        >>> policy.allocate().tolist(), policy.allocate([3, 1], budget=6, exact=True).tolist()
+        ([4, 4, 4, 4], [3, 3])
         """
         self._grow()
         rows, size, places, named = self._on_offer(prompt_ids)
@@ -146,6 +189,14 @@ class Baseline(RolloutRun):
         ValueError, TypeError
             For a budget that is dealt already or that the rounds left cannot spend, and for numbers that are not integers;
             nothing changes then.
+
+        Examples
+        --------
+        >>> from cero_alloc.baselines import Uniform
+        >>> policy = Uniform(BetaPosteriorBank(4), total_budget=32, n_rounds=2, max_rollouts=8)
+        >>> policy.extend_budget(16, rounds=1)
+        >>> [int(policy.allocate().sum()) for _ in range(3)]
+        [16, 16, 16]
         """
         self._grow()
         more, added = self.ledger.checked_extension(rollouts, rounds)
@@ -153,7 +204,7 @@ class Baseline(RolloutRun):
         self.ledger.extend(more, added)
 
     def metrics(self, *, certificate: bool = True) -> dict[str, float]:
-        """Return the run's state as a flat dict of floats; see :meth:`FenchelDualAllocator.metrics`.
+        """Return the run's state as a flat dict of floats; see :meth:`~cero_alloc.FenchelDualAllocator.metrics`.
 
         There is no price. The certificate compares with the best use of the rollouts dealt so far under ``utility``.
 
@@ -161,6 +212,19 @@ class Baseline(RolloutRun):
         ----------
         certificate : bool
             Whether to solve for the regret certificate.
+
+        Returns
+        -------
+        dict of str to float
+            In the units named there.
+
+        Examples
+        --------
+        >>> from cero_alloc.baselines import Uniform
+        >>> policy = Uniform(BetaPosteriorBank(4), total_budget=32, n_rounds=2, max_rollouts=8)
+        >>> counts = policy.allocate()
+        >>> policy.metrics(certificate=False)["outstanding_rollouts"]
+        16.0
         """
         metrics = super().metrics(certificate=certificate)
         return {name: value for name, value in metrics.items() if name not in ("price", "batch_price", "starved")}

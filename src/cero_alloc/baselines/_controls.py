@@ -31,13 +31,12 @@ class Uniform(Baseline):
         Rollouts that a visited prompt gets, GRPO's group size: a round then visits as few prompts as its total allows.
         None spreads a round over as many prompts as possible.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in
-        :class:`~cero_alloc.FenchelDualAllocator`.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`~cero_alloc.FenchelDualAllocator`, also for ``rollouts_per_visit`` above ``max_rollouts``.
+        As in :class:`Baseline`.
 
     References
     ----------
@@ -65,10 +64,12 @@ class FixedPacing(Baseline):
     ----------
     bank : BetaPosteriorBank
         Evidence per prompt.
-    visits, utility
-        As in :class:`~cero_alloc.FenchelDualAllocator`.
+    visits : int, array_like of int with shape (n_prompts,), or None
+        How often each prompt is offered over the run, in rounds; None means every round.
+    utility : SaturatingUtility
+        What exposure is worth.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed, as there.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
     Raises
     ------
@@ -103,13 +104,59 @@ class FixedPacing(Baseline):
     def allocate(
         self, prompt_ids: Iterable[Hashable] | None = None, budget: SupportsIndex | None = None, *, exact: bool = False
     ) -> IntArray:
-        """Deal one round; arguments and errors as in :meth:`Uniform.allocate`."""
+        """Deal one round; see :meth:`Baseline.allocate`.
+
+        Parameters
+        ----------
+        prompt_ids : iterable of hashable, or None
+            Prompts on offer, each once; None offers the whole pool in row order.
+        budget : int or None
+            Cap of this round in rollouts.
+        exact : bool
+            Spend exactly ``budget``, whatever the schedule says.
+
+        Returns
+        -------
+        numpy.ndarray of int64, shape (n_offered,)
+            Rollouts per prompt in the order of ``prompt_ids``.
+
+        Raises
+        ------
+        KeyError, ValueError, TypeError
+            As :meth:`Baseline.allocate`.
+
+        Examples
+        --------
+        >>> policy = FixedPacing(BetaPosteriorBank(4), total_budget=16, n_rounds=4, max_rollouts=2)
+        >>> int(policy.allocate([0, 1, 2], budget=3).sum())
+        3
+        """
         self._grow()
         rows, size, places, named = self._on_offer(prompt_ids)
         return spread(self._inner._deal(rows, size, self.ledger.paced_units(size, budget, exact), True), places, named)
 
     def extend_budget(self, rollouts: SupportsIndex = 0, *, rounds: SupportsIndex = 0) -> None:
-        """Change the plan of the rest of the run, as in :meth:`FenchelDualAllocator.extend_budget`."""
+        """Change the plan of the rest of the run, as :meth:`~cero_alloc.FenchelDualAllocator.extend_budget` does.
+
+        Parameters
+        ----------
+        rollouts : int
+            Rollouts to add, whole groups; negative to take away what is not dealt.
+        rounds : int, at least 0
+            Rounds to add.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :meth:`Baseline.extend_budget`; nothing changes then.
+
+        Examples
+        --------
+        >>> policy = FixedPacing(BetaPosteriorBank(4), total_budget=16, n_rounds=4, max_rollouts=2)
+        >>> policy.extend_budget(8, rounds=2)
+        >>> [int(policy.allocate().sum()) for _ in range(6)]
+        [4, 4, 4, 4, 4, 4]
+        """
         self._grow()
         self._inner.extend_budget(rollouts, rounds=rounds)
 
@@ -123,10 +170,10 @@ class Greedy(Baseline):
     ----------
     bank : BetaPosteriorBank
         Evidence per prompt.
-    utility
-        As in :class:`~cero_alloc.FenchelDualAllocator`.
+    utility : SaturatingUtility
+        What exposure is worth.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed, as there.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
     Raises
     ------
@@ -232,7 +279,27 @@ class Preset(Baseline):
         )
 
     def extend_budget(self, rollouts: SupportsIndex = 0, *, rounds: SupportsIndex = 0) -> None:
-        """Refuse: the schedule is the plan."""
+        """Refuse: the schedule is the plan.
+
+        Parameters
+        ----------
+        rollouts : int
+            Rollouts to add.
+        rounds : int
+            Rounds to add.
+
+        Raises
+        ------
+        ValueError
+            Always.
+
+        Examples
+        --------
+        >>> Preset(BetaPosteriorBank(2), [[2, 0], [1, 1]]).extend_budget(2)
+        Traceback (most recent call last):
+        ...
+        ValueError: extend_budget must not be called on a Preset, got rollouts = 2. Play a longer schedule.
+        """
         raise ValueError(
             f"extend_budget must not be called on a {type(self).__name__}, got rollouts = {rollouts!r}. Play a longer schedule."
         )

@@ -28,12 +28,13 @@ class GVM(Baseline):
     bank : BetaPosteriorBank
         Evidence per prompt; its posterior mean is p.
     **run
-        As in :class:`KnapsackRL`.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        :class:`Baseline`.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`~cero_alloc.FenchelDualAllocator`.
+        As in :class:`Baseline`.
 
     Notes
     -----
@@ -70,12 +71,13 @@ class Neyman(Baseline):
     bank : BetaPosteriorBank
         Evidence per prompt; its value is :math:`\hat q`, the posterior mean of p (1 - p).
     **run
-        As in :class:`KnapsackRL`.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        :class:`Baseline`.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`~cero_alloc.FenchelDualAllocator`, and for max_rollouts below 2.
+        As in :class:`Baseline`, and for max_rollouts below 2.
 
     References
     ----------
@@ -110,12 +112,13 @@ class DUET(Baseline):
         Expected tokens of a rollout; ``total_budget`` and ``budget`` then count tokens, and a round's total is a cap
         that whole rollouts fill as well as they fit. None counts rollouts, which fit exactly.
     **run
-        As in :class:`KnapsackRL`.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        :class:`Baseline`.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`~cero_alloc.FenchelDualAllocator`, and for costs that are not positive.
+        As in :class:`Baseline`, and for costs that are not positive.
 
     Notes
     -----

@@ -26,13 +26,13 @@ class DAPO(Waves):
     reserve : float, in [0, 1]
         Share of the round's total that is held back for replacements.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in
-        :class:`~cero_alloc.FenchelDualAllocator`; rollouts_per_visit: the group size.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in :class:`Baseline`;
+        rollouts_per_visit: the size of a group.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`~cero_alloc.FenchelDualAllocator`, and for a reserve out of range.
+        As in :class:`Baseline`, and for a reserve out of range.
 
     Notes
     -----
@@ -83,13 +83,12 @@ class ReinforceAda(Waves):
     kept_rollouts : int
         Rollouts of a training group, 4 as published.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in
-        :class:`~cero_alloc.FenchelDualAllocator`.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`~cero_alloc.FenchelDualAllocator`, and for an unknown exit or counts below 1.
+        As in :class:`Baseline`, and for an unknown exit or counts below 1.
 
     Notes
     -----
@@ -155,12 +154,12 @@ class VIGOR(Waves):
     first_rollouts, max_waves : int
         Rollouts of the first wave, and waves: 2 and 4 as published.
     **run
-        As in :class:`ReinforceAda`.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`~cero_alloc.FenchelDualAllocator`, and for counts below 1.
+        As in :class:`Baseline`, and for counts below 1.
 
     Notes
     -----

@@ -60,12 +60,12 @@ class SpeedRL(TwoStage):
     screen_rollouts, more_rollouts : int
         Rollouts of the two stages: 4 and 20 as published.
     **run
-        As in :class:`ReinforceAda`.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`~cero_alloc.FenchelDualAllocator`, and for max_rollouts that leave no second stage.
+        As in :class:`Baseline`, and for max_rollouts that leave no second stage.
 
     Notes
     -----
@@ -113,12 +113,12 @@ class PilotCommit(TwoStage):
     solved : float or None
         Pass rate of a pilot from which on a prompt is not piloted again while others are left; None never drops one.
     **run
-        As in :class:`ReinforceAda`.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`~cero_alloc.FenchelDualAllocator`, and for a band or threshold out of range.
+        As in :class:`Baseline`, and for a band or threshold out of range.
 
     Notes
     -----

@@ -30,13 +30,13 @@ class MoPPS(Baseline):
     target : float, in [0, 1]
         Success rate sought.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in
-        :class:`~cero_alloc.FenchelDualAllocator`; rollouts_per_visit: rollouts of a visited prompt.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        :class:`Baseline`.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`~cero_alloc.FenchelDualAllocator`, and for a retention or target out of range.
+        As in :class:`Baseline`, and for a retention or target out of range.
 
     Notes
     -----
@@ -93,16 +93,17 @@ class GRESO(Baseline):
     bank : BetaPosteriorBank
         Ids and evidence; the rule uses its own runs.
     keep : float, in [.05, .95]
-        First :math:`p_e` of both kinds.
+        First :math:`p_e`, the probability that a prompt of either kind is kept.
     targets : tuple of two floats, in [0, 1]
         Target shares of all-right and all-wrong groups.
     **run
-        As in :class:`MoPPS`.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        :class:`Baseline`.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`~cero_alloc.FenchelDualAllocator`, and for probabilities out of range.
+        As in :class:`Baseline`, and for probabilities out of range.
 
     Notes
     -----
@@ -182,20 +183,21 @@ class BOTS(Baseline):
     bank : BetaPosteriorBank
         Ids and prior; the rule keeps evidence of its own.
     forgetting_rate : float, in [0, 1]
-        :math:`\lambda`; 0 never forgets.
+        :math:`\lambda`, the share of the evidence that a round forgets; 0 never forgets.
     reference_rate : float, in [0, 1]
-        :math:`\rho`, the weight of the references.
+        :math:`\rho`, the share of the references in what a round adds.
     references : tuple of two array_like of float, shape (n_prompts,), or None
         Success rates of the weak and the strong model; None has none, and :math:`\rho` is then 0.
     target : float, in [0, 1]
         Success rate sought.
     **run
-        As in :class:`MoPPS`.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        :class:`Baseline`.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`~cero_alloc.FenchelDualAllocator`, and for rates out of range.
+        As in :class:`Baseline`, and for rates out of range.
 
     Notes
     -----

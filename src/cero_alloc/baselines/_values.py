@@ -30,15 +30,15 @@ class KnapsackRL(Baseline):
     bank : BetaPosteriorBank
         Evidence per prompt, without its prior.
     min_samples : int
-        Samples before :math:`\hat p` is used.
+        Rollouts of a prompt before :math:`\hat p` is used.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in
-        :class:`~cero_alloc.FenchelDualAllocator`; rollouts_per_visit: mean rollouts of a visited prompt.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        :class:`Baseline`.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`~cero_alloc.FenchelDualAllocator`, and for max_rollouts below 2.
+        As in :class:`Baseline`, and for max_rollouts below 2.
 
     Notes
     -----
@@ -118,18 +118,19 @@ class VIP(Baseline):
     estimator : {"rloo", "dr-grpo"}
         Whose variance counts.
     min_rollouts : int or None
-        Least count of a visited prompt, at least 2 for RLOO and 3 for Dr. GRPO, whose variance is convex from there
+        Least count of a visited prompt in rollouts, at least 2 for RLOO and 3 for Dr. GRPO, whose variance is convex from there
         on; None takes those.
     embeddings : array_like of float, shape (n_prompts, n_features), or None
         Features of the prompts: p is then predicted by a Gaussian process over them (RBF kernel, median heuristic), so
         that a prompt's neighbours tell of it before it was ever sampled.
     **run
-        As in :class:`KnapsackRL`.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        :class:`Baseline`.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`~cero_alloc.FenchelDualAllocator`, and for an unknown estimator, too small a min_rollouts or
+        As in :class:`Baseline`, and for an unknown estimator, too small a min_rollouts or
         embeddings that are not one row of finite numbers per prompt.
 
     Notes
@@ -174,7 +175,20 @@ class VIP(Baseline):
         super().__init__(bank, **run)
 
     def predict(self) -> FloatArray:
-        """Return the predicted success rate of every prompt, as of the last closed round; shape (n_prompts,)."""
+        """Return the predicted success rate of every prompt, as of the last closed round.
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (n_prompts,)
+            Success rates, in (0, 1): the posterior means, or with embeddings those of the Gaussian process.
+
+        Examples
+        --------
+        >>> bank = BetaPosteriorBank(2)
+        >>> bank.update([0], successes=[2], rollouts=[2])
+        >>> VIP(bank, total_budget=16, n_rounds=1, max_rollouts=16).predict().tolist()
+        [0.75, 0.5]
+        """
         return self.bank._means(None) if self._process is None else self._process.rates()
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
@@ -218,12 +232,13 @@ class CoBARL(Baseline):
     window : int
         Rounds that F is averaged over.
     **run
-        As in :class:`KnapsackRL`.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        :class:`Baseline`.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`~cero_alloc.FenchelDualAllocator`, and for max_rollouts below 2, tau or window out of range.
+        As in :class:`Baseline`, and for max_rollouts below 2, tau or window out of range.
 
     Notes
     -----
@@ -313,14 +328,15 @@ class HORA(Baseline):
     bank : BetaPosteriorBank
         Evidence per prompt.
     min_rollouts : int
-        Least count of a visited prompt.
+        Least count of a visited prompt, in rollouts.
     **run
-        As in :class:`KnapsackRL`.
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        :class:`Baseline`.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`~cero_alloc.FenchelDualAllocator`, and for max_rollouts below ``min_rollouts``.
+        As in :class:`Baseline`, and for max_rollouts below ``min_rollouts``.
 
     Notes
     -----

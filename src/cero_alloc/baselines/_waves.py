@@ -78,7 +78,33 @@ class OpenRound:
 
 
 class Waves(Baseline):
-    """A rule whose round comes in waves; a subclass says in ``_wave`` who gets how much next."""
+    """A rule whose round comes in waves; a subclass says in ``_wave`` who gets how much next.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Evidence per prompt.
+    **run
+        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        :class:`Baseline`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :class:`Baseline`.
+
+    Examples
+    --------
+    >>> from cero_alloc.baselines import DAPO
+    >>> policy = DAPO(BetaPosteriorBank(4), total_budget=32, n_rounds=1, max_rollouts=8)
+    >>> isinstance(policy, Waves)
+    True
+    >>> wave = policy.allocate()
+    >>> while wave.any():
+    ...     print(int(wave.sum()))
+    ...     wave = policy.continue_round(wave, successes=wave // 2)
+    16
+    """
 
     def __init__(self, bank: BetaPosteriorBank, **run: Unpack[VisitRun]) -> None:
         self._round: OpenRound | None = None
@@ -109,6 +135,13 @@ class Waves(Baseline):
             For an unknown id.
         ValueError, TypeError
             For a repeated id, a bad budget, or exact=True; nothing changes then.
+
+        Examples
+        --------
+        >>> from cero_alloc.baselines import SpeedRL
+        >>> policy = SpeedRL(BetaPosteriorBank(2), total_budget=48, n_rounds=1, max_rollouts=24)
+        >>> policy.allocate().tolist()
+        [4, 4]
         """
         if flag("exact", exact):
             name = type(self).__name__
@@ -127,7 +160,7 @@ class Waves(Baseline):
         counts : array_like of int, shape (n_offered,)
             Rewarded rollouts of the last wave, at most those that were dealt, in the order of the round's ids.
         successes : array_like of float, shape (n_offered,)
-            Sum of their rewards. They go to :meth:`update`, too, where the bank learns from them.
+            Sum of their rewards. They go to :meth:`Baseline.update`, too, where the bank learns from them.
 
         Returns
         -------
@@ -138,6 +171,16 @@ class Waves(Baseline):
         ------
         ValueError
             Without an open round, or for counts that do not fit it; nothing changes then.
+        TypeError
+            For counts or successes in a set, which has no order.
+
+        Examples
+        --------
+        >>> from cero_alloc.baselines import SpeedRL
+        >>> policy = SpeedRL(BetaPosteriorBank(2), total_budget=48, n_rounds=1, max_rollouts=24)
+        >>> wave = policy.allocate()
+        >>> policy.continue_round(wave, successes=[1, 4]).tolist()
+        [20, 0]
         """
         opened = self._round
         if opened is None:
