@@ -222,6 +222,8 @@ def test_sample_keeps_whole_prompts(tmp_path):
     assert part.n_prompts == len(set(part.prompt_ids)) == 7
     assert table_of(part) == {key: value for key, value in whole.items() if key[0] in part.prompt_ids}
     assert log.sample(30) is log
+    with pytest.raises(ValueError, match=r"^n_prompts must be at least 1, got n_prompts = 0\."):
+        log.sample(0)
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,10 @@ def test_caps():
     assert replay(large, {}, n_boot=2).max_rollouts == 175  # the published 128 could not spend the total
     with pytest.raises(ValueError, match="offer must be one of"):
         replay(log, {}, offer="all")
+    with pytest.raises(ValueError, match="offer must be one of"):
+        default_policies(log, offer="shelf")
+    with pytest.raises(KeyError, match=r"name must be one of \['Uniform'\], got name = 'Nobody'"):
+        replay(log, {}, n_boot=2).row("Nobody")
     with pytest.raises(ValueError, match="n_boot must be at least 2"):
         replay(log, {}, n_boot=1)
 

@@ -486,7 +486,11 @@ def test_a_bank_of_other_prompts_is_refused():
     class Other:
         bank = BetaPosteriorBank(4)
         horizon = Horizon(n_prompts=3, n_rounds=1, total_budget=3, max_rollouts=1, round_capacity=3)
+        allocate = update = None
 
+    with pytest.raises(TypeError, match=r"^policy must have the methods allocate and update, got"):
+        simulate(Other(), static_pool(3), 1)
+    Other.allocate, Other.update = list, dict
     with pytest.raises(ValueError, match=r"^bank must hold the pool's 3 prompts, got bank = 4\. Build it with pool"):
         simulate(Other(), static_pool(3), 1)
 

@@ -119,6 +119,8 @@ def path_optimum_bound(
     >>> round(bound, 6), round(2 * (1 - float(np.exp(-1))), 6)
     (1.264241, 1.264241)
     """
+    instance("horizon", horizon, Horizon, "Pass policy.horizon, or Horizon(...).")
+    instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).")
     q = np.ascontiguousarray(
         reals("values", values, low=0.0, high=0.25, remedy="A value is a Bernoulli variance p (1 - p).")
     )

@@ -21,7 +21,7 @@ class RegretCurve:
     Parameters
     ----------
     rounds : array_like of int, shape (n_points,)
-        Horizons K, increasing.
+        Horizons K, in rounds, increasing.
     regret : array_like of float, shape (n_seeds, n_points)
         Optimum minus achieved utility, per prompt.
     bound : array_like of float, broadcast to the same shape

@@ -10,7 +10,7 @@ import numpy as np
 
 from ._checks import FloatArray, IntArray, error_text, flag, generator, instance, integer, real
 from ._loglinear import LogLinearPool, Weighting, group_coefficients, known_weighting, success_rates
-from ._rounds import Draw, Policy, check_counts, offered_rows, play_round
+from ._rounds import Draw, Policy, check_counts, check_policy, offered_rows, play_round
 
 Optimiser = Literal["sgd", "adam"]
 
@@ -180,8 +180,9 @@ def simulate_learning(
     Raises
     ------
     ValueError, TypeError
-        For arguments out of range, batches that do not match, and counts that are not integers of at least 0, are not
-        one per prompt on offer, or exceed what the round (with ``exact``) or the run has left.
+        For a policy without the methods of one, arguments out of range, batches that do not match, and counts that are
+        not integers of at least 0, are not one per prompt on offer, or exceed what the round (with ``exact``) or the run
+        has left.
 
     Notes
     -----
@@ -202,6 +203,7 @@ def simulate_learning(
     >>> int(result.rollouts[-1]), bool(result.held_out[-1] > result.held_out[0] + 0.1)
     (8000, True)
     """
+    check_policy(policy)
     instance("pool", pool, LogLinearPool, "Draw one with loglinear_pool(...).")
     rounds = integer("n_rounds", n_rounds, least=1, remedy="Count the rounds to run.")
     quota = integer("rollouts_per_round", rollouts_per_round, least=1, remedy="Count the rollouts of a round.")

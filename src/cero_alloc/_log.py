@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._checks import FloatArray, IntArray, generator
+from ._checks import FloatArray, IntArray, generator, integer
 from ._posterior import BetaPosteriorBank
 
 
@@ -287,7 +287,7 @@ class RolloutLog:
         Raises
         ------
         ValueError, TypeError
-            For a seed that is none.
+            For a number that is not at least 1, or a seed that is none.
 
         Examples
         --------
@@ -296,6 +296,7 @@ class RolloutLog:
         >>> log.sample(1, seed=0).n_rollouts
         8
         """
+        n_prompts = integer("n_prompts", n_prompts, least=1, remedy="Count the prompts to keep.")
         if n_prompts >= self.n_prompts:
             return self
         kept = np.sort(generator(seed).choice(self.n_prompts, n_prompts, replace=False))

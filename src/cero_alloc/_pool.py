@@ -11,7 +11,7 @@ from typing import Literal, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from ._checks import FloatArray, IntArray, error_text, generator, integer, real, reals
+from ._checks import FloatArray, IntArray, error_text, generator, instance, integer, real, reals
 from ._posterior import BetaPosteriorBank
 
 _KNOWN = 1e15  # pseudo-rollouts of a prior that no run can move
@@ -118,11 +118,18 @@ class Pool:
         numpy.ndarray of float64, shape (n_prompts,)
             Success rates, in [0, 1].
 
+        Raises
+        ------
+        ValueError, TypeError
+            For a round that is not one of the run's, or a run without rounds.
+
         Examples
         --------
         >>> Pool([[0.2, 0.7], [0.4, 0.7]]).at(2, n_rounds=4).tolist()
         [0.4, 0.7]
         """
+        n_rounds = integer("n_rounds", n_rounds, least=1, remedy="Count the rounds of the run.")
+        k = integer("k", k, least=0, most=n_rounds - 1, remedy="Count the rounds from 0.")
         stages = len(self.rates)
         if self.path == "step" or stages == 1 or n_rounds == 1:
             low, weight = k * stages // n_rounds, 0.0
@@ -395,11 +402,17 @@ def known_bank(pool: Pool) -> BetaPosteriorBank:
     BetaPosteriorBank
         With a prior of 1e15 pseudo-rollouts per prompt.
 
+    Raises
+    ------
+    TypeError
+        For a pool that is none.
+
     Examples
     --------
     >>> known_bank(Pool([0.5, 0.9])).value().round(6).tolist()
     [0.25, 0.09]
     """
+    instance("pool", pool, Pool, "Draw one with static_pool(...).")
     p = pool.rates[0]
     tiny = 1e-300  # a Beta parameter must be positive
     return pool.bank(prior=(np.maximum(p, tiny) * _KNOWN, np.maximum(1.0 - p, tiny) * _KNOWN))

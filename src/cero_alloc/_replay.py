@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._allocator import FenchelDualAllocator
-from ._checks import FloatArray, IntArray, error_text, integer
+from ._checks import FloatArray, IntArray, error_text, instance, integer
 from ._log import RolloutLog
 from ._posterior import BetaPosteriorBank
 from ._replay_outcomes import Outcomes, logged_outcomes
@@ -171,7 +171,7 @@ class ReplayResult:
 
         Raises
         ------
-        StopIteration
+        KeyError
             For a name that no row has.
 
         Examples
@@ -181,7 +181,10 @@ class ReplayResult:
         >>> replay(log, {}, n_boot=10).row("Uniform").dealt
         16
         """
-        return next(row for row in self.rows if row.name == name)
+        names = [row.name for row in self.rows]
+        if name not in names:
+            raise KeyError(error_text("name", f"be one of {names}", name, "Correct the spelling."))
+        return self.rows[names.index(name)]
 
 
 def replay(
@@ -248,8 +251,8 @@ def replay(
     >>> result.row("Uniform").rate == result.logged.rate, result.row("greedy").dealt
     (True, 72)
     """
-    if offer not in get_args(Offer):
-        raise ValueError(error_text("offer", f"be one of {list(get_args(Offer))}", offer, "Correct the spelling."))
+    instance("log", log, RolloutLog, "Read one with read_log(...).")
+    _check_offer(offer)
     replicates = integer("n_boot", n_boot, least=2, remedy="Take 1000.")
     cells = log.cells_of_steps()
     totals = [int(log.trials[step].sum()) for step in cells]
@@ -296,6 +299,13 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Ca
     dict of name to callable
         For the argument ``policies`` of :func:`replay`.
 
+    Raises
+    ------
+    ValueError
+        For an unknown offer.
+    TypeError
+        For a log that is none.
+
     Examples
     --------
     >>> one, step = np.array([0, 0, 1, 1]), np.array([0.0, 0.0, 1.0, 1.0])
@@ -303,6 +313,8 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Ca
     >>> list(default_policies(log))[2:6]
     ['FenchelDualAllocator', 'FixedPacing', 'Greedy', 'Uniform']
     """
+    instance("log", log, RolloutLog, "Read one with read_log(...).")
+    _check_offer(offer)
     per_visit = mean_group(log)
     one_size = max(least_cap(log, offer), per_visit if offer == "pool" else 2 * per_visit)
     visits = log.visits if offer == "batch" else None
@@ -318,6 +330,11 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Ca
         UNIFORM: partial(_peer, Uniform, per_visit if offer == "pool" else None),  # of a batch, everybody
         **{cls.__name__: partial(_peer, cls, one_size if cls in _SELECTORS else per_visit) for cls in PEERS},
     }
+
+
+def _check_offer(offer: str) -> None:
+    if offer not in get_args(Offer):
+        raise ValueError(error_text("offer", f"be one of {list(get_args(Offer))}", offer, "Correct the spelling."))
 
 
 def least_group(log: RolloutLog, offer: Offer) -> int:

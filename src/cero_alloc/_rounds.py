@@ -69,6 +69,13 @@ class Policy(Protocol):
         """
 
 
+def check_policy(policy: object) -> None:
+    """Refuse what cannot be played: a class instead of its object, say."""
+    remedy = "Pass an allocator that is built, or any object with allocate and update."
+    if isinstance(policy, type) or not all(callable(getattr(policy, name, None)) for name in ("allocate", "update")):
+        raise TypeError(error_text("policy", "have the methods allocate and update", policy, remedy))
+
+
 def play_round(
     policy: Policy,
     prompt_ids: npt.NDArray[Any] | None,

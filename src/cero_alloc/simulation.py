@@ -22,7 +22,7 @@ from ._pool import Pool, drifting_pool, epoch_batches, known_bank, load_counts, 
 from ._posterior import BetaPosteriorBank
 from ._replay import ReplayResult, ReplayRow, default_policies, replay
 from ._result import SimulationResult
-from ._rounds import Draw, Policy, check_counts, offered_rows, play_round
+from ._rounds import Draw, Policy, check_counts, check_policy, offered_rows, play_round
 from ._utility import SaturatingUtility
 
 __all__ = [
@@ -99,7 +99,8 @@ def simulate(
         For a policy without a horizon when none is given, sizes or batches that do not match, or counts that are not
         integers or break the horizon's caps.
     TypeError
-        For a pool that is no :class:`Pool`, a number of rounds that is not an integer, or a seed that is none.
+        For a policy without the methods of one, a pool that is no :class:`Pool`, a horizon or utility that is none, a
+        number of rounds that is not an integer, or a seed that is none.
 
     References
     ----------
@@ -114,7 +115,11 @@ def simulate(
     >>> 0.0 <= result.regret <= result.bound
     True
     """
+    check_policy(policy)
     instance("pool", pool, Pool, "Draw one with static_pool(...).")
+    for name, given, kind in (("horizon", horizon, Horizon), ("utility", utility, SaturatingUtility)):
+        if given is not None:
+            instance(name, given, kind, f"Pass {kind.__name__}(...), or None for the policy's own.")
     rounds = integer("n_rounds", n_rounds, least=1, remedy="Count the rounds to run.")
     h: Horizon | None = horizon if horizon is not None else getattr(policy, "horizon", None)
     if h is None:

@@ -133,7 +133,8 @@ def plot_comparison(
     Parameters
     ----------
     scores : mapping of policy to mapping of pool to array_like, shape (n_seeds,)
-        The figure per seed, at least two of them. The policies are ordered by their mean over the pools, largest first.
+        The figure per seed, in the unit of ``label``, at least two of them. The policies are ordered by their mean over
+        the pools, largest first.
     ax : matplotlib.axes.Axes or None
         Where to draw.
     label : str
