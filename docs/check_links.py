@@ -1,6 +1,6 @@
 """Check that every link of the built site that stays within it leads to a page and an anchor that exist.
 
-Run ``python -m sphinx -b html docs docs/_build && python docs/check_links.py docs/_build``.
+Run ``python -m sphinx -b html docs docs/_build/html && python docs/check_links.py docs/_build/html``.
 """
 
 import sys

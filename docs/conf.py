@@ -36,7 +36,7 @@ html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 copybutton_prompt_text = r">>> |\.\.\. "  # a session is copied without prompts and output
 copybutton_prompt_is_regexp = True
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True  # as the source writes them
