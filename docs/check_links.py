@@ -35,9 +35,13 @@ def broken_links(folder: Path) -> list[str]:
             parts = urlsplit(target)
             if parts.scheme or parts.netloc:
                 continue
-            other = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            other = (
+                (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            )
             anchor = unquote(parts.fragment)
-            if not other.exists() or (other in pages and anchor not in pages[other].anchors):
+            if not other.exists() or (
+                other in pages and anchor not in pages[other].anchors
+            ):
                 broken.append(f"{path.relative_to(folder.resolve())}: {target}")
     return broken
 

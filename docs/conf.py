@@ -34,7 +34,9 @@ html_theme = "furo"
 html_title = f"cero-alloc {release}"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
-copybutton_prompt_text = r">>> |\.\.\. "  # a session is copied without prompts and output
+copybutton_prompt_text = (
+    r">>> |\.\.\. "  # a session is copied without prompts and output
+)
 copybutton_prompt_is_regexp = True
 exclude_patterns = ["_build", "jupyter_execute"]
 
@@ -65,16 +67,27 @@ def signature_of_constructor(app, what, name, item, options, shown, returned):
     """Show what a class takes: autodoc would show the ``__new__`` that notes the arguments."""
     if what != "class":
         return None
-    if getattr(item, "_is_protocol", False) or (is_dataclass(item) and not hasattr(item, "__post_init__")):
+    if getattr(item, "_is_protocol", False) or (
+        is_dataclass(item) and not hasattr(item, "__post_init__")
+    ):
         return "", None  # nobody builds an interface or a result
     taken = signature(item)
-    plain = [parameter.replace(annotation=Parameter.empty) for parameter in taken.parameters.values()]
+    plain = [
+        parameter.replace(annotation=Parameter.empty)
+        for parameter in taken.parameters.values()
+    ]
     text = str(taken.replace(parameters=plain, return_annotation=Parameter.empty))
-    return text.replace(repr(cero_alloc.SaturatingUtility()), "SaturatingUtility()"), None
+    return text.replace(
+        repr(cero_alloc.SaturatingUtility()), "SaturatingUtility()"
+    ), None
 
 
 def only_classes_are_links(app, doctree):
     """Unlink lower-case words of types: the n_prompts of a shape is not the property of some class."""
     for node in list(doctree.findall(pending_xref)):
-        if node.get("refspecific") and node["reftarget"][:1].islower() and node["reftype"] in ("class", "obj"):
+        if (
+            node.get("refspecific")
+            and node["reftarget"][:1].islower()
+            and node["reftype"] in ("class", "obj")
+        ):
             node.replace_self(node.children)

@@ -120,7 +120,7 @@ def described(item):
 
 
 def is_array(annotation):
-    return re.search(r"(Float|Int|Tie|ND)Array|ArrayLike", annotation) is not None
+    return re.search(r"(Float|Int|Tie)Array|NDArray|ArrayLike", annotation) is not None
 
 
 def is_quantity(annotation):
