@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import cero_alloc
 from adapters.common import prompt_metrics
 from adapters.leases import LeaseBook
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator
@@ -109,7 +110,7 @@ def source_of(words):
             assert not word.startswith("tests") or (ROOT / word).exists(), words
     elif Path(words[0]).name.startswith("python"):
         if words[1:3] == ["-m", "cero_alloc"]:
-            return [ROOT / "src" / "cero_alloc" / "__main__.py"]
+            return [Path(cero_alloc.__file__).with_name("__main__.py")]
         if words[1].endswith(".py"):
             assert (ROOT / words[1]).is_file(), words
             return (ROOT / words[1]).parent.glob("*.py")  # a program may take its options from its neighbours
