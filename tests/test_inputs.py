@@ -123,7 +123,14 @@ def needs(cell):
 def error_of(result):
     """Return the error that a result names, and the start of its message; None for a result that is none."""
     found = re.match(r"`(\w+Error): (.*)`$", result)
-    return (getattr(builtins, found[1]), found[2]) if found else None
+    return (getattr(builtins, found[1]), as_shown(found[2])) if found else None
+
+
+def as_shown(message):
+    """Return a message as this version of NumPy shows its own scalars."""
+    if int(np.__version__.partition(".")[0]) >= 2:
+        return message
+    return message.replace("np.True_", "True").replace("np.datetime64", "numpy.datetime64")
 
 
 def names_for(call):

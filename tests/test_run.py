@@ -229,7 +229,8 @@ def test_re_solving_plans_without_the_retired(seed):
     rng = np.random.default_rng(seed)
     m = int(rng.integers(3, 12))
     told = {"visits": rng.integers(1, 6, m)} if rng.random() < 0.7 else {}
-    args = {"n_rounds": 6, **told, "total_budget": int(rng.integers(10, 100)), "max_rollouts": 16, "seed": 1}
+    most = 16 * int(told["visits"].sum() if told else 6 * m)
+    args = {"n_rounds": 6, **told, "total_budget": int(rng.integers(10, min(most, 100))), "max_rollouts": 16, "seed": 1}
     if rng.random() < 0.3:
         args["costs"] = rng.integers(1, 5, m) * 1.0
     one, two = (ResolvingAllocator(BetaPosteriorBank(m), **args) for _ in range(2))

@@ -196,6 +196,15 @@ def test_a_generator_half_broken_is_refused_too():
     refuses(Whole(), state, r"^state\['rng'\] must be the state of a PCG64")
 
 
+@pytest.mark.parametrize("name", ["inc", "uinteger"])
+def test_a_generator_with_a_number_below_zero_is_refused(name):
+    """NumPy 1 would have wrapped it around."""
+    state = Whole().state_dict()
+    part = state["rng"]["state"] if name == "inc" else state["rng"]
+    part[name] = -1
+    refuses(Whole(), state, r"^state\['rng'\] must be the state of a PCG64")
+
+
 def test_the_state_of_another_kind_of_generator_is_refused():
     class Twister(Whole):
         def __init__(self):

@@ -246,7 +246,7 @@ class RolloutLedger(Stateful):
     @property
     def offers(self) -> IntArray:
         """How often each prompt was offered so far; shape (n_accounts,)."""
-        return self.accounts[:, _OFFERS] + np.int64(self._everyone)
+        return self.accounts[:, _OFFERS].astype(np.int64) + self._everyone
 
     def units_of(self, budget: float) -> int:
         """Return the whole units that a budget in rollouts, or in tokens at the mean cost, pays for."""

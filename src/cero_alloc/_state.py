@@ -115,10 +115,12 @@ def _check(label: str, now: Any, then: Any, size: int | None, rows: int | None, 
         one = shared and isinstance(then, np.ndarray) and then.shape[:1] == (1,)
         check_array(label, now, then, 1 if one else rows)
     elif isinstance(now, np.random.Generator):
+        kind = type(now.bit_generator).__name__
         try:
+            if any(isinstance(n, int) and n < 0 for n in (*then.values(), *then["state"].values())):
+                raise ValueError(then)  # NumPy 1 would wrap the number around
             type(now.bit_generator)().state = then
         except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError):
-            kind = type(now.bit_generator).__name__
             raise ValueError(error_text(label, f"be the state of a {kind}", then, REMEDY)) from None
     elif isinstance(now, (bool, int, float, np.number)):
         if not isinstance(then, (bool, int, float, np.number)):
