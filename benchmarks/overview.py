@@ -17,6 +17,7 @@ import numpy as np
 import resolving_sim as study
 from cero_alloc import OfflineOracle, SaturatingUtility
 from parallel import execute
+from regret_report import spread, table
 
 NAMES = {"uniform": "uniform", "FenchelDual": "Algorithm 1", "Resolving, flat": "re-solving"}
 SHOWN = 8  # epochs of the left panel
@@ -58,7 +59,7 @@ def draw(done: list[Run], path: Path) -> None:
     from cero_alloc.plotting import COLORS, DASHES, plot_epochs
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(7.2, 2.9), layout="constrained")
-    shown = [run for run in done if run.epochs == SHOWN]
+    shown = {name: [run for run in done if (run.policy, run.epochs) == (name, SHOWN)] for name in NAMES.values()}
     edges = np.linspace(0.0, 1.0, BINS + 1)
     middles = (edges[1:] + edges[:-1]) / 2.0
 
@@ -69,14 +70,15 @@ def draw(done: list[Run], path: Path) -> None:
 
     left.plot(
         middles,
-        curve([(run.rates, optimum(run.rates)) for run in shown]),
+        curve([(run.rates, optimum(run.rates)) for run in shown["uniform"]]),  # the pools of all
         color="0.55",
         linewidth=3.5,
         label="best, rates known",
     )
-    for i, name in enumerate(NAMES.values()):
-        pairs = [(run.rates, run.rollouts) for run in shown if run.policy == name]
-        left.plot(middles, curve(pairs), color=COLORS[i], linestyle=DASHES[i])
+    for i, runs_of_one in enumerate(shown.values()):
+        left.plot(
+            middles, curve([(run.rates, run.rollouts) for run in runs_of_one]), color=COLORS[i], linestyle=DASHES[i]
+        )
     left.set(xlabel="success rate of the prompt", ylabel="rollouts per prompt", xlim=(0, 1), ylim=(0, None))
     left.set_title(f"where the rollouts go ({SHOWN} epochs)", fontsize="medium")
     plot_epochs(study.EPOCHS, {name: regrets(done, name) for name in NAMES.values()}, right)
@@ -106,12 +108,8 @@ def main(argv: list[str] | None = None) -> None:
     seeds = range(study.FIRST_SEED, study.FIRST_SEED + options.seeds)
     tasks = [partial(runs, seed, epochs) for epochs in reversed(study.EPOCHS) for seed in seeds]
     done = execute({"runs": tasks}, options.jobs)["runs"]
-    print("regret in % of the optimum     " + "".join(f"{f'E = {e}':>14}" for e in study.EPOCHS))
-    for name in NAMES.values():
-        table = regrets(done, name)
-        spread = table.std(axis=0, ddof=1) if len(table) > 1 else np.zeros(len(study.EPOCHS))
-        cells = [f"{mean:.1f} +- {sd:.1f}" for mean, sd in zip(table.mean(axis=0), spread, strict=True)]
-        print(f"{name:<31}" + "".join(f"{cell:>14}" for cell in cells))
+    rows = [[name, *(spread(column, 1) for column in regrets(done, name).T)] for name in NAMES.values()]
+    table("Regret, % of the optimum", ["policy", *(f"E = {epochs}" for epochs in study.EPOCHS)], rows)
     draw(done, options.out)
 
 

@@ -319,7 +319,7 @@ def learnt_run(
             "seed": seed,
             "regret": 100.0 * run.regret * M / run.optimum,
             "unspent": -100.0 * float(run.pacing_gap[-1]) / run.horizon.total_budget,
-            "effective": 1000.0 * run.effective_group_rate * run.group_rollouts.size / run.group_rollouts.sum(),
+            "effective": 1000.0 * run.effective.sum() / run.group_rollouts.sum(),
         }
         for name, _, run in learnt_results(seed, scaling, epochs, names, beta)
     ]

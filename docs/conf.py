@@ -34,9 +34,8 @@ html_theme = "furo"
 html_title = f"cero-alloc {release}"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
-copybutton_prompt_text = (
-    r">>> |\.\.\. "  # a session is copied without prompts and output
-)
+# A session is copied without prompts and output.
+copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 exclude_patterns = ["_build", "jupyter_execute"]
 

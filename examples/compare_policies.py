@@ -40,8 +40,9 @@ def compare(n_prompts, n_rounds, per_prompt, beta, n_seeds):
         for name, policy in POLICIES.items():
             result = simulate(policy(pool.bank(), seed=seed, **run), pool, n_rounds, seed=seed, horizon=horizon)
             dealt = result.group_rollouts.sum()
-            groups = result.effective_group_rate * result.group_rollouts.size
-            figures[name].append((100 * result.achieved / result.optimum, 1000 * groups / dealt, result.regret, dealt))
+            figures[name].append(
+                (100 * result.achieved / result.optimum, 1000 * result.effective.sum() / dealt, result.regret, dealt)
+            )
     return {name: np.array(rows) for name, rows in figures.items()}
 
 

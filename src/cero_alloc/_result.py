@@ -113,11 +113,14 @@ class SimulationResult:
         return int(np.unique(self.group_round).size)
 
     @property
+    def effective(self) -> npt.NDArray[np.bool_]:
+        """Whether each group has both successes and failures; shape (n_groups,). No other group teaches."""
+        return (self.group_successes > 0) & (self.group_successes < self.group_rollouts)
+
+    @property
     def effective_group_rate(self) -> float:
-        """Share of the groups with both successes and failures, the only ones that teach."""
-        if self.group_rollouts.size == 0:
-            return float("nan")
-        return float(np.mean((self.group_successes > 0) & (self.group_successes < self.group_rollouts)))
+        """Share of the groups with both successes and failures; NaN without groups."""
+        return float(self.effective.mean()) if self.group_rollouts.size else float("nan")
 
     @property
     def top_tenth(self) -> float:

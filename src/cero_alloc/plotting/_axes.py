@@ -99,6 +99,14 @@ def band(table: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
     return mean, mean - spread, mean + spread
 
 
+def band_by(keys: Any, values: Any) -> tuple[Any, FloatArray, FloatArray, FloatArray]:
+    """Return the distinct keys in order, and mean and mean -+ one standard deviation of the values of each."""
+    found = np.unique(keys)
+    bands = [band(values[keys == key][:, None]) for key in found]
+    mean, low, high = (np.concatenate(side) for side in zip(*bands, strict=True))
+    return found, mean, low, high
+
+
 def draw_band(ax: Axes, i: int, name: str, x: npt.ArrayLike, table: Sequence[FloatArray]) -> None:
     """Draw the mean of the rows with its band, where none of them is NaN."""
     mean, low, high = (np.where(np.isnan(table).any(axis=0), np.nan, side) for side in band(table))

@@ -10,7 +10,7 @@ import numpy as np
 from cero_alloc._checks import integer
 from cero_alloc._result import MEAN_BINS
 
-from ._axes import GREY, band, bars, dashes, drawn_on, legend, points
+from ._axes import GREY, band, band_by, bars, dashes, drawn_on, legend, points
 from ._runs import Runs, named, require_equal_horizons, require_known
 
 if TYPE_CHECKING:
@@ -65,9 +65,7 @@ def plot_allocation(runs: Runs, ax: Axes | None = None, *, n_bins: SupportsIndex
     for i, (name, results) in enumerate(seeds.items()):
         place = np.minimum((np.concatenate([run.posterior_mean for run in results]) * many).astype(np.int64), many - 1)
         rollouts = np.concatenate([run.exposure for run in results])
-        held = np.unique(place)
-        bands = [band(rollouts[place == b][:, None]) for b in held]
-        mean, low, high = (np.concatenate(side) for side in zip(*bands, strict=True))
+        held, mean, low, high = band_by(place, rollouts)
         centre = (held + 0.5) / many
         ax.plot(centre, mean, label=name, **points(i))
         ax.fill_between(centre, np.maximum(low, 0.0), high, color=dashes(i)["color"], alpha=0.18, linewidth=0)
@@ -280,9 +278,7 @@ def plot_frontier(runs: Runs, ax: Axes | None = None) -> Axes:
     for i, (name, results) in enumerate(seeds.items()):
         levels = np.array([run.utility.saturation for run in results])
         shares = np.array([100.0 * run.top_tenth for run in results])
-        found = np.unique(levels)
-        bands = [band(shares[levels == level][:, None]) for level in found]
-        mean, _, high = (np.concatenate(side) for side in zip(*bands, strict=True))
+        found, mean, _, high = band_by(levels, shares)
         ax.errorbar(found, mean, high - mean, label=name, elinewidth=0.8, capsize=1.5, **points(i))
     ax.set(xlabel=r"saturation $\lambda$ of the utility", ylabel="rollouts on the top tenth\nof the prompts (%)")
     ax.set_xscale("log")

@@ -162,7 +162,6 @@ def plot_effective_groups(runs: Runs, ax: Axes | None = None) -> Axes:
 
 def _effective_by(run: SimulationResult, spent: FloatArray) -> FloatArray:
     """Return the effective groups by the time that so many rollouts were spent; NaN beyond what the run spent."""
-    good = (run.group_successes > 0) & (run.group_successes < run.group_rollouts)
     by = np.append(0, np.cumsum(run.group_rollouts))
-    reached: FloatArray = np.interp(spent, by, np.append(0, np.cumsum(good)), right=np.nan)
+    reached: FloatArray = np.interp(spent, by, np.append(0, np.cumsum(run.effective)), right=np.nan)
     return reached
