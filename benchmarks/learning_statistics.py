@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc._learning import first_reached, mean_height
+from cero_alloc.simulation._learning import first_reached, mean_height
 from learning_study import Cell, Record, Study, common_rate
 from peers_report import mean_and_half
 

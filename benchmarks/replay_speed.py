@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cero_alloc.simulation import epoch_batches, read_log, static_pool
+from cero_alloc.replay import read_log
+from cero_alloc.simulation import epoch_batches, static_pool
 
 
 def write_logs(folder: Path, n_prompts: int, n_steps: int, batch: int, group: int, seed: int) -> list[Path]:

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, OfflineOracle, ResolvingAllocator, SaturatingUtility
-from cero_alloc._batch import solve_batch
-from cero_alloc._remaining import Remaining
+from cero_alloc._solvers.remaining import Remaining
+from cero_alloc._solvers.tables import solve_batch
 from cero_alloc.baselines import FixedPacing, Greedy, Uniform
 from cero_alloc.simulation import (
     Pool,

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cero_alloc import _kernels
+from cero_alloc._numba import KERNELS
 from cero_alloc.baselines._separable import best_counts
 
 LEAST, MOST = 2, 128  # rollouts per prompt, as published
@@ -132,7 +132,7 @@ def race(n_prompts: int, budget: int, rivals: dict[str, tuple[Callable, int]], r
     print(f"{'milliseconds':<44} {'median':>10} {'least':>10} {'largest':>10}  {'/ whole':>10}  {'/ kernel':>10}")
     many = 10 * repeats
     whole = seconds(lambda: best_counts(gains, lower, upper, budget, tie), many)
-    alone = seconds(lambda: _kernels.clear_gains(key, budget, units, upto, trial), many, prepare)
+    alone = seconds(lambda: KERNELS["clear_gains"](key, budget, units, upto, trial), many, prepare)
     base = statistics.median(whole), statistics.median(alone)
     if not (units == counts).all():
         raise SystemExit("the kernel alone ends elsewhere")

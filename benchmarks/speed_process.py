@@ -22,8 +22,8 @@ import numba
 t1 = time.perf_counter()
 import cero_alloc as c
 t2 = time.perf_counter()
-from cero_alloc import _kernels
-compiled = sum(len(f.signatures) for f in vars(_kernels).values() if hasattr(f, "signatures"))
+from cero_alloc._numba import KERNELS
+compiled = sum(len(f.signatures) for f in KERNELS.values() if hasattr(f, "signatures"))
 t3 = time.perf_counter()
 allocator = c.FenchelDualAllocator(c.BetaPosteriorBank(10_000), total_budget=10**6, n_rounds=100, max_rollouts=8)
 counts = allocator.allocate()

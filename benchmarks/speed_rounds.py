@@ -13,14 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from cero_alloc import (
-    BetaPosteriorBank,
-    FenchelDualAllocator,
-    ResolvingAllocator,
-    SaturatingUtility,
-    _kernels,
-    _remaining,
-)
+from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator, SaturatingUtility
+from cero_alloc._solvers import remaining as _remaining
+from cero_alloc._solvers import units_kernels
 from speed_clock import Clocked, Scope, in_turn, log_pass, sort_pass
 from speed_report import Row, left_out, ratio
 
@@ -246,7 +241,7 @@ def resolving(scope: Scope) -> list[Row]:
 def solve_passes(run: Run) -> int:
     """Return how many passes over the pool the price of the next round takes: calls of the kernels that look at all of it."""
     size, calls = len(run.allocator.bank), 0
-    kernels = {name: getattr(_kernels, name) for name in ("remaining_demand", "remaining_units", "bracket_units")}
+    kernels = {name: getattr(units_kernels, name) for name in ("remaining_demand", "remaining_units", "bracket_units")}
     solves = {name: getattr(_remaining.Remaining, name) for name in ("clear", "units")}
     solving = False
 
@@ -271,13 +266,13 @@ def solve_passes(run: Run) -> int:
 
     try:
         for name, kernel in kernels.items():
-            setattr(_kernels, name, counted(kernel))
+            setattr(units_kernels, name, counted(kernel))
         for name, solve in solves.items():
             setattr(_remaining.Remaining, name, watched(solve))
         run.full()
     finally:
         for name, kernel in kernels.items():
-            setattr(_kernels, name, kernel)
+            setattr(units_kernels, name, kernel)
         for name, solve in solves.items():
             setattr(_remaining.Remaining, name, solve)
     return calls

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cero_alloc import _kernels
-from cero_alloc._utility import SHAPES
+from cero_alloc._numba import KERNELS
+from cero_alloc._objective.utility import SHAPES
 
 N = 100_000  # prompts
 R = 2.0  # equal share
@@ -36,7 +36,7 @@ def pool():
 def powers(rho):
     """Return the look-up table of forgetting."""
     fade = np.empty(4096)
-    _kernels.powers(rho, fade)
+    KERNELS["powers"](rho, fade)
     return fade
 
 
@@ -49,12 +49,12 @@ def test_log_pass(benchmark):
 @pytest.mark.parametrize("rho", [1.0, 0.98])
 def test_values(benchmark, pool, rho):
     """Values of the whole pool, without and with forgetting."""
-    benchmark(_kernels.values, True, ROWS, PRIOR, PRIOR, 0, *pool, 3, rho, powers(rho), np.empty(1024), np.empty(N))
+    benchmark(KERNELS["values"], True, ROWS, PRIOR, PRIOR, 0, *pool, 3, rho, powers(rho), np.empty(1024), np.empty(N))
 
 
 def test_observe(benchmark, pool):
     """Evidence of the whole pool."""
-    benchmark(_kernels.observe, ROWS, np.zeros(N), np.zeros(N, dtype=np.int64), *pool, 3, 1.0, powers(1.0))
+    benchmark(KERNELS["observe"], ROWS, np.zeros(N), np.zeros(N, dtype=np.int64), *pool, 3, 1.0, powers(1.0))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -64,53 +64,53 @@ def test_step_pool(benchmark, pool, shape):
     rows, dealt = np.empty((2, places.size), dtype=np.int64)
     scratch = (np.empty((2, 1024)), np.zeros(1024, dtype=np.int64), rows, dealt, np.empty((4, places.size)))
     run = (np.zeros(1), 0, visits, 0, 2, R, 0.0, (SHAPES[shape], HEIGHT, 1.0), 0, places, np.full(places.size, 2))
-    benchmark(_kernels.step_pool, theta, PRIOR, PRIOR, 0, *pool, 3, 1.0, powers(1.0), *run, *scratch)
+    benchmark(KERNELS["step_pool"], theta, PRIOR, PRIOR, 0, *pool, 3, 1.0, powers(1.0), *run, *scratch)
 
 
 @pytest.mark.parametrize("k", [1_024, N // 4])
 def test_rank(benchmark, k):
     """The largest keys, few and many."""
     tie, order = RNG.permutation(N).astype(np.int32), np.empty(2 * k, dtype=np.int64)
-    benchmark(_kernels.rank, Q, tie, 0.0, k, order)
+    benchmark(KERNELS["rank"], Q, tie, 0.0, k, order)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_demand(benchmark, shape):
     """Demand of every prompt at one price."""
-    benchmark(_kernels.demand_loop, SHAPES[shape], HEIGHT, 1.0, Q, np.full(N, 0.1), np.full(N, 64.0), np.empty(N))
+    benchmark(KERNELS["demand_loop"], SHAPES[shape], HEIGHT, 1.0, Q, np.full(N, 0.1), np.full(N, 64.0), np.empty(N))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_utility(benchmark, shape):
     """Utility of every prompt."""
-    benchmark(_kernels.utility_loop, SHAPES[shape], HEIGHT, 1.0, Q, EXPOSURE, np.empty(N))
+    benchmark(KERNELS["utility_loop"], SHAPES[shape], HEIGHT, 1.0, Q, EXPOSURE, np.empty(N))
 
 
 @pytest.mark.parametrize("shape", ["exponential", "log"])
 def test_demand_lines(benchmark, shape):
     """The pass of the oracle that takes logarithms."""
-    benchmark(_kernels.demand_lines, 0.05, Q, np.full(N, R), SHAPES[shape], HEIGHT, 1.0, np.empty(N), np.empty(N))
+    benchmark(KERNELS["demand_lines"], 0.05, Q, np.full(N, R), SHAPES[shape], HEIGHT, 1.0, np.empty(N), np.empty(N))
 
 
 @pytest.mark.parametrize("shape", ["exponential", "log"])
 def test_total_demand(benchmark, shape):
     """One pass of the oracle's price search."""
     shift, slope = np.empty((2, N))
-    _kernels.demand_lines(0.05, Q, np.full(N, R), SHAPES[shape], HEIGHT, 1.0, shift, slope)
-    benchmark(_kernels.total_demand, 0.1, shift, slope, np.zeros(N), ROOM, SHAPES[shape])
+    KERNELS["demand_lines"](0.05, Q, np.full(N, R), SHAPES[shape], HEIGHT, 1.0, shift, slope)
+    benchmark(KERNELS["total_demand"], 0.1, shift, slope, np.zeros(N), ROOM, SHAPES[shape])
 
 
 def test_remaining_demand(benchmark):
     """One pass of the re-solving price search."""
     problem = Q, EXPOSURE, ROOM, COST, 0, R
-    benchmark(_kernels.remaining_demand, 0.05, *problem, SHAPES["exponential"], HEIGHT, 1.0)
+    benchmark(KERNELS["remaining_demand"], 0.05, *problem, SHAPES["exponential"], HEIGHT, 1.0)
 
 
 @pytest.mark.parametrize("n_max", [8, 32])
 def test_score_gains(benchmark, n_max):
     """Unit gains of every prompt."""
     gains = np.empty((N, n_max))
-    benchmark(_kernels.score_gains, Q, EXPOSURE, np.full(N, 4.0), R, SHAPES["exponential"], HEIGHT, 1.0, gains)
+    benchmark(KERNELS["score_gains"], Q, EXPOSURE, np.full(N, 4.0), R, SHAPES["exponential"], HEIGHT, 1.0, gains)
 
 
 def test_clear_gains(benchmark):
@@ -119,6 +119,6 @@ def test_clear_gains(benchmark):
     key, none, most = gains.view(np.int64), np.zeros(N, dtype=np.int64), np.full(N, 32)
 
     def clear():
-        return _kernels.clear_gains(key, 8 * N, none.copy(), most.copy(), np.empty_like(none))
+        return KERNELS["clear_gains"](key, 8 * N, none.copy(), most.copy(), np.empty_like(none))
 
     benchmark(clear)

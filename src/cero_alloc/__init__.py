@@ -1,15 +1,15 @@
 """Which prompts get how many rollouts, and when, under one fixed rollout budget."""
 
-from ._allocator import FenchelDualAllocator
-from ._calibration import Calibration
-from ._horizon import Horizon
-from ._ledger import Balance
-from ._oracle import OfflineOracle, OracleResult
-from ._posterior import BetaPosteriorBank
-from ._prior import ForgettingChoice, PriorFit
-from ._resolving import ResolvingAllocator
-from ._training import training_allocator
-from ._utility import SaturatingUtility
+from ._allocators.fenchel_dual import FenchelDualAllocator
+from ._allocators.resolving import ResolvingAllocator
+from ._allocators.training import training_allocator
+from ._budget.horizon import Horizon
+from ._budget.ledger import Balance
+from ._evidence.bank import BetaPosteriorBank
+from ._evidence.calibration import Calibration
+from ._evidence.prior import ForgettingChoice, PriorFit
+from ._objective.oracle import OfflineOracle, OracleResult
+from ._objective.utility import SaturatingUtility
 
 __version__ = "0.1.0"
 

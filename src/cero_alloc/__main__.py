@@ -13,10 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
-from ._log_lines import Format
-from ._log_reader import read_with_progress
-from ._replay import Offer
-from ._replay_report import ReplayReport, replay_report, report_json, report_rows, report_text, row_names
+from .replay._lines import Format
+from .replay._reader import read_with_progress
+from .replay._replay import Offer
+from .replay._report import ReplayReport, replay_report, report_json, report_rows, report_text, row_names
 
 _ROLES = ("prompt_id", "step", "reward", "successes", "trials")
 

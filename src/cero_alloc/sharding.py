@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from . import checkpoint
+from ._allocators.dual import SlopeStep, counts_of, leaders, next_price, play_round, step_sizes
+from ._allocators.metrics import ledger_metrics
+from ._budget.horizon import Horizon
+from ._budget.ledger import RolloutLedger, require_refundable
 from ._checks import FloatArray, IntArray, TieArray, counts, error_text, flag, generator, instance, integer, real
-from ._diagnostics import ledger_metrics
-from ._dual import SlopeStep, counts_of, leaders, next_price, play_round, step_sizes
-from ._horizon import Horizon
-from ._index import PromptIndex, tie_ranks
-from ._ledger import RolloutLedger, require_refundable
-from ._posterior import BetaPosteriorBank, checked_feedback
-from ._saved import OwnLock, Saved, locked
-from ._state import State, check_array, is_of
-from ._utility import SaturatingUtility
+from ._evidence.bank import BetaPosteriorBank, checked_feedback
+from ._evidence.ids import PromptIndex, tie_ranks
+from ._objective.utility import SaturatingUtility
+from ._saving.saved import OwnLock, Saved, locked
+from ._saving.state import State, check_array, is_of
 
 __all__ = ["PoolShard", "ShardedAllocator", "in_process"]
 

@@ -7,16 +7,16 @@ from typing import Any, ClassVar, Required, SupportsIndex, TypedDict
 
 import numpy as np
 
-from cero_alloc import _kernels
+from cero_alloc._allocators.base import RolloutRun, spread
+from cero_alloc._budget.ledger import RolloutLedger
+from cero_alloc._budget.pacing import MOST_UNITS, require_reachable
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, multiple
-from cero_alloc._index import tie_ranks
-from cero_alloc._ledger import RolloutLedger
-from cero_alloc._pacing import MOST_UNITS, require_reachable
-from cero_alloc._posterior import BetaPosteriorBank
-from cero_alloc._run import RolloutRun, spread
-from cero_alloc._saved import locked
-from cero_alloc._state import Stateful, key_of, require
-from cero_alloc._utility import SaturatingUtility
+from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._evidence.ids import tie_ranks
+from cero_alloc._objective.utility import SaturatingUtility
+from cero_alloc._saving.saved import locked
+from cero_alloc._saving.state import Stateful, key_of, require
+from cero_alloc._solvers import ranking_kernels
 
 _VISIT = 8  # rollouts per visited prompt where nobody says otherwise: the group size of most published runs
 
@@ -275,7 +275,7 @@ class Baseline(RolloutRun):
     def _first(self, key: FloatArray, rows: IntArray, k: int) -> IntArray:
         """Return the positions of the ``k`` largest keys in falling order, equal ones by tie rank."""
         tie, order = self._tie[rows], np.empty(min(rows.size, 2 * k), dtype=np.int64)
-        first = order[: _kernels.rank(key, tie, -np.inf, k, order)]
+        first = order[: ranking_kernels.rank(key, tie, -np.inf, k, order)]
         return first[np.lexsort((tie[first], -key[first]))]
 
     def _to_first(self, key: FloatArray, rows: IntArray, total: int) -> IntArray:

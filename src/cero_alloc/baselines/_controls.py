@@ -8,15 +8,16 @@ from typing import ClassVar, SupportsIndex, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc import _kernels
-from cero_alloc._allocator import FenchelDualAllocator
+from cero_alloc._allocators.base import spread
+from cero_alloc._allocators.dual import counts_of
+from cero_alloc._allocators.fenchel_dual import FenchelDualAllocator
+from cero_alloc._budget import kernels
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integers, multiple, plain_array
-from cero_alloc._dual import counts_of
-from cero_alloc._posterior import BetaPosteriorBank
-from cero_alloc._run import spread
-from cero_alloc._saved import locked
-from cero_alloc._utility import SaturatingUtility
+from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._objective.utility import SaturatingUtility
+from cero_alloc._saving.saved import locked
 
+from . import _kernels
 from ._base import Baseline, Run
 
 
@@ -261,7 +262,7 @@ class Preset(Baseline):
             raise TypeError(error_text("schedule", "be integers", plan.dtype, remedy))
         g = multiple("group_size", group_size, 1, least=1)
         self._units = np.ascontiguousarray(integers("schedule", plan, remedy))
-        first, total = _kernels.first_bad_count(self._units.ravel(), g, np.iinfo(np.int64).max)
+        first, total = kernels.first_bad_count(self._units.ravel(), g, np.iinfo(np.int64).max)
         if first >= 0:
             raise ValueError(
                 error_text("schedule", f"be non-negative multiples of {g}", int(plan.ravel()[first]), remedy, first)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, error_text, reals
-from cero_alloc._state import Stateful
+from cero_alloc._saving.state import Stateful
 
 from ._base import RoundTally
 

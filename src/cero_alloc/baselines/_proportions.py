@@ -7,10 +7,10 @@ from typing import Any, SupportsIndex, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from cero_alloc._budget.ledger import RolloutLedger
+from cero_alloc._budget.pacing import Pacing, open_ledger, token_costs
 from cero_alloc._checks import FloatArray, IntArray, integer, real
-from cero_alloc._ledger import RolloutLedger
-from cero_alloc._pacing import Pacing, open_ledger, token_costs
-from cero_alloc._posterior import BetaPosteriorBank
+from cero_alloc._evidence.bank import BetaPosteriorBank
 
 from ._base import Baseline, VisitRun, size_of
 from ._separable import best_counts, proportional

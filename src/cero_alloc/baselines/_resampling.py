@@ -7,7 +7,7 @@ from typing import Literal, SupportsIndex, Unpack
 import numpy as np
 
 from cero_alloc._checks import IntArray, error_text, integer, real
-from cero_alloc._posterior import BetaPosteriorBank
+from cero_alloc._evidence.bank import BetaPosteriorBank
 
 from ._base import Run, VisitRun
 from ._waves import OpenRound, Waves

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import IntArray, error_text, real, reals
-from cero_alloc._posterior import BetaPosteriorBank
+from cero_alloc._evidence.bank import BetaPosteriorBank
 
 from ._base import Baseline, Run, size_of
 from ._waves import OpenRound, Waves

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, real, reals
-from cero_alloc._posterior import BetaPosteriorBank
+from cero_alloc._evidence.bank import BetaPosteriorBank
 
 from ._base import Baseline, RoundTally, VisitRun, size_of
 

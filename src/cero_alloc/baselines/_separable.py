@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cero_alloc import _kernels
 from cero_alloc._checks import FloatArray, IntArray, TieArray
+from cero_alloc._solvers import tables_kernels
 
 _ONE = np.ones(1)
 
@@ -44,10 +44,10 @@ def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int,
     [2, 2]
     """
     falling = np.empty_like(gains)
-    _kernels.fall(gains, lower, falling)
+    tables_kernels.fall(gains, lower, falling)
     key = falling.view(np.int64)  # as integers the bit patterns of floats that are not negative keep their order
     units, upto, trial = lower.copy(), upper.copy(), np.empty_like(lower)
-    left = _kernels.clear_gains(key, total, units, upto, trial)
+    left = tables_kernels.clear_gains(key, total, units, upto, trial)
     share_ties(units, upto, left, tie)
     return units
 
@@ -55,7 +55,7 @@ def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int,
 def share_ties(units: IntArray, upto: IntArray, left: int, tie: TieArray) -> None:
     """Spend ``left`` units on bringing the counts to one level within ``upto``, ties in order of ``tie``; in place."""
     if left > 0:
-        _kernels.level(np.zeros_like(units), units, upto, _ONE, 0, np.argsort(tie), float(left))
+        tables_kernels.level(np.zeros_like(units), units, upto, _ONE, 0, np.argsort(tie), float(left))
 
 
 def proportional(weights: FloatArray, lower: IntArray, upper: IntArray, total: int, tie: TieArray) -> IntArray:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, integer, real
-from cero_alloc._posterior import BetaPosteriorBank
-from cero_alloc._state import require
+from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._saving.state import require
 
 from ._base import Baseline, RoundTally, VisitRun, size_of
 from ._gaussian import GaussianProcess

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, counts, error_text, flag, integer, successes
-from cero_alloc._posterior import BetaPosteriorBank
-from cero_alloc._saved import locked
-from cero_alloc._state import State
+from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._saving.saved import locked
+from cero_alloc._saving.state import State
 
 from ._base import Baseline, VisitRun
 

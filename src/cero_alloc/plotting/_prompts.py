@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 import numpy as np
 
 from cero_alloc._checks import integer
-from cero_alloc._result import MEAN_BINS
+from cero_alloc.simulation._result import MEAN_BINS
 
 from ._axes import GREY, band, band_by, bars, dashes, drawn_on, legend, points
 from ._runs import Runs, named, require_equal_horizons, require_known

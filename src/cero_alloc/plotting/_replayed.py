@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cero_alloc._checks import instance
-from cero_alloc._replay import UNIFORM, ReplayResult
+from cero_alloc.replay._replay import UNIFORM, ReplayResult
 
 from ._axes import COLORS, drawn_on, text_size
 
@@ -24,7 +24,7 @@ def plot_replay(result: ReplayResult, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     result : ReplayResult
-        As :func:`~cero_alloc.simulation.replay` returns it.
+        As :func:`~cero_alloc.replay.replay` returns it.
     ax : matplotlib.axes.Axes or None
         Where to draw.
 
@@ -39,7 +39,7 @@ def plot_replay(result: ReplayResult, ax: Axes | None = None) -> Axes:
 
     Examples
     --------
-    >>> from cero_alloc.simulation import RolloutLog, replay
+    >>> from cero_alloc.replay import RolloutLog, replay
     >>> one, two = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1])
     >>> log = RolloutLog.of_rows(("a", "b"), one, two, np.array([0.0, 1.0] * 2), np.array([4, 4] * 2), n_lines=4)
     >>> [label.get_text() for label in plot_replay(replay(log, {}, n_boot=10)).get_yticklabels()]

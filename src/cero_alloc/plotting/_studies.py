@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import error_text, instance
-from cero_alloc._curves import RegretCurve
+from cero_alloc.simulation._curves import RegretCurve
 
 from ._axes import COLORS, GREY, MARKERS, band, dashes, draw_band, drawn_on, filled, legend, points
 

@@ -1,0 +1,1 @@
+"""Who gets rollouts: the allocate template and the two allocators."""

@@ -1,0 +1,122 @@
+"""Kernels of the dual step of Algorithm 1."""
+
+import numpy as np
+
+from cero_alloc._evidence.kernels import values
+from cero_alloc._numba import kernel, sqrt
+from cero_alloc._objective.kernels import EXPONENTIAL, demand, scale_of
+
+# The parts of a float64, and log(2) in two, the first with zeros at its end so that k * _LOG_2_HIGH is exact.
+_MANTISSA_BITS, _MANTISSA, _ONE = np.uint64(52), np.uint64(0x000FFFFFFFFFFFFF), np.uint64(0x3FF0000000000000)
+_TWO_52, _TWO_200, _ROOT_2 = np.uint64(0x4330000000000000), 2.0**200, 2.0**0.5
+_LOG_2_HIGH, _LOG_2_LOW = float.fromhex("0x1.62e42fee00000p-1"), float.fromhex("0x1.a39ef35793c76p-33")
+
+
+@kernel
+def log_ratio(top, bottom):
+    """log(top / bottom) for positive floats, to 3 units in the last place near 1 too, in arithmetic that vectorises.
+
+    Both are split into 2**k m; log(m / m') = 2 atanh((m - m') / (m + m')) with m / m' within sqrt(2) of 1. The compilers'
+    own log is a call per element, and differs between machines in the last bit; this one does not.
+    """
+    # Subnormals carry their exponent elsewhere: they are scaled up first, and the exponent put right at the end.
+    top_bits = np.float64(top * (_TWO_200 if top < 1e-290 else 1.0)).view(np.uint64)
+    bottom_bits = np.float64(bottom * (_TWO_200 if bottom < 1e-290 else 1.0)).view(np.uint64)
+    # The exponents as floats: as the low bits of 2**52. Converting integers does not vectorise everywhere.
+    k = np.uint64((top_bits >> _MANTISSA_BITS) | _TWO_52).view(np.float64)
+    k -= np.uint64((bottom_bits >> _MANTISSA_BITS) | _TWO_52).view(np.float64)
+    m_top = np.uint64((top_bits & _MANTISSA) | _ONE).view(np.float64)
+    m_bottom = np.uint64((bottom_bits & _MANTISSA) | _ONE).view(np.float64)
+    up = 1.0 if m_top > _ROOT_2 * m_bottom else 0.0
+    down = 1.0 if _ROOT_2 * m_top < m_bottom else 0.0
+    m_top *= 1.0 - 0.5 * up
+    m_bottom *= 1.0 - 0.5 * down
+    k += (up - (200.0 if top < 1e-290 else 0.0)) - (down - (200.0 if bottom < 1e-290 else 0.0))
+    f = (m_top - m_bottom) / (m_top + m_bottom)
+    w = f * f
+    tail = 1.0 / 23.0  # atanh(f) / f = 1 + w / 3 + w**2 / 5 + ..., w < .0295
+    tail = tail * w + 1.0 / 21.0
+    tail = tail * w + 1.0 / 19.0
+    tail = tail * w + 1.0 / 17.0
+    tail = tail * w + 1.0 / 15.0
+    tail = tail * w + 1.0 / 13.0
+    tail = tail * w + 1.0 / 11.0
+    tail = tail * w + 1.0 / 9.0
+    tail = tail * w + 1.0 / 7.0
+    tail = tail * w + 1.0 / 5.0
+    tail = tail * w + 1.0 / 3.0
+    return k * _LOG_2_HIGH + (2.0 * f + (2.0 * f * w * tail + k * _LOG_2_LOW))
+
+
+@kernel
+def step_slope(theta, q, dealt, step, upper, per_visit, n_max, scaling, lam):
+    """Return a slope after its step under exponential utility, without a branch: see :func:`step_slopes`."""
+    height, rate = scale_of(scaling, lam, q)
+    top, slope = height * rate, lam * theta
+    x = min(log_ratio(top, slope) / rate, upper)
+    x = upper if slope == 0.0 else x
+    x = 0.0 if slope >= top else x
+    return min(max(theta - step * (dealt - per_visit * x) / n_max, 0.0), 1.0)
+
+
+@kernel
+def step_slopes(theta, q, proposal, start, start_stride, visits, stride, n_max, share, gamma, shape, scaling, lam):
+    """One projected step of the normalised slopes towards the demand per visit; gamma = 0 means 1 / sqrt(visits).
+
+    ``start`` holds the exposure from which the visits began: what is wanted is what the demand has beyond it. The
+    quotient by n_max stays one: slopes that are equal by arithmetic must be equal to the last bit, or rounding would
+    break ties.
+    """
+    own = 0.0 if gamma > 0.0 else 1.0
+    plain = shape == EXPONENTIAL and start_stride == 0 and start[0] == 0.0  # only such loops are vectorised
+    if plain and stride == 0:
+        e = float(visits[0])
+        step, upper, per_visit = gamma + own / sqrt(e), e * n_max / share, share / e
+        for r in range(theta.size):
+            theta[r] = step_slope(theta[r], q[r], proposal[r], step, upper, per_visit, n_max, scaling, lam)
+    elif plain:
+        for r in range(theta.size):
+            e = float(visits[r])
+            step, upper, per_visit = gamma + own / sqrt(e), e * n_max / share, share / e
+            theta[r] = step_slope(theta[r], q[r], proposal[r], step, upper, per_visit, n_max, scaling, lam)
+    else:
+        for r in range(theta.size):
+            e, x0 = float(visits[r * stride]), start[r * start_stride] / share
+            height, rate = scale_of(scaling, lam, q[r])
+            x = demand(shape, height, rate, lam * theta[r], x0 + e * n_max / share)
+            z, step = share * max(x - x0, 0.0), gamma + own / sqrt(e)
+            theta[r] = min(1.0, max(0.0, theta[r] - step * (proposal[r] - z / e) / n_max))
+
+
+@kernel
+def step_pool(
+    theta, a0, b0, a_stride, evidence, tick, now, rho, fade, start, start_stride, visits, stride, n_max, share, gamma, codes,
+    first, places, units, scratch, none, rows, dealt, kept,
+):  # fmt: skip
+    """Step the slopes of a stretch of the pool, from row ``first`` on, with the values as they stand.
+
+    All step as if nothing had been dealt; those at ``places`` are kept before, and then step again with their units: no
+    array as large as the pool is needed. ``scratch`` (2 x size) and ``none``, as many zeros, set the size of the blocks:
+    small ones stay in the cache. ``rows``, ``dealt`` (as many as places) and ``kept`` (4 x) are scratch too.
+    """
+    shape, scaling, lam = codes
+    k = 0
+    for j in range(places.size):
+        row = places[j] - first
+        if 0 <= row < theta.size:
+            rows[k], dealt[k], kept[0, k], kept[1, k] = row, units[j], theta[row], visits[row * stride]
+            kept[3, k] = start[row * start_stride]
+            k += 1
+    for low in range(0, theta.size, none.size):
+        high = min(low + none.size, theta.size)
+        q, n = scratch[0, : high - low], none[: high - low]
+        a, b = (a0[low:high], b0[low:high]) if a_stride else (a0, b0)
+        e, z = visits[low:high] if stride else visits, start[low:high] if start_stride else start
+        values(np.bool_(True), n, a, b, a_stride, evidence[low:high], tick[low:high], now, rho, fade, scratch[1], q)
+        step_slopes(theta[low:high], q, n, z, start_stride, e, stride, n_max, share, gamma, shape, scaling, lam)
+    if k > 0:
+        again, e, q, z = kept[0, :k], kept[1, :k], kept[2, :k], kept[3, :k]
+        values(np.bool_(False), rows[:k], a0, b0, a_stride, evidence, tick, now, rho, fade, scratch[1], q)
+        step_slopes(again, q, dealt[:k], z, start_stride, e, stride, n_max, share, gamma, shape, scaling, lam)
+        for r in range(k):
+            theta[rows[r]] = again[r]

@@ -1,0 +1,1 @@
+"""What may be spent: horizon, ledger, reservations, deliveries, pacing."""

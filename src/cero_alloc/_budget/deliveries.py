@@ -1,0 +1,101 @@
+"""Deliveries: feedback that says which it is, so that a repetition is known for one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cero_alloc._checks import IntArray, error_text
+from cero_alloc._saving.state import State, check_array
+
+DeliveryId = int | str | None
+
+
+class Receipt(NamedTuple):
+    """What is kept of a delivery."""
+
+    method: str
+    delivery_id: DeliveryId
+    digest: int  # of its content
+    repeated: bool
+
+
+class Deliveries:
+    """Ids of all deliveries so far, with a digest of each; some 150 bytes apiece."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, dict[int | str, int]] = {}  # by method: a report and a refund may share an id
+        self.repeated = 0  # deliveries that had come before
+
+    def receive(
+        self, method: str, delivery_id: DeliveryId | np.integer[Any], rows: IntArray, *columns: np.ndarray[Any, Any]
+    ) -> Receipt:
+        """Tell whether a delivery has come before; it is kept by :meth:`keep`, once it has been taken.
+
+        Raises
+        ------
+        TypeError
+            For an id that is neither an integer nor a string.
+        ValueError
+            For an id that came with another content.
+        """
+        if delivery_id is None:
+            return Receipt(method, None, 0, False)
+        if isinstance(delivery_id, np.integer):
+            delivery_id = int(delivery_id)
+        if isinstance(delivery_id, bool) or not isinstance(delivery_id, (int, str)):
+            raise TypeError(
+                error_text("delivery_id", "be an integer or a string", delivery_id, "Number the deliveries.")
+            )
+        order = np.argsort(rows)  # of its prompts: no part of the content
+        content = blake2b(digest_size=8)
+        for column in (rows, *columns):
+            content.update(column[order].tobytes())
+        digest = int.from_bytes(content.digest(), "little", signed=True)
+        before = self._seen.get(method, {}).get(delivery_id)
+        if before not in (None, digest):
+            remedy = "Repeat a delivery as it was, and give every other one an id of its own."
+            raise ValueError(error_text("delivery_id", "name one delivery", delivery_id, remedy))
+        self.repeated += before is not None
+        return Receipt(method, delivery_id, digest, before is not None)
+
+    def keep(self, receipt: Receipt) -> None:
+        """Remember a delivery that has been taken."""
+        if receipt.delivery_id is not None:
+            self._seen.setdefault(receipt.method, {})[receipt.delivery_id] = receipt.digest
+
+    def state_dict(self) -> State:
+        """Return ids and digests by method, oldest first."""
+        seen = {
+            method: {"id": list(ids), "digest": np.fromiter(ids.values(), dtype=np.int64, count=len(ids))}
+            for method, ids in self._seen.items()
+        }
+        return {"repeated": self.repeated, "seen": seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned, checked by :func:`check_deliveries`."""
+        self.repeated = int(state["repeated"])
+        self._seen = {
+            method: dict(zip(entry["id"], entry["digest"].tolist(), strict=True))
+            for method, entry in state["seen"].items()
+        }
+
+
+def check_deliveries(state: object, label: str) -> None:
+    """Raise unless a state is one of deliveries."""
+    remedy = "Pass what state_dict returned."
+    if not isinstance(state, Mapping) or set(state) != {"repeated", "seen"} or not isinstance(state["seen"], Mapping):
+        raise ValueError(f"{label} must hold repeated and seen. {remedy}")
+    if type(state["repeated"]) is not int or state["repeated"] < 0:
+        raise ValueError(error_text(f"{label}['repeated']", "be a count", state["repeated"], remedy))
+    for method, entry in state["seen"].items():
+        where = f"{label}['seen'][{method!r}]"
+        if not isinstance(entry, Mapping) or set(entry) != {"id", "digest"} or not isinstance(entry["id"], list):
+            raise ValueError(f"{where} must hold ids and digests. {remedy}")
+        for i, name in enumerate(entry["id"]):
+            if type(name) not in (int, str):
+                raise ValueError(error_text(f"{where}['id']", "be integers or strings", name, remedy, i))
+        check_array(f"{where}['digest']", np.empty(len(entry["id"]), dtype=np.int64), entry["digest"])

@@ -1,0 +1,1 @@
+"""What is known of each prompt: ids, evidence, prior, calibration."""

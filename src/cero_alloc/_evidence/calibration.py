@@ -1,0 +1,200 @@
+"""Calibration: how well the values that the bank predicts agree with the reward variance that is then observed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp, nan, sqrt
+from typing import ClassVar
+
+import numpy as np
+
+from cero_alloc._checks import FloatArray, IntArray
+from cero_alloc._saving.state import Stateful
+
+from . import kernels
+
+_N_BINS = 10
+_TOP = 0.25  # the largest value, p (1 - p) at p = 1/2
+_FADE = exp(-1.0 / 1000.0)  # of the running bias per group: by a factor of e over a thousand
+
+_LIMIT = 0.01  # a bias that moves the ranking of prompts: a tenth of the spread of p (1 - p) in real pools
+_ERRORS = 3.0  # standard errors
+_LEAST_GROUPS = 100  # before that the standard error itself is a guess
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """Predicted against observed within-group reward variance, over all groups that a bank was given.
+
+    A group is one entry of an update with at least two rollouts. Predicted is the prompt's value just before the entry
+    is added; observed is S (n - S) / (n (n - 1)), whose expectation is p (1 - p) for rewards 0 and 1. Rewards in between
+    are taken for 0/1 rewards of the same mean. With v their own variance, less than p (1 - p), the expectation is then
+    larger by (p (1 - p) - v) / (n - 1): expect a negative bias there, which says nothing against the bank.
+
+    Attributes
+    ----------
+    edges : numpy.ndarray of float64, shape (11,)
+        Borders of ten equal bins of the predicted value over [0, 1/4].
+    groups : numpy.ndarray of int64, shape (10,)
+        Groups in each bin.
+    predicted : numpy.ndarray of float64, shape (10,)
+        Mean predicted reward variance over each bin; NaN where it is empty.
+    observed : numpy.ndarray of float64, shape (10,)
+        Mean observed reward variance over each bin; NaN where it is empty.
+    n_groups : int
+        All groups.
+    effective_groups : int
+        Groups with 0 < S < n: those with a gradient in group-relative policy optimisation.
+    bias : float
+        Mean predicted less mean observed reward variance over all groups; NaN without any.
+    standard_error : float
+        Standard error of ``bias``; NaN below two groups. Groups count as independent, which for prediction errors, each made before
+        the group was seen, holds if the bank is right.
+    running_bias : float
+        The same with weights that fade by exp(-1/1000) per group: the last thousand or so.
+    running_standard_error : float
+        Standard error of ``running_bias``.
+    error : float
+        Mean of abs(predicted - observed) over the bins, weighted by their groups; NaN without any.
+    warning : float
+        1 when there are at least 100 groups and either bias exceeds 0.01 and three of its standard errors in absolute
+        value, else 0. The bias over all groups is passed over where the running bias shows that it is a thing of the
+        past: smaller, by more than three of its standard errors.
+
+    References
+    ----------
+    arXiv 2610.09679 reports the two means of its run. Claim 2 of the theory page: the value is the expected variance.
+
+    Examples
+    --------
+    >>> record = CalibrationRecord()
+    >>> record.add(np.array([0.16, 0.24]), successes=np.array([0.0, 2.0]), rollouts=np.array([4, 4]))
+    >>> calibration = record.report()
+    >>> round(calibration.bias, 4), calibration.effective_group_rate
+    (0.0333, 0.5)
+    """
+
+    edges: FloatArray
+    groups: IntArray
+    predicted: FloatArray
+    observed: FloatArray
+    n_groups: int
+    effective_groups: int
+    bias: float
+    standard_error: float
+    running_bias: float
+    running_standard_error: float
+    error: float
+    warning: float
+
+    @property
+    def effective_group_rate(self) -> float:
+        """Share of the groups with 0 < S < n; NaN without any."""
+        return self.effective_groups / self.n_groups if self.n_groups else nan
+
+    def metrics(self) -> dict[str, float]:
+        """Return the summary as a flat dict of floats, ready for a logger.
+
+        Returns
+        -------
+        dict of str to float
+            ``calibration_bias``, ``calibration_running_bias`` and ``calibration_error`` in units of p (1 - p),
+            ``calibration_warning``, and ``effective_group_rate``, a share.
+
+        Examples
+        --------
+        >>> sorted(CalibrationRecord().report().metrics())[:3]
+        ['calibration_bias', 'calibration_error', 'calibration_running_bias']
+        """
+        return {
+            "calibration_bias": self.bias,
+            "calibration_running_bias": self.running_bias,
+            "calibration_error": self.error,
+            "calibration_warning": self.warning,
+            "effective_group_rate": self.effective_group_rate,
+        }
+
+
+class CalibrationRecord(Stateful):
+    """Sums over all groups seen so far, in bins of the predicted value; two plain arrays of float64.
+
+    Examples
+    --------
+    >>> record = CalibrationRecord()
+    >>> record.add(np.array([0.2]), successes=np.array([1.0]), rollouts=np.array([1]))
+    >>> record.report().n_groups
+    0
+    """
+
+    __slots__ = ("bins", "tally")
+    _STATE: ClassVar[tuple[str, ...]] = __slots__
+
+    def __init__(self) -> None:
+        self.bins = np.zeros((4, _N_BINS))  # groups; sums of predicted, observed, and squared difference
+        self.tally = np.zeros(5)  # effective groups; faded sums of 1, of 1 squared, of the difference, of its square
+
+    def add(self, value: FloatArray, successes: FloatArray, rollouts: IntArray) -> None:
+        """Count entries with at least two rollouts.
+
+        Parameters
+        ----------
+        value : numpy.ndarray of float64, shape (n_ids,)
+            Predicted values, in [0, 1/4].
+        successes : numpy.ndarray of float64, shape (n_ids,)
+            Sums of the rewards, in [0, rollouts].
+        rollouts : numpy.ndarray of int64, shape (n_ids,)
+            Rewarded rollouts.
+        """
+        kernels.calibrate(value, successes, rollouts, _TOP, _FADE, self.bins, self.tally)
+
+    def merge(self, other: CalibrationRecord) -> None:
+        """Add the sums of another record; the faded ones as if both had gone on side by side."""
+        self.bins += other.bins
+        self.tally += other.tally
+
+    def report(self) -> Calibration:
+        """Return what the sums say."""
+        groups, predicted, observed, squared = self.bins
+        n = float(groups.sum())
+        bias, own_error = _mean_and_error(n, n, float((predicted - observed).sum()), float(squared.sum()))
+        running, running_error = _mean_and_error(*self.tally[1:].tolist())
+        empty = groups == 0.0
+        size = np.where(empty, np.nan, groups)
+        gap = np.abs(predicted - observed).sum()  # of sums: the groups are the weights
+        return Calibration(
+            edges=np.linspace(0.0, _TOP, _N_BINS + 1),
+            groups=groups.astype(np.int64),
+            predicted=predicted / size,
+            observed=observed / size,
+            n_groups=int(n),
+            effective_groups=int(self.tally[0]),
+            bias=bias,
+            standard_error=own_error,
+            running_bias=running,
+            running_standard_error=running_error,
+            error=float(gap) / n if n else nan,
+            warning=float(n >= _LEAST_GROUPS and _biased(bias, own_error, running, running_error)),
+        )
+
+
+def _mean_and_error(weight: float, weight_squared: float, total: float, total_squared: float) -> tuple[float, float]:
+    """Return the weighted mean of differences and its standard error, from weighted sums."""
+    if weight == 0.0:
+        return nan, nan
+    mean = total / weight
+    share = weight_squared / weight / weight  # one over the number of groups that count
+    if share > 1.0 - 1e-12:
+        return mean, nan
+    variance = max(0.0, total_squared / weight - mean * mean) / (1.0 - share)
+    return mean, sqrt(variance * share)
+
+
+def _biased(bias: float, error: float, running: float, running_error: float) -> bool:
+    """Tell whether one of the biases is too large to be chance, and not a thing of the past."""
+    if abs(running) > max(_LIMIT, _ERRORS * running_error):
+        return True
+    if abs(bias) <= max(_LIMIT, _ERRORS * error):
+        return False
+    # After a fit the record keeps the old bias for long; a lamp that stays on then would teach users to ignore it.
+    recovered = (bias - running) * (1.0 if bias > 0.0 else -1.0) > _ERRORS * running_error
+    return not recovered

@@ -1,0 +1,220 @@
+"""PromptIndex: prompt ids and the rows they stand in."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+from cero_alloc._checks import IntArray, TieArray, error_text, integer, require_ordered, require_unmasked
+
+from . import kernels
+
+_NO_ROWS = np.empty(0, dtype=np.int64)
+_BOOLS = (bool, np.bool_)
+_BOOLS_SET = frozenset(_BOOLS)
+_LARGEST = np.iinfo(np.int64).max
+_MOST = 2**31 - 1  # prompts: ranks that break ties have 32 bits
+
+
+class PromptIndex:
+    """Unique prompt ids in row order; ids 0 .. M-1 are kept as a range and need no table.
+
+    Parameters
+    ----------
+    prompts : int or sequence of hashable
+        Number of prompts, or their ids.
+    """
+
+    def __init__(self, prompts: SupportsIndex | Sequence[Hashable]) -> None:
+        self._table: dict[Hashable, int] | None = None  # None: an id is its own row
+        self._last: tuple[list[Hashable], IntArray] = ([], _NO_ROWS)  # ids that were looked up last, and their rows
+        self._ids: list[Hashable] | range
+        if hasattr(prompts, "__index__") and getattr(prompts, "ndim", 0) == 0:
+            remedy = "Give the number of prompts, or their ids."
+            self._ids = range(integer("prompts", prompts, least=1, remedy=remedy, most=_MOST))
+        else:
+            self._ids = _id_list("prompts", prompts)
+            self._table = _table_of("prompts", self._ids)
+            if not self._ids:
+                raise ValueError(
+                    error_text("prompts", "name at least one prompt", [], "Pass the ids of the training set.")
+                )
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, prompt_id: object) -> bool:
+        if self._table is None:
+            return _is_int(prompt_id) and prompt_id in self._ids
+        try:
+            return prompt_id in self._table and not isinstance(prompt_id, _BOOLS)
+        except TypeError:  # unhashable, so not an id
+            return False
+
+    @property
+    def ids(self) -> Sequence[Hashable]:
+        """The ids in row order."""
+        return self._ids if isinstance(self._ids, range) else tuple(self._ids)
+
+    def name(self, row: int) -> Hashable:
+        """Return the id of a row."""
+        return self._ids[row]
+
+    def fresh(self, ids: Iterable[Hashable]) -> list[Hashable]:
+        """Return ids as a list, checked to be new and unique."""
+        names = _id_list("ids", ids)
+        _table_of("ids", names)
+        known = self if self._table is not None or all(map(_is_int, names)) else _table_of("ids", self._ids)
+        for position, name in enumerate(names):
+            if name in known:
+                raise ValueError(error_text("ids", "be new to the bank", name, "Leave it out.", position))
+        return names
+
+    def append(self, names: list[Hashable]) -> None:
+        """Give the next rows to checked new ids."""
+        size = len(self)
+        if isinstance(self._ids, range) and names == list(range(size, size + len(names))) and all(map(_is_int, names)):
+            self._ids = range(size + len(names))
+            return
+        if self._table is None:
+            self._table = {name: row for row, name in enumerate(self._ids)}
+        self._table.update((name, size + row) for row, name in enumerate(names))
+        self._ids = [*self._ids, *names]
+
+    def rows(self, ids: object) -> IntArray:
+        """Return the rows of ``ids``; nobody writes into them."""
+        rows = self._find(ids)
+        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
+            raise _unknown_ids(self._strangers(rows))
+        return rows
+
+    def _find(self, ids: Any) -> IntArray:
+        """Return the rows of ``ids``; where ids are rows, they are yet to be checked against the size."""
+        _require_list("prompt_ids", "be a collection of ids", ids)
+        if self._table is None:
+            return self._integer_rows(ids)
+        names = _listed(ids)
+        if (0 in self._table or 1 in self._table) and not _BOOLS_SET.isdisjoint(map(type, names)):
+            raise _unknown_ids([name for name in names if name not in self])
+        try:
+            if names == self._last[0]:  # feedback mostly names what was just dealt, and comparing beats looking up
+                return self._last[1]
+            rows = np.fromiter(map(self._table.__getitem__, names), dtype=np.int64, count=len(names))
+        except (KeyError, TypeError, ValueError):  # a ValueError of arrays that were compared
+            unknown = [name for name in names if name not in self]
+            raise _unknown_ids(unknown) from None
+        self._last = names, rows
+        return rows
+
+    def _strangers(self, rows: IntArray) -> list[int]:
+        return [int(row) for row in rows if not 0 <= row < len(self)]
+
+    def _integer_rows(self, ids: Iterable[Hashable]) -> IntArray:
+        names: Any = ids if hasattr(ids, "__array__") or isinstance(ids, (list, tuple, range)) else list(ids)
+        try:
+            array = np.asarray(names)
+        except ValueError:  # ragged: some of the ids are sequences
+            array = np.empty(len(names), dtype=object)
+        if array.size == 0:
+            return _NO_ROWS
+        if array.dtype.kind not in "iu" or array.ndim != 1:
+            strangers = [name for name in names if name not in self]
+            if strangers:
+                raise _unknown_ids(strangers)
+            array = np.array([operator.index(name) for name in names])
+        elif isinstance(names, (list, tuple)):  # NumPy takes True for 1
+            bits = np.flatnonzero((array == 0) | (array == 1)).tolist()
+            odd = [names[i] for i in bits if isinstance(names[i], _BOOLS)]
+            if odd:
+                raise _unknown_ids(odd)
+        if array.dtype == np.uint64 and array.max() > _LARGEST:  # would turn into a row
+            raise _unknown_ids([int(name) for name in array if name > _LARGEST])
+        return np.array(array, dtype=np.int64)  # a copy: an open round keeps it
+
+    def unique_rows(self, prompt_ids: Iterable[Hashable] | None) -> IntArray | None:
+        """Return the rows of ids that may not repeat; None, the whole pool, stays None."""
+        if prompt_ids is None:
+            return None
+        rows = self._find(prompt_ids)
+        slots = _NO_ROWS
+        if not kernels.strictly_increasing(rows):
+            slots = np.full(1 << (rows.size * 3 // 2).bit_length(), -1, dtype=np.int64)
+        position, kind = kernels.first_bad_row(rows, len(self), slots)
+        if kind == 1:
+            raise _unknown_ids(self._strangers(rows))
+        if kind == 2:
+            name = self.name(int(rows[position]))
+            raise ValueError(
+                error_text("prompt_ids", "not repeat an id", name, "Sum the entries of a prompt first.", position)
+            )
+        return rows
+
+    def named_rows(self, prompt_ids: Iterable[Hashable] | None) -> IntArray:
+        """Return the rows of ids that may not repeat, all of them for None."""
+        rows = self.unique_rows(prompt_ids)
+        return np.arange(len(self)) if rows is None else rows
+
+
+def tie_ranks(rng: np.random.Generator, size: int, after: int = 0) -> TieArray:
+    """Draw a random order of prompts: what breaks ties between equal keys; its ranks begin at ``after``."""
+    return rng.permutation(np.arange(after, after + size, dtype=np.int32))
+
+
+def _require_list(name: str, condition: str, ids: object) -> None:
+    """Refuse what is no list of ids: one id, a set, a table."""
+    if isinstance(ids, (str, bytes, bytearray)) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
+        raise TypeError(error_text(name, condition, ids, "Wrap a single id in a list."))
+    if getattr(ids, "ndim", 1) != 1:
+        raise TypeError(error_text(f"{name}.ndim", "be 1", ids.ndim, "Pass one column."))  # type: ignore[attr-defined]
+    require_ordered(name, ids)
+    require_unmasked(name, ids)
+
+
+def _is_int(name: object) -> bool:
+    return hasattr(name, "__index__") and not isinstance(name, _BOOLS)
+
+
+def _listed(ids: Any) -> list[Hashable]:
+    """Return ids as a list of Python's own types: an entry of a tensor equals its number, but hashes otherwise."""
+    return list(ids.tolist()) if hasattr(ids, "tolist") else list(ids)
+
+
+def _id_list(name: str, ids: object) -> list[Hashable]:
+    """Return ids as a list of hashables."""
+    _require_list(name, "be a sequence of ids", ids)
+    names = _listed(ids)
+    for position, entry in enumerate(names):
+        if isinstance(entry, _BOOLS):
+            raise TypeError(
+                error_text(name, "not be booleans, which equal 0 and 1", entry, "Name the prompts.", position)
+            )
+        if isinstance(entry, float) and entry != entry:
+            raise ValueError(error_text(name, "not be NaN, which equals no id", entry, "Drop it.", position))
+        try:
+            hash(entry)
+        except TypeError:
+            raise TypeError(
+                error_text(name, "be hashable", entry, "Use strings, integers or tuples.", position)
+            ) from None
+    return names
+
+
+def _table_of(label: str, names: Sequence[Hashable]) -> dict[Hashable, int]:
+    """Return id -> row, refusing repeats."""
+    table = {name: row for row, name in enumerate(names)}
+    if len(table) < len(names):
+        seen: set[Hashable] = set()
+        for position, name in enumerate(names):
+            if name in seen:
+                raise ValueError(error_text(label, "not repeat an id", name, "Give every prompt its own id.", position))
+            seen.add(name)
+    return table
+
+
+def _unknown_ids(names: Sequence[object]) -> KeyError:
+    """Return the error for ids that the bank does not have."""
+    shown = ", ".join(repr(name) for name in names[:5]) + (", ..." if len(names) > 5 else "")
+    return KeyError(f"prompt_ids must be in the bank, unknown: {shown} ({len(names)} in all). Call add_prompts first.")

@@ -1,0 +1,1 @@
+"""What exposure is worth, and the best that a budget can buy."""

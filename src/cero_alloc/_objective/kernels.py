@@ -1,0 +1,140 @@
+"""Kernels of the utility U(x) = height * phi(rate * x), shared by solvers, allocators and the oracle.
+
+Symbols: ``q`` value, ``x`` exposure in equal shares, ``lam`` saturation, ``n`` units.
+"""
+
+from cero_alloc._numba import exp, expm1, kernel, log, log1p, sqrt
+
+EXPONENTIAL, HYPERBOLIC, LOG, CAPPED_LINEAR = 0, 1, 2, 3
+RATE, HEIGHT = 0, 1
+
+
+@kernel
+def add(total, lost, term):
+    """Add to a compensated sum; ``lost`` is what the total has too much."""
+    step = term - lost
+    fresh = total + step
+    return fresh, (fresh - total) - step
+
+
+@kernel
+def scale_of(scaling, lam, q):
+    """Height and rate of U(x) = height * phi(rate * x); their product, the slope at 0, is 4 lam q in both scalings."""
+    if scaling == RATE:
+        return 1.0, 4.0 * lam * q
+    return 4.0 * q, lam
+
+
+@kernel
+def u(shape, height, rate, x):
+    """Return the utility U(x)."""
+    s = rate * x
+    if shape == EXPONENTIAL:
+        return -height * expm1(-s)
+    if shape == HYPERBOLIC:
+        return height if s > 1e300 else height * (s / (1.0 + s))
+    if shape == LOG:
+        return height * (log1p(s) if s < 1e300 else log(rate) + log(x))
+    return height * min(s, 1.0)
+
+
+@kernel
+def du(shape, height, rate, x):
+    """Marginal U'(x), the right derivative at the kink of the capped line."""
+    s = rate * x
+    slope = height * rate
+    if shape == EXPONENTIAL:
+        return slope * exp(-s)
+    if shape == HYPERBOLIC:
+        return slope / ((1.0 + s) * (1.0 + s))
+    if shape == LOG:
+        return slope / (1.0 + s)
+    return slope if s < 1.0 else 0.0
+
+
+@kernel
+def demand(shape, height, rate, slope, upper):
+    """Smallest minimiser of slope * x - U(x) over [0, upper]."""
+    top = height * rate
+    if slope >= top:
+        return 0.0
+    if shape == CAPPED_LINEAR:
+        return min(upper, 1.0 / rate)
+    if slope <= du(shape, height, rate, upper):
+        return upper
+    excess = (top - slope) / slope  # top / slope - 1 without cancellation
+    if shape == EXPONENTIAL:
+        s = log1p(excess) if excess < 1e300 else log(top) - log(slope)
+    elif shape == HYPERBOLIC:
+        s = excess / (sqrt(1.0 + excess) + 1.0) if excess < 1e300 else sqrt(top) / sqrt(slope)
+    elif excess < 1e300:
+        s = excess
+    else:
+        return min(upper, height / slope)
+    return min(upper, s / rate)
+
+
+@kernel
+def demand_pull(shape, height, rate, slope):
+    """Minus the derivative of the unclipped demand by log(slope), for 0 < slope < height * rate."""
+    if shape == EXPONENTIAL:
+        return 1.0 / rate
+    if shape == HYPERBOLIC:
+        return 0.5 * sqrt(height * rate / slope) / rate
+    if shape == LOG:
+        return height / slope
+    return 0.0
+
+
+@kernel
+def conj(shape, height, rate, slope, upper):
+    """Restricted concave conjugate: the minimum of slope * x - U(x) over [0, upper]."""
+    x = demand(shape, height, rate, slope, upper)
+    return slope * x - u(shape, height, rate, x)
+
+
+@kernel
+def unit_gain(shape, height, rate, n):
+    """U(n + 1) - U(n), with ``rate`` per unit, free of cancellation and equal for equal marginals."""
+    s = rate * n
+    if shape == EXPONENTIAL:
+        return -height * exp(-s) * expm1(-rate)
+    if shape == HYPERBOLIC:
+        return height * (rate / ((1.0 + s) * (1.0 + s + rate)))
+    if shape == LOG:
+        return height * log1p(rate / (1.0 + s))
+    if s + rate <= 1.0:
+        return height * rate
+    return height * max(1.0 - s, 0.0)
+
+
+@kernel
+def utility_loop(shape, scaling, lam, q, x, out):
+    """U(q, x) elementwise."""
+    for i in range(q.size):
+        height, rate = scale_of(scaling, lam, q[i])
+        out[i] = u(shape, height, rate, x[i])
+
+
+@kernel
+def marginal_loop(shape, scaling, lam, q, x, out):
+    """U'(q, x) elementwise."""
+    for i in range(q.size):
+        height, rate = scale_of(scaling, lam, q[i])
+        out[i] = du(shape, height, rate, x[i])
+
+
+@kernel
+def demand_loop(shape, scaling, lam, q, slope, upper, out):
+    """Demand elementwise."""
+    for i in range(q.size):
+        height, rate = scale_of(scaling, lam, q[i])
+        out[i] = demand(shape, height, rate, slope[i], upper[i])
+
+
+@kernel
+def conjugate_loop(shape, scaling, lam, q, slope, upper, out):
+    """Restricted conjugate elementwise."""
+    for i in range(q.size):
+        height, rate = scale_of(scaling, lam, q[i])
+        out[i] = conj(shape, height, rate, slope[i], upper[i])

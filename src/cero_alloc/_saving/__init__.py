@@ -1,0 +1,1 @@
+"""State of an object to a dict and back."""

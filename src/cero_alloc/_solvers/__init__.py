@@ -1,0 +1,1 @@
+"""Pure functions of arrays: prices, whole units, tables, ranking, sampling."""

@@ -1,0 +1,378 @@
+"""Kernels of one visit's counts, from a table of unit gains.
+
+``gains[r, n]`` is what unit n + 1 of row r adds. Counts lie in {0} u [n_min, n_max], n_max the table's width.
+"""
+
+import numpy as np
+
+from cero_alloc._numba import kernel
+
+
+@kernel
+def majorise(gains, n_min, length, worth, slopes):
+    """Write the slopes of each row's smallest concave majorant over {0} u [n_min, n_max]; scratch of n_max entries.
+
+    Adjacent blocks are pooled while the later one is steeper (isotonic regression). Blocks keep sums of gains, not
+    differences of sums, so that a slope of one unit is that unit's gain to the last bit.
+    """
+    first = max(n_min, 1)
+    for r in range(gains.shape[0]):
+        top = -1
+        for n in range(gains.shape[1]):
+            if 0 < n < first:  # the forced first block
+                length[top] += 1
+                worth[top] += gains[r, n]
+                continue
+            top += 1
+            length[top] = 1
+            worth[top] = gains[r, n]
+            if n + 1 < first:
+                continue
+            while top > 0 and worth[top] * length[top - 1] > worth[top - 1] * length[top]:
+                top -= 1
+                length[top] += length[top + 1]
+                worth[top] += worth[top + 1]
+        at = 0
+        for block in range(top + 1):
+            for _ in range(length[block]):
+                slopes[r, at] = worth[block] / length[block]
+                at += 1
+
+
+@kernel
+def dearer(slopes, r, low, high, cost, price, equal):
+    """First n in [low, high) whose slope per cost is below ``price`` (or not above it, unless ``equal``), else high."""
+    while low < high:
+        middle = (low + high) // 2
+        ratio = slopes[r, middle] / cost
+        if ratio > price or (equal and ratio == price):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def take_above(slopes, cost, stride, price, units):
+    """Write the units per row whose slope per cost is at least ``price``; return their cost."""
+    total = 0.0
+    for r in range(slopes.shape[0]):
+        c = cost[r * stride]
+        units[r] = dearer(slopes, r, np.int64(0), slopes.shape[1], c, price, np.bool_(True))
+        total += c * units[r]
+    return total
+
+
+@kernel
+def clear_slopes(slopes, cost, stride, target, sure, upto):
+    """Find the price at which the rows' units cost ``target``: quickselect over all slopes, no tolerance.
+
+    Writes the units dearer than the price and those at least as dear; the first cost at most ``target``. Returns price
+    and cost of the first.
+    """
+    m, n_max = slopes.shape
+    sure[:] = 0
+    upto[:] = n_max
+    spent, price = 0.0, np.inf
+    state = np.uint64(m)
+    while True:
+        undecided = np.int64(0)
+        for r in range(m):
+            undecided += upto[r] - sure[r]
+        if undecided == 0:
+            return price, spent
+        state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
+        pick = np.int64((state >> np.uint64(33)) % np.uint64(undecided))
+        r = 0
+        while pick >= upto[r] - sure[r]:
+            pick -= upto[r] - sure[r]
+            r += 1
+        price = slopes[r, sure[r] + pick] / cost[r * stride]
+        if np.isnan(price):  # never from sound input; without this it would never end
+            return price, spent
+        above, at_least = spent, spent
+        for r in range(m):
+            c = cost[r * stride]
+            above += c * (dearer(slopes, r, sure[r], upto[r], c, price, np.bool_(False)) - sure[r])
+            at_least += c * (dearer(slopes, r, sure[r], upto[r], c, price, np.bool_(True)) - sure[r])
+        cheaper, found = at_least <= target, above <= target < at_least
+        for r in range(m):
+            c, low, high = cost[r * stride], sure[r], upto[r]
+            if found:
+                sure[r] = dearer(slopes, r, low, high, c, price, np.bool_(False))
+                upto[r] = dearer(slopes, r, low, high, c, price, np.bool_(True))
+            elif cheaper:
+                sure[r] = dearer(slopes, r, low, high, c, price, np.bool_(True))
+            else:
+                upto[r] = dearer(slopes, r, low, high, c, price, np.bool_(False))
+        if found:
+            return price, above
+        if cheaper:
+            spent = at_least
+
+
+@kernel
+def level(start, units, upto, cost, stride, order, left):
+    """Spend ``left`` on evening out start + units within upto, rows in ``order`` first; return what is left."""
+    low, high = np.int64(2**62), np.int64(-(2**62))
+    for r in range(units.size):
+        if upto[r] > units[r]:
+            low, high = min(low, start[r] + units[r]), max(high, start[r] + upto[r])
+    if low >= high:
+        return left
+    while low < high:  # the highest level that ``left`` pays for
+        middle = (low + high + 1) // 2
+        need = 0.0
+        for r in range(units.size):
+            need += cost[r * stride] * (min(max(middle - start[r], units[r]), upto[r]) - units[r])
+        if need <= left:
+            low = middle
+        else:
+            high = middle - 1
+    for r in range(units.size):
+        more = min(max(low - start[r], units[r]), upto[r]) - units[r]
+        left -= cost[r * stride] * more
+        units[r] += more
+    for ahead_too in range(2):  # those at the level before those that are ahead of it already
+        for j in range(order.size):
+            r = order[j]
+            if units[r] < upto[r] and cost[r * stride] <= left and (start[r] + units[r] > low) == (ahead_too == 1):
+                units[r] += 1
+                left -= cost[r * stride]
+    return left
+
+
+@kernel
+def fall(gains, lower, out):
+    """Copy gains that fall along a row from ``lower`` on, freed of rises by rounding; infinite before."""
+    for r in range(lower.size):
+        least = np.inf
+        for n in range(gains.shape[1]):
+            if n >= lower[r]:
+                # + 0.0 turns a negative zero, whose bits are those of a negative number, into a plain one.
+                least = min(least, gains[r, n] + 0.0)
+            out[r, n] = least
+
+
+@kernel
+def units_above(key, r, low, high, price):
+    """Smallest n in [low, high] from which on the units of row r have a key of at most ``price``; keys fall."""
+    while low < high:
+        middle = (low + high) // 2
+        if key[r, middle] > price:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def clear_gains(key, total, units, upto, trial):
+    """Narrow the bounds [units, upto] to the split that spends ``total``; return what the units leave.
+
+    ``key[r, n]`` is an integer that falls in n and grows with the gain of unit n + 1. On return the units between the
+    bounds are all at one key, and every unit below them is at a larger one.
+    """
+    least, most = np.int64(0), np.int64(0)
+    floor_key, top_key = np.int64(2**63 - 1), np.int64(0)
+    for r in range(units.size):
+        least += units[r]
+        most += upto[r]
+        if units[r] < upto[r]:
+            top_key = max(top_key, key[r, units[r]])
+            floor_key = min(floor_key, key[r, upto[r] - 1])
+    if most <= total or least >= total:
+        bound = upto if most <= total else units
+        units[:] = bound
+        upto[:] = bound
+        return max(0, total - most)
+    low, high = floor_key - 1, top_key  # keys above low overspend, those above high do not
+    while high - low > 1:
+        price = low + (high - low) // 2
+        taken = np.int64(0)
+        for r in range(units.size):
+            trial[r] = units_above(key, r, units[r], upto[r], price)
+            taken += trial[r]
+        if taken > total:
+            low = price
+            upto[:] = trial
+        else:
+            high = price
+            units[:] = trial
+            if taken == total:
+                upto[:] = trial
+                return total - taken
+    left = total
+    for r in range(units.size):
+        left -= units[r]
+    return left
+
+
+@kernel
+def fill_ties(gains, slopes, n_min, cost, stride, start, order, left, units, upto):
+    """Spend ``left`` on the units at the clearing price: whole blocks that fit, then the single units evenly."""
+    for j in range(order.size):
+        r = order[j]
+        flat = units[r] >= n_min or n_min <= 1
+        for n in range(units[r], upto[r]):
+            flat = flat and gains[r, n] == slopes[r, n]
+        if flat:
+            continue
+        block = cost[r * stride] * (upto[r] - units[r])
+        if block <= left:
+            units[r] = upto[r]
+            left -= block
+        upto[r] = units[r]
+    return level(start, units, upto, cost, stride, order, left)
+
+
+@kernel
+def complete(gains, slopes, tie, n_min, total, units):
+    """Bring the sum of the units to ``total``, greedily: open rows, then raise or trim. Return whether it can be."""
+    m, n_max = gains.shape
+    first = max(n_min, 1)
+    active, spent = 0, 0
+    for r in range(m):
+        active += units[r] > 0
+        spent += units[r]
+    while active * n_max < total:
+        chosen = -1
+        for r in range(m):
+            if units[r] == 0 and (
+                chosen < 0
+                or slopes[r, 0] > slopes[chosen, 0]
+                or (slopes[r, 0] == slopes[chosen, 0] and tie[r] < tie[chosen])
+            ):
+                chosen = r
+        if chosen < 0:
+            return False
+        units[chosen] = first
+        active += 1
+        spent += first
+    while spent != total:
+        chosen = -1
+        up = spent < total
+        for r in range(m):
+            if up:
+                if units[r] < n_max and (units[r] > 0 or first == 1):
+                    here = gains[r, units[r]]
+                    best = gains[chosen, units[chosen]] if chosen >= 0 else -np.inf
+                    if chosen < 0 or here > best or (here == best and tie[r] < tie[chosen]):
+                        chosen = r
+            elif units[r] > first or (units[r] == 1 and first == 1):
+                here = gains[r, units[r] - 1]
+                worst = gains[chosen, units[chosen] - 1] if chosen >= 0 else np.inf
+                if chosen < 0 or here < worst or (here == worst and tie[r] < tie[chosen]):
+                    chosen = r
+        if chosen < 0:
+            return False
+        step = 1 if up else -1
+        units[chosen] += step
+        spent += step
+    return True
+
+
+@kernel
+def change_loss(gains, r, price, before, after):
+    """Loss of sum gains - price * units when row r goes from ``before`` to ``after``."""
+    loss = 0.0
+    for n in range(before, after):
+        loss += price - gains[r, n]
+    for n in range(after, before):
+        loss += gains[r, n] - price
+    return loss
+
+
+@kernel
+def least_losses(gains, price, n_min, units, out):
+    """Write the loss of each row's second best count at ``price``, ``units`` being the best."""
+    first, n_max = max(n_min, 1), gains.shape[1]
+    for r in range(units.size):
+        out[r] = np.inf
+        up, down = 0.0, 0.0
+        for n in range(units[r], n_max):
+            up += price - gains[r, n]
+            if n + 1 >= first:
+                out[r] = min(out[r], up)
+        for n in range(units[r] - 1, -1, -1):
+            down += gains[r, n] - price
+            if n == 0 or n >= first:
+                out[r] = min(out[r], down)
+
+
+@kernel
+def repair(gains, core, price, slack, n_min, lowest, left, highest, bound, units, best, choice):
+    """Raise the total by ``left``, or by lowest to highest at ``slack`` per unit short of left, at the least loss.
+
+    Exact over the rows in ``core``, each change of count losing less than ``bound``: dynamic program over the change of
+    the total so far. ``best`` (2 x 2 reach + 1) and ``choice`` (rows x 2 reach + 1) are scratch. Returns the loss, inf
+    if nothing was found, and writes ``units``.
+    """
+    reach = (best.shape[1] - 1) // 2
+    first, n_max = max(n_min, 1), gains.shape[1]
+    best[:, :] = np.inf
+    best[0, reach] = 0.0
+    for s in range(core.size):
+        r, now = core[s], s % 2
+        before = units[r]
+        for d in range(best.shape[1]):  # no change
+            best[1 - now, d] = best[now, d]
+            choice[s, d] = before
+        for n in range(n_max + 1):
+            if n == before or 0 < n < first:
+                continue
+            loss = change_loss(gains, r, price, before, n)
+            if loss >= bound:
+                continue
+            shift = n - before
+            for d in range(max(0, -shift), min(best.shape[1], best.shape[1] - shift)):
+                if best[now, d] + loss < best[1 - now, d + shift]:
+                    best[1 - now, d + shift] = best[now, d] + loss
+                    choice[s, d + shift] = n
+    last = core.size % 2
+    found, at = np.inf, -1
+    for d in range(max(-reach, lowest), min(reach, highest) + 1):
+        loss = best[last, d + reach] + slack * (left - d)
+        if loss < found:
+            found, at = loss, d + reach
+    if at >= 0:
+        for s in range(core.size - 1, -1, -1):
+            r = core[s]
+            before = units[r]
+            units[r] = choice[s, at]
+            at -= units[r] - before
+    return found
+
+
+@kernel
+def fill_costly(gains, slopes, n_min, cost, stride, tie, floor_price, need, left, units):
+    """Spend at least ``need`` and at most ``left`` on the next blocks that fit, dearest per cost first; return the rest.
+
+    A block is what the majorant pools, or any part of it that may stand alone.
+    """
+    m, n_max = gains.shape
+    while need > 0.0:
+        chosen, size, top = -1, 0, floor_price
+        for r in range(m):
+            if units[r] >= n_max:
+                continue
+            c = cost[r * stride]
+            worth, n = 0.0, units[r]
+            while n < n_max and slopes[r, n] == slopes[r, units[r]]:
+                worth += gains[r, n]
+                n += 1
+                step = n - units[r]
+                if step * c > left:
+                    break
+                if n < n_min:
+                    continue
+                ratio = worth / (step * c)
+                better = ratio > top or (ratio == top and chosen != r and (chosen < 0 or tie[r] < tie[chosen]))
+                if better:
+                    chosen, size, top = r, step, ratio
+        if chosen < 0:
+            break
+        units[chosen] += size
+        need -= size * cost[chosen * stride]
+        left -= size * cost[chosen * stride]
+    return left

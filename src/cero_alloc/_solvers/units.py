@@ -1,0 +1,289 @@
+"""Whole units of many prompts, the largest gains first: a threshold on gains that a sample finds and one pass proves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from math import exp, log, sqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cero_alloc._checks import FloatArray, IntArray, TieArray
+from cero_alloc._objective.utility import SaturatingUtility
+
+from . import units_kernels
+
+_FEW = 1 << 14  # units that are simply listed
+SAMPLE = 1 << 13  # prompts
+_SEEN = 1021  # gains remembered, a prime
+_BLOCK = 256  # prompts at a time: scratch that stays in the cache
+_SIGMAS = 3.0  # of the sample, to either side of the price
+LEAST = 1e-250  # prices from here on are told apart by their logarithms
+NO_UNITS = np.zeros(1, dtype=np.int64)
+_ONE = np.ones(1)
+
+
+class Bracket(NamedTuple):
+    """Units at two prices: those below ``high`` gain more than ``hi``, those that others have more gain less than ``lo``."""
+
+    lo: float
+    hi: float
+    high: IntArray  # per prompt
+    near: IntArray  # prompts with units between the prices
+    low: IntArray  # of these prompts, ``high`` and the units between
+    over: int  # sum of all units but those that gain less than ``lo``
+    under: int  # sum of high
+
+
+class Taken(NamedTuple):
+    """The k units that come first."""
+
+    units: IntArray  # per prompt
+    price: float  # gain of the k-th, shifted
+    last: int  # its prompt
+    before: float  # gain of the one before, shifted; infinite where that was not looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """Units of the scores U(z + w n) / w of many prompts.
+
+    Attributes
+    ----------
+    q, z : numpy.ndarray of float64, shape (n,)
+        Values, and exposure so far in units.
+    tie : numpy.ndarray of int32, shape (n,)
+        Rank of the prompts where gain and ``ahead`` are equal.
+    upper : numpy.ndarray of int64, shape (1,) or (n,)
+        Most units of each prompt.
+    share : float
+        Equal share R in units.
+    utility : SaturatingUtility
+        What exposure is worth.
+    lower : numpy.ndarray of int64, shape (1,) or (n,)
+        Units that are taken already.
+    visits : numpy.ndarray of float64, shape (1,) or (n,)
+        Visits w that a unit stands for.
+    ahead : numpy.ndarray of float64, shape (1,) or (n,)
+        Of equal gains the one with the least ``ahead`` + n comes first.
+    shift : float
+        Added to every gain; equal gains are those that are equal after it.
+    """
+
+    q: FloatArray
+    z: FloatArray
+    tie: TieArray
+    upper: IntArray
+    share: float
+    utility: SaturatingUtility
+    lower: IntArray = field(default_factory=lambda: NO_UNITS)
+    visits: FloatArray = field(default_factory=lambda: _ONE)
+    ahead: FloatArray = field(default_factory=lambda: _ONE)
+    shift: float = 0.0
+
+    def __getitem__(self, rows: IntArray) -> Units:
+        per_prompt = ("q", "z", "tie", "upper", "lower", "visits", "ahead")
+        parts = {name: getattr(self, name) for name in per_prompt}
+        return replace(self, **{name: part[rows] for name, part in parts.items() if part.size > 1})
+
+    @property
+    def total(self) -> int:
+        """Units beyond the lower bounds."""
+        return self.sum_of(self.upper) - self.sum_of(self.lower)
+
+    def take(self, k: int, guess: float, spare: int = 0) -> Taken | None:
+        """Return the ``k`` units that come first, 1 to ``total``, counted from the lower bounds on.
+
+        None where there is no telling gains apart by logarithms, or too many gain the same. ``spare`` 1 looks at the gain
+        before the last one too. The result depends on the units alone, not on the guess.
+        """
+        size = self.q.size
+        if self.total <= _FEW:
+            lower, upper = (np.array(np.broadcast_to(bound, size)) for bound in (self.lower, self.upper))
+            return self._listed(k, np.arange(size), lower, upper)
+        steepest = self.utility.saturation / self.share * float(self.visits.max())
+        if not 1e-50 < steepest < 1e50:
+            return None
+        spare = min(spare, k - 1)
+        sigmas, k = _SIGMAS, k + self.sum_of(self.lower)
+        while True:
+            lo, hi = self._window(k - self.sum_of(self.lower), spare, guess, sigmas)
+            if self.shift == 0.0:
+                lo = max(lo, LEAST)
+            bracket = self.between(lo, hi)
+            if lo == LEAST and bracket.over < k:
+                return None
+            if bracket.under < k - spare and k <= bracket.over:
+                taken = self.among(bracket, k, guess, spare)
+                if taken is None or self._holds(bracket, taken, spare):
+                    return taken
+                if lo <= LEAST and hi == np.inf:  # nothing wider is left
+                    return None
+            sigmas *= 8.0
+
+    def among(self, bracket: Bracket, k: int, guess: float, spare: int = 0) -> Taken | None:
+        """Return the first units, ``k`` in all, that of them above the bracket being sure."""
+        low, high, near = bracket.low, bracket.high, bracket.near
+        if near.size <= SAMPLE or 2 * near.size > self.q.size:  # few, or many alike
+            return self._listed(k - bracket.under, near, high, low)
+        taken = replace(self[near], lower=high[near], upper=low).take(k - bracket.under, guess, spare)
+        if taken is None:
+            return None
+        high[near] = taken.units
+        return taken._replace(units=high, last=int(near[taken.last]))
+
+    def between(self, lo: float, hi: float) -> Bracket:
+        """Return the units around two prices."""
+        size = self.q.size
+        high, near, low = (np.empty(size, dtype=np.int64) for _ in range(3))
+        over, under, found = units_kernels.bracket_units(
+            lo, hi, self.q, self.z, self.visits, _stride(self.visits), self.lower, _stride(self.lower), self.upper,
+            _stride(self.upper), self.share, *self.utility.codes, high, near, low, np.empty((5, _BLOCK)),
+        )  # fmt: skip
+        return Bracket(lo, hi, high, near[:found], low[:found], int(over), int(under))
+
+    def worth(self, price: float) -> IntArray:
+        """Return the units that gain at least ``price``, counted from 0."""
+        bracket = self.between(price if price >= LEAST else 0.0, max(price, LEAST))
+        units = bracket.high
+        rows, n = entries(bracket.near, units[bracket.near], bracket.low)
+        np.add.at(units, rows[self.gains(rows, n) >= price], 1)
+        return units
+
+    def sum_of(self, bound: IntArray) -> int:
+        """Return the sum of a bound over all prompts."""
+        return int(bound[0]) * self.q.size if bound.size == 1 else int(bound.sum())
+
+    def gains(self, rows: IntArray, n: IntArray) -> FloatArray:
+        """Return the gain of unit n + 1 of each row."""
+        gains = np.empty(rows.size)
+        units_kernels.entry_gains(
+            rows,
+            n,
+            self.q,
+            self.z,
+            self.visits,
+            _stride(self.visits),
+            self.share,
+            *self.utility.codes,
+            np.empty((4, _SEEN)),
+            gains,
+        )
+        return gains
+
+    def _listed(self, k: int, near: IntArray, units: IntArray, upper: IntArray) -> Taken | None:
+        """Add to the units the first ``k`` of those up to the upper bounds of ``near``, by listing them all."""
+        if int((upper - units[near]).sum()) > 4 * self.q.size + _FEW:
+            return None
+        rows, n = entries(near, units[near], upper)
+        gains = self.gains(rows, n)
+        gains += self.shift
+
+        def ahead(at: IntArray) -> npt.NDArray[Any]:
+            return n[at] + (self.ahead[rows[at]] if self.ahead.size > 1 else 0.0)
+
+        chosen, last = first(k, -gains, ahead, lambda at: self.tie[rows[at]])
+        before = np.inf if k == 1 else min((float(gains[part].min()) for part in chosen if part.size), default=np.inf)
+        for part in (*chosen, np.array([last])):
+            np.add.at(units, rows[part], 1)
+        return Taken(units, float(gains[last]), int(rows[last]), before)
+
+    def _holds(self, bracket: Bracket, taken: Taken, spare: int) -> bool:
+        """Tell whether what was found lies so well within the bracket that no unit beyond it could come between."""
+        lo, hi = bracket.lo + self.shift, bracket.hi + self.shift
+        top = taken.before if spare else taken.price
+        return (lo < taken.price or bracket.lo == 0.0) and top < hi
+
+    def _window(self, k: int, spare: int, guess: float, sigmas: float) -> tuple[float, float]:
+        """Return prices between which the k-th unit most likely gains."""
+        size = self.q.size
+        some, rank, margin = self, float(k), sigmas - _SIGMAS  # sure, unless looked for a second time
+        few = max(16.0, self.total / 512)
+        if size > 2 * SAMPLE:
+            some = self[sample_rows(size)]
+            rank *= SAMPLE / size
+            lo, _ = some._around(rank, guess, some.total / 32)
+            counts = some.between(max(lo, LEAST), max(lo, LEAST)).high
+            margin = sigmas * (0.5 + sqrt(SAMPLE) * float(np.std(counts)))
+            guess, few = lo, 0.5 * margin
+        lo, hi = some._around(rank + margin, guess, few)
+        if margin or spare:
+            hi = some._around(rank - margin - spare, guess, few)[1]
+        room = 1e-15 * abs(self.shift)
+        return max(0.0, lo * (1.0 - 1e-6) - room), hi * (1.0 + 1e-6) + room
+
+    def _around(self, rank: float, guess: float, few: float) -> tuple[float, float]:
+        """Return two prices around the gain of the rank-th unit: near each other, or with at most ``few`` units between."""
+        base, total = self.sum_of(self.lower), self.total
+        if rank > total:
+            return 0.0, LEAST
+        if rank < 1.0:
+            return 1.0 / LEAST, np.inf
+        lo, hi, over, under = 0.0, np.inf, float(total), 0.0
+        price = min(max(guess, 2.0 * LEAST), 0.5 / LEAST) if guess > 0.0 else 1.0
+        step, trial = 1e-2, 0
+        while True:
+            bracket = self.between(price, price)
+            most, least = bracket.over - base, bracket.under - base
+            if least < rank <= most:  # many units gain just this
+                return price, price
+            if least >= rank:
+                lo, over = price, least
+            else:
+                hi, under = price, most
+            if lo > 0.0 and hi < np.inf:
+                if over - under <= few or hi <= lo * (1.0 + 1e-4):
+                    return lo, hi
+                trial += 1
+                part = (over - rank) / (over - under) if trial % 4 else 0.5
+                price = lo * exp(min(max(part, 0.02), 0.98) * log(hi / lo))
+                continue
+            price = price * exp(step) if lo > 0.0 else price * exp(-step)
+            step = min(4.0 * step, 100.0)
+            if not LEAST < price < 1.0 / LEAST:
+                return (0.0, LEAST) if lo == 0.0 else (1.0 / LEAST, np.inf)
+
+
+def first(k: int, key: FloatArray, *ties: Callable[[IntArray], npt.NDArray[Any]]) -> tuple[list[IntArray], int]:
+    """Return the positions that come before the k-th in ascending order, in parts, and the k-th.
+
+    Order is by ``key``, then by what each of ``ties`` returns for positions; the last of them must tell all apart.
+    """
+    chosen: list[IntArray] = []
+    part: npt.NDArray[Any] = key
+    at = np.arange(key.size)
+    for tie in (*ties, None):
+        if part.min() == part.max():
+            part = part if tie is None else tie(at)
+            continue
+        bound = np.partition(part, k - 1)[k - 1]
+        before, equal = np.flatnonzero(part < bound), np.flatnonzero(part == bound)
+        k -= before.size
+        chosen.append(at[before])
+        at = at[equal]
+        if tie is not None:
+            part = tie(at)
+    return chosen, int(at[0])
+
+
+def entries(rows: IntArray, lower: IntArray, upper: IntArray) -> tuple[IntArray, IntArray]:
+    """Return prompt and n of every unit of these rows between their bounds."""
+    more = upper - lower
+    if rows.size and more.min() == more.max() == 1:
+        return rows, lower
+    n = np.repeat(lower - (np.cumsum(more) - more), more)
+    n += np.arange(n.size)
+    return np.repeat(rows, more), n
+
+
+@lru_cache(maxsize=8)
+def sample_rows(size: int) -> IntArray:
+    """Return rows spread evenly over a pool, in step with no period of it (multiples of the golden ratio)."""
+    return np.sort((np.arange(SAMPLE) * 0.6180339887498949 % 1.0 * size).astype(np.int64))
+
+
+def _stride(part: FloatArray | IntArray) -> int:
+    return int(part.size > 1)

@@ -1,0 +1,185 @@
+"""Kernels of whole units and of the remaining problem.
+
+``z`` exposure so far and ``room`` what the remaining visits can still take, in units; ``cost`` per unit, one entry (stride 0)
+or one per prompt (stride 1); a price is utility per cost.
+"""
+
+import numpy as np
+
+from cero_alloc._numba import exp, expm1, kernel, log, sqrt
+from cero_alloc._objective.kernels import EXPONENTIAL, HYPERBOLIC, LOG, add, demand, demand_pull, scale_of, unit_gain
+
+
+@kernel
+def remaining_demand(price, q, z, room, cost, stride, share, shape, scaling, lam):
+    """Cost of what all prompts still take at ``price``, and its pull, minus the derivative by log(price).
+
+    The sum is compensated: rounding in a plain one is more than the tolerance in a large pool, and would cost passes.
+    """
+    total, lost, pull = 0.0, 0.0, 0.0
+    for i in range(q.size):
+        c = cost[i * stride]
+        height, rate = scale_of(scaling, lam, q[i])
+        slope = price * c * share
+        more = share * demand(shape, height, rate, slope, (z[i] + room[i]) / share) - z[i]
+        if more > 0.0:
+            total, lost = add(total, lost, c * min(more, room[i]))
+            if more < room[i] * (1.0 - 1e-12):
+                pull += c * share * demand_pull(shape, height, rate, slope)
+    return total, pull
+
+
+@kernel
+def units_worth(shape, height, rate, start, price, upper):
+    """Count the units beyond exposure ``start``, at most ``upper``, that gain at least ``price`` each; rate per unit."""
+    guess = np.int64(max(0.0, min(float(upper), demand(shape, height, rate, price, start + upper) - start)))
+    low, high = max(0, guess - 1), min(upper, guess + 2)  # calculus leaves guess and guess + 1, but for rounding
+    if low > 0 and unit_gain(shape, height, rate, start + (low - 1)) < price:
+        low, high = 0, low - 1
+    elif high < upper and unit_gain(shape, height, rate, start + high) >= price:
+        low, high = high, upper
+    while low < high:
+        middle = (low + high + 1) // 2
+        if unit_gain(shape, height, rate, start + (middle - 1)) >= price:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@kernel
+def remaining_units(price, q, z, room, share, shape, scaling, lam, out):
+    """Write the whole units that each prompt still takes at ``price`` per unit; return their sum."""
+    total = 0
+    for i in range(q.size):
+        height, rate = scale_of(scaling, lam, q[i])
+        out[i] = units_worth(shape, height, rate / share, z[i], price, np.int64(room[i]))
+        total += out[i]
+    return total
+
+
+@kernel
+def next_gains(q, z, units, share, shape, scaling, lam, out):
+    """Gain of the unit after ``units``, per prompt."""
+    for i in range(q.size):
+        height, rate = scale_of(scaling, lam, q[i])
+        out[i] = unit_gain(shape, height, rate / share, z[i] + units[i])
+
+
+@kernel
+def unit_starts(shape, size, lo, hi, block):
+    """Write the largest s = rate * n from which a unit of U(z + w n) / w gains ``lo``, and ``hi``, but for rounding.
+
+    ``block`` (5 x at least ``size``) holds heights, rates per unit and 1 / w, and takes the two results, below 0 where no unit
+    gains as much. Straight loops: they vectorise, and the calls of log overlap.
+    """
+    height, rate, per_visit, at_lo, at_hi = block[0], block[1], block[2], block[3], block[4]
+    if shape == EXPONENTIAL:
+        log_lo, log_hi = log(lo), log(hi)
+        steep = False
+        for j in range(size):
+            # A polynomial of 1 - exp(-rate), good to 1e-12: expm1 would cost as much as the logarithm.
+            r = rate[j]
+            rise = 1 / 720 - r * (1 / 5040 - r * (1 / 40320 - r * (1 / 362880)))
+            rise = r * (1.0 - r * (0.5 - r * (1 / 6 - r * (1 / 24 - r * (1 / 120 - r * rise)))))
+            at_hi[j] = height[j] * rise * per_visit[j]
+            steep |= r > 0.25
+        if steep:
+            for j in range(size):
+                at_lo[j] = exp(-rate[j])
+            for j in range(size):
+                at_hi[j] = height[j] * (1.0 - at_lo[j]) * per_visit[j] if rate[j] > 0.25 else at_hi[j]
+        for j in range(size):
+            at_hi[j] = log(max(at_hi[j], 1e-300))
+        for j in range(size):
+            at_lo[j] = at_hi[j] - log_lo
+            at_hi[j] = at_hi[j] - log_hi
+    elif shape == HYPERBOLIC:
+        for j in range(size):
+            top, half = height[j] * rate[j] * per_visit[j], 0.5 * rate[j] + 1e-300
+            at_lo[j] = (top / lo) / (half + sqrt(half * half + top / lo)) - 1.0
+            at_hi[j] = (top / hi) / (half + sqrt(half * half + top / hi)) - 1.0
+    elif shape == LOG:
+        for j in range(size):
+            at_lo[j] = rate[j] / expm1(lo / (height[j] * per_visit[j])) - 1.0
+            at_hi[j] = rate[j] / expm1(hi / (height[j] * per_visit[j])) - 1.0
+    else:
+        for j in range(size):
+            high = height[j] * per_visit[j]
+            top = high * rate[j]
+            at_lo[j] = 1.0 - lo / high if top >= lo * (1.0 - 1e-9) else -1.0
+            at_hi[j] = 1.0 - hi / high if top >= hi * (1.0 + 1e-9) else -1.0
+
+
+@kernel
+def count_units(first, size, z, lower, lower_stride, upper, upper_stride, high, block):
+    """Turn what ``unit_starts`` wrote into units within [lower, upper]: the fourth row of ``block``, and ``high``."""
+    rate, per_visit, at_lo, at_hi = block[1], block[2], block[3], block[4]
+    for j in range(size):
+        start, step = z[first + j] * per_visit[j] - 1.0, 1.0 / max(rate[j], 1e-300)
+        wide, narrow = at_lo[j], at_hi[j]
+        at_lo[j] = (wide + 1e-9 * (1.0 + abs(wide))) * step - start
+        at_hi[j] = (narrow - 1e-9 * (1.0 + abs(narrow))) * step - start
+    for j in range(size):
+        i = first + j
+        least, most = float(lower[i * lower_stride]), float(upper[i * upper_stride])
+        wide, narrow = max(least, at_lo[j]), max(least, at_hi[j])
+        at_lo[j] = min(most, wide)
+        high[i] = np.int64(min(most, narrow))
+
+
+@kernel
+def bracket_units(
+    lo, hi, q, z, w, w_stride, lower, lower_stride, upper, upper_stride, share, shape, scaling, lam, high, near, low, block
+):  # fmt: skip
+    """Bound the units of each prompt's score U(z + w n) / w, within [lower, upper], that gain between two prices.
+
+    Every unit below ``high`` gains more than ``hi``, every unit from a second bound on less than ``lo``; what rounding
+    could decide lies between, so that one logarithm and no utility does for both. ``near`` takes the prompts where the two
+    differ, and ``low`` their second bounds. Returns the sums of both bounds, and how many prompts are near. A ``lo`` of 0
+    leaves out nothing, an infinite ``hi`` takes nothing for sure. ``block`` is scratch, 5 rows.
+    """
+    over, under, found = np.int64(0), np.int64(0), np.int64(0)
+    length = block.shape[1]
+    all_low, none_high = lo <= 0.0, hi == np.inf
+    lo, hi, per_unit = max(lo, 1e-300), min(hi, 1e300), 1.0 / share
+    for first in range(0, q.size, length):
+        size = min(length, q.size - first)
+        if first == 0 or w_stride == 1:
+            for j in range(size):
+                block[2, j] = 1.0 / w[(first + j) * w_stride]
+        for j in range(size):
+            height, rate = scale_of(scaling, lam, q[first + j])
+            block[0, j], block[1, j] = height, rate * per_unit * w[(first + j) * w_stride]
+        unit_starts(shape, size, lo, hi, block)
+        if all_low:
+            block[3, :size] = 1e300
+        if none_high:
+            block[4, :size] = -1.0
+        count_units(first, size, z, lower, lower_stride, upper, upper_stride, high, block)
+        for j in range(size):
+            wide, narrow = np.int64(block[3, j]), high[first + j]
+            over += wide
+            under += narrow
+            near[found], low[found] = first + j, wide
+            found += wide > narrow
+    return over, under, found
+
+
+@kernel
+def entry_gains(rows, n, q, z, w, w_stride, share, shape, scaling, lam, seen, out):
+    """Gain of unit n + 1 of the score U(z + w n) / w, one prompt and one n per entry.
+
+    ``seen`` (4 rows) remembers gains: evidence is counted, so that in most pools many prompts are alike.
+    """
+    seen[0, :] = -1.0
+    for k in range(rows.size):
+        i = rows[k]
+        v = w[i * w_stride]
+        start = z[i] / v + n[k]
+        slot = np.int64(abs(1e7 * q[i] + 31.0 * start)) % seen.shape[1]
+        if seen[0, slot] != q[i] or seen[1, slot] != start or seen[2, slot] != v:
+            height, rate = scale_of(scaling, lam, q[i])
+            seen[0, slot], seen[1, slot], seen[2, slot] = q[i], start, v
+            seen[3, slot] = unit_gain(shape, height, rate / share * v, start) / v
+        out[k] = seen[3, slot]

@@ -1,0 +1,100 @@
+"""One visit of prompts whose scores are concave, in single units: no table of gains, only those near the price."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import sqrt
+from typing import NamedTuple
+
+from cero_alloc._checks import IntArray
+
+from .units import NO_UNITS, SAMPLE, Units, sample_rows
+
+_TINY = 5e-324  # a price of 0 still asks for some gain
+
+
+class Visit(NamedTuple):
+    """Counts of one visit in units, and the price that cleared it."""
+
+    units: IntArray
+    price: float
+
+
+def solve_visit(
+    score: Units, least: IntArray, most: IntArray, *, low: float, high: float, floor: float, much: float
+) -> Visit | None:
+    """Maximise concave scores net of a floor price over counts whose total lies in a window.
+
+    As :func:`solve_batch` for single units of equal cost, with the units below ``least`` ahead of all others and those
+    beyond ``most`` behind: by ``much``, more than any gain. None where :meth:`Units.take` finds no threshold.
+
+    Parameters
+    ----------
+    score : Units
+        Scores of the rows, from 0 to the most units of a visit.
+    least, most : numpy.ndarray of int64, shape (1,) or (n_rows,)
+        Counts that leave the optimal plan within reach.
+    low, high : float
+        Window of the total.
+    floor : float
+        Price below which nothing is taken, unless ``low`` asks for it.
+    much : float
+        Lift of the units below ``least``, and fall of those beyond ``most``.
+    """
+    free = replace(score, lower=least, upper=most)
+    sure, wanted = score.sum_of(least), score.sum_of(most)
+    first, last = (min(int(total), score.total) for total in (low, high))
+    floor = max(floor, _TINY)
+    if sure > last:
+        target: int | None = last
+    elif wanted < first:
+        target = first
+    else:  # guess from a sample which end binds, and see whether it does
+        target = _binding(free, floor, first, last)
+    bound = _spend(score, free, sure, wanted, much, target, floor) if target is not None else None
+    if target is not None and bound is None:
+        return None
+    if bound is not None:
+        units, next_gain, last_gain = bound
+        if (target == last and next_gain >= floor) or (target == first and last_gain < floor):
+            return Visit(units, next_gain)
+    units = free.worth(floor)
+    total = int(units.sum())
+    if low <= total <= high:
+        return Visit(units, floor if floor > _TINY else 0.0)
+    bound = _spend(score, free, sure, wanted, much, last if total > high else first, floor)
+    return None if bound is None else Visit(*bound[:2])
+
+
+def _binding(free: Units, floor: float, low: int, high: int) -> int | None:
+    """Return the end of the window that most likely binds, None for neither."""
+    size = free.q.size
+    if size <= 2 * SAMPLE:
+        return None
+    units = free[sample_rows(size)].worth(floor)
+    scale = size / SAMPLE
+    expected, doubt = scale * float(units.sum()), scale * sqrt(SAMPLE) * float(units.std())
+    if expected - doubt > high:
+        return high
+    return low if expected + doubt < low else None
+
+
+def _spend(
+    score: Units, free: Units, sure: int, wanted: int, much: float, total: int, guess: float
+) -> tuple[IntArray, float, float] | None:
+    """Return the counts of a total, the gain of the next unit, and that of the last one where it was looked at."""
+    if total < sure:
+        part, k = replace(free, lower=NO_UNITS, upper=free.lower, shift=much), total
+    elif total < wanted:
+        part, k = free, total - sure
+    else:
+        part, k = replace(score, lower=free.upper, shift=-much), total - wanted
+    if k < part.total:
+        taken = part.take(k + 1, guess, spare=1)
+        if taken is not None:
+            taken.units[taken.last] -= 1
+    else:  # everything there is: there is no next unit, and the price is the least gain
+        parts = (part, free, replace(free, lower=NO_UNITS, upper=free.lower, shift=much))
+        part = next(part for part in parts if part.total)
+        taken = part.take(part.total, guess)
+    return None if taken is None else (taken.units, taken.price, taken.before)

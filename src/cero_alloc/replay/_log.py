@@ -1,0 +1,323 @@
+"""RolloutLog: which rollouts a run has dealt, to whom and when, and what they were rewarded."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cero_alloc._checks import FloatArray, IntArray, generator, integer
+from cero_alloc._evidence.bank import BetaPosteriorBank
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line of a log that could not be used.
+
+    Attributes
+    ----------
+    number : int
+        Line of the file, counted from 1.
+    reason : str
+        Why it could not be used.
+    text : str
+        How the line begins, at most 60 characters.
+
+    Examples
+    --------
+    >>> print(BadLine(5, "reward is not a number", "a,2,oops"))
+    line 5: reward is not a number: 'a,2,oops'
+    """
+
+    number: int
+    reason: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"line {self.number}: {self.reason}: {self.text!a}"  # for any terminal
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RolloutLog:
+    r"""The rewarded rollouts of a run by prompt and step.
+
+    A *cell* is one prompt in one step, in GRPO a group. Cells are sorted by step, then by prompt; entries are the
+    distinct rewards of a cell, in ascending order, so that a log of 0/1 rewards holds at most two per cell.
+
+    Attributes
+    ----------
+    prompt_ids : tuple of str
+        Ids as the log writes them, in order of appearance; the row of a prompt is its place here.
+    steps : numpy.ndarray of float64, shape (n_steps,)
+        The log's own step numbers, ascending.
+    cell_prompt : numpy.ndarray of int64, shape (n_cells,)
+        Row of the cell's prompt.
+    cell_step : numpy.ndarray of int64, shape (n_cells,)
+        Place of the cell's step in ``steps``.
+    trials : numpy.ndarray of int64, shape (n_cells,)
+        Rollouts of the cell.
+    successes : numpy.ndarray of float64, shape (n_cells,)
+        Sums of the rewards of the cell, in [0, trials].
+    entry_cell : numpy.ndarray of int64, shape (n_entries,)
+        Cell of each entry.
+    entry_reward : numpy.ndarray of float64, shape (n_entries,)
+        Reward, in [0, 1].
+    entry_rollouts : numpy.ndarray of int64, shape (n_entries,)
+        Rollouts of the cell that had this reward.
+    n_lines : int
+        Lines of data read, good and bad.
+    n_bad : int
+        Bad lines among them, which count in nothing else.
+    bad_lines : tuple of BadLine
+        The first five of those.
+    broken : str or None
+        Why a gzipped file could not be read to its end.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from cero_alloc.replay import read_log
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "log.csv"
+    >>> _ = file.write_text("prompt_id,step,reward\na,1,1\na,1,0\nb,1,1\na,2,oops\n")
+    >>> log = read_log(file)
+    >>> log.trials.tolist(), log.successes.tolist(), log.dead.tolist()
+    ([2, 1], [1.0, 1.0], [False, True])
+    >>> print(log.bad_lines[0])
+    line 5: reward is not a number: 'a,2,oops'
+    """
+
+    prompt_ids: tuple[str, ...]
+    steps: FloatArray
+    cell_prompt: IntArray
+    cell_step: IntArray
+    trials: IntArray
+    successes: FloatArray
+    entry_cell: IntArray
+    entry_reward: FloatArray
+    entry_rollouts: IntArray
+    n_lines: int
+    n_bad: int
+    bad_lines: tuple[BadLine, ...]
+    broken: str | None
+
+    @classmethod
+    def of_rows(
+        cls,
+        prompt_ids: tuple[str, ...],
+        prompt: IntArray,
+        step: FloatArray,
+        reward: FloatArray,
+        rollouts: IntArray,
+        *,
+        n_lines: int,
+        n_bad: int = 0,
+        bad_lines: tuple[BadLine, ...] = (),
+        broken: str | None = None,
+    ) -> RolloutLog:
+        """Return the log of distinct rows (prompt, step, reward), sorted by step, prompt and reward.
+
+        Parameters
+        ----------
+        prompt_ids : tuple of str
+            Ids of the prompts.
+        prompt : numpy.ndarray of int64, shape (n_entries,)
+            Place in ``prompt_ids`` of each row's prompt.
+        step : numpy.ndarray of float64, shape (n_entries,)
+            Step number of each row.
+        reward : numpy.ndarray of float64, shape (n_entries,)
+            Reward of each row, in [0, 1].
+        rollouts : numpy.ndarray of int64, shape (n_entries,)
+            Rollouts of the prompt in the step that had this reward, at least 1.
+        n_lines, n_bad : int
+            Lines of data read, and bad lines among them.
+        bad_lines : tuple of BadLine
+            Some of the bad lines.
+        broken : str or None
+            Why a file could not be read to its end.
+
+        Returns
+        -------
+        RolloutLog
+            With cells and entries in the order of the rows.
+
+        Examples
+        --------
+        >>> one, step, reward = np.array([0, 0, 1]), np.array([1.0, 1.0, 1.0]), np.array([0.0, 1.0, 1.0])
+        >>> log = RolloutLog.of_rows(("a", "b"), one, step, reward, np.array([3, 5, 8]), n_lines=16)
+        >>> log.trials.tolist(), log.successes.tolist()
+        ([8, 8], [5.0, 8.0])
+        """
+        steps, place = np.unique(step, return_inverse=True)
+        first = changes(prompt, place)
+        return cls(
+            prompt_ids=prompt_ids,
+            steps=steps,
+            cell_prompt=prompt[first],
+            cell_step=place[first],
+            trials=np.add.reduceat(rollouts, first),
+            successes=np.add.reduceat(rollouts * reward, first),
+            entry_cell=np.repeat(np.arange(first.size), np.diff(np.append(first, prompt.size))),
+            entry_reward=reward,
+            entry_rollouts=rollouts,
+            n_lines=n_lines,
+            n_bad=n_bad,
+            bad_lines=bad_lines,
+            broken=broken,
+        )
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts with at least one rollout."""
+        return len(self.prompt_ids)
+
+    @property
+    def n_steps(self) -> int:
+        """Steps with at least one rollout."""
+        return int(self.steps.size)
+
+    @property
+    def n_rollouts(self) -> int:
+        """All rollouts."""
+        return int(self.trials.sum())
+
+    @property
+    def fractional(self) -> bool:
+        """Whether some reward is neither 0 nor 1."""
+        return bool(((self.entry_reward > 0.0) & (self.entry_reward < 1.0)).any())
+
+    @property
+    def dead(self) -> npt.NDArray[np.bool_]:
+        """Whether all rewards of a cell are equal, which leaves GRPO without a gradient; shape (n_cells,)."""
+        dead: npt.NDArray[np.bool_] = np.bincount(self.entry_cell, minlength=self.trials.size) == 1
+        return dead
+
+    @property
+    def visits(self) -> IntArray:
+        """Steps in which each prompt was dealt a rollout; shape (n_prompts,)."""
+        return np.bincount(self.cell_prompt, minlength=self.n_prompts)
+
+    def cells_of_steps(self) -> list[slice]:
+        """Return the cells of each step, in order.
+
+        Returns
+        -------
+        list of slice, one per step
+            Into the arrays with one entry per cell.
+
+        Examples
+        --------
+        >>> step = np.array([1.0, 1.0, 2.0])
+        >>> log = RolloutLog.of_rows(("a", "b"), np.array([0, 1, 0]), step, np.ones(3), np.array([8, 8, 8]), n_lines=24)
+        >>> [log.cell_prompt[cells].tolist() for cells in log.cells_of_steps()]
+        [[0, 1], [0]]
+        """
+        ends = np.cumsum(np.bincount(self.cell_step, minlength=self.n_steps)).tolist()
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+    def history(self) -> list[tuple[list[Hashable], FloatArray, IntArray]]:
+        """Return ids, successes and rollouts of each step, as ``update`` and ``select_forgetting`` take them.
+
+        Returns
+        -------
+        list of tuple (prompt_ids, successes, rollouts), one per step
+            Ids of the prompts, and arrays of shape (n_ids,): sums of their rewards, and rewarded rollouts.
+
+        Examples
+        --------
+        >>> step = np.array([1.0, 1.0, 2.0])
+        >>> log = RolloutLog.of_rows(("a", "b"), np.array([0, 1, 0]), step, np.ones(3), np.array([8, 8, 8]), n_lines=24)
+        >>> [ids for ids, successes, rollouts in log.history()]
+        [['a', 'b'], ['a']]
+        """
+        ids = np.array(self.prompt_ids, dtype=object)
+        return [
+            (ids[self.cell_prompt[cells]].tolist(), self.successes[cells], self.trials[cells])
+            for cells in self.cells_of_steps()
+        ]
+
+    def bank(
+        self, *, prior: tuple[npt.ArrayLike, npt.ArrayLike] = (1.0, 1.0), forgetting: float = 1.0
+    ) -> BetaPosteriorBank:
+        """Return a bank over these prompts without evidence.
+
+        Parameters
+        ----------
+        prior : pair of floats, or of two array_like with shape (n_prompts,)
+            Beta parameters, in pseudo-rollouts, as in :class:`~cero_alloc.BetaPosteriorBank`.
+        forgetting : float, in (0, 1]
+            Share of the evidence that survives a round.
+
+        Returns
+        -------
+        BetaPosteriorBank
+            With the ids of the log.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :class:`~cero_alloc.BetaPosteriorBank`.
+
+        Examples
+        --------
+        >>> step = np.array([1.0, 1.0])
+        >>> log = RolloutLog.of_rows(("a", "b"), np.array([0, 1]), step, np.ones(2), np.array([8, 8]), n_lines=16)
+        >>> log.bank(forgetting=0.9).prompt_ids
+        ('a', 'b')
+        """
+        return BetaPosteriorBank(self.prompt_ids, prior=prior, forgetting=forgetting)
+
+    def sample(self, n_prompts: int, seed: int | np.random.Generator = 0) -> RolloutLog:
+        """Return the log of some of the prompts, drawn without replacement; all of it where there are no more.
+
+        Parameters
+        ----------
+        n_prompts : int, at least 1
+            Prompts to keep.
+        seed : int or numpy.random.Generator
+            Draws them.
+
+        Returns
+        -------
+        RolloutLog
+            With the steps in which one of them was dealt a rollout.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a number that is not at least 1, or a seed that is none.
+
+        Examples
+        --------
+        >>> step = np.array([1.0, 1.0])
+        >>> log = RolloutLog.of_rows(("a", "b"), np.array([0, 1]), step, np.ones(2), np.array([8, 8]), n_lines=16)
+        >>> log.sample(1, seed=0).n_rollouts
+        8
+        """
+        n_prompts = integer("n_prompts", n_prompts, least=1, remedy="Count the prompts to keep.")
+        if n_prompts >= self.n_prompts:
+            return self
+        kept = np.sort(generator(seed).choice(self.n_prompts, n_prompts, replace=False))
+        row = np.full(self.n_prompts, -1)
+        row[kept] = np.arange(n_prompts)
+        prompt = row[self.cell_prompt[self.entry_cell]]
+        chosen = prompt >= 0
+        return RolloutLog.of_rows(
+            tuple(self.prompt_ids[i] for i in kept.tolist()),
+            prompt[chosen],
+            self.steps[self.cell_step[self.entry_cell[chosen]]],
+            self.entry_reward[chosen],
+            self.entry_rollouts[chosen],
+            n_lines=self.n_lines,
+        )
+
+
+def changes(*keys: npt.NDArray[Any]) -> IntArray:
+    """Return where sorted rows differ from the one before, the first included."""
+    new = np.zeros(keys[0].size, dtype=np.bool_)
+    new[0] = True
+    for key in keys:
+        new[1:] |= key[1:] != key[:-1]
+    return np.flatnonzero(new)

@@ -1,0 +1,29 @@
+"""Pools of prompts with known success rates, simulated runs over them, and what the theorems promise of such a run."""
+
+from ._bounds import path_optimum_bound, regret_bound
+from ._curves import RegretCurve
+from ._learning import LearningResult, simulate_learning
+from ._loglinear import LogLinearPool, loglinear_pool
+from ._pool import Pool, drifting_pool, epoch_batches, known_bank, load_counts, static_pool
+from ._result import SimulationResult
+from ._rounds import Policy
+from ._simulate import simulate
+
+__all__ = [
+    "LearningResult",
+    "LogLinearPool",
+    "Policy",
+    "Pool",
+    "RegretCurve",
+    "SimulationResult",
+    "drifting_pool",
+    "epoch_batches",
+    "known_bank",
+    "load_counts",
+    "loglinear_pool",
+    "path_optimum_bound",
+    "regret_bound",
+    "simulate",
+    "simulate_learning",
+    "static_pool",
+]

@@ -1,0 +1,160 @@
+"""What the theorems promise of a run: the bound on its regret, and a bound on the optimum along a path of rates."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+import numpy.typing as npt
+
+from cero_alloc._budget.horizon import Horizon
+from cero_alloc._checks import error_text, instance, real, reals
+from cero_alloc._objective.oracle import OfflineOracle
+from cero_alloc._objective.utility import SaturatingUtility
+
+from . import _kernels
+
+
+def regret_bound(
+    horizon: Horizon, utility: SaturatingUtility, *, proxy_error: float = 0.0, variation: float = 0.0
+) -> float:
+    r"""Return the bound on regret per prompt of Theorem 1, or of Theorem 2 for rates that move.
+
+    .. math::
+
+        \min\Bigl\{\text{cap},\ \frac{\lambda (N_{\max} + G_B / M)}{\bar N} \frac{1}{\sqrt K}
+        + 8 \lambda \frac{N_{\max}}{\bar N} \bar e + 4 \lambda \Bigl(1 + \frac{N_{\max}}{\bar N}\Bigr) V_K\Bigr\},
+        \qquad \bar N = \frac{B}{M K}
+
+    Parameters
+    ----------
+    horizon : Horizon
+        Constants of the run.
+    utility : SaturatingUtility
+        What exposure is worth; any shape and scaling.
+    proxy_error : float, at least 0
+        Mean over prompts and rounds of :math:`|\hat q_{i,k+1} - q_{i,k}|`.
+    variation : float, at least 0
+        :math:`V_K = \sum_k \max_i |q_{i,k+1} - q_{i,k}|`. The kink of the capped line with
+        "rate" scaling costs another :math:`4 \lambda V_K`.
+
+    Returns
+    -------
+    float
+        Utility per prompt. The cap, the most that the optimum can be worth, is min(1, saturation) for bounded shapes on
+        static rates and the saturation otherwise: a bound at the cap says nothing.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a horizon or utility of another class, and errors that are not finite numbers of at least 0.
+
+    References
+    ----------
+    Theorems 1 and 2 of the theory page.
+
+    Examples
+    --------
+    >>> horizon = Horizon(n_prompts=64, n_rounds=256, total_budget=64 * 256, max_rollouts=2, round_capacity=128)
+    >>> regret_bound(horizon, SaturatingUtility())
+    0.1875
+    """
+    h = instance("horizon", horizon, Horizon, "Pass policy.horizon, or Horizon(...).")
+    lam = instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).").saturation
+    proxy_error = real("proxy_error", proxy_error, low=0.0, high=np.inf, remedy="Give a mean distance of values.")
+    variation = real("variation", variation, low=0.0, high=np.inf, remedy="Give a sum of distances of values.")
+    n_bar = h.equal_share / h.n_rounds
+    spread = h.n_max / n_bar
+    bound = lam * (h.n_max + h.price_scale / h.n_prompts) / n_bar / sqrt(h.n_rounds) + 8.0 * lam * spread * proxy_error
+    if variation == 0.0:
+        return min(utility.ceiling, bound)
+    kink = 2.0 if (utility.shape, utility.scaling) == ("capped-linear", "rate") else 1.0
+    return min(lam, bound + 4.0 * lam * (kink + spread) * variation)
+
+
+def path_optimum_bound(
+    values: npt.ArrayLike,
+    horizon: Horizon,
+    utility: SaturatingUtility,
+    *,
+    tolerance: float = 1e-4,
+) -> tuple[float, float]:
+    """Return an upper bound on the best utility along a path of values, and the price that proves it.
+
+    A round's new exposure is valued at that round's value. The budget is priced, which splits the problem into one
+    dynamic program over (round, exposure) per prompt; by weak duality every price gives a valid bound, and the round
+    capacity is dropped, which can only raise it. The price that gives the lowest bound is searched by bisection on the
+    budget's slack.
+
+    Parameters
+    ----------
+    values : array_like of float, shape (n_prompts, n_rounds)
+        Values q of every prompt in every round.
+    horizon : Horizon
+        Constants of the run; its n_prompts and n_rounds must match.
+    utility : SaturatingUtility
+        What exposure is worth.
+    tolerance : float
+        Width of the price bracket at which the search stops, as a share of the price.
+
+    Returns
+    -------
+    bound : float
+        Utility of the whole pool.
+    price : float
+        Utility per unit of budget.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For values of the wrong shape or range, or that are not numbers.
+
+    References
+    ----------
+    Claim 6 of the theory page.
+
+    Examples
+    --------
+    >>> horizon = Horizon(n_prompts=2, n_rounds=4, total_budget=8, max_rollouts=2, round_capacity=4)
+    >>> bound, price = path_optimum_bound(np.full((2, 4), 0.25), horizon, SaturatingUtility())
+    >>> round(bound, 6), round(2 * (1 - float(np.exp(-1))), 6)
+    (1.264241, 1.264241)
+    """
+    instance("horizon", horizon, Horizon, "Pass policy.horizon, or Horizon(...).")
+    instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).")
+    q = np.ascontiguousarray(
+        reals("values", values, low=0.0, high=0.25, remedy="A value is a Bernoulli variance p (1 - p).")
+    )
+    if q.shape != (horizon.n_prompts, horizon.n_rounds):
+        shape = (horizon.n_prompts, horizon.n_rounds)
+        raise ValueError(
+            error_text("values", f"have shape {shape}", q.shape, "Give one row per prompt, one column per round.")
+        )
+    size = horizon.n_rounds * horizon.n_max + horizon.n_max + 1
+    scratch = [np.empty(size) for _ in range(3)]
+    shape_code, scaling, lam = utility.codes
+    share, budget = horizon.equal_share, float(horizon.budget)
+
+    def dual(price: float) -> tuple[float, float]:
+        worth, bought = _kernels.path_dual(price, q, horizon.n_max, share, shape_code, scaling, lam, *scratch)
+        return worth + price * budget, bought
+
+    top = 4.0 * lam * float(q.max()) / share
+    best, best_price = float(horizon.n_prompts * lam), top
+    # The static optimum of the mean values has nearly the same price; try a bracket around it first.
+    static = OfflineOracle(utility).solve(
+        q.mean(axis=1), budget, equal_share=share, upper=horizon.n_rounds * horizon.n_max
+    )
+    lo, hi = 0.0, top
+    for price in (0.9 * static.price, 1.1 * static.price):
+        bound, bought = dual(price)
+        best, best_price = min((best, best_price), (bound, price))
+        lo, hi = (max(lo, price), hi) if bought > budget else (lo, min(hi, price))
+    while hi - lo > tolerance * hi and hi > 1e-6 * top:  # below that the budget is as good as slack
+        price = 0.5 * (lo + hi)
+        bound, bought = dual(price)
+        best, best_price = min((best, best_price), (bound, price))
+        if bought == budget:
+            break
+        lo, hi = (price, hi) if bought > budget else (lo, price)
+    return best, best_price

@@ -1,0 +1,198 @@
+"""What a simulated run did and what it was worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cero_alloc._budget.horizon import Horizon
+from cero_alloc._checks import FloatArray, IntArray
+from cero_alloc._objective.utility import SaturatingUtility
+
+MEAN_BINS = np.linspace(0.0, 1.0, 6)  # edges of the predicted-mean bins of the lift
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SimulationResult:
+    """What a simulated run did and what it was worth.
+
+    A *group* is the rollouts of one prompt in one round. Utilities are sums over the pool; ``regret``, ``bound`` and
+    ``proxy_error`` are per prompt. Entries that the policy does not reveal are NaN. The bound is the theorem's for
+    Algorithm 1; other policies may exceed it.
+
+    Attributes
+    ----------
+    horizon : Horizon
+        Constants of the run, which optimum and bound refer to.
+    group_round : numpy.ndarray of int64, shape (n_groups,)
+        Round of each group, counted from 0.
+    group_prompt : numpy.ndarray of int64, shape (n_groups,)
+        Row of each group's prompt.
+    group_rollouts : numpy.ndarray of int64, shape (n_groups,)
+        Rollouts of each group.
+    group_successes : numpy.ndarray of int64, shape (n_groups,)
+        Rollouts of each group that were rewarded.
+    group_mean : numpy.ndarray of float64, shape (n_groups,)
+        Posterior mean success rate of the prompt when the group was dealt.
+    group_value : numpy.ndarray of float64, shape (n_groups,)
+        Posterior expected reward variance of the prompt when the group was dealt, in [0, 1/4].
+    mean_counts : numpy.ndarray of int64, shape (n_rounds, 5)
+        Prompts per round and bin of the predicted mean.
+    achieved : float
+        Utility of the executed counts at the true rates.
+    optimum : float
+        Utility of the clairvoyant optimum, an upper bound of it on moving rates.
+    bound : float
+        The theorem's bound on the regret, utility per prompt.
+    proxy_error : numpy.ndarray of float64, shape (n_rounds,)
+        Mean over the prompts of abs(value in the bank after the round - true value).
+    variation : float
+        V_K, the sum over rounds of the largest move of a prompt's true value.
+    exposure : numpy.ndarray of int64, shape (n_prompts,)
+        Rollouts per prompt over the run.
+    pacing_gap : numpy.ndarray of float64, shape (n_rounds,)
+        Rollouts spent ahead of the uniform schedule after each round.
+    price : numpy.ndarray of float64, shape (n_rounds,)
+        Normalised price after each round, in [0, 1].
+    posterior_mean : numpy.ndarray of float64, shape (n_prompts,)
+        Success rate that the bank expects of each prompt after the run.
+    utility : SaturatingUtility
+        What exposure is worth: what ``achieved`` and ``optimum`` are sums of.
+
+    References
+    ----------
+    Theorems 1 and 2 of the theory page: regret, bound, proxy error and variation. arXiv 2610.09679: lift, effective
+    groups and pacing.
+
+    Examples
+    --------
+    >>> from cero_alloc.baselines import Uniform
+    >>> from cero_alloc.simulation import simulate, static_pool
+    >>> pool = static_pool(4, seed=0)
+    >>> result = simulate(Uniform(pool.bank(), total_budget=32, n_rounds=4, max_rollouts=2), pool, 4)
+    >>> result.exposure.tolist(), result.pacing_gap.tolist()
+    ([8, 8, 8, 8], [0.0, 0.0, 0.0, 0.0])
+    """
+
+    horizon: Horizon
+    group_round: IntArray
+    group_prompt: IntArray
+    group_rollouts: IntArray
+    group_successes: IntArray
+    group_mean: FloatArray
+    group_value: FloatArray
+    mean_counts: IntArray
+    achieved: float
+    optimum: float
+    bound: float
+    proxy_error: FloatArray
+    variation: float
+    exposure: IntArray
+    pacing_gap: FloatArray
+    price: FloatArray
+    posterior_mean: FloatArray
+    utility: SaturatingUtility
+
+    @property
+    def regret(self) -> float:
+        """Optimum minus achieved utility, per prompt of the pool."""
+        return (self.optimum - self.achieved) / self.horizon.n_prompts
+
+    @property
+    def counts(self) -> IntArray:
+        """Rollouts per round and prompt, dense; shape (n_rounds, n_prompts)."""
+        table = np.zeros((self.horizon.n_rounds, self.horizon.n_prompts), dtype=np.int64)
+        table[self.group_round, self.group_prompt] = self.group_rollouts
+        return table
+
+    @property
+    def allocating_rounds(self) -> int:
+        """Rounds that dealt anything."""
+        return int(np.unique(self.group_round).size)
+
+    @property
+    def effective(self) -> npt.NDArray[np.bool_]:
+        """Whether each group has both successes and failures; shape (n_groups,). No other group teaches."""
+        return (self.group_successes > 0) & (self.group_successes < self.group_rollouts)
+
+    @property
+    def effective_group_rate(self) -> float:
+        """Share of the groups with both successes and failures; NaN without groups."""
+        return float(self.effective.mean()) if self.group_rollouts.size else float("nan")
+
+    @property
+    def top_tenth(self) -> float:
+        """Share of the rollouts on the tenth of the prompts that got most; NaN without rollouts."""
+        return top_tenth(self.exposure)
+
+    def lift(self) -> FloatArray:
+        """Return how much likelier than chance each bin of the predicted mean was dealt a group.
+
+        The bins are [0, .2), [.2, .4), ..., [.8, 1]; the random choice is the pool as it stood in each allocating
+        round.
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (5,)
+            Share of the groups over share of the pool, per bin; NaN for a bin without prompts, and throughout for a
+            policy without a bank.
+
+        References
+        ----------
+        arXiv 2610.09679, the selection lift.
+
+        Examples
+        --------
+        >>> from cero_alloc.baselines import Uniform
+        >>> from cero_alloc.simulation import simulate, static_pool
+        >>> pool = static_pool(4, seed=0)
+        >>> result = simulate(Uniform(pool.bank(), total_budget=8, n_rounds=1, max_rollouts=2), pool, 1)
+        >>> result.lift().tolist()
+        [nan, nan, 1.0, nan, nan]
+        """
+        if np.isnan(self.group_mean).any():
+            return np.full(5, np.nan)
+        dealt = np.bincount(_mean_bin(self.group_mean), minlength=5) / max(1, self.group_mean.size)
+        per_round = np.bincount(self.group_round, minlength=self.horizon.n_rounds)
+        pool = per_round @ (self.mean_counts / self.horizon.n_prompts) / max(1, self.group_mean.size)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(pool > 0, dealt / pool, np.nan)
+
+    def observed_variance(self) -> FloatArray:
+        """Return the unbiased reward variance within each group, S (n - S) / (n (n - 1)).
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (n_groups,)
+            Variance of the rewards of each group, in [0, 1/2]; NaN for groups of one rollout.
+
+        References
+        ----------
+        arXiv 2610.09679 compares its mean with the predicted value.
+
+        Examples
+        --------
+        >>> from cero_alloc.baselines import Uniform
+        >>> from cero_alloc.simulation import simulate, static_pool
+        >>> pool = static_pool(4, seed=0)
+        >>> result = simulate(Uniform(pool.bank(), total_budget=8, n_rounds=1, max_rollouts=2), pool, 1)
+        >>> result.group_successes.tolist(), result.observed_variance().tolist()
+        ([1, 2, 2, 2], [0.5, 0.0, 0.0, 0.0])
+        """
+        n, s = self.group_rollouts.astype(np.float64), self.group_successes
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(n > 1, s * (n - s) / (n * (n - 1.0)), np.nan)
+
+
+def _mean_bin(mean: FloatArray) -> IntArray:
+    """Return the predicted-mean bin of each entry, 0 .. 4."""
+    return np.minimum((mean * 5.0).astype(np.int64), 4)
+
+
+def top_tenth(rollouts: npt.ArrayLike) -> float:
+    """Return the share of the rollouts on the tenth of the prompts that got most, rounded up; NaN without rollouts."""
+    most_first = np.sort(np.asarray(rollouts))[::-1]
+    total = most_first.sum()
+    return float(most_first[: -(-most_first.size // 10)].sum() / total) if total else float("nan")

@@ -1,0 +1,235 @@
+"""simulate: a policy on a pool with Bernoulli rewards, round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import SupportsIndex
+
+import numpy as np
+
+from cero_alloc._budget.horizon import Horizon
+from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integer
+from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._objective.oracle import OfflineOracle
+from cero_alloc._objective.utility import SaturatingUtility
+
+from . import _kernels
+from ._bounds import path_optimum_bound, regret_bound
+from ._pool import Pool
+from ._result import SimulationResult
+from ._rounds import Draw, Policy, check_counts, check_policy, offered_rows, play_round
+
+
+def simulate(
+    policy: Policy,
+    pool: Pool,
+    n_rounds: SupportsIndex,
+    seed: int | np.random.Generator = 0,
+    *,
+    batches: Sequence[IntArray] | None = None,
+    horizon: Horizon | None = None,
+    utility: SaturatingUtility | None = None,
+    feedback: bool = True,
+    optimum: float | None = None,
+) -> SimulationResult:
+    """Run a policy on a pool with Bernoulli rewards: allocate, draw, update, once per round.
+
+    Parameters
+    ----------
+    policy : Policy
+        Anything with ``allocate`` and ``update``; its bank must hold the pool's prompts in the pool's order.
+    pool : Pool
+        True success rates.
+    n_rounds : int, at least 1
+        Rounds to run.
+    seed : int or numpy.random.Generator
+        Draws the rewards.
+    batches : sequence of array_like of int, each of shape (n_offered,), or None
+        Rows offered in each round, as :func:`epoch_batches` makes them; None offers the whole pool. No theorem bounds
+        the regret then: ``bound`` is NaN. On moving rates the optimum is that of a pool that is always on offer.
+    horizon : Horizon or None
+        Constants that optimum and bound refer to; None takes ``policy.horizon``.
+    utility : SaturatingUtility or None
+        What exposure is worth; None takes ``policy.utility``, else the default utility.
+    feedback : bool
+        Whether the policy gets to see the rewards.
+    optimum : float or None
+        Utility of a known optimum, or upper bound of it, of this pool; None computes it.
+
+    Returns
+    -------
+    SimulationResult
+        Counts, rewards and prices, round by round, and what they were worth.
+
+    Raises
+    ------
+    ValueError
+        For a policy without a horizon when none is given, sizes or batches that do not match, or counts that are not
+        integers or break the horizon's caps.
+    TypeError
+        For a policy without the methods of one, a pool that is no :class:`Pool`, a horizon or utility that is none, a
+        number of rounds that is not an integer, or a seed that is none.
+
+    References
+    ----------
+    Theorems 1 and 2 and Claims 6 to 9 of the theory page: the bound, and the optimum that is compared with.
+
+    Examples
+    --------
+    >>> from cero_alloc import FenchelDualAllocator
+    >>> from cero_alloc.simulation import static_pool
+    >>> pool = static_pool(16, seed=3)
+    >>> policy = FenchelDualAllocator(pool.bank(), total_budget=16 * 64, n_rounds=64, max_rollouts=2)
+    >>> result = simulate(policy, pool, 64)
+    >>> 0.0 <= result.regret <= result.bound
+    True
+    """
+    check_policy(policy)
+    instance("pool", pool, Pool, "Draw one with static_pool(...).")
+    for name, given, kind in (("horizon", horizon, Horizon), ("utility", utility, SaturatingUtility)):
+        if given is not None:
+            instance(name, given, kind, f"Pass {kind.__name__}(...), or None for the policy's own.")
+    rounds = integer("n_rounds", n_rounds, least=1, remedy="Count the rounds to run.")
+    h: Horizon | None = horizon if horizon is not None else getattr(policy, "horizon", None)
+    if h is None:
+        raise ValueError("horizon must be given for a policy without one. Pass horizon=Horizon(...).")
+    if (h.n_prompts, h.n_rounds) != (pool.n_prompts, rounds):
+        condition = f"fit {pool.n_prompts} prompts and {rounds} rounds"
+        raise ValueError(
+            error_text("horizon", condition, (h.n_prompts, h.n_rounds), "Build the policy for this pool and n_rounds.")
+        )
+    worth: SaturatingUtility = utility or getattr(policy, "utility", None) or SaturatingUtility()
+    rng = generator(seed)
+    bank: BetaPosteriorBank | None = getattr(policy, "bank", None)
+    run = _Recorder(h, bank)
+    ids = None if pool.prompt_ids is None else np.fromiter(pool.prompt_ids, dtype=object, count=pool.n_prompts)
+    offers = None if batches is None else offered_rows(batches, pool.n_prompts, rounds)
+    static, everyone = pool.static, np.arange(pool.n_prompts)
+    z, left = np.zeros(pool.n_prompts, dtype=np.int64), h.budget  # exposure and budget in units
+    achieved, variation = 0.0, 0.0
+
+    def rewards(rows: IntArray, p: FloatArray, left: int) -> Draw:
+        def draw(positions: IntArray, n: IntArray) -> tuple[IntArray, IntArray]:
+            nonlocal left
+            left -= check_counts(n, h.group_size, h.max_rollouts, left * h.group_size) // h.group_size
+            return rng.binomial(n, p[rows[positions]]), n
+
+        return draw
+
+    p = pool.at(0, rounds)
+    q = p * (1.0 - p)
+    for k in range(rounds):
+        if not static and k:
+            p = pool.at(k, rounds)
+            q, before = p * (1.0 - p), q
+            variation += float(np.abs(q - before).max())
+        rows = everyone if offers is None else offers[k]
+        names = None if ids is None and offers is None else rows if ids is None else ids[rows]
+
+        counts, won, _ = play_round(policy, names, rewards(rows, p, left), feedback=feedback)
+        dealt = (counts != 0).nonzero()[0]  # NumPy finds bools several times faster than integers
+        chosen, n, s = rows[dealt], counts[dealt], won[dealt].astype(np.int64)
+        total = check_counts(n, h.group_size, h.max_rollouts, left * h.group_size)
+        units = n // h.group_size
+        if not static:
+            x, more = z[chosen] / h.equal_share, units / h.equal_share
+            achieved += float((worth.value(q[chosen], x + more) - worth.value(q[chosen], x)).sum())
+        z[chosen] += units
+        left -= total // h.group_size
+        run.record(k, chosen, n, s, total, q, float(getattr(policy, "price", np.nan)))
+    if static:
+        achieved = float(worth.value(q, z / h.equal_share).sum())
+    if optimum is None and static:
+        visits = rounds if offers is None else np.bincount(np.concatenate(offers), minlength=pool.n_prompts)
+        oracle = OfflineOracle(worth)
+        optimum = oracle.solve(q, h.budget, equal_share=h.equal_share, upper=visits * h.n_max, integer=True).optimum
+    elif optimum is None:
+        optimum, _ = path_optimum_bound(_value_path(pool, rounds), h, worth)
+    result = run.result(achieved, optimum, variation, z * h.group_size, worth)
+    error = float(result.proxy_error.mean())
+    unbounded = offers is not None or np.isnan(error)
+    bound = np.nan if unbounded else regret_bound(h, worth, proxy_error=error, variation=variation)
+    return replace(result, bound=bound)
+
+
+def _value_path(pool: Pool, n_rounds: int) -> FloatArray:
+    """Return values per prompt and round."""
+    p = np.stack([pool.at(k, n_rounds) for k in range(n_rounds)], axis=1)
+    return p * (1.0 - p)
+
+
+class _Recorder:
+    """Collects a run's groups round by round, with what the bank predicted of them before each round."""
+
+    def __init__(self, horizon: Horizon, bank: BetaPosteriorBank | None) -> None:
+        rounds, size = horizon.n_rounds, horizon.n_prompts
+        self.horizon = horizon
+        self.bank = bank
+        self.groups: list[tuple[IntArray, ...]] = []
+        self.predicted: list[tuple[FloatArray, FloatArray]] = []
+        self.mean_counts = np.zeros((rounds, 5), dtype=np.int64)
+        self.proxy_error = np.full(rounds, np.nan)
+        self.price = np.full(rounds, np.nan)
+        self.dealt = np.zeros(rounds, dtype=np.int64)
+        # What the bank predicts of the next round: Beta parameters not read yet, and all means in the bin of 0.
+        self.alpha, self.beta = np.full((2, size), np.nan)
+        self.mean, self.value = np.zeros((2, size))
+        self.bins = np.array([size, 0, 0, 0, 0])
+        if bank is not None:
+            if len(bank) != size:
+                condition = f"hold the pool's {size} prompts"
+                raise ValueError(error_text("bank", condition, len(bank), "Build it with pool.bank()."))
+            self._forecast(bank, np.zeros(size))
+
+    def record(
+        self, k: int, chosen: IntArray, n: IntArray, s: IntArray, total: int, q: FloatArray, price: float
+    ) -> None:
+        """Note the groups of round k, and how far from the true values ``q`` the bank is after it."""
+        self.groups.append((chosen, n, s))
+        self.price[k] = price
+        self.dealt[k] = total
+        if self.bank is not None:
+            self.predicted.append((self.mean[chosen], self.value[chosen]))
+            self.mean_counts[k] = self.bins
+            self.proxy_error[k] = self._forecast(self.bank, q) / q.size
+
+    def _forecast(self, bank: BetaPosteriorBank, q: FloatArray) -> float:
+        """Take in the bank's predictions and return the sum of their distances from the values ``q``.
+
+        The whole pool is read, although a round changes few prompts: policies may age, refit and feed a bank at will.
+        """
+        known = (self.alpha, self.beta, self.mean, self.value, self.bins)
+        return float(_kernels.forecast(*bank._arguments(), q, *known))
+
+    def result(
+        self, achieved: float, optimum: float, variation: float, exposure: IntArray, utility: SaturatingUtility
+    ) -> SimulationResult:
+        """Return the collected run, its bound left to the caller."""
+        prompt, rollouts, successes = (np.concatenate(column) for column in zip(*self.groups, strict=True))
+        unknown = np.full(prompt.size, np.nan)
+        mean, value = (
+            (np.concatenate(c) for c in zip(*self.predicted, strict=True)) if self.predicted else (unknown, unknown)
+        )
+        h = self.horizon
+        schedule = np.arange(1, h.n_rounds + 1) * (h.total_budget / h.n_rounds)
+        return SimulationResult(
+            horizon=h,
+            group_round=np.repeat(np.arange(h.n_rounds), [chosen.size for chosen, _, _ in self.groups]),
+            group_prompt=prompt,
+            group_rollouts=rollouts,
+            group_successes=successes,
+            group_mean=mean,
+            group_value=value,
+            mean_counts=self.mean_counts,
+            achieved=achieved,
+            optimum=optimum,
+            bound=np.nan,
+            proxy_error=self.proxy_error,
+            variation=variation,
+            exposure=exposure,
+            pacing_gap=np.cumsum(self.dealt) - schedule,
+            price=self.price,
+            posterior_mean=self.mean if self.bank is not None else np.full(h.n_prompts, np.nan),
+            utility=utility,
+        )

@@ -1,0 +1,455 @@
+"""Replays: every policy gets the log's totals, no outcome is used twice, and the figures are what they say."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cero_alloc import BetaPosteriorBank, ResolvingAllocator, SaturatingUtility
+from cero_alloc.baselines import FixedPacing, Greedy, Uniform
+from cero_alloc.replay import _outcomes as _replay_outcomes
+from cero_alloc.replay import _replay as _replay
+from cero_alloc.replay import _settings as _replay_settings
+from cero_alloc.replay._log import RolloutLog, changes
+from cero_alloc.replay._outcomes import CountedOutcomes, ListedOutcomes, logged_outcomes
+from cero_alloc.replay._replay import ReplayRow, default_policies, replay
+from cero_alloc.replay._report import replay_report, report_json, report_rows, report_text, row_names
+from cero_alloc.replay._settings import SATURATIONS, choose_saturation, learn_settings, python_lines
+from cero_alloc.simulation import epoch_batches
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def make_log(prompt, step, reward, rollouts=None):
+    """Return a log of rows, which need not be sorted or distinct."""
+    rollouts = np.ones(len(prompt), dtype=np.int64) if rollouts is None else np.asarray(rollouts)
+    prompt, step, reward = np.asarray(prompt), np.asarray(step, dtype=float), np.asarray(reward, dtype=float)
+    order = np.lexsort((reward, prompt, step))
+    first = changes(prompt[order], step[order], reward[order])
+    chosen = order[first]
+    names = tuple(f"p{i}" for i in range(prompt.max() + 1))
+    merged = np.add.reduceat(rollouts[order], first)
+    return RolloutLog.of_rows(names, prompt[chosen], step[chosen], reward[chosen], merged, n_lines=prompt.size)
+
+
+def simulated_log(n_prompts=60, n_epochs=4, group=8, batch=20, seed=0, levels=1):
+    """Return a run's log; with more than one level rewards are fractions."""
+    rng = np.random.default_rng(seed)
+    rate = rng.beta(0.5, 0.5, n_prompts)
+    parts = [(np.repeat(rows, group), k) for k, rows in enumerate(epoch_batches(n_prompts, batch, n_epochs, seed=rng))]
+    prompt = np.concatenate([rows for rows, _ in parts])
+    step = np.concatenate([np.full(rows.size, k) for rows, k in parts])
+    return make_log(prompt, step, rng.binomial(levels, rate[prompt]) / levels)
+
+
+logs = st.builds(
+    lambda rows, levels: make_log(
+        np.unique([p for p, _, _ in rows], return_inverse=True)[1],
+        [t for _, t, _ in rows],
+        [min(r, levels) / levels for _, _, r in rows],
+    ),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=60),
+    st.sampled_from([1, 1, 4]),
+)
+
+
+# ---------------------------------------------------------------- the outcomes
+
+
+@given(logs, st.integers(0, 9), st.sampled_from([ListedOutcomes, CountedOutcomes]), st.data())
+def test_each_outcome_is_drawn_once_in_order_of_time(log, seed, outcomes_of, data):
+    if log.fractional:
+        outcomes_of = ListedOutcomes
+    outcomes = outcomes_of(log, seed)
+    outcomes.draw(np.arange(log.n_prompts), np.full(log.n_prompts, 3))
+    outcomes.restart()
+    total = np.bincount(log.cell_prompt, log.trials, log.n_prompts).astype(int)
+    taken, won = np.zeros(log.n_prompts, dtype=int), np.zeros(log.n_prompts)
+    for _ in range(8):
+        rows = np.array(data.draw(st.lists(st.integers(0, log.n_prompts - 1), unique=True, min_size=1)))
+        n = np.array(data.draw(st.lists(st.integers(0, 9), min_size=rows.size, max_size=rows.size)))
+        s, answered = outcomes.draw(rows, n)
+        assert (answered == np.minimum(n, (total - taken)[rows])).all()
+        assert ((s >= 0) & (s <= answered)).all()
+        mixed = outcomes.mixed(rows, s, answered)
+        assert not mixed[answered < 2].any()
+        if not log.fractional:
+            assert (mixed == ((s > 0) & (s < answered))).all()
+        taken[rows] += answered
+        won[rows] += s
+        for row in range(log.n_prompts):  # whatever is complete in time adds up to what was logged
+            cells = np.flatnonzero(log.cell_prompt == row)
+            ends = np.cumsum(log.trials[cells])
+            if taken[row] in ends:
+                upto = cells[: np.searchsorted(ends, taken[row]) + 1]
+                assert won[row] == pytest.approx(log.successes[upto].sum())
+    everyone = np.arange(log.n_prompts)
+    s, answered = outcomes.draw(everyone, total)
+    assert (taken + answered == total).all()
+    np.testing.assert_allclose(won + s, np.bincount(log.cell_prompt, log.successes, log.n_prompts))
+
+
+def test_a_group_of_equal_fractions_is_dead():
+    log = make_log([0] * 4 + [1] * 4, [0] * 8, [0.5] * 4 + [0.5, 0.5, 0.5, 0.25])
+    outcomes = logged_outcomes(log, 0)
+    rows = np.array([0, 1])
+    s, answered = outcomes.draw(rows, np.array([9, 9]))
+    assert (s.tolist(), answered.tolist()) == ([2.0, 1.75], [4, 4])
+    assert outcomes.mixed(rows, s, answered).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("outcomes_of", [ListedOutcomes, CountedOutcomes])
+def test_draws_are_hypergeometric(outcomes_of):
+    log = make_log([0, 0], [0, 0], [1.0, 0.0], [30, 70])
+    draws = [outcomes_of(log, seed).draw(np.array([0]), np.array([10]))[0][0] for seed in range(2000)]
+    assert np.mean(draws) == pytest.approx(3.0, abs=0.15)
+    assert np.var(draws) == pytest.approx(10 * 0.3 * 0.7 * 90 / 99, rel=0.15)
+
+
+def test_very_many_outcomes_are_counted(monkeypatch):
+    log = simulated_log()
+    listed = replay(log, {"greedy": Greedy}, n_boot=50)
+    monkeypatch.setattr(_replay_outcomes, "_MOST_LISTED", 100)
+    assert isinstance(logged_outcomes(log, 0), CountedOutcomes)
+    assert isinstance(logged_outcomes(simulated_log(levels=4), 0), ListedOutcomes)
+    counted = replay(log, {"greedy": Greedy}, n_boot=50)
+    assert counted.row("Uniform").rate == listed.row("Uniform").rate
+    assert counted.row("greedy").rate == pytest.approx(listed.row("greedy").rate, rel=0.2)
+
+
+# ---------------------------------------------------------------- the plays
+
+
+class Favourite:
+    """Deals everything to the first prompt on offer, never an exact total, and remembers what it is told."""
+
+    def __init__(self, bank, *, total_budget, n_rounds, max_rollouts, seed):
+        self.most, self.told, self.offers = max_rollouts, [], []
+
+    def allocate(self, prompt_ids=None, budget=None, *, exact=False):
+        if exact:
+            raise ValueError("never")
+        self.offers.append(np.asarray(prompt_ids).tolist())
+        counts = np.zeros(len(prompt_ids), dtype=np.int64)
+        counts[0] = min(self.most, budget)
+        return counts
+
+    def update(self, prompt_ids, successes, rollouts):
+        self.told += list(zip(np.asarray(prompt_ids).tolist(), np.asarray(rollouts).tolist(), strict=True))
+
+
+def test_what_the_log_cannot_answer_is_spent_and_counts_in_nothing_else():
+    log = make_log([0, 0, 1, 1] * 3, [t for t in range(3) for _ in range(4)], [1, 0, 1, 1] * 3)
+    built = []
+
+    def favourite(bank, **run):
+        assert run == {"total_budget": 12, "n_rounds": 3, "max_rollouts": 8, "seed": 0}
+        built.append(Favourite(bank, **run))
+        return built[-1]
+
+    row = replay(log, {"favourite": favourite}, n_boot=20).row("favourite")
+    assert (row.dealt, row.unanswerable, row.groups, row.mean_group) == (12, 0.5, 2, 3.0)
+    assert built[0].told == [(0, 4), (0, 2), (0, 0)]
+    assert built[0].offers == [[0, 1]] * 3
+    assert row.rate == pytest.approx(1000 * 2 / 6)
+    assert row.floor == pytest.approx(1000 * 2 / 12)
+    assert (row.dead_share, row.top_tenth) == (0.0, 1.0)
+
+
+@settings(max_examples=30)
+@given(logs, st.sampled_from(["batch", "pool"]), st.integers(0, 3))
+def test_totals_are_conserved(log, offer, seed):
+    result = replay(log, {"greedy": Greedy, "fixed": FixedPacing}, offer=offer, n_boot=5, seed=seed)
+    for row in (*result.rows, result.logged):
+        assert row.dealt == log.n_rollouts
+        assert 0.0 <= row.unanswerable <= 1.0
+        if row.rate == row.rate:
+            assert 0.0 <= row.rate <= 500.0
+            assert 0.0 <= row.dead_share <= 1.0
+    assert result.logged.unanswerable == 0.0
+    assert result.logged.dead_share == pytest.approx(log.trials[log.dead].sum() / log.n_rollouts)
+    assert result.logged.rate == pytest.approx(1000 * (~log.dead).sum() / log.n_rollouts)
+
+
+@pytest.mark.parametrize("levels", [1, 4])
+def test_uniform_on_even_groups_is_the_log_itself(levels):
+    log = simulated_log(levels=levels)
+    result = replay(log, {}, n_boot=50)
+    uniform, logged = result.row("Uniform"), result.logged
+    assert (uniform.rate, uniform.dead_share, uniform.groups) == (logged.rate, logged.dead_share, logged.groups)
+    assert (uniform.difference_interval, logged.difference_interval, uniform.mark) == ((0.0, 0.0), (0.0, 0.0), "")
+    assert uniform.interval[0] < uniform.rate < uniform.interval[1]
+
+
+def test_a_row_depends_on_its_policy_and_the_seed_alone():
+    log = simulated_log()
+    alone = replay(log, {"greedy": Greedy}, n_boot=50)
+    among = replay(log, {"fixed": FixedPacing, "greedy": Greedy, "Uniform": Uniform}, n_boot=50)
+    assert alone.row("greedy") == among.row("greedy")
+    assert replay(log, {"greedy": Greedy}, n_boot=50).rows == alone.rows
+    assert replay(log, {"greedy": Greedy}, n_boot=50, seed=1).row("greedy") != alone.row("greedy")
+
+
+def test_default_policies_are_ranked_and_play_every_round():
+    log = simulated_log()
+    result = replay(log, n_boot=50)
+    assert {row.name for row in result.rows} == set(default_policies(log))
+    rates = [row.rate for row in result.rows]
+    assert rates == sorted(rates, reverse=True)
+    assert result.max_rollouts == 32
+    assert result.row("ResolvingAllocator").dealt == log.n_rollouts
+    pool = replay(log, offer="pool", n_boot=50)
+    assert pool.row("Uniform").mean_group == 8.0  # as logged, not one rollout for everybody
+
+
+def test_groups_are_of_like_size():
+    # A cap meant for rules that choose counts must not become the group of those that deal one size.
+    log = simulated_log()  # groups of 8, half of which a batch rule of one size can serve with 16
+    one_size = ("FenchelDualAllocator", "FixedPacing", "Greedy", "MoPPS", "GRESO", "BOTS")
+    for offer, size in (("pool", 8), ("batch", 16)):
+        policies = default_policies(log, offer=offer)
+        run = {"total_budget": log.n_rollouts, "n_rounds": log.n_steps, "max_rollouts": 32, "seed": 0}
+        for name in one_size:
+            counts = policies[name](BetaPosteriorBank(log.n_prompts), **run).allocate(range(20), 160, exact=True)
+            assert set(counts[counts > 0].tolist()) == {size}, name
+        least = policies["ResolvingAllocator"](BetaPosteriorBank(log.n_prompts), **run).allocate(range(20), 160)
+        assert least[least > 0].min() >= (8 if offer == "pool" else 2)
+
+
+def test_caps():
+    log = simulated_log()
+    assert replay(log, {}, max_rollouts=8, n_boot=2).max_rollouts == 8
+    with pytest.raises(ValueError, match="max_rollouts must be at least 8 to spend the totals, got max_rollouts = 7"):
+        replay(log, {}, max_rollouts=7)
+    large = make_log([0, 0, 1, 1], [0] * 4, [0, 1, 0, 1], [100, 100, 100, 50])
+    assert replay(large, {}, n_boot=2).max_rollouts == 175  # the published 128 could not spend the total
+    with pytest.raises(ValueError, match="offer must be one of"):
+        replay(log, {}, offer="all")
+    with pytest.raises(ValueError, match="offer must be one of"):
+        default_policies(log, offer="shelf")
+    with pytest.raises(KeyError, match=r"name must be one of \['Uniform'\], got name = 'Nobody'"):
+        replay(log, {}, n_boot=2).row("Nobody")
+    with pytest.raises(ValueError, match="n_boot must be at least 2"):
+        replay(log, {}, n_boot=1)
+
+
+def test_policies_that_the_caps_do_not_allow_are_left_out_or_refused():
+    log = make_log([0, 1, 0, 1], [0, 0, 1, 1], [0, 1, 1, 1])
+    result = replay(log, n_boot=5)
+    assert {row.name for row in result.rows} | {text.split(":")[0] for text in result.left_out} == set(
+        default_policies(log)
+    )
+
+    def impossible(bank, **run):
+        raise ValueError("no such thing")
+
+    with pytest.raises(ValueError, match="no such thing"):
+        replay(log, {"impossible": impossible})
+
+
+def test_progress_is_told_of_every_policy():
+    calls = []
+    replay(simulated_log(), {"greedy": Greedy}, n_boot=2, progress=lambda: calls.append(1))
+    assert len(calls) == 2
+
+
+# ---------------------------------------------------------------- the intervals
+
+
+def test_the_bootstrap_resamples_prompts():
+    table = np.arange(12.0).reshape(6, 2)
+    sums = _replay._resampled(table, 4000, np.random.default_rng(0))
+    assert sums.shape == (4000, 2)
+    np.testing.assert_allclose(sums.mean(axis=0), table.sum(axis=0), rtol=0.02)
+    np.testing.assert_allclose(sums.std(axis=0), np.sqrt(6 * table.var(axis=0)), rtol=0.05)
+    weights = _replay._resampled(np.eye(6), 100, np.random.default_rng(0))
+    assert (weights.sum(axis=1) == 6).all()
+    assert (weights == np.round(weights)).all()
+
+
+def test_the_bootstrap_in_blocks_is_no_other(monkeypatch):
+    table = np.random.default_rng(1).random((50, 3))
+    whole = _replay._resampled(table, 33, np.random.default_rng(0))
+    monkeypatch.setattr(_replay, "_CELLS", 500)
+    np.testing.assert_allclose(_replay._resampled(table, 33, np.random.default_rng(0)), whole)
+
+
+@pytest.mark.parametrize(
+    ("interval", "floor", "mark"),
+    [
+        ((0.1, 1.0), (0.1, 1.0), "+"),
+        ((0.1, 1.0), (-0.1, 1.0), "(+)"),
+        ((-0.1, 1.0), (0.1, 1.0), ""),
+        ((-2, -1), (-2, -1), "-"),
+        ((float("nan"), float("nan")), (0.1, 1.0), ""),
+        ((0.1, float("nan")), (0.1, 1.0), ""),
+    ],
+)
+def test_marks(interval, floor, mark):
+    nan = float("nan")
+    row = ReplayRow("x", 1, 0.0, 1, 1.0, 1.0, 1.0, (0, 1), 0.0, (0, 1), 0.5, interval, 0.5, floor, 0.1)
+    assert row.mark == mark
+    assert (
+        ReplayRow("x", 1, 1.0, 0, nan, nan, nan, (nan, nan), nan, (nan, nan), nan, (nan, nan), 0, (0, 0), 0.1).mark
+        == ""
+    )
+
+
+class Dealing:
+    """A user's policy that deals what it is told to."""
+
+    def __init__(self, deal, bank, **run):
+        self.deal = deal
+
+    def allocate(self, prompt_ids=None, budget=None, *, exact=False):
+        return self.deal(len(prompt_ids), budget)
+
+    def update(self, *feedback):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("deal", "message"),
+    [
+        (lambda size, budget: np.full(size, 10**6), r"counts must be multiples of 1 in \[0, 32\]"),
+        (lambda size, budget: np.full(size, 32), "counts must sum to at most the 160 left, got counts = 640"),
+        (lambda size, budget: np.array([9] + [-1] * (size - 1)), "counts must be multiples of 1 in"),
+        (lambda size, budget: np.full(size, 1.5), "counts must be integers"),
+    ],
+)
+def test_policies_of_ones_own_keep_to_the_caps(deal, message):
+    with pytest.raises(ValueError, match=message):
+        replay(simulated_log(), {"mine": partial(Dealing, deal)}, n_boot=2)
+
+
+def test_an_error_of_ones_own_is_not_taken_for_an_infeasible_total():
+    class Broken(Dealing):
+        def update(self, *feedback):
+            raise ValueError("a bug in update")
+
+    with pytest.raises(ValueError, match="a bug in update"):
+        replay(simulated_log(), {"mine": partial(Broken, lambda size, budget: np.full(size, 8))}, n_boot=2)
+
+
+def test_one_broken_step_does_not_change_the_groups():
+    whole = simulated_log(seed=3)
+    last = whole.n_steps
+    names = whole.prompt_ids
+    cell = whole.entry_cell
+    rows = (whole.cell_prompt[cell], whole.cell_step[cell].astype(float), whole.entry_reward, whole.entry_rollouts)
+    cut = RolloutLog.of_rows(
+        names, *(np.append(part, more) for part, more in zip(rows, (0, last, 1.0, 1), strict=True)), n_lines=1
+    )  # a log that ends in mid-step
+    assert cut.n_rollouts == whole.n_rollouts + 1
+    run = {"total_budget": 160, "n_rounds": 1, "max_rollouts": 32, "seed": 0}
+    for offer in ("batch", "pool"):
+        for name, build in default_policies(cut, offer=offer).items():
+            if name.startswith("Resolving") or name == "FenchelDualAllocator":
+                continue  # told of the visits, which differ
+            theirs = default_policies(whole, offer=offer)[name]
+            mine, others = (make(BetaPosteriorBank(60), **run).allocate(range(20)) for make in (build, theirs))
+            assert mine.tolist() == others.tolist(), name
+
+
+# ---------------------------------------------------------------- the settings
+
+
+def test_learnt_settings_recover_the_pool():
+    log = simulated_log(n_prompts=400, batch=100, n_epochs=6)
+    learnt = learn_settings(log)
+    assert learnt.prior == pytest.approx((0.5, 0.5), rel=0.3)
+    assert (learnt.forgetting.forgetting, learnt.exploration) == (1.0, 0.5)
+    assert abs(learnt.after.bias) < learnt.before.bias
+    bank = log.bank()
+    for entry in log.history():
+        bank.update(*entry)
+        bank.tick()
+    assert bank.calibration().bias == learnt.before.bias
+    assert bank.fit_prior() == learnt.prior_fit
+
+
+def test_few_prompts_keep_the_flat_prior():
+    learnt = learn_settings(simulated_log(n_prompts=10, batch=5))
+    assert (learnt.prior, learnt.exploration, learnt.prior_fit.status) == ((1.0, 1.0), 0.0, "too few prompts")
+
+
+def test_the_largest_saturation_within_a_standard_error_is_chosen(monkeypatch):
+    log = simulated_log()
+    learnt = learn_settings(log)
+    choice = choose_saturation(log, learnt, offer="batch", max_rollouts=32, n_boot=50)
+    best = max(choice.rows, key=lambda row: row.rate)
+    near = [s for s, row in zip(SATURATIONS, choice.rows, strict=True) if row.rate >= best.rate - best.standard_error]
+    assert choice.saturation == max(near)
+    assert choice.n_prompts == 60
+    monkeypatch.setattr(_replay_settings, "_SAMPLE", 30)
+    assert choose_saturation(log, learnt, offer="batch", max_rollouts=32, n_boot=5).n_prompts == 30
+    # A sample of a step may hold more of the large groups than the mean of the log allows for.
+    uneven = make_log(np.repeat(np.arange(100), 2), [0] * 200, [0, 1] * 100, np.tile([2, 2, 14, 14], 50))
+    for seed in range(6):
+        choose_saturation(uneven, learn_settings(uneven), offer="batch", max_rollouts=16, seed=seed, n_boot=5)
+
+
+def test_the_three_lines_run():
+    log = simulated_log()
+    result = replay(log, {}, n_boot=5)
+    lines = python_lines(log, learn_settings(log), 2.0, result)
+    assert len(lines) == 3
+    scope = {
+        "BetaPosteriorBank": BetaPosteriorBank,
+        "ResolvingAllocator": ResolvingAllocator,
+        "SaturatingUtility": SaturatingUtility,
+        "prompt_ids": log.prompt_ids,
+    }
+    exec("\n".join(lines), scope)
+    assert scope["allocator"].allocate(log.prompt_ids[:20], 160, exact=True).sum() == 160
+
+
+# ---------------------------------------------------------------- the report
+
+
+@pytest.mark.parametrize("levels", [1, 4])
+def test_the_report_says_the_same_in_every_form(levels):
+    report = replay_report("yesterday", simulated_log(levels=levels), n_boot=20)
+    text, rows, data = report_text(report), report_rows(report), report_json(report)
+    assert "THE LOG: yesterday" in text
+    assert ("between 0 and 1" in text) == (levels > 1)
+    assert all(row["name"] in text for row in rows)
+    assert list(rows[0]) == row_names()
+    assert [row["name"] for row in data["policies"]] == [row["name"] for row in rows]
+    assert json.loads(json.dumps(data, allow_nan=False))["python"] == report.code
+    assert all(line in text for line in report.code)
+    assert max(map(len, text.replace("\n".join(report.code), "").splitlines())) <= 132
+
+
+def test_the_report_without_a_choice():
+    report = replay_report("same", make_log([0, 0, 1], [0, 1, 1], [1, 1, 1]))
+    assert report.result is None
+    assert (report.code, report_rows(report)) == ([], [])
+    assert "all rewards are 1: every group is dead" in " ".join(report_text(report).split())
+    assert json.loads(json.dumps(report_json(report), allow_nan=False))["warnings"]
+
+
+def test_the_report_warns():
+    once = " ".join(report_text(replay_report("once", make_log([0, 0, 1, 1], [0] * 4, [1, 0, 1, 1]), n_boot=5)).split())
+    assert "every prompt was seen in one step only" in once
+    assert "2 prompts are too few" in once
+    assert "no prompt was in two steps" in once
+    single = make_log(np.arange(40), np.arange(40) % 4, np.arange(40) % 3 == 0)
+    assert "every group is a single rollout" in " ".join(report_text(replay_report("x", single, n_boot=5)).split())
+
+
+@pytest.mark.parametrize("name", ["lcb-exec-dscoder-1.3b-to-33b", "llama-3-8b-instruct"])
+def test_real_counts_replay(name):
+    from cero_alloc.replay._reader import read_log
+
+    file = DATA / f"{name}.csv"
+    if not file.exists():
+        pytest.skip(f"{file} is not part of the package")
+    log = read_log(file)
+    result = replay(log, n_boot=20)
+    assert result.row("Uniform").rate == result.logged.rate
+    assert result.row("ResolvingAllocator").dealt == log.n_rollouts
