@@ -125,7 +125,7 @@ def algorithm_1(plan: Plan, forgetting: float) -> FenchelDualAllocator:
     """Return Algorithm 1 with the paper's units, 4 rollouts, two at most, and its capacity, 33/32 of the even pace."""
     capacity = plan.rollouts + max(4, plan.rollouts // 32 // 4 * 4)
     return FenchelDualAllocator(
-        bank(plan, forgetting), group_size=4, max_rollouts=8, round_capacity=capacity, **plan.shared
+        bank(plan, forgetting), unit_size=4, max_rollouts=8, round_capacity=capacity, **plan.shared
     )
 
 
@@ -144,7 +144,7 @@ CONTENDERS = {
     "FenchelDual": Contender(lambda plan: algorithm_1(plan, 1.0), exact=False),
     "FenchelDual, forgetting .98": Contender(lambda plan: algorithm_1(plan, FORGETTING), exact=False),
     "random-matched": Contender(
-        lambda plan, schedule: RandomMatched(bank(plan), schedule, group_size=4, seed=plan.seed),
+        lambda plan, schedule: RandomMatched(bank(plan), schedule, unit_size=4, seed=plan.seed),
         exact=False,
         matches="FenchelDual",
     ),

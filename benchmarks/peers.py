@@ -12,7 +12,7 @@ What is measured, per run:
 * optimum: utility of the rollouts at the true rates, % of the clairvoyant optimum under the same offers; on moving pools
   a round's rollouts are valued at that round's rates, and the optimum is an upper bound;
 * vs uniform: difference to uniform on the same seed, in points;
-* effective: groups with both outcomes per 1,000 rollouts;
+* mixed: groups with both outcomes per 1,000 rollouts;
 * useful: rollouts in such groups, %;
 * hopeless, solved: rollouts on prompts with a success rate below 2% or above 98%, %;
 * error: mean distance of the bank's value from p (1 - p), x 1,000;
@@ -233,7 +233,7 @@ def measure(result: SimulationResult, pool: Pool) -> Row:
     mixed = (s > 0) & (s < n)
     return {
         "optimum": 100.0 * result.achieved / result.optimum,
-        "effective": 1e3 * int(mixed.sum()) / dealt,
+        "mixed": 1e3 * int(mixed.sum()) / dealt,
         "useful": 100.0 * int(n[mixed].sum()) / dealt,
         "hopeless": 100.0 * int(n[rates < DEAD].sum()) / dealt,
         "solved": 100.0 * int(n[rates > 1.0 - DEAD].sum()) / dealt,

@@ -17,7 +17,7 @@ Row = dict[str, Any]
 COLUMNS = (
     ("optimum", "optimum (%)", 1),
     ("vs_uniform", "vs uniform", 1),
-    ("effective", "effective", 1),
+    ("mixed", "mixed", 1),
     ("useful", "useful (%)", 1),
     ("hopeless", "hopeless (%)", 1),
     ("solved", "solved (%)", 1),
@@ -28,7 +28,7 @@ COLUMNS = (
 )
 QUESTIONS = {
     "captured": ("optimum", "utility captured (% of the clairvoyant optimum)", False),
-    "effective": ("effective", "groups with both outcomes per 1,000 rollouts", False),
+    "mixed": ("mixed", "groups with both outcomes per 1,000 rollouts", False),
     "dead": ("dead", "rollouts on hopeless or solved prompts (%)", False),
     "time": ("time", "time of a round's decisions (multiples of uniform's)", True),
 }

@@ -123,8 +123,8 @@ def print_paper(runs: dict[str, list[SimulationResult]], source: str) -> dict[st
         "surplus peak (rollouts)": [float(r.pacing_gap.max()) for r in ours],
         "surplus at the end (rollouts)": [float(r.pacing_gap[-1]) for r in ours],
         "allocating rounds": [float(r.allocating_rounds) for r in ours],
-        "effective-group rate": [r.effective_group_rate for r in ours],
-        "random-matched: effective-group rate": [r.effective_group_rate for r in matched],
+        "effective-group rate": [r.mixed_group_rate for r in ours],
+        "random-matched: effective-group rate": [r.mixed_group_rate for r in matched],
         "lift of predicted mean in [.4, .6)": [float(r.lift()[2]) for r in ours],
         "lift of predicted mean in [0, .2)": [float(r.lift()[0]) for r in ours],
         "lift of predicted mean in [.8, 1]": [float(r.lift()[4]) for r in ours],
@@ -141,7 +141,7 @@ def print_paper(runs: dict[str, list[SimulationResult]], source: str) -> dict[st
         [
             name,
             spread(r.achieved / r.optimum for r in results),
-            spread(r.effective_group_rate for r in results),
+            spread(r.mixed_group_rate for r in results),
             spread(float(np.nanmean(r.observed_variance())) for r in results),
             spread((float(r.pacing_gap.max()) for r in results), 0),
             spread((float(r.allocating_rounds) for r in results), 0),
@@ -192,7 +192,7 @@ def paper_rows(runs: dict[str, list[SimulationResult]], seeds: list[int]) -> lis
             "optimum": r.optimum / r.horizon.n_prompts,
             "regret": r.regret,
             "bound": r.bound,
-            "effective_group_rate": r.effective_group_rate,
+            "mixed_group_rate": r.mixed_group_rate,
             "predicted_variance": float(r.group_value.mean()),
             "observed_variance": float(np.nanmean(r.observed_variance())),
             "surplus_peak": float(r.pacing_gap.max()),
@@ -255,7 +255,7 @@ def draw(out: Path, done: dict[str, list[Any]], runs: dict[str, list[SimulationR
             "pacing": (plotting.plot_pacing, ["Algorithm 1", "fixed pacing", "greedy"]),
             "lift": (plotting.plot_lift, ["Algorithm 1", "greedy", "uniform"]),
             "calibration": (plotting.plot_calibration, ["Algorithm 1", "greedy", "uniform"]),
-            "effective_groups": (plotting.plot_effective_groups, list(runs)),
+            "mixed_groups": (plotting.plot_mixed_groups, list(runs)),
         }
         for name, (plot, policies) in pictures.items():
             figure, ax = pyplot.subplots(figsize=(4.6, 3.4), layout="constrained")

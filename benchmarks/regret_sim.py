@@ -46,7 +46,7 @@ from regret_report import (
     write_csv,
 )
 
-PAPER = {"total_budget": 256_000, "n_rounds": 500, "group_size": 4, "max_rollouts": 8, "round_capacity": 528}
+PAPER = {"total_budget": 256_000, "n_rounds": 500, "unit_size": 4, "max_rollouts": 8, "round_capacity": 528}
 PAPER_POOL = 8958
 DRIFTS = (0.02, 0.1, 0.5)  # standard deviation of the logit shift over the run
 
@@ -100,7 +100,7 @@ def drift_run(pool: Pool, name: str, shape: str, seed: int, rounds: int) -> dict
 def paper_run(pool: Pool, seed: int) -> tuple[int, dict[str, SimulationResult]]:
     """Run part 2 on one seed, and return it with: Algorithm 1, and its controls on the same pool."""
     q = pool.rates[0] * (1 - pool.rates[0])
-    units = {key: PAPER[key] // PAPER["group_size"] for key in ("total_budget", "max_rollouts")}
+    units = {key: PAPER[key] // PAPER["unit_size"] for key in ("total_budget", "max_rollouts")}
     share, upper = units["total_budget"] / pool.n_prompts, PAPER["n_rounds"] * units["max_rollouts"]
     optimum = OfflineOracle().solve(q, units["total_budget"], equal_share=share, upper=upper, integer=True).optimum
 
@@ -109,13 +109,13 @@ def paper_run(pool: Pool, seed: int) -> tuple[int, dict[str, SimulationResult]]:
 
     ours = run(FenchelDualAllocator(pool.bank(), seed=seed, **PAPER), 0)
     plan = run(FenchelDualAllocator(pool.bank(), seed=seed + 1, **PAPER), 1, feedback=False).counts
-    group = PAPER["group_size"]
+    group = PAPER["unit_size"]
     return seed, {
         "Algorithm 1": ours,
         "fixed pacing": run(FixedPacing(pool.bank(), seed=seed, **PAPER), 2),
         "greedy": run(Greedy(pool.bank(), seed=seed, **PAPER), 3),
-        "preset": run(Preset(pool.bank(), plan, group_size=group), 4),
-        "random-matched": run(RandomMatched(pool.bank(), ours.counts, group_size=group, seed=seed), 5),
+        "preset": run(Preset(pool.bank(), plan, unit_size=group), 4),
+        "random-matched": run(RandomMatched(pool.bank(), ours.counts, unit_size=group, seed=seed), 5),
         "uniform": run(Uniform(pool.bank(), rollouts_per_visit=PAPER["max_rollouts"], seed=seed, **PAPER), 6),
     }
 

@@ -36,13 +36,13 @@ def print_envelope(rows: list[Row]) -> None:
     """Print part 2."""
     lines = [
         [
-            f"{kind}, n_min {n_min}",
+            f"{kind}, min_units {min_units}",
             str(len(group)),
             str(sum(r["loss"] == 0.0 for r in group)),
             f"{100 * max(r['loss'] for r in group):.3f}",
             "yes" if all(r["held"] for r in group) else "NO",
         ]
-        for (kind, n_min), group in grouped(rows, "tables", "n_min").items()
+        for (kind, min_units), group in grouped(rows, "tables", "min_units").items()
     ]
     header = ["tables", "instances", "equal to the program", "worst loss (%)", "within its own gap"]
     table("2. BATCH SOLVER against dynamic programming, exact totals", header, lines)
@@ -78,10 +78,10 @@ def print_learnt(rows: list[Row]) -> None:
                 ratios.append([name, *cells])
         table("   share of uniform's regret (against the best policy of the others)", header[:-1], ratios)
         lines = [
-            [name, *(spread([r["effective"] for r in group if r["epochs"] == e], 1) for e in epochs)]
+            [name, *(spread([r["mixed"] for r in group if r["epochs"] == e], 1) for e in epochs)]
             for (name,), group in grouped(chosen, "policy").items()
         ]
-        table("   effective groups per 1,000 rollouts", header[:-1], lines)
+        table("   mixed groups per 1,000 rollouts", header[:-1], lines)
 
 
 def print_tokens(rows: list[Row]) -> None:
@@ -130,7 +130,7 @@ def print_saturation(rows: list[Row]) -> None:
     lines = [
         [
             f"{scaling}, {saturation:g}",
-            *(spread([r[key] for r in group], 1) for key in ("top", "reached", "least", "effective")),
+            *(spread([r[key] for r in group], 1) for key in ("top", "reached", "least", "mixed")),
         ]
         for (scaling, saturation), group in grouped(rows, "scaling", "saturation").items()
     ]
@@ -139,7 +139,7 @@ def print_saturation(rows: list[Row]) -> None:
         "rollouts on the top tenth (%)",
         "effective prompts (% of pool)",
         "under half a share (%)",
-        "effective groups (%)",
+        "mixed groups (%)",
     ]
     table("5. SATURATION and concentration: Resolving, 8 epochs, learnt values", header, lines)
 

@@ -77,22 +77,22 @@ def known_run(seed: int) -> list[Row]:
     order = ("full pool", "shuffled", "best first", "worst first")[seed % 4]
     shape, scaling = SHAPES[seed // 4 % 4], ("rate", "height")[seed // 16 % 2]
     utility = SaturatingUtility(shape, scaling=scaling, saturation=float(rng.choice([0.3, 1.0, 3.0])))
-    size, n_max = int(rng.integers(2, 13)), int(rng.integers(1, 7))
+    size, max_units = int(rng.integers(2, 13)), int(rng.integers(1, 7))
     visits = np.full(size, rng.integers(1, 7)) if order == "full pool" else rng.integers(1, 7, size)
-    budget = int(rng.integers(1, visits.sum() * n_max + 1))
+    budget = int(rng.integers(1, visits.sum() * max_units + 1))
     pool = static_pool(size, 0.6, 0.6, seed=rng)
     bank = known_bank(pool)
     q, share = bank.value(), budget / size
     offers = _offers(order, visits, q, rng)
     front = float(rng.choice([1.0, 2.0, 5.0]))
     allocator = ResolvingAllocator(
-        bank, total_budget=budget, visits=visits, max_rollouts=n_max, utility=utility, front_load=front, seed=seed
+        bank, total_budget=budget, visits=visits, max_rollouts=max_units, utility=utility, front_load=front, seed=seed
     )
     for rows in offers:  # in the full pool the band around the even pace holds, too
-        allocator.allocate(rows, None if order == "full pool" else rows.size * n_max)
-    oracle = partial(OfflineOracle(utility).solve, q, budget, equal_share=share, upper=visits * n_max)
+        allocator.allocate(rows, None if order == "full pool" else rows.size * max_units)
+    oracle = partial(OfflineOracle(utility).solve, q, budget, equal_share=share, upper=visits * max_units)
     whole = float(utility.value(q, allocator.exposure / share).sum())
-    real = float(utility.value(q, _continuous(offers, visits, q, n_max, budget, utility, rng) / share).sum())
+    real = float(utility.value(q, _continuous(offers, visits, q, max_units, budget, utility, rng) / share).sum())
     return [
         {"order": order, "shape": shape, "scaling": scaling, "seed": seed, "kind": kind, "regret": 1.0 - got / best}
         for kind, got, best in (
@@ -122,7 +122,7 @@ def _continuous(
     offers: list[np.ndarray],
     visits: np.ndarray,
     q: np.ndarray,
-    n_max: int,
+    max_units: int,
     budget: float,
     utility: SaturatingUtility,
     rng: np.random.Generator,
@@ -131,7 +131,7 @@ def _continuous(
     z, left, share = np.zeros(q.size), visits.astype(np.float64), budget / q.size
     price, funds = 1.0, float(budget)
     for rows in offers:
-        rest = Remaining(q, z, left * n_max, np.ones(1), funds, share, utility)
+        rest = Remaining(q, z, left * max_units, np.ones(1), funds, share, utility)
         clearing = rest.clear(price)
         price = clearing.high or 1.0
         lo, hi = (
@@ -139,8 +139,8 @@ def _continuous(
             for p in (clearing.high, clearing.low)
         )
         y = (lo + clearing.share * (hi - lo))[rows]  # where demand jumps, everybody takes his part of the jump
-        least = np.maximum(0.0, y - (left[rows] - 1.0) * n_max)
-        most = np.minimum(n_max, y)
+        least = np.maximum(0.0, y - (left[rows] - 1.0) * max_units)
+        most = np.minimum(max_units, y)
         n = least + rng.random(rows.size) * np.maximum(most - least, 0.0)
         n = np.where(rng.random(rows.size) < 0.3, most, n)
         z[rows] += n
@@ -191,44 +191,46 @@ def settings_run(seed: int) -> list[Row]:
 
 def concave_table(rng: np.random.Generator) -> np.ndarray:
     """Return unit gains that never increase, of one of four kinds."""
-    size, n_max = int(rng.integers(1, 11)), int(rng.integers(4, 11))
+    size, max_units = int(rng.integers(1, 11)), int(rng.integers(4, 11))
     kind = rng.integers(4)
     if kind == 0:
-        return -np.sort(-rng.random((size, n_max)), axis=1)
+        return -np.sort(-rng.random((size, max_units)), axis=1)
     if kind == 1:  # ties
-        return -np.sort(-rng.integers(0, 6, (size, n_max)).astype(np.float64), axis=1)
+        return -np.sort(-rng.integers(0, 6, (size, max_units)).astype(np.float64), axis=1)
     rate = 4.0 * rng.uniform(0.0, 0.25, (size, 1)) * rng.choice([0.1, 0.5, 2.0])
     if kind == 2:
-        return rate * np.exp(-rate * np.arange(n_max))
-    return rate / (1.0 + rate * np.arange(n_max)) ** 2
+        return rate * np.exp(-rate * np.arange(max_units))
+    return rate / (1.0 + rate * np.arange(max_units)) ** 2
 
 
-def adversarial_table(rng: np.random.Generator, n_min: int) -> np.ndarray:
+def adversarial_table(rng: np.random.Generator, min_units: int) -> np.ndarray:
     """Return unit gains with late jumps, or in even blocks but for one row outside the repair's core."""
-    size, n_max = int(rng.integers(2, 121)), int(rng.integers(max(n_min + 1, 2), 11))
+    size, max_units = int(rng.integers(2, 121)), int(rng.integers(max(min_units + 1, 2), 11))
     if rng.random() < 0.5:
-        block = max(n_min, 2)
-        gains = np.zeros((size, n_max))
+        block = max(min_units, 2)
+        gains = np.zeros((size, max_units))
         gains[:, block - 1] = 1.0 + 1e-3 * rng.random(size)
         odd = rng.integers(size)
         gains[odd] = 0.0
-        gains[odd, block if n_min else 0] = rng.uniform(1.0, 1.0 + 1.0 / block) if n_min else rng.uniform(0.0, 0.5)
+        gains[odd, block if min_units else 0] = (
+            rng.uniform(1.0, 1.0 + 1.0 / block) if min_units else rng.uniform(0.0, 0.5)
+        )
         return gains
-    gains = rng.integers(0, 3, (size, n_max)).astype(np.float64) * rng.choice([0.0, 0.1, 1.0])
-    jumps = rng.integers(1, n_max + 1, size)
+    gains = rng.integers(0, 3, (size, max_units)).astype(np.float64) * rng.choice([0.0, 0.1, 1.0])
+    jumps = rng.integers(1, max_units + 1, size)
     gains[np.arange(size), jumps - 1] += jumps * (1.0 + rng.choice([0.0, 1e-3, 0.3]) * rng.random(size))
     return gains
 
 
-def best_totals(gains: np.ndarray, n_min: int) -> np.ndarray:
+def best_totals(gains: np.ndarray, min_units: int) -> np.ndarray:
     """Return the best sum of scores for every total, by dynamic programming over the rows."""
-    size, n_max = gains.shape
+    size, max_units = gains.shape
     scores = np.concatenate([np.zeros((size, 1)), np.cumsum(gains, axis=1)], axis=1)
-    best = np.full(size * n_max + 1, -np.inf)
+    best = np.full(size * max_units + 1, -np.inf)
     best[0] = 0.0
     for row in scores:
         fresh = best.copy()
-        for n in range(max(n_min, 1), n_max + 1):
+        for n in range(max(min_units, 1), max_units + 1):
             fresh[n:] = np.maximum(fresh[n:], best[: best.size - n] + row[n])
         best = fresh
     return best
@@ -237,16 +239,16 @@ def best_totals(gains: np.ndarray, n_min: int) -> np.ndarray:
 def envelope_run(seed: int, kind: str) -> Row:
     """Solve one table for a reachable total, and by dynamic programming."""
     rng = np.random.default_rng([seed, 20])
-    n_min = (0, 2, 4)[seed % 3]
-    gains = concave_table(rng) if kind == "concave" else adversarial_table(rng, n_min)
-    best = best_totals(gains, n_min)
+    min_units = (0, 2, 4)[seed % 3]
+    gains = concave_table(rng) if kind == "concave" else adversarial_table(rng, min_units)
+    best = best_totals(gains, min_units)
     total = int(rng.choice(np.flatnonzero(np.isfinite(best))))
-    found = solve_batch(gains, n_min=n_min, low=total, high=total, floor=0.0, tie=rng.permutation(len(gains)))
+    found = solve_batch(gains, min_units=min_units, low=total, high=total, floor=0.0, tie=rng.permutation(len(gains)))
     reached = float(sum(row[:n].sum() for row, n in zip(gains, found.units, strict=True)))
     loss = float(best[total]) - reached
     return {
         "tables": kind,
-        "n_min": n_min,
+        "min_units": min_units,
         "seed": seed,
         "loss": loss / max(float(best[total]), 1e-300) if loss > 1e-11 else 0.0,
         "held": loss <= found.gap + 1e-9 and int(found.units.sum()) == total,
@@ -262,7 +264,7 @@ def policies(utility: SaturatingUtility, seed: int, rounds: int, **run: Any) -> 
     prior = {"forgetting": run.pop("forgetting", 1.0)}
     common = {"n_rounds": rounds, "seed": seed, **run}
     value = {"utility": utility}
-    least = {"min_rollouts": 2 * run.get("group_size", 1)} if visits else {}
+    least = {"min_rollouts": 2 * run.get("unit_size", 1)} if visits else {}
     once = max(1, rounds // max(2, 2 * visits.get("visits", 8)))
 
     def resolving(**more: Any) -> Callable[[Pool], Any]:
@@ -319,7 +321,7 @@ def learnt_run(
             "seed": seed,
             "regret": 100.0 * run.regret * M / run.optimum,
             "unspent": -100.0 * float(run.pacing_gap[-1]) / run.horizon.total_budget,
-            "effective": 1000.0 * run.effective.sum() / run.group_rollouts.sum(),
+            "mixed": 1000.0 * run.mixed.sum() / run.group_rollouts.sum(),
         }
         for name, _, run in learnt_results(seed, scaling, epochs, names, beta)
     ]
@@ -335,7 +337,7 @@ def whole_run(seed: int, kind: str, forgetting: float = 1.0) -> list[Row]:
         else drifting_pool(size, 0.6, 0.6, drift=2.0, seed=rng)
     )
     build = policies(
-        utility, seed, rounds, total_budget=per_prompt * size, max_rollouts=4, group_size=2, forgetting=forgetting
+        utility, seed, rounds, total_budget=per_prompt * size, max_rollouts=4, unit_size=2, forgetting=forgetting
     )
     build = {name: make for name, make in build.items() if name not in BATCHES_ONLY}
     horizon = build["uniform"](pool).horizon
@@ -440,7 +442,7 @@ def saturation_run(seed: int, scaling: str, saturation: float) -> tuple[Row, Sim
         "top": 100.0 * run.top_tenth,
         "reached": 100.0 / (M * float((share**2).sum())),
         "least": 100.0 * float(np.mean(run.exposure < 0.5 * PER_VISIT * epochs)),
-        "effective": 100.0 * run.effective_group_rate,
+        "mixed": 100.0 * run.mixed_group_rate,
     }
     return row, run
 
@@ -478,27 +480,27 @@ def promise_run(seed: int) -> Row:
     """Run one random allocator; count exact totals that were hit and token caps that were not."""
     rng = np.random.default_rng([seed, 70])
     size, rounds, g = int(rng.integers(2, 60)), 10, int(rng.choice([1, 1, 4]))
-    n_max, n_min = int(rng.integers(4, 17)), int(rng.choice([0, 1, 2, 4]))
+    max_units, min_units = int(rng.integers(4, 17)), int(rng.choice([0, 1, 2, 4]))
     kind = ("exact", "paced", "tokens")[seed % 3]
     signal = "group" if rng.random() < 0.3 else "variance"
     rates = rng.beta(0.5, 0.5, size)
     costs = rng.integers(50, 4000, size).astype(np.float64)
     if kind == "tokens" and rng.random() < 0.5:
         costs *= rng.random()
-    budget = int(rng.integers(1, rounds * size * n_max + 1)) * g
+    budget = int(rng.integers(1, rounds * size * max_units + 1)) * g
     if kind == "paced":
-        budget = max(budget, min(1000 * g, rounds * size * n_max * g))
-        if n_min == n_max:  # only whole multiples can be spent at all
-            budget -= budget % (n_max * g)
+        budget = max(budget, min(1000 * g, rounds * size * max_units * g))
+        if min_units == max_units:  # only whole multiples can be spent at all
+            budget -= budget % (max_units * g)
     streaming = rng.random() < 0.3
     allocator = ResolvingAllocator(
         BetaPosteriorBank(size),
         total_budget=budget if kind != "tokens" else budget * float(costs.mean()) * 0.9,
         n_rounds=rounds,
         visits=None if streaming else rounds,
-        group_size=g,
-        min_rollouts=n_min * g,
-        max_rollouts=n_max * g,
+        unit_size=g,
+        min_rollouts=min_units * g,
+        max_rollouts=max_units * g,
         costs=costs if kind == "tokens" else None,
         signal=signal,
         seed=seed,
@@ -508,10 +510,10 @@ def promise_run(seed: int) -> Row:
         rows = np.arange(size) if kind == "paced" else rng.permutation(size)[: rng.integers(1, size + 1)]
         before = allocator.remaining_budget
         if kind == "exact":
-            total = int(rng.integers(0, min(before, rows.size * n_max * g) // g + 1)) * g
-            few = -(-total // (n_max * g))
-            if few * n_min * g > total:  # no counts add up to that
-                total = (few - 1) * n_max * g
+            total = int(rng.integers(0, min(before, rows.size * max_units * g) // g + 1)) * g
+            few = -(-total // (max_units * g))
+            if few * min_units * g > total:  # no counts add up to that
+                total = (few - 1) * max_units * g
             counts = allocator.allocate(rows, total, exact=True)
             calls, hit = calls + 1, hit + (int(counts.sum()) == total)
         elif kind == "tokens":

@@ -95,7 +95,7 @@ def weigh(n_prompts: int, dtype: str = "float64") -> dict[str, Any]:
         tracemalloc.start()
         capacity = min(8 * size, 8192)  # 1,024 prompts a round
         allocator = FenchelDualAllocator(
-            BetaPosteriorBank(size, **options), total_budget=100 * capacity, n_rounds=100, group_size=4, max_rollouts=8,
+            BetaPosteriorBank(size, **options), total_budget=100 * capacity, n_rounds=100, unit_size=4, max_rollouts=8,
             round_capacity=capacity,
         )  # fmt: skip
         peaks = []

@@ -83,7 +83,7 @@ def pool_run(n_prompts: int, kind: type = FenchelDualAllocator, *, utility: str 
     per_round = MOST * min(DEALT, n_prompts // 4)
     plan = {"total_budget": POOL_ROUNDS * per_round, "n_rounds": POOL_ROUNDS, "round_capacity": per_round}
     allocator = kind(
-        bank_of(n_prompts, **bank), group_size=GROUP, max_rollouts=MOST, utility=SaturatingUtility(utility), **plan
+        bank_of(n_prompts, **bank), unit_size=GROUP, max_rollouts=MOST, utility=SaturatingUtility(utility), **plan
     )
     return Run(allocator)
 
@@ -94,7 +94,7 @@ def batch_run(prompts: Any, kind: type = FenchelDualAllocator, visits: int | Non
     visits = visits or max(1, BATCH_ROUNDS * DEALT // len(held))
     rounds = max(1, visits * len(held) // DEALT)
     plan = {"total_budget": visits * len(held) * MOST, "n_rounds": rounds, "visits": visits}
-    return Run(kind(held, group_size=GROUP, max_rollouts=2 * MOST, **plan))
+    return Run(kind(held, unit_size=GROUP, max_rollouts=2 * MOST, **plan))
 
 
 def offers(

@@ -106,10 +106,10 @@ def test_remaining_demand(benchmark):
     benchmark(KERNELS["remaining_demand"], 0.05, *problem, SHAPES["exponential"], HEIGHT, 1.0)
 
 
-@pytest.mark.parametrize("n_max", [8, 32])
-def test_score_gains(benchmark, n_max):
+@pytest.mark.parametrize("max_units", [8, 32])
+def test_score_gains(benchmark, max_units):
     """Unit gains of every prompt."""
-    gains = np.empty((N, n_max))
+    gains = np.empty((N, max_units))
     benchmark(KERNELS["score_gains"], Q, EXPOSURE, np.full(N, 4.0), R, SHAPES["exponential"], HEIGHT, 1.0, gains)
 
 

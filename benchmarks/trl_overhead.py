@@ -74,7 +74,7 @@ def run(mode: str, rule: str, options: argparse.Namespace) -> list[tuple[float, 
         slots, rounds = config.generation_batch_size, generation_rounds(config)
         kind = {"resolving": ResolvingAllocator, "fenchel": FenchelDualAllocator}[rule]
         allocator = kind(
-            BetaPosteriorBank(pool), total_budget=rounds * slots, n_rounds=rounds, group_size=2, max_rollouts=32,
+            BetaPosteriorBank(pool), total_budget=rounds * slots, n_rounds=rounds, unit_size=2, max_rollouts=32,
             round_capacity=slots,
         )  # fmt: skip
         trainer = Timed(

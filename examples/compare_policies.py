@@ -41,7 +41,7 @@ def compare(n_prompts, n_rounds, per_prompt, beta, n_seeds):
             result = simulate(policy(pool.bank(), seed=seed, **run), pool, n_rounds, seed=seed, horizon=horizon)
             dealt = result.group_rollouts.sum()
             figures[name].append(
-                (100 * result.achieved / result.optimum, 1000 * result.effective.sum() / dealt, result.regret, dealt)
+                (100 * result.achieved / result.optimum, 1000 * result.mixed.sum() / dealt, result.regret, dealt)
             )
     return {name: np.array(rows) for name, rows in figures.items()}
 
@@ -72,13 +72,13 @@ def main():
     budget = options.prompts * options.per_prompt
     print(f"{options.prompts} prompts from Beta({a:g}, {b:g}), {budget:,} rollouts in {options.rounds} rounds")
     print(f"mean ± standard deviation over {options.seeds} seeds\n")
-    print(f"{'policy':<13}{'optimum, %':>12}{'effective':>14}{'regret':>13}{'rollouts':>11}   against {best}")
+    print(f"{'policy':<13}{'optimum, %':>12}{'mixed':>14}{'regret':>13}{'rollouts':>11}   against {best}")
     for name in ranked:
         share, groups, regret, dealt = figures[name].T
         cells = (f"{x.mean():.1f} ± {x.std(ddof=1):.1f}" for x in (share, groups, 1000 * regret))
         row = "{:<13}{:>12}{:>14}{:>13}".format(name, *cells) + f"{dealt.mean():>11,.0f}"
         print(row if name == best else f"{row}   {verdict(figures[best][:, 0], share)}")
-    print("\neffective: mixed groups per 1,000 rollouts; regret: utility per prompt, x 1,000")
+    print("\nmixed: mixed groups per 1,000 rollouts; regret: utility per prompt, x 1,000")
     print("against: share of the optimum, paired by seeds, with a 95% interval; ~ within noise")
     print("The share is one of the surrogate objective, and does not promise better training.")
 

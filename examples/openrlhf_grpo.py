@@ -48,7 +48,7 @@ def build_allocator(kind: str, prompts: list[str], *, n_rounds: int, total_budge
     """Return the allocator of a run: the stock run's rollouts, in groups of two, at most four times its group."""
     per_prompt = args.rollout.n_samples_per_prompt
     run = {
-        "total_budget": total_budget, "n_rounds": n_rounds, "group_size": 2, "max_rollouts": 4 * per_prompt,
+        "total_budget": total_budget, "n_rounds": n_rounds, "unit_size": 2, "max_rollouts": 4 * per_prompt,
         "round_capacity": args.rollout.batch_size * per_prompt, "seed": args.train.seed,
     }  # fmt: skip
     # The model moves: evidence of 14 rounds ago counts half.

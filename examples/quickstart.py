@@ -26,10 +26,10 @@ def generate(counts: np.ndarray) -> np.ndarray:
 
 bank = BetaPosteriorBank([f"gsm8k/{i}" for i in range(N_PROMPTS)])  # what was observed of each prompt
 allocator = FenchelDualAllocator(
-    bank, total_budget=BUDGET, n_rounds=N_ROUNDS, group_size=4, max_rollouts=8, catch_up=True
+    bank, total_budget=BUDGET, n_rounds=N_ROUNDS, unit_size=4, max_rollouts=8, catch_up=True
 )
 
-groups, effective = np.zeros(2, dtype=int), np.zeros(2, dtype=int)  # in the first half of the run and in the second
+groups, mixed = np.zeros(2, dtype=int), np.zeros(2, dtype=int)  # in the first half of the run and in the second
 for k in range(N_ROUNDS):
     if k == N_ROUNDS // 2:  # the machine dies here, and another one goes on
         with tempfile.TemporaryDirectory() as folder:
@@ -40,9 +40,9 @@ for k in range(N_ROUNDS):
     successes = generate(counts)
     allocator.update(None, successes, counts)  # late, split or missing feedback is fine
     groups[2 * k // N_ROUNDS] += np.sum(counts > 0)
-    effective[2 * k // N_ROUNDS] += np.sum((successes > 0) & (successes < counts))
+    mixed[2 * k // N_ROUNDS] += np.sum((successes > 0) & (successes < counts))
 
-for half, share in zip(("first", "second"), effective / groups, strict=True):
+for half, share in zip(("first", "second"), mixed / groups, strict=True):
     print(f"{half} half: {share:.1%} of the groups have both successes and failures")
 
 metrics = allocator.metrics()  # a flat dict of floats, ready for a logger

@@ -157,7 +157,7 @@ def demo_allocator() -> Any:
     from cero_alloc import BetaPosteriorBank, FenchelDualAllocator
 
     return FenchelDualAllocator(
-        BetaPosteriorBank(200), total_budget=16_000, n_rounds=1000, group_size=4, max_rollouts=8, round_capacity=32
+        BetaPosteriorBank(200), total_budget=16_000, n_rounds=1000, unit_size=4, max_rollouts=8, round_capacity=32
     )
 
 

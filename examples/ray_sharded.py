@@ -78,7 +78,7 @@ def stop(allocator: ShardedAllocator) -> None:
 def horizon_of(n_prompts: int, n_rounds: int, batch: int) -> Horizon:
     """Return a run that deals ``batch`` prompts 8 rollouts each in every round."""
     return Horizon(
-        n_prompts=n_prompts, n_rounds=n_rounds, total_budget=8 * batch * n_rounds, group_size=8, max_rollouts=8,
+        n_prompts=n_prompts, n_rounds=n_rounds, total_budget=8 * batch * n_rounds, unit_size=8, max_rollouts=8,
         round_capacity=8 * batch,
     )  # fmt: skip
 
@@ -117,7 +117,7 @@ def main() -> None:
     for total in dict.fromkeys([options.prompts, *(options.prompts * n for n in options.shards)]):
         horizon = horizon_of(total, 1000, options.batch)
         whole = FenchelDualAllocator(
-            BetaPosteriorBank(total), total_budget=horizon.total_budget, n_rounds=1000, group_size=8, max_rollouts=8,
+            BetaPosteriorBank(total), total_budget=horizon.total_budget, n_rounds=1000, unit_size=8, max_rollouts=8,
             round_capacity=8 * options.batch,
         )  # fmt: skip
         alone, expected = play(whole, n_rounds, np.random.default_rng(0))

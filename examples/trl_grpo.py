@@ -103,7 +103,7 @@ def build_allocator(options: argparse.Namespace, config: GRPOConfig, ids: list[A
         None if options.mode == "select" else min(rounds, math.ceil(rounds * slots / config.num_generations / len(ids)))
     )
     run = {
-        "total_budget": rounds * slots, "n_rounds": rounds, "group_size": 2, "round_capacity": slots,
+        "total_budget": rounds * slots, "n_rounds": rounds, "unit_size": 2, "round_capacity": slots,
         "max_rollouts": 4 * config.num_generations, "seed": options.seed,
     }  # fmt: skip
     # The model moves: evidence of 14 rounds ago counts half.
@@ -181,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
         figures = trainer.allocator.metrics(certificate=False)
         print(f"{options.allocator}, {options.mode}: {figures['spent_budget']:.0f} rollouts dealt, ", end="")
         print(
-            f"{figures['remaining_budget']:.0f} left; {figures['effective_group_rate']:.1%} of the groups had both rewards."
+            f"{figures['remaining_budget']:.0f} left; {figures['mixed_group_rate']:.1%} of the groups had both rewards."
         )
         if before is not None:
             print(

@@ -65,7 +65,7 @@ class Trainer(AllocatedPPOTrainer):
         per_prompt = self.config.actor_rollout_ref.rollout.n
         slots = total_budget // n_rounds
         run = {
-            "total_budget": total_budget, "n_rounds": n_rounds, "group_size": 2, "round_capacity": slots,
+            "total_budget": total_budget, "n_rounds": n_rounds, "unit_size": 2, "round_capacity": slots,
             "max_rollouts": 4 * per_prompt, "seed": 0,
         }  # fmt: skip
         # The model moves: evidence of 14 rounds ago counts half.

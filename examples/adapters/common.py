@@ -40,11 +40,11 @@ def require_version(package: str, lowest: str, newest: str) -> None:
 
 def require_groups(allocator: Any) -> None:
     """Refuse an allocator that may deal a prompt one rollout: a group of one has nothing to be compared with."""
-    least = max(allocator.horizon.group_size, getattr(allocator, "min_rollouts", 1))
+    least = max(allocator.horizon.unit_size, getattr(allocator, "min_rollouts", 1))
     if least < 2:
         raise ValueError(
-            f"group_size or min_rollouts must be at least 2, got {least}: a group of one rollout has no baseline. "
-            "Build the allocator with group_size=2 or more."
+            f"unit_size or min_rollouts must be at least 2, got {least}: a group of one rollout has no baseline. "
+            "Build the allocator with unit_size=2 or more."
         )
 
 

@@ -67,9 +67,9 @@ def require_exact_batches(allocator: Any, per_prompt: int, n_prompts: int, setti
     """
     require_groups(allocator)
     horizon = allocator.horizon
-    if per_prompt % horizon.group_size or per_prompt > horizon.max_rollouts:
+    if per_prompt % horizon.unit_size or per_prompt > horizon.max_rollouts:
         raise ValueError(
-            f"{setting} = {per_prompt} must be a multiple of group_size = {horizon.group_size}, at most "
+            f"{setting} = {per_prompt} must be a multiple of unit_size = {horizon.unit_size}, at most "
             f"max_rollouts = {horizon.max_rollouts}, or a batch cannot hold its rollouts. Build the allocator for it."
         )
     if n_prompts * per_prompt > horizon.round_capacity:

@@ -287,7 +287,7 @@ class LeaseBook:
             self._close(entry["lease"])
 
     def _expire(self, number: int) -> None:
-        lease, group = self._leases[number], self.allocator.horizon.group_size
+        lease, group = self._leases[number], self.allocator.horizon.unit_size
         back = {key: left // group * group for key, left in lease.outstanding.items()}
         self.allocator.refund(list(back), list(back.values()), round=lease.round)
         begun = {key: left % group for key, left in lease.outstanding.items()}

@@ -152,7 +152,7 @@ class AllocatedSamplesGenerator(SamplesGenerator):
         counts = self.dealer.deal(prompts, len(prompts) * self.args.rollout.n_samples_per_prompt)
         # One request per group of the allocator's size, all in one go: a call per count would send the lot to one engine,
         # because an engine does not yet count what was asked of it a moment ago.
-        size = self.dealer.allocator.horizon.group_size
+        size = self.dealer.allocator.horizon.unit_size
         places = np.repeat(np.arange(len(prompts)), np.array(counts) // size).tolist()
         columns = ([column[place] for place in places] for column in (prompts, labels, images or [None] * len(prompts)))
         own_prompts, own_labels, own_images = columns

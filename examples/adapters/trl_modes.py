@@ -20,8 +20,8 @@ def refuse_unknown_modes(trainer: Any) -> None:
          "multi_objective_aggregation must be 'sum_then_normalize': the other needs equal groups. Set it so."),
         (getattr(trainer, "environment_factories", None) or getattr(args, "environment_factory", None),
          "environment_factory must be None: it was not tested with groups of unequal size. Use reward_funcs."),
-        (slots % horizon.group_size or slots > horizon.round_capacity,
-         f"generation_batch_size = {slots} must be a multiple of group_size = {horizon.group_size}, at most "
+        (slots % horizon.unit_size or slots > horizon.round_capacity,
+         f"generation_batch_size = {slots} must be a multiple of unit_size = {horizon.unit_size}, at most "
          f"round_capacity = {horizon.round_capacity}. Build the allocator for it."),
         (mode == "redeal" and horizon.max_rollouts < trainer.num_generations,
          f"max_rollouts = {horizon.max_rollouts} must be at least num_generations = {trainer.num_generations}, or a batch "

@@ -68,12 +68,12 @@ def integer(name: str, value: SupportsIndex, *, least: int, remedy: str, most: i
     return result
 
 
-def multiple(name: str, value: SupportsIndex, group_size: int, *, least: int, most: int | None = None) -> int:
+def multiple(name: str, value: SupportsIndex, unit_size: int, *, least: int, most: int | None = None) -> int:
     """Return ``value`` rollouts as an int that whole groups make up."""
-    remedy = f"Give whole groups of {group_size} rollouts."
+    remedy = f"Give whole groups of {unit_size} rollouts."
     result = integer(name, value, least=least, remedy=remedy, most=most)
-    if result % group_size:
-        raise ValueError(error_text(name, f"be a multiple of group_size = {group_size}", result, remedy))
+    if result % unit_size:
+        raise ValueError(error_text(name, f"be a multiple of unit_size = {unit_size}", result, remedy))
     return result
 
 

@@ -43,7 +43,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     if INTERPRETED:
         KERNELS[function.__name__] = interpreted(function)
         return KERNELS[function.__name__]
-    options = {"nogil": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         compiled = njit(cache=True, **options)(function)
         _drop_stale(compiled.stats.cache_path)

@@ -107,7 +107,7 @@ class PoolShard(Saved):
     _BUILD: ClassVar[dict[str, Any]] = {"utility": SaturatingUtility, "horizon": Horizon}
     _FIXED: ClassVar[tuple[str, ...]] = ("horizon", "start")
     _OPTIONAL: ClassVar[tuple[str, ...]] = ("_open",)
-    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_theta", "_tie", "_open")
+    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_slopes", "_tie", "_open")
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class PoolShard(Saved):
         self._step = SlopeStep(bank, horizon, utility, step_sizes(step_size, horizon.n_rounds, batch=False)[0])
         self.bank, self.horizon = bank, horizon
         self.ledger = RolloutLedger(horizon, n_accounts=len(bank))
-        self._theta = np.minimum(1.0, 4.0 * bank._values(None))
+        self._slopes = np.minimum(1.0, 4.0 * bank._values(None))
         ties = tie_ranks(generator(seed), horizon.n_prompts)
         self._tie = ties[self.start : self.start + len(bank)].copy()  # the rest is let go
         self._open: tuple[IntArray, IntArray] | None = None  # places and virtual proposal of the open round
@@ -144,7 +144,7 @@ class PoolShard(Saved):
     @locked
     def slopes(self) -> FloatArray:
         """Normalised slope per prompt, in [0, 1], as of the last closed round; shape (n_shard,)."""
-        return self._theta.copy()
+        return self._slopes.copy()
 
     @property
     @locked
@@ -209,8 +209,8 @@ class PoolShard(Saved):
             condition = "have no retired prompts in a shard"
             raise ValueError(error_text("bank", condition, self.bank, "Revive them: a shard deals its whole pool."))
         self.close()
-        places = leaders(self._theta, self._tie, threshold, k)
-        return self._theta[places], self._tie[places], places + self.start
+        places = leaders(self._slopes, self._tie, threshold, k)
+        return self._slopes[places], self._tie[places], places + self.start
 
     @locked
     def deal(self, rows: IntArray, proposal: IntArray, units: IntArray) -> None:
@@ -221,7 +221,7 @@ class PoolShard(Saved):
         rows : numpy.ndarray of int64, shape (n_dealt,)
             Rows in the pool, of this shard.
         proposal, units : numpy.ndarray of int64, shape (n_dealt,)
-            Units of ``group_size`` that were proposed, and that the budget covered.
+            Units of ``unit_size`` that were proposed, and that the budget covered.
 
         Examples
         --------
@@ -252,7 +252,7 @@ class PoolShard(Saved):
         """
         if self._open is None:
             return
-        self._step.pool(self._theta, *self._open, _NO_START, self._visits)
+        self._step.pool(self._slopes, *self._open, _NO_START, self._visits)
         self._open = None
 
     @locked
@@ -400,7 +400,7 @@ class ShardedAllocator(OwnLock, Saved):
 
     Examples
     --------
-    >>> horizon = Horizon(n_prompts=6, n_rounds=4, total_budget=32, group_size=2, max_rollouts=4, round_capacity=8)
+    >>> horizon = Horizon(n_prompts=6, n_rounds=4, total_budget=32, unit_size=2, max_rollouts=4, round_capacity=8)
     >>> shards = [PoolShard(BetaPosteriorBank(3), horizon, start) for start in (0, 3)]
     >>> allocator = ShardedAllocator(shards, horizon)
     >>> rows, rollouts = allocator.allocate()
@@ -415,7 +415,7 @@ class ShardedAllocator(OwnLock, Saved):
     _BUILD: ClassVar[dict[str, Any]] = {"horizon": Horizon}
     _FIXED: ClassVar[tuple[str, ...]] = ("horizon",)
     _OPTIONAL: ClassVar[tuple[str, ...]] = ("_proposed",)
-    _STATE: ClassVar[tuple[str, ...]] = ("ledger", "_nu", "_batch_price", "_proposed")
+    _STATE: ClassVar[tuple[str, ...]] = ("ledger", "_price", "_batch_price", "_proposed")
 
     def __init__(
         self,
@@ -442,10 +442,10 @@ class ShardedAllocator(OwnLock, Saved):
             condition = f"hold the {horizon.n_prompts} prompts of the pool"
             raise ValueError(error_text("shards", condition, int(self._bounds[-1]), "Add the shards that are missing."))
         self._price_step = step_sizes(step_size, horizon.n_rounds, batch=False)[1]
-        self._nu = real(
+        self._price = real(
             "initial_price", initial_price, low=0.0, high=1.0, remedy="The price is a share of the largest slope."
         )
-        self._batch_price, self._catch_up = self._nu, flag("catch_up", catch_up)
+        self._batch_price, self._catch_up = self._price, flag("catch_up", catch_up)
         self._index = PromptIndex(horizon.n_prompts)
         self.ledger = RolloutLedger(horizon, n_accounts=1)
         self._proposed: int | None = None  # units proposed in the open round
@@ -458,7 +458,7 @@ class ShardedAllocator(OwnLock, Saved):
     @property
     def price(self) -> float:
         """Normalised price, in [0, 1], as of the last closed round."""
-        return self._nu
+        return self._price
 
     @property
     def remaining_budget(self) -> int:
@@ -486,7 +486,7 @@ class ShardedAllocator(OwnLock, Saved):
         rows : numpy.ndarray of int64, shape (n_dealt,)
             Rows of the prompts that get rollouts, ascending.
         rollouts : numpy.ndarray of int64, shape (n_dealt,)
-            Their counts, multiples of ``group_size`` up to ``max_rollouts``.
+            Their counts, multiples of ``unit_size`` up to ``max_rollouts``.
 
         Raises
         ------
@@ -507,30 +507,30 @@ class ShardedAllocator(OwnLock, Saved):
         h = self.horizon
         cap = self.ledger.round_units(h.n_prompts, budget, exact)
         if self._proposed is not None:
-            self._nu = next_price(self._nu, self._proposed, self.ledger, self._price_step)
+            self._price = next_price(self._price, self._proposed, self.ledger, self._price_step)
             self._proposed = None
         if self.ledger.finished:
             self._call("close")
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-        threshold = -1.0 if exact or self._catch_up else self._nu
-        found = self._call("candidates", [(threshold, -(-cap // h.n_max))] * len(self.shards))
+        threshold = -1.0 if exact or self._catch_up else self._price
+        found = self._call("candidates", [(threshold, -(-cap // h.max_units))] * len(self.shards))
         slopes, ties, rows = (np.concatenate(part) for part in zip(*found, strict=True))
         due = 0
         if self._catch_up and not exact:
             later = (self.ledger.rounds_left - 1) * self.ledger.reach(h.n_prompts)
             due = min(cap, self.ledger.units_left - later)
-        played = play_round(slopes, ties, self._nu, self.ledger, cap, h.n_prompts * h.n_max, due, exact=exact)
+        played = play_round(slopes, ties, self._price, self.ledger, cap, h.n_prompts * h.max_units, due, exact=exact)
         self._proposed, self._batch_price = played.proposed, played.cleared
         proposal, units = np.zeros_like(rows), np.zeros_like(rows)
-        proposal[played.places] = counts_of(played.places, played.proposed, h.n_max)
-        units[played.paid] = counts_of(played.paid, played.dealt, h.n_max)
+        proposal[played.places] = counts_of(played.places, played.proposed, h.max_units)
+        units[played.paid] = counts_of(played.paid, played.dealt, h.max_units)
         dealt = np.flatnonzero((proposal > 0) | (units > 0))
         dealt = dealt[np.argsort(rows[dealt])]
         rows, proposal, units = rows[dealt], proposal[dealt], units[dealt]
         self._call("deal", self._parts(rows, rows, proposal, units))
         self.ledger.debit(None, np.array([played.dealt]))
         paid = units > 0
-        return rows[paid], units[paid] * h.group_size
+        return rows[paid], units[paid] * h.unit_size
 
     @locked
     def update(self, rows: Iterable[Hashable], successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
@@ -604,7 +604,7 @@ class ShardedAllocator(OwnLock, Saved):
         outstanding = np.empty(places.size, dtype=np.int64)
         for members, part in zip(self._members(places), parts, strict=True):
             outstanding[members] = part
-        require_refundable(returned, outstanding, self.horizon.group_size, lambda i: int(places[i]))
+        require_refundable(returned, outstanding, self.horizon.unit_size, lambda i: int(places[i]))
         self._call("refund", self._parts(places, places, returned))
         self.ledger.refund(np.zeros(1, dtype=np.int64), returned.sum(keepdims=True), lambda _: "pool")
 
@@ -612,7 +612,7 @@ class ShardedAllocator(OwnLock, Saved):
     def metrics(self) -> dict[str, float]:
         """Return the run's state as a flat dict of floats; keys of :meth:`~cero_alloc.FenchelDualAllocator.metrics`.
 
-        Without the effective groups, the calibration and the certificate, which take a pass over every shard.
+        Without the mixed groups, the calibration and the certificate, which take a pass over every shard.
 
         Returns
         -------
@@ -627,7 +627,7 @@ class ShardedAllocator(OwnLock, Saved):
         >>> allocator.metrics()["remaining_budget"]
         8.0
         """
-        return ledger_metrics(self.ledger, price=self._nu, batch_price=self._batch_price)
+        return ledger_metrics(self.ledger, price=self._price, batch_price=self._batch_price)
 
     @classmethod
     def load(  # type: ignore[override]

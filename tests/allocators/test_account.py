@@ -89,7 +89,7 @@ def test_rounds_that_are_never_reported_take_room_only_for_what_is_out():
 
 
 def test_what_is_lost_expires():
-    run = new(Uniform, ["a", "b"], total_budget=64, max_rollouts=4, group_size=4)
+    run = new(Uniform, ["a", "b"], total_budget=64, max_rollouts=4, unit_size=4)
     for _ in range(4):
         run.allocate()
     run.update(["a"], [1], [1], round=2)  # its group was begun
@@ -330,13 +330,13 @@ def test_an_even_pace_goes_on_evenly(rule):
 
 
 def test_what_cannot_be_is_refused():
-    run = new(total_budget=64, n_rounds=4, max_rollouts=8, group_size=4)
+    run = new(total_budget=64, n_rounds=4, max_rollouts=8, unit_size=4)
     run.allocate()
     left = int(run.remaining_budget)
     before = run.state_dict()
     for change, error in [
         ((-left - 4,), rf"rollouts must be at least -{left}, got rollouts = {-left - 4}"),
-        ((6,), "rollouts must be a multiple of group_size = 4, got rollouts = 6"),
+        ((6,), "rollouts must be a multiple of unit_size = 4, got rollouts = 6"),
         ((4.0,), "rollouts must be an integer, got rollouts = 4.0"),
         ((400,), "rollouts must leave no more than the 96 that the rest of the run can spend, got rollouts = 400"),
     ]:
@@ -385,7 +385,7 @@ def test_re_solving_goes_on_as_a_run_that_was_planned_so():
     for _ in range(3):
         run.allocate()
     run.extend_budget(90, visits=5)
-    before, share = run.exposure, run.horizon.equal_share
+    before, share = run.exposure, run.horizon.equal_share_units
     for _ in range(5):
         run.allocate()
     assert run.remaining_budget == 0
@@ -394,7 +394,7 @@ def test_re_solving_goes_on_as_a_run_that_was_planned_so():
 
 
 def test_accounts_widen_when_the_plan_needs_it():
-    wide = {"total_budget": 2**30, "n_rounds": 2, "group_size": 2**20, "max_rollouts": 2**40}
+    wide = {"total_budget": 2**30, "n_rounds": 2, "unit_size": 2**20, "max_rollouts": 2**40}
     run = new(Uniform, range(2), **wide)
     assert run.ledger.accounts.dtype == np.int32
     run.allocate()

@@ -17,7 +17,7 @@ KINDS = list(itertools.product(naive.SHAPES, naive.SCALINGS))
 TINY, HUGE = 1e-12, 1e12
 PRIORS = [(1.0, 1.0), (1e-300, 1e-300), (1e300, 1e300), (1e-300, 1e300), (5e-324, 5e-324), (1e15, 1e15)]
 # What the metrics leave open where nothing has been reported, or too little.
-MAY_BE_NAN = ("effective_group_rate", "calibration_bias", "calibration_running_bias", "calibration_error")
+MAY_BE_NAN = ("mixed_group_rate", "calibration_bias", "calibration_running_bias", "calibration_error")
 MODES = {
     "fenchel": FenchelDualAllocator,
     "fenchel, batches": partial(FenchelDualAllocator, visits="all"),
@@ -57,7 +57,7 @@ edges = st.fixed_dictionaries(
         "m": st.sampled_from([1, 1, 2, 5]),
         "rounds": st.sampled_from([1, 1, 2, 4]),
         "g": st.sampled_from([1, 2, 8]),
-        "n_max": st.sampled_from([1, 2, 5]),
+        "max_units": st.sampled_from([1, 2, 5]),
         "budget": st.sampled_from(["one group", "all", "half"]),
         "capacity": st.sampled_from([None, "one prompt", "huge"]),
         "pool": st.sampled_from(["fresh", "solved", "even", "many"]),
@@ -72,10 +72,10 @@ edges = st.fixed_dictionaries(
 
 
 def sizes_of(edge):
-    m, rounds, g, n_max = (edge[name] for name in ("m", "rounds", "g", "n_max"))
-    cap = {None: m * n_max, "one prompt": n_max, "huge": m * n_max}[edge["capacity"]]
+    m, rounds, g, max_units = (edge[name] for name in ("m", "rounds", "g", "max_units"))
+    cap = {None: m * max_units, "one prompt": max_units, "huge": m * max_units}[edge["capacity"]]
     total = {"one group": 1, "all": rounds * cap, "half": max(1, rounds * cap // 2)}[edge["budget"]]
-    run = {"n_rounds": rounds, "group_size": g, "max_rollouts": n_max * g, "total_budget": total * g}
+    run = {"n_rounds": rounds, "unit_size": g, "max_rollouts": max_units * g, "total_budget": total * g}
     if edge["capacity"]:
         run["round_capacity"] = 2**80 * g if edge["capacity"] == "huge" else cap * g
     return run, cap * g
@@ -90,10 +90,12 @@ def play(allocator, edge, cap, *, least=0, costs=1.0, stream=False, exact=False,
         offer = np.array([k % m]) if stream else np.arange(m)
         budget = None
         if exact:
-            budget = min(allocator.remaining_budget, edge["n_max"] * g, cap) if allocator.round < edge["rounds"] else 0
+            budget = (
+                min(allocator.remaining_budget, edge["max_units"] * g, cap) if allocator.round < edge["rounds"] else 0
+            )
         counts = allocator.allocate(offer if stream else None, budget, exact=exact)
         assert counts.dtype == np.int64
-        assert ((counts == 0) | ((counts >= least) & (counts <= edge["n_max"] * g))).all()
+        assert ((counts == 0) | ((counts >= least) & (counts <= edge["max_units"] * g))).all()
         assert (counts % g == 0).all()
         assert counts.sum() <= cap
         if exact:
@@ -122,15 +124,15 @@ def test_allocators(mode, edge, stream, exact, seed):
     if "visits" in own:
         own["visits"] = edge["rounds"]
     if "min_rollouts" in own:
-        least = own["min_rollouts"] = min(2, edge["n_max"]) * edge["g"]
+        least = own["min_rollouts"] = min(2, edge["max_units"]) * edge["g"]
     if own.get("costs") == "each":
         costs = own["costs"] = np.linspace(0.5, 1.0, edge["m"])
         run.pop("round_capacity", None)
         run["total_budget"] = max(0.5 * edge["g"], 0.5 * run["total_budget"])
-        cap, exact = edge["m"] * edge["n_max"] * edge["g"], False
+        cap, exact = edge["m"] * edge["max_units"] * edge["g"], False
     if "n_rounds" in own:
         run.pop("round_capacity", None)
-        cap, stream = edge["m"] * edge["n_max"] * edge["g"], False
+        cap, stream = edge["m"] * edge["max_units"] * edge["g"], False
     if least:
         run["total_budget"] = max(run["total_budget"], least)
         exact = False
@@ -147,7 +149,7 @@ def test_allocators(mode, edge, stream, exact, seed):
 @settings(max_examples=15)
 @given(edge=edges, stream=st.booleans(), seed=st.integers(0, 99))
 def test_baselines(policy, edge, stream, seed):
-    edge = {**edge, "n_max": 32 // edge["g"], "capacity": None}
+    edge = {**edge, "max_units": 32 // edge["g"], "capacity": None}
     run, cap = sizes_of(edge)
     bank = bank_at(edge["pool"], edge["m"], edge["prior"], edge["forgetting"])
     play(policy(bank, **run, seed=seed), edge, cap, stream=stream, seed=seed)

@@ -23,7 +23,7 @@ from helpers.jit import either
 from speed_process import arrays_of
 from twins import naive
 
-HORIZON_KEYS = ["total_budget", "n_rounds", "group_size", "max_rollouts", "round_capacity", "visits", "initial_price"]
+HORIZON_KEYS = ["total_budget", "n_rounds", "unit_size", "max_rollouts", "round_capacity", "visits", "initial_price"]
 
 
 def pair(instance):
@@ -50,7 +50,7 @@ def undecidable(twin):
 
 def random_request(rng, ours, instance):
     """A random offer with no budget, a cap, or a feasible exact total."""
-    m, g = instance["M"], instance["group_size"]
+    m, g = instance["M"], instance["unit_size"]
     offered = rng.permutation(np.flatnonzero(rng.random(m) < 0.6) if instance["batch"] else np.arange(m))
     kind = rng.random()
     if kind < 0.6:
@@ -79,7 +79,7 @@ def test_equals_the_naive_algorithm():
             np.testing.assert_allclose(ours.slopes, twin.theta, atol=1e-12, rtol=0)
             assert ours.price == pytest.approx(twin.nu, abs=1e-12)
             assert counts.tolist() == expected, seed
-            assert ours.remaining_budget == twin.left * instance["group_size"]
+            assert ours.remaining_budget == twin.left * instance["unit_size"]
             successes = rng.binomial(counts, instance["rates"][offered])
             ours.update(offered, successes, counts)
             twin.update(offered, successes, counts)
@@ -102,7 +102,7 @@ def test_counts_stay_within_every_cap(seed):
         counts = ours.allocate(offered, budget, exact=exact)
         assert counts.dtype == np.int64
         assert counts.shape == offered.shape
-        assert (counts % instance["group_size"] == 0).all()
+        assert (counts % instance["unit_size"] == 0).all()
         assert counts.min(initial=0) >= 0
         assert counts.max(initial=0) <= instance["max_rollouts"]
         if exact:
@@ -177,7 +177,7 @@ def test_lateness_only_enters_through_the_posterior():
 
 def test_exact_spends_the_rest_at_the_end():
     allocator = FenchelDualAllocator(
-        BetaPosteriorBank(5), total_budget=40, n_rounds=10, group_size=2, max_rollouts=4, initial_price=1.0
+        BetaPosteriorBank(5), total_budget=40, n_rounds=10, unit_size=2, max_rollouts=4, initial_price=1.0
     )
     for _ in range(9):
         allocator.allocate()
@@ -189,14 +189,14 @@ def test_exact_spends_the_rest_at_the_end():
 
 
 def test_exact_names_the_feasible_range():
-    allocator = FenchelDualAllocator(BetaPosteriorBank(3), total_budget=12, n_rounds=4, group_size=2, max_rollouts=4)
+    allocator = FenchelDualAllocator(BetaPosteriorBank(3), total_budget=12, n_rounds=4, unit_size=2, max_rollouts=4)
     before = allocator.allocate([0, 1], budget=4, exact=True).tolist(), allocator.metrics(), allocator.slopes.tolist()
     with pytest.raises(
         ValueError,
         match=r"budget must be at most 4 with exact=True, got budget = 6. Feasible totals: 0 to 4 rollouts in steps of 2",
     ):
         allocator.allocate([2], budget=6, exact=True)
-    with pytest.raises(ValueError, match="budget must be a multiple of group_size = 2, got budget = 3"):
+    with pytest.raises(ValueError, match="budget must be a multiple of unit_size = 2, got budget = 3"):
         allocator.allocate(budget=3, exact=True)
     with pytest.raises(ValueError, match="budget must be given with exact=True"):
         allocator.allocate(exact=True)
@@ -219,7 +219,7 @@ def test_closes_the_last_round_after_the_horizon():
 
 
 def test_refund_reopens_the_budget():
-    allocator = FenchelDualAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=4, group_size=2, max_rollouts=4)
+    allocator = FenchelDualAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=4, unit_size=2, max_rollouts=4)
     counts = allocator.allocate()
     assert counts.tolist() == [4, 4]
     allocator.update([0], [1], [3])
@@ -356,17 +356,17 @@ BAD_ARGUMENTS = [
         "total_budget must be spendable in 4 rounds of at most 4 rollouts, got total_budget = 17",
     ),
     (
-        {"total_budget": 9, "group_size": 2},
+        {"total_budget": 9, "unit_size": 2},
         ValueError,
-        "total_budget must be a multiple of group_size = 2, got total_budget = 9",
+        "total_budget must be a multiple of unit_size = 2, got total_budget = 9",
     ),
     ({"n_rounds": 0}, ValueError, "n_rounds must be at least 1, got n_rounds = 0"),
     ({"n_rounds": True}, TypeError, "n_rounds must be an integer, got n_rounds = True"),
-    ({"group_size": 0}, ValueError, "group_size must be at least 1"),
+    ({"unit_size": 0}, ValueError, "unit_size must be at least 1"),
     (
-        {"max_rollouts": 3, "group_size": 2},
+        {"max_rollouts": 3, "unit_size": 2},
         ValueError,
-        "max_rollouts must be a multiple of group_size = 2, got max_rollouts = 3",
+        "max_rollouts must be a multiple of unit_size = 2, got max_rollouts = 3",
     ),
     ({"max_rollouts": None}, TypeError, "max_rollouts must be an integer"),
     ({"round_capacity": 0}, ValueError, "round_capacity must be at least 1"),
@@ -460,11 +460,16 @@ def test_errors_change_nothing(call, error, match):
 
 def test_horizon_derives_the_papers_constants():
     horizon = Horizon(
-        n_prompts=8958, n_rounds=500, total_budget=256_000, group_size=4, max_rollouts=8, round_capacity=528
+        n_prompts=8958, n_rounds=500, total_budget=256_000, unit_size=4, max_rollouts=8, round_capacity=528
     )
-    assert (horizon.budget, horizon.n_max, horizon.capacity, horizon.units_per_round) == (64_000, 2, 132, 128.0)
-    assert horizon.price_scale == 128.0
-    assert horizon.equal_share == pytest.approx(7.144, abs=5e-4)
+    assert (horizon.budget_units, horizon.max_units, horizon.capacity_units, horizon.units_per_round) == (
+        64_000,
+        2,
+        132,
+        128.0,
+    )
+    assert horizon.price_scale_units == 128.0
+    assert horizon.equal_share_units == pytest.approx(7.144, abs=5e-4)
 
 
 def test_nothing_ages_once_no_round_can_open():
@@ -505,8 +510,8 @@ def random_run(rng, *, catch_up=None, known=False, visits=False):
 def proposal_of(allocator):
     _, size, places, proposed = allocator._open
     units = np.zeros(size, dtype=np.int64)
-    units[places] = counts_of(places, proposed, allocator.horizon.n_max)
-    return units * allocator.horizon.group_size
+    units[places] = counts_of(places, proposed, allocator.horizon.max_units)
+    return units * allocator.horizon.unit_size
 
 
 def test_catch_up_is_off_by_default():
@@ -595,8 +600,8 @@ def test_catch_up_does_not_touch_exact_rounds():
         for _ in range(instance["n_rounds"]):
             if ours.ledger.finished:
                 break
-            most = min(ours.horizon.capacity, ours.ledger.units_left)
-            total = int(totals.integers(0, most + 1)) * instance["group_size"]
+            most = min(ours.horizon.capacity_units, ours.ledger.units_left)
+            total = int(totals.integers(0, most + 1)) * instance["unit_size"]
             counts = ours.allocate(budget=total, exact=True)
             assert counts.tolist() == plain.allocate(budget=total, exact=True).tolist()
         assert (ours.slopes.tolist(), ours.price) == (plain.slopes.tolist(), plain.price)
@@ -663,7 +668,7 @@ CERTIFICATE = ["certificate_achieved", "certificate_optimum", "certificate_gap",
 KEYS = [
     "round", "price", "batch_price", "starved", "remaining_budget", "reserved_budget", "spent_budget",
     "projected_leftover", "outstanding_rollouts", "unreserved_rollouts", "repeated_deliveries",
-    "pacing_gap", "allocating_rounds", "effective_group_rate", "calibration_bias",
+    "pacing_gap", "allocating_rounds", "mixed_group_rate", "calibration_bias",
     "calibration_running_bias", "calibration_error", "calibration_warning", *CERTIFICATE,
 ]  # fmt: skip
 
@@ -700,13 +705,13 @@ def test_metrics_before_any_round():
     ]
     assert [metrics[key] for key in zero + CERTIFICATE] == [0.0] * 11
     assert metrics["price"] == metrics["batch_price"] == 0.5
-    assert np.isnan(metrics["effective_group_rate"])
+    assert np.isnan(metrics["mixed_group_rate"])
     assert metrics["remaining_budget"] == 8.0
 
 
 def test_metrics_count_rollouts():
     allocator = FenchelDualAllocator(
-        BetaPosteriorBank(3), total_budget=60, n_rounds=10, group_size=2, max_rollouts=4, round_capacity=12
+        BetaPosteriorBank(3), total_budget=60, n_rounds=10, unit_size=2, max_rollouts=4, round_capacity=12
     )
     counts = allocator.allocate(budget=8, exact=True)
     allocator.update(None, np.zeros(3), np.minimum(counts, [4, 2, 0]))
@@ -756,7 +761,7 @@ def by_hand(allocator):
     """Achieved utility, the oracle's optimum and its gap for the same rollouts, per prompt."""
     h, bank = allocator.horizon, allocator.bank
     exposure, q = allocator.exposure, bank.value()
-    share = h.equal_share * h.group_size
+    share = h.equal_share_units * h.unit_size
     upper = allocator.ledger.offers * h.max_rollouts
     result = OfflineOracle(allocator.utility).solve(q, float(exposure.sum()), equal_share=share, upper=upper)
     return np.array([allocator.utility.value(q, exposure / share).sum(), result.optimum, result.gap]) / len(bank)
@@ -821,7 +826,7 @@ def test_metrics_after_prompts_joined(visits):
 
 
 def token_run(costs, **kwargs):
-    arguments = {"total_budget": 100.0, "n_rounds": 5, "group_size": 2, "max_rollouts": 4} | kwargs
+    arguments = {"total_budget": 100.0, "n_rounds": 5, "unit_size": 2, "max_rollouts": 4} | kwargs
     return ResolvingAllocator(BetaPosteriorBank(3), costs=costs, **arguments)
 
 
@@ -870,7 +875,7 @@ def test_the_certificate_of_a_run_in_tokens():
     for _ in range(4):
         counts = allocator.allocate()
         allocator.update(None, rng.binomial(counts, 0.3), counts)
-    q, share = bank.value(), allocator.horizon.equal_share
+    q, share = bank.value(), allocator.horizon.equal_share_units
     spent = float(costs @ allocator.exposure)
     result = OfflineOracle().solve(q, spent, equal_share=costs * share, upper=costs * 4 * 8)
     metrics = allocator.metrics()
@@ -884,16 +889,16 @@ def test_the_certificate_of_a_run_in_tokens():
 # ---------------------------------------------------------------- one round
 
 
-def played(key, tie, threshold, n_max, cap, budget):
+def played(key, tie, threshold, max_units, cap, budget):
     """What a round proposes and deals, as the twin tells it; below 0 the threshold is that of an exact round."""
-    ledger = RolloutLedger.plan(len(key), total_budget=1, n_rounds=1, group_size=1, max_rollouts=n_max)
+    ledger = RolloutLedger.plan(len(key), total_budget=1, n_rounds=1, unit_size=1, max_rollouts=max_units)
     ledger.left = budget
     result = play_round(
         np.array(key), np.array(tie, dtype=np.int32), threshold, ledger, cap, 1000, 0, exact=threshold < 0
     )
     proposal, counts = np.zeros((2, len(key)), dtype=np.int64)
-    proposal[result.places] = counts_of(result.places, result.proposed, n_max)
-    counts[result.paid] = counts_of(result.paid, result.dealt, n_max)
+    proposal[result.places] = counts_of(result.places, result.proposed, max_units)
+    counts[result.paid] = counts_of(result.paid, result.dealt, max_units)
     return result.proposed, result.dealt, proposal.tolist(), counts.tolist()
 
 
@@ -902,13 +907,15 @@ def played(key, tie, threshold, n_max, cap, budget):
     key=st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.5000000001, 1.0]), min_size=1, max_size=40),
     seed=st.integers(0, 99),
     threshold=st.sampled_from([-1.0, 0.0, 0.3, 0.5, 1.0]),
-    n_max=st.integers(1, 5),
+    max_units=st.integers(1, 5),
     cap=st.integers(0, 200),
     budget=st.integers(0, 200),
 )
-def test_a_round_matches_its_twin(key, seed, threshold, n_max, cap, budget):
+def test_a_round_matches_its_twin(key, seed, threshold, max_units, cap, budget):
     tie = np.random.default_rng(seed).permutation(len(key))
-    assert played(key, tie, threshold, n_max, cap, budget) == naive.propose(key, tie, threshold, n_max, cap, budget)
+    assert played(key, tie, threshold, max_units, cap, budget) == naive.propose(
+        key, tie, threshold, max_units, cap, budget
+    )
 
 
 def test_a_round_gives_the_residual_to_the_last_in_rank():
@@ -921,12 +928,12 @@ def test_a_round_clips_the_executed_counts_only():
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
-@given(size=st.integers(1, 12), units=st.integers(0, 40), n_max=st.integers(1, 5), data=st.data())
-def test_counts_match_their_twin(size, units, n_max, data):
+@given(size=st.integers(1, 12), units=st.integers(0, 40), max_units=st.integers(1, 5), data=st.data())
+def test_counts_match_their_twin(size, units, max_units, data):
     order, k = data.draw(st.permutations(range(size))), data.draw(st.integers(0, size))
-    dealt, expected = naive.deal(order, k, units, n_max, size)
-    places, counts = np.array(order[: -(-dealt // n_max)], dtype=np.int64), np.zeros(size, dtype=np.int64)
-    counts[places] = counts_of(places, dealt, n_max)
+    dealt, expected = naive.deal(order, k, units, max_units, size)
+    places, counts = np.array(order[: -(-dealt // max_units)], dtype=np.int64), np.zeros(size, dtype=np.int64)
+    counts[places] = counts_of(places, dealt, max_units)
     assert counts.tolist() == expected
 
 
@@ -935,7 +942,7 @@ def test_counts_match_their_twin(size, units, n_max, data):
 
 def large(m, **options):
     """A run that deals to 64 prompts a round."""
-    plan = {"total_budget": 512 * 100, "n_rounds": 100, "group_size": 4, "max_rollouts": 8, "round_capacity": 512}
+    plan = {"total_budget": 512 * 100, "n_rounds": 100, "unit_size": 4, "max_rollouts": 8, "round_capacity": 512}
     return FenchelDualAllocator(BetaPosteriorBank(m, forgetting=0.9), seed=1, **plan, **options)
 
 

@@ -27,7 +27,7 @@ from cero_alloc import (
 PAGE = (Path(__file__).parents[2] / "docs" / "inputs.md").read_text()
 ROWS = [tuple(cells) for cells in re.findall(r"^\| `(.+)` \| `(.+)` \| (.+) \|$", PAGE, flags=re.MULTILINE)]
 
-RUN = {"total_budget": 240, "n_rounds": 4, "group_size": 2, "max_rollouts": 16}
+RUN = {"total_budget": 240, "n_rounds": 4, "unit_size": 2, "max_rollouts": 16}
 UTILITY = SaturatingUtility("log", scaling="height")
 ALLOCATORS = {
     "fenchel": FenchelDualAllocator,

@@ -45,7 +45,7 @@ REFUSED = {
     "a bare string": (TypeError, lambda a: a.allocate("nobody")),
     "a negative budget": (ValueError, lambda a: a.allocate(budget=-1)),
     "a budget that is no number": (TypeError, lambda a: a.allocate(budget="8")),
-    "more than there is": (ValueError, lambda a: a.allocate(budget=10**9 * a.horizon.group_size, exact=True)),
+    "more than there is": (ValueError, lambda a: a.allocate(budget=10**9 * a.horizon.unit_size, exact=True)),
     "more successes than rollouts": (ValueError, lambda a: a.update(a.bank.prompt_ids[:1], [3], [2])),
     "no number": (ValueError, lambda a: a.update(a.bank.prompt_ids[:1], [NAN], [2])),
     "rollouts below zero": (ValueError, lambda a: a.update(a.bank.prompt_ids[:1], [0], [-2])),
@@ -55,14 +55,14 @@ REFUSED = {
     "a round to come": (ValueError, lambda a: a.update(a.bank.prompt_ids[:1], [0], [1], round=a.round + 1)),
     "round 0": (ValueError, lambda a: a.refund(a.bank.prompt_ids[:1], [0], round=0)),
     "a delivery that is no name": (TypeError, lambda a: a.update(a.bank.prompt_ids[:1], [0], [1], delivery_id=0.5)),
-    "a refund of what is not out": (ValueError, lambda a: a.refund(None, a.outstanding + a.horizon.group_size)),
+    "a refund of what is not out": (ValueError, lambda a: a.refund(None, a.outstanding + a.horizon.unit_size)),
     "a refund below zero": (ValueError, lambda a: a.refund(a.bank.prompt_ids[:1], [-1])),
     "to write off what is not out": (ValueError, lambda a: a.write_off(None, a.outstanding + 1)),
     "an age below zero": (ValueError, lambda a: a.expire(-1)),
     "an age that is no number": (TypeError, lambda a: a.expire(0.5)),
-    "to take away what is dealt": (ValueError, lambda a: a.extend_budget(-10**9 * a.horizon.group_size)),
+    "to take away what is dealt": (ValueError, lambda a: a.extend_budget(-10**9 * a.horizon.unit_size)),
     "rounds below zero": (ValueError, lambda a: a.extend_budget(rounds=-1)),
-    "to add what nobody can spend": (ValueError, lambda a: a.extend_budget(10**12 * a.horizon.group_size)),
+    "to add what nobody can spend": (ValueError, lambda a: a.extend_budget(10**12 * a.horizon.unit_size)),
     "to add a known prompt": (ValueError, lambda a: a.bank.add_prompts([a.bank.prompt_ids[0]])),
     "to retire a stranger": (KeyError, lambda a: a.bank.retire(["nobody"])),
     "to keep too much": (ValueError, lambda a: a.bank.revive(a.bank.prompt_ids[:1], keep=1.5)),
@@ -91,7 +91,7 @@ class Run(RuleBasedStateMachine):
         self.cls, more = KINDS[kind]
         m, k, self.g = int(rng.integers(1, 7)), int(rng.integers(1, 9)), int(rng.choice([1, 1, 2, 4]))
         most = 8 * self.g if self.cls in OURS else 16 * self.g
-        arguments = {"n_rounds": k, **more(rng, m, k), "group_size": self.g, "max_rollouts": most, "seed": 3}
+        arguments = {"n_rounds": k, **more(rng, m, k), "unit_size": self.g, "max_rollouts": most, "seed": 3}
         if kind == "groups":
             arguments["min_rollouts"] = 2 * self.g
         if arguments["n_rounds"] is None:
@@ -405,7 +405,7 @@ class Run(RuleBasedStateMachine):
             return
         metrics = self.ours.metrics()
         assert metrics == pytest.approx(self.twin.metrics(), rel=0, abs=0, nan_ok=True)
-        unknown = {"effective_group_rate", "calibration_error", "calibration_bias", "calibration_running_bias"}
+        unknown = {"mixed_group_rate", "calibration_error", "calibration_bias", "calibration_running_bias"}
         assert all(np.isfinite(value) for name, value in metrics.items() if name not in unknown)
         if isinstance(self.ours, FenchelDualAllocator):
             assert 0.0 <= metrics["price"] <= 1.0

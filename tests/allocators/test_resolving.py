@@ -53,9 +53,9 @@ def batches(order, visits, values, rng):
     yield batch
 
 
-def feasible_units(n_offered, n_min, n_max, cap):
-    """All totals up to ``cap`` that counts in {0} u [n_min, n_max] add up to."""
-    return sorted({t for k in range(n_offered + 1) for t in range(k * n_min, min(k * n_max, cap) + 1)})
+def feasible_units(n_offered, min_units, max_units, cap):
+    """All totals up to ``cap`` that counts in {0} u [min_units, max_units] add up to."""
+    return sorted({t for k in range(n_offered + 1) for t in range(k * min_units, min(k * max_units, cap) + 1)})
 
 
 # ---------------------------------------------------------------- known values: zero regret
@@ -63,37 +63,39 @@ def feasible_units(n_offered, n_min, n_max, cap):
 
 def known_instance(seed):
     rng = np.random.default_rng(seed)
-    m, visits, n_max, g = (int(rng.integers(1, high)) for high in (13, 7, 7, 4))
+    m, visits, max_units, g = (int(rng.integers(1, high)) for high in (13, 7, 7, 4))
     values = rng.random(m) * 0.25
     if rng.random() < 0.5:
         values = rng.choice([0.0, 0.25, 0.1, *rng.random(3) * 0.25], m)
     shape, scaling = KINDS[seed % len(KINDS)]
     utility = SaturatingUtility(shape, scaling=scaling, saturation=float(rng.choice([0.1, 0.3, 1.0, 3.0, 10.0])))
-    return rng, known(rates_of(values)), m, visits, n_max, g, utility, float(rng.choice([1.0, 2.0, 5.0]))
+    return rng, known(rates_of(values)), m, visits, max_units, g, utility, float(rng.choice([1.0, 2.0, 5.0]))
 
 
 def relative_regret(allocator, values, visits, integer=True):
     """How much the run fell short of the oracle, in units, as a share of the optimum."""
     h, utility = allocator.horizon, allocator.utility
-    exposure = allocator.exposure // h.group_size
-    assert (exposure <= visits * h.n_max).all()
-    assert exposure.sum() <= h.budget
-    achieved = utility.value(values, exposure / h.equal_share).sum()
-    upper = np.broadcast_to(visits, values.size) * h.n_max
-    result = OfflineOracle(utility).solve(values, h.budget, equal_share=h.equal_share, upper=upper, integer=integer)
+    exposure = allocator.exposure // h.unit_size
+    assert (exposure <= visits * h.max_units).all()
+    assert exposure.sum() <= h.budget_units
+    achieved = utility.value(values, exposure / h.equal_share_units).sum()
+    upper = np.broadcast_to(visits, values.size) * h.max_units
+    result = OfflineOracle(utility).solve(
+        values, h.budget_units, equal_share=h.equal_share_units, upper=upper, integer=integer
+    )
     return (result.optimum - achieved) / max(result.optimum, 1e-300)
 
 
 @pytest.mark.parametrize("told", ["rounds", "visits", "both"])
 def test_known_values_full_pool_is_optimal_at_the_default_pace(told):
     for seed in range(either(240, 40)):
-        rng, bank, m, rounds, n_max, g, utility, front_load = known_instance(seed)
+        rng, bank, m, rounds, max_units, g, utility, front_load = known_instance(seed)
         values = bank.value()
         horizon = {"n_rounds": rounds} if told == "rounds" else {"visits": rounds}
         if told == "both":
             horizon = {"n_rounds": rounds, "visits": np.full(m, rounds)}
         allocator = ResolvingAllocator(
-            bank, total_budget=g * int(rng.integers(1, m * rounds * n_max + 1)), group_size=g, max_rollouts=g * n_max,
+            bank, total_budget=g * int(rng.integers(1, m * rounds * max_units + 1)), unit_size=g, max_rollouts=g * max_units,
             utility=utility, front_load=front_load, seed=seed, **horizon,
         )  # fmt: skip
         for _ in range(rounds):
@@ -105,45 +107,45 @@ def test_known_values_full_pool_is_optimal_at_the_default_pace(told):
 @pytest.mark.parametrize("cap", ["loose cap", "infinite band"])
 def test_known_values_are_optimal_in_every_visit_order(order, cap):
     for seed in range(either(120, 20)):
-        rng, bank, m, most, n_max, g, utility, front_load = known_instance(1000 + seed)
+        rng, bank, m, most, max_units, g, utility, front_load = known_instance(1000 + seed)
         values = bank.value()
         visits = rng.integers(1, most + 1, m)
         allocator = ResolvingAllocator(
-            bank, total_budget=g * int(rng.integers(1, visits.sum() * n_max + 1)), visits=visits, group_size=g,
-            max_rollouts=g * n_max, utility=utility, front_load=front_load, seed=seed,
+            bank, total_budget=g * int(rng.integers(1, visits.sum() * max_units + 1)), visits=visits, unit_size=g,
+            max_rollouts=g * max_units, utility=utility, front_load=front_load, seed=seed,
             band=np.inf if cap == "infinite band" else 0.25,
         )  # fmt: skip
         for batch in batches(order, visits, values, rng):
-            allocator.allocate(batch, budget=len(batch) * g * n_max if cap == "loose cap" else None)
+            allocator.allocate(batch, budget=len(batch) * g * max_units if cap == "loose cap" else None)
         assert relative_regret(allocator, values, visits) <= 1e-12, seed
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_theorem_3_any_feasible_real_counts_reach_the_optimum(order):
     for seed in range(either(72, 24)):
-        rng, bank, m, most, n_max, _, utility, _ = known_instance(2000 + seed)
+        rng, bank, m, most, max_units, _, utility, _ = known_instance(2000 + seed)
         q, visits = bank.value(), rng.integers(1, most + 1, m)
         q[q < 1e-200] = 0.0
-        total = float(rng.uniform(0.05, 1.0) * visits.sum() * n_max)
+        total = float(rng.uniform(0.05, 1.0) * visits.sum() * max_units)
         share, z, w, left = total / m, np.zeros(m), visits.astype(float), total
         guess = 0.0
         for batch in batches(order, visits, q, rng):
-            price = Remaining(q, z, w * n_max, np.ones(1), left, share, utility).clear(guess)
+            price = Remaining(q, z, w * max_units, np.ones(1), left, share, utility).clear(guess)
             low, high = (
-                np.clip(utility.demand(q, p * share, (z + w * n_max) / share) * share - z, 0.0, w * n_max)
+                np.clip(utility.demand(q, p * share, (z + w * max_units) / share) * share - z, 0.0, w * max_units)
                 for p in (price.low, price.high)
             )
             y = high + price.share * (low - high)
             assert y.sum() <= left * (1 + 1e-12)
             # the smallest, the largest or any count in between
-            least, largest = np.maximum(0.0, y - (w - 1.0) * n_max)[batch], np.minimum(n_max, y)[batch]
+            least, largest = np.maximum(0.0, y - (w - 1.0) * max_units)[batch], np.minimum(max_units, y)[batch]
             n = least + rng.choice([0.0, 1.0, rng.random()]) * (largest - least)
             z[batch] += n
             w[batch] -= 1.0
             left = max(0.0, left - n.sum())
             guess = price.high
-        result = OfflineOracle(utility).solve(q, total, equal_share=share, upper=visits * n_max)
-        regret = result.optimum - utility.value(q, np.minimum(z, visits * n_max) / share).sum()
+        result = OfflineOracle(utility).solve(q, total, equal_share=share, upper=visits * max_units)
+        regret = result.optimum - utility.value(q, np.minimum(z, visits * max_units) / share).sum()
         assert abs(regret) <= 1e-9 * result.optimum, seed
 
 
@@ -164,26 +166,26 @@ def test_a_least_count_of_2_costs_next_to_nothing():
 
 def random_run(rng):
     """A random allocator, the size of its pool, and how often it may be called."""
-    m, rounds, n_max = int(rng.integers(1, 13)), int(rng.integers(1, 7)), int(rng.integers(1, 13))
+    m, rounds, max_units = int(rng.integers(1, 13)), int(rng.integers(1, 7)), int(rng.integers(1, 13))
     g = int(rng.choice([1, 1, 2, 3, 4]))
-    n_min = min(int(rng.choice([0, 1, 2, 4])), n_max)
+    min_units = min(int(rng.choice([0, 1, 2, 4])), max_units)
     shape, scaling = KINDS[int(rng.integers(len(KINDS)))]
     kwargs = {"n_rounds": rounds} if rng.random() < 0.5 else {"visits": rng.integers(1, rounds + 1, m)}
     if "visits" in kwargs and rng.random() < 0.5:
         kwargs["n_rounds"] = rounds
-    most = int(kwargs["visits"].sum()) * n_max if "visits" in kwargs else m * rounds * n_max
+    most = int(kwargs["visits"].sum()) * max_units if "visits" in kwargs else m * rounds * max_units
     if rng.random() < 0.2:
-        kwargs["round_capacity"] = g * max(n_max, int(rng.integers(1, m * n_max + 1)))
+        kwargs["round_capacity"] = g * max(max_units, int(rng.integers(1, m * max_units + 1)))
         most = min(most, kwargs["round_capacity"] // g * rounds)
     if "visits" in kwargs and "n_rounds" in kwargs:
-        most = min(most, math.ceil(kwargs["visits"].sum() * n_max / rounds) * rounds)
+        most = min(most, math.ceil(kwargs["visits"].sum() * max_units / rounds) * rounds)
     allocator = ResolvingAllocator(
-        learnt_bank(rng, m), total_budget=g * int(rng.integers(max(1, most // 2), most + 1)), group_size=g,
-        min_rollouts=g * n_min, max_rollouts=g * n_max, signal=str(rng.choice(["variance", "group"])),
+        learnt_bank(rng, m), total_budget=g * int(rng.integers(max(1, most // 2), most + 1)), unit_size=g,
+        min_rollouts=g * min_units, max_rollouts=g * max_units, signal=str(rng.choice(["variance", "group"])),
         utility=SaturatingUtility(shape, scaling=scaling, saturation=float(np.exp(rng.uniform(-3, 3)))),
         exploration=float(rng.choice([0.0, 0.0, 1.0])), seed=int(rng.integers(2**31)), **kwargs,
     )  # fmt: skip
-    return allocator, m, n_min, allocator.horizon.n_rounds
+    return allocator, m, min_units, allocator.horizon.n_rounds
 
 
 def random_offer(rng, m):
@@ -193,23 +195,23 @@ def random_offer(rng, m):
 def round_cap(allocator, size):
     """The most units that a round can deal."""
     h = allocator.horizon
-    cap = min(size * h.n_max, allocator.remaining_budget // h.group_size)
-    return min(cap, h.capacity) if allocator.ledger._capped else cap
+    cap = min(size * h.max_units, allocator.remaining_budget // h.unit_size)
+    return min(cap, h.capacity_units) if allocator.ledger._capped else cap
 
 
 def test_exact_totals_are_exact():
     calls, refused, runs = 0, 0, either(3000, 300)
     for seed in range(runs):
         rng = np.random.default_rng(seed)
-        allocator, m, n_min, rounds = random_run(rng)
-        g, n_max = allocator.horizon.group_size, allocator.horizon.n_max
+        allocator, m, min_units, rounds = random_run(rng)
+        g, max_units = allocator.horizon.unit_size, allocator.horizon.max_units
         for _ in range(min(rounds, 12)):
             if allocator.ledger.finished:
                 break
             offered = random_offer(rng, m)
             size = m if offered is None else offered.size
             before, exposure = allocator.remaining_budget, allocator.exposure
-            totals = feasible_units(size, n_min, n_max, round_cap(allocator, size))
+            totals = feasible_units(size, min_units, max_units, round_cap(allocator, size))
             total = int(rng.choice(totals))
             gaps = sorted(set(range(totals[-1] + 1)) - set(totals))
             if gaps:
@@ -222,7 +224,7 @@ def test_exact_totals_are_exact():
             assert counts.sum() == g * total, (seed, counts, total)
             assert (counts % g == 0).all()
             units = counts // g
-            assert ((units == 0) | ((units >= n_min) & (units <= n_max) & (units >= 1))).all(), (seed, units)
+            assert ((units == 0) | ((units >= min_units) & (units <= max_units) & (units >= 1))).all(), (seed, units)
             assert allocator.remaining_budget == before - g * total
             exposure[slice(None) if offered is None else offered] += counts
             assert (allocator.exposure == exposure).all()
@@ -237,20 +239,20 @@ def test_exact_totals_are_exact():
 def test_caps_are_never_exceeded():
     for seed in range(either(600, 100)):
         rng = np.random.default_rng(seed)
-        allocator, m, n_min, rounds = random_run(rng)
+        allocator, m, min_units, rounds = random_run(rng)
         h, total = allocator.horizon, 0
         for _ in range(min(rounds, 8) + 2):
             offered = random_offer(rng, m)
             size = m if offered is None else offered.size
             budget = [None, 0, int(rng.integers(0, size * h.max_rollouts + 5))][int(rng.integers(3))]
-            most = h.group_size * round_cap(allocator, size)
+            most = h.unit_size * round_cap(allocator, size)
             counts = allocator.allocate(offered, budget)
             assert counts.dtype == np.int64
             assert counts.shape == (size,)
             assert counts.sum() <= (most if budget is None else min(most, budget))
-            units = counts // h.group_size
-            assert (counts % h.group_size == 0).all()
-            assert ((units == 0) | ((units >= max(1, n_min)) & (units <= h.n_max))).all()
+            units = counts // h.unit_size
+            assert (counts % h.unit_size == 0).all()
+            assert ((units == 0) | ((units >= max(1, min_units)) & (units <= h.max_units))).all()
             total += int(counts.sum())
             assert allocator.remaining_budget == h.total_budget - total
             allocator.update(offered, rng.random(size) * counts, counts)
@@ -272,13 +274,13 @@ def paced_run(seed, shape, pool):
     else:  # the last batch of an epoch is ragged
         offers = [perm[i : i + size] for perm in (rng.permutation(m) for _ in range(epochs)) for i in range(0, m, size)]
     offered = sum(m if offer is None else offer.size for offer in offers)
-    n_max = max(int(rng.integers(8, 33)), math.ceil(1200 / offered))
+    max_units = max(int(rng.integers(8, 33)), math.ceil(1200 / offered))
     shape_of, scaling = KINDS[seed % len(KINDS)]
     g = int(rng.choice([1, 1, 4]))
     arguments = {
-        "total_budget": g * (int(rng.uniform(0.0, 1.0) * (0.9 * offered * n_max - 1000)) + 1000),
-        "group_size": g,
-        "max_rollouts": g * n_max,
+        "total_budget": g * (int(rng.uniform(0.0, 1.0) * (0.9 * offered * max_units - 1000)) + 1000),
+        "unit_size": g,
+        "max_rollouts": g * max_units,
         "min_rollouts": g * int(rng.choice([0, 2])),
         "signal": str(rng.choice(["variance", "variance", "group"])),
         "band": float(rng.choice([0.0, 0.1, 0.25, 0.5, 1.0])),
@@ -298,27 +300,27 @@ def paced_run(seed, shape, pool):
 def test_pace(shape, pool):
     for seed in range(16):
         rng, rates, allocator, offers, arguments = paced_run(seed, shape, pool)
-        g, band = arguments["group_size"], arguments["band"]
-        total, n_max, n_min = (arguments[key] // g for key in ("total_budget", "max_rollouts", "min_rollouts"))
-        slack = max(0, n_min - 1)
+        g, band = arguments["unit_size"], arguments["band"]
+        total, max_units, min_units = (arguments[key] // g for key in ("total_budget", "max_rollouts", "min_rollouts"))
+        slack = max(0, min_units - 1)
         left, m = total, rates.size
         sizes = [m if offer is None else offer.size for offer in offers]
         for k, (offer, size) in enumerate(zip(offers, sizes, strict=True)):
             others = sum(sizes[k + 1 :])
-            pace, later = left * size / (size + others), others * n_max
+            pace, later = left * size / (size + others), others * max_units
             if "n_rounds" in arguments:  # rounds to come are taken to be as large as the mean of those so far
                 rounds, mean = len(offers) - k - 1, np.mean(sizes[: k + 1])
                 pace = left * size / (size + rounds * mean)
-                later = n_max * ((rounds - 1) * mean + min(sizes[: k + 1])) if rounds else 0.0  # the last as small
+                later = max_units * ((rounds - 1) * mean + min(sizes[: k + 1])) if rounds else 0.0  # the last as small
             counts = allocator.allocate(offer)
             spent = int(counts.sum()) // g
             assert spent <= max((1 + band) * pace, left - later, round(pace)) + slack + 1e-6, (seed, k)
-            assert spent >= min((1 - band) * pace, math.floor(pace), size * n_max, left) - slack - 1e-6, (seed, k)
+            assert spent >= min((1 - band) * pace, math.floor(pace), size * max_units, left) - slack - 1e-6, (seed, k)
             left -= spent
             assert allocator.remaining_budget == g * left
             allocator.update(offer, rng.binomial(counts, rates if offer is None else rates[offer]), counts)
         assert total >= 1000
-        ragged = shape == "epochs, rounds told" and (counts == g * n_max).all()  # the last batch holds no more
+        ragged = shape == "epochs, rounds told" and (counts == g * max_units).all()  # the last batch holds no more
         assert left <= 0.001 * total or ragged, (seed, left, total)
 
 
@@ -398,21 +400,21 @@ def test_visits_alone_set_the_pace_as_told(signal):
 
 def token_run(rng, fractional):
     """A random allocator with costs, its costs per rollout, and the most that a round may spend."""
-    m, rounds, n_max = int(rng.integers(1, 10)), int(rng.integers(1, 7)), int(rng.integers(1, 10))
+    m, rounds, max_units = int(rng.integers(1, 10)), int(rng.integers(1, 7)), int(rng.integers(1, 10))
     g, scalar = int(rng.choice([1, 1, 2, 4])), rng.random() < 0.3
     size = 1 if scalar else m
     costs = rng.lognormal(3, 0.8, size) if fractional else rng.integers(1, 200, size).astype(float)
     kwargs = {"n_rounds": rounds} if rng.random() < 0.5 else {"visits": rng.integers(1, rounds + 1, m)}
     offers = kwargs.get("visits", np.full(m, rounds))
-    most = float((costs * offers).sum()) * n_max * g
+    most = float((costs * offers).sum()) * max_units * g
     total = float(rng.uniform(0.3, 0.99)) * most
     total = max(total if fractional else math.floor(total), g * float(costs.max()))
     if rng.random() < 0.3 and "n_rounds" in kwargs:
         kwargs["round_capacity"] = max(total / rounds * float(rng.uniform(1.0, 2.0)), g * float(costs.max()))
     shape, scaling = KINDS[int(rng.integers(len(KINDS)))]
     allocator = ResolvingAllocator(
-        learnt_bank(rng, m), total_budget=total, costs=float(costs[0]) if scalar else costs, group_size=g,
-        min_rollouts=g * min(n_max, int(rng.choice([0, 1, 2]))), max_rollouts=g * n_max,
+        learnt_bank(rng, m), total_budget=total, costs=float(costs[0]) if scalar else costs, unit_size=g,
+        min_rollouts=g * min(max_units, int(rng.choice([0, 1, 2]))), max_rollouts=g * max_units,
         utility=SaturatingUtility(shape, scaling=scaling), signal=str(rng.choice(["variance", "group"])),
         band=float(rng.choice([0.1, 0.25, 1.0])), seed=int(rng.integers(2**31)), **kwargs,
     )  # fmt: skip
@@ -425,7 +427,7 @@ def test_token_caps_are_never_exceeded(fractional):
     for seed in range(runs):
         rng = np.random.default_rng([seed, fractional])
         allocator, costs, total, capacity, m = token_run(rng, fractional)
-        h, n_min, spent = allocator.horizon, allocator._pacing.n_min, 0.0
+        h, min_units, spent = allocator.horizon, allocator._pacing.min_units, 0.0
         for _ in range(min(8, h.n_rounds)):
             offered = random_offer(rng, m)
             mine = costs if offered is None else costs[offered]
@@ -436,9 +438,9 @@ def test_token_caps_are_never_exceeded(fractional):
             calls += 1
             tokens = float((mine * counts).sum())
             assert tokens <= min(np.inf if budget is None else budget, capacity) * leeway, seed
-            units = counts // h.group_size
-            assert (counts % h.group_size == 0).all()
-            assert ((units == 0) | ((units >= max(1, n_min)) & (units <= h.n_max))).all(), seed
+            units = counts // h.unit_size
+            assert (counts % h.unit_size == 0).all()
+            assert ((units == 0) | ((units >= max(1, min_units)) & (units <= h.max_units))).all(), seed
             spent += tokens
             assert spent <= total * leeway, seed
             assert allocator.remaining_budget == pytest.approx(
@@ -452,15 +454,15 @@ def test_token_caps_are_never_exceeded(fractional):
 def test_scalar_costs_spend_exact_tokens():
     for seed in range(either(300, 50)):
         rng = np.random.default_rng(seed)
-        m, n_max, g = int(rng.integers(1, 9)), int(rng.integers(2, 9)), int(rng.choice([1, 2]))
+        m, max_units, g = int(rng.integers(1, 9)), int(rng.integers(2, 9)), int(rng.choice([1, 2]))
         cost = float(rng.choice([0.25, 3.0, 7.5, 120.0]))
         allocator = ResolvingAllocator(
-            learnt_bank(rng, m), total_budget=cost * g * m * n_max * 2, costs=cost, visits=3, group_size=g,
-            min_rollouts=2 * g, max_rollouts=n_max * g,
+            learnt_bank(rng, m), total_budget=cost * g * m * max_units * 2, costs=cost, visits=3, unit_size=g,
+            min_rollouts=2 * g, max_rollouts=max_units * g,
         )  # fmt: skip
         for _ in range(3):
-            cap = min(m * n_max, int(allocator.remaining_budget / (cost * g)))
-            total = cost * g * int(rng.choice(feasible_units(m, 2, n_max, cap)))
+            cap = min(m * max_units, int(allocator.remaining_budget / (cost * g)))
+            total = cost * g * int(rng.choice(feasible_units(m, 2, max_units, cap)))
             before = allocator.remaining_budget
             if not allocator.ledger.finished:
                 assert cost * allocator.allocate(budget=total, exact=True).sum() == total
@@ -470,23 +472,25 @@ def test_scalar_costs_spend_exact_tokens():
 def in_units_and_tokens(seed, cost, told, min_rollouts, signal):
     """The same run without costs and with one cost for all: counts and final state of both."""
     rng = np.random.default_rng([seed, len(told)])
-    m, epochs, n_max, g = int(rng.integers(2, 16)), int(rng.integers(2, 6)), int(rng.integers(2, 17)), 1 + seed % 2
+    m, epochs, max_units, g = int(rng.integers(2, 16)), int(rng.integers(2, 6)), int(rng.integers(2, 17)), 1 + seed % 2
     rates, size, runs = rng.beta(0.6, 0.6, m), -(-m // 2), []
     offers = [None] * epochs if told.startswith("full") else even_batches(rng, m, size, epochs)
     if told == "streaming":
         offers = [rng.permutation(m)[:size] for _ in range(2 * epochs)]
-    most = n_max * sum(m if offer is None else offer.size for offer in offers)
+    most = max_units * sum(m if offer is None else offer.size for offer in offers)
     total = g * int(rng.integers(max(1, most // 8), 9 * most // 10 + 1))
     band, capacity = float(rng.choice([0.0, 0.1, 0.25, 1.0, np.inf])), g * (3 * total // (2 * g * len(offers)) + 1)
     horizon = {} if told.endswith("visits") else {"n_rounds": len(offers)}
     if told.endswith(("visits", "both")):
         horizon["visits"] = epochs
-    budgets = [int(rng.integers(0, m * n_max * g)) if seed % 4 == 1 and rng.random() < 0.4 else None for _ in offers]
+    budgets = [
+        int(rng.integers(0, m * max_units * g)) if seed % 4 == 1 and rng.random() < 0.4 else None for _ in offers
+    ]
     for unit, costs in ((1, None), (cost, cost)):
         rewards = np.random.default_rng(seed)
         allocator = ResolvingAllocator(
-            BetaPosteriorBank(m), total_budget=total * unit, costs=costs, group_size=g, band=band, signal=signal,
-            min_rollouts=g * min_rollouts, max_rollouts=g * n_max, seed=seed,
+            BetaPosteriorBank(m), total_budget=total * unit, costs=costs, unit_size=g, band=band, signal=signal,
+            min_rollouts=g * min_rollouts, max_rollouts=g * max_units, seed=seed,
             round_capacity=capacity * unit if seed % 3 == 0 else None, **horizon,
         )  # fmt: skip
         dealt = []
@@ -494,7 +498,7 @@ def in_units_and_tokens(seed, cost, told, min_rollouts, signal):
             exact = seed % 4 == 3 and k % 3 == 1 and min_rollouts == 0 and not allocator.ledger.finished
             if exact:
                 room = round(allocator.remaining_budget / (g * unit))
-                budget = g * min(7, n_max, room, capacity // g if seed % 3 == 0 else room)
+                budget = g * min(7, max_units, room, capacity // g if seed % 3 == 0 else room)
             counts = allocator.allocate(offer, None if budget is None else budget * unit, exact=exact)
             p = rates if offer is None else rates[offer]
             allocator.update(offer, rewards.binomial(counts, p), counts)
@@ -676,7 +680,7 @@ def test_learnt_values_beat_uniform(scaling):
 def ragged_run(seed, batches, told, costly, signal):
     """Leftover as a share of the budget, whether the last batch is full, and the dearest prompt's share."""
     rng = np.random.default_rng([seed, 5])
-    m, n_max = 53, 16
+    m, max_units = 53, 16
     rates, costs = rng.beta(0.6, 0.6, m), rng.integers(20, 400, m).astype(float) if costly else np.ones(m)
     if batches == "45 + 8":
         offers = even_batches(rng, m, 45, 8)
@@ -691,14 +695,14 @@ def ragged_run(seed, batches, told, costly, signal):
     if told != "rounds":
         horizon["visits"] = np.maximum(visits, 1)
     allocator = ResolvingAllocator(
-        BetaPosteriorBank(m), total_budget=total, costs=costs if costly else None, max_rollouts=n_max, seed=seed,
+        BetaPosteriorBank(m), total_budget=total, costs=costs if costly else None, max_rollouts=max_units, seed=seed,
         min_rollouts=2 * (seed % 2), signal=signal, **horizon,
     )  # fmt: skip
     for offer in offers:
         counts = allocator.allocate(offer)
         allocator.update(offer, rng.binomial(counts, rates[offer]), counts)
     block = 2 * costs.max() if costly else 0.0  # what may be too dear for the rest
-    return allocator.remaining_budget / total, bool((counts == n_max).all()), block / total
+    return allocator.remaining_budget / total, bool((counts == max_units).all()), block / total
 
 
 @pytest.mark.parametrize("signal", ["variance", "group"])
@@ -730,23 +734,23 @@ def expected_group(a, b, n):
     return 1.0 - sum(both)
 
 
-def test_group_signal_maximises_the_expected_effective_groups():
+def test_group_signal_maximises_the_expected_mixed_groups():
     for seed in range(either(250, 50)):
         rng = np.random.default_rng(seed)
-        m, n_max, g = int(rng.integers(1, 5)), int(rng.integers(1, 6)), int(rng.choice([1, 1, 1, 2, 3]))
-        n_min = int(rng.integers(0, min(3, n_max) + 1))
+        m, max_units, g = int(rng.integers(1, 5)), int(rng.integers(1, 6)), int(rng.choice([1, 1, 1, 2, 3]))
+        min_units = int(rng.integers(0, min(3, max_units) + 1))
         bank = learnt_bank(rng, m)
         if seed % 4 == 0:  # prompts that look alike
             bank = BetaPosteriorBank(m, prior=(0.7, 1.9))
         a, b = bank.alpha, bank.beta
-        total = int(rng.choice(feasible_units(m, n_min, n_max, m * n_max)))
+        total = int(rng.choice(feasible_units(m, min_units, max_units, m * max_units)))
         allocator = ResolvingAllocator(
-            bank, total_budget=g * m * n_max, visits=1, group_size=g, min_rollouts=g * n_min, max_rollouts=g * n_max,
+            bank, total_budget=g * m * max_units, visits=1, unit_size=g, min_rollouts=g * min_units, max_rollouts=g * max_units,
             signal="group", seed=seed,
         )  # fmt: skip
         counts = allocator.allocate(budget=g * total, exact=True)
-        choices = [0, *range(max(1, n_min), n_max + 1)]
-        worth = [[expected_group(a[i], b[i], g * n) for n in range(n_max + 1)] for i in range(m)]
+        choices = [0, *range(max(1, min_units), max_units + 1)]
+        worth = [[expected_group(a[i], b[i], g * n) for n in range(max_units + 1)] for i in range(m)]
         best = max(
             sum(worth[i][n] for i, n in enumerate(plan))
             for plan in itertools.product(choices, repeat=m)
@@ -825,7 +829,7 @@ def test_certificate_in_tokens_equals_a_hand_made_one():
         costs = rng.integers(1, 50, m).astype(float)
         shape, scaling = KINDS[seed % len(KINDS)]
         allocator = ResolvingAllocator(
-            learnt_bank(rng, m), total_budget=float(costs.sum()) * 5 * 3 * g, costs=costs, visits=5, group_size=g,
+            learnt_bank(rng, m), total_budget=float(costs.sum()) * 5 * 3 * g, costs=costs, visits=5, unit_size=g,
             max_rollouts=8 * g, utility=SaturatingUtility(shape, scaling=scaling),
         )  # fmt: skip
         offers = np.zeros(m)
@@ -835,7 +839,7 @@ def test_certificate_in_tokens_equals_a_hand_made_one():
             offers[slice(None) if offer is None else offer] += 1
             allocator.update(offer, rng.random(counts.size) * counts, counts)
         metrics, q, z = allocator.metrics(), allocator.bank.value(), allocator.exposure
-        share = allocator.horizon.equal_share * g  # rollouts
+        share = allocator.horizon.equal_share_units * g  # rollouts
         result = OfflineOracle(allocator.utility).solve(
             q, float((costs * z).sum()), equal_share=costs * share, upper=costs * offers * 8 * g
         )

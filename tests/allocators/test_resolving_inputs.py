@@ -194,7 +194,7 @@ def test_string_ids_and_any_order_of_them():
 def test_refund_returns_tokens():
     costs = np.array([3.0, 50.0, 7.5])
     allocator = ResolvingAllocator(
-        BetaPosteriorBank(list("abc")), total_budget=2000.0, costs=costs, visits=4, group_size=2, max_rollouts=16
+        BetaPosteriorBank(list("abc")), total_budget=2000.0, costs=costs, visits=4, unit_size=2, max_rollouts=16
     )
     assert allocator.remaining_budget == 2000.0
     counts = allocator.allocate()
@@ -210,7 +210,7 @@ def test_refund_returns_tokens():
 
 
 def test_refund_reopens_the_budget():
-    allocator = ResolvingAllocator(BetaPosteriorBank(2), total_budget=16, n_rounds=3, group_size=2, max_rollouts=8)
+    allocator = ResolvingAllocator(BetaPosteriorBank(2), total_budget=16, n_rounds=3, unit_size=2, max_rollouts=8)
     counts = allocator.allocate(budget=16, exact=True)
     assert counts.tolist() == [8, 8]
     assert allocator.allocate().tolist() == [0, 0]
@@ -251,14 +251,14 @@ def test_a_finished_run_returns_zeros_and_ages_nothing(horizon, signal, costs):
 @pytest.mark.parametrize("costs", [None, 3.0, "each"])
 def test_small_and_degenerate_pools(signal, rates, costs):
     m = len(rates)
-    for rounds, n_max, total in ((1, 4, m), (1, 4, 4 * m), (3, 1, 1), (3, 1, 3 * m), (4, 5, 9 * m)):
+    for rounds, max_units, total in ((1, 4, m), (1, 4, 4 * m), (3, 1, 1), (3, 1, 3 * m), (4, 5, 9 * m)):
         for horizon in ({"n_rounds": rounds}, {"visits": rounds}):
             allocator = ResolvingAllocator(
-                known(rates), total_budget=total * (1 if costs is None else 3), max_rollouts=n_max, signal=signal,
+                known(rates), total_budget=total * (1 if costs is None else 3), max_rollouts=max_units, signal=signal,
                 costs=[3.0] * m if costs == "each" else costs, **horizon,
             )  # fmt: skip
             counts = [allocator.allocate() for _ in range(rounds)]
-            assert max(c.max() for c in counts) <= n_max
+            assert max(c.max() for c in counts) <= max_units
             assert sum(c.sum() for c in counts) == total
             assert allocator.remaining_budget == 0
             assert all(
@@ -271,14 +271,14 @@ def test_small_and_degenerate_pools(signal, rates, costs):
 @pytest.mark.parametrize("known_rates", [True, False])
 def test_extreme_saturations_stay_finite(saturation, shape, scaling, known_rates):
     rates = [0.0, 0.02, 0.3, 0.5, 0.97, 1.0]
-    for rounds, costs, n_min, horizon in itertools.product(
+    for rounds, costs, min_units, horizon in itertools.product(
         (1, 4), (None, 2.0, [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]), (0, 2), ("rounds", "visits", "stream")
     ):
         calls = 2 * rounds if horizon == "stream" else rounds
         total = 6 * rounds * 4 * (1 if costs is None else 2)
         allocator = ResolvingAllocator(
             known(rates) if known_rates else BetaPosteriorBank(6), total_budget=total, max_rollouts=8,
-            min_rollouts=n_min, costs=costs, utility=SaturatingUtility(shape, scaling=scaling, saturation=saturation),
+            min_rollouts=min_units, costs=costs, utility=SaturatingUtility(shape, scaling=scaling, saturation=saturation),
             **({"visits": rounds} if horizon == "visits" else {"n_rounds": calls}),
         )  # fmt: skip
         spent = 0.0
@@ -286,12 +286,12 @@ def test_extreme_saturations_stay_finite(saturation, shape, scaling, known_rates
             offer = None if horizon != "stream" else ([0, 2, 4], [1, 3, 5])[k % 2]
             counts = allocator.allocate(offer)
             assert counts.max() <= 8
-            assert not ((counts > 0) & (counts < n_min)).any()
+            assert not ((counts > 0) & (counts < min_units)).any()
             spent += float((np.broadcast_to(1.0 if costs is None else costs, 6)[offer or slice(None)] * counts).sum())
             assert np.isfinite(allocator.price)
             allocator.update(offer, np.round(counts * np.array(rates)[offer or slice(None)]), counts)
         assert allocator.remaining_budget == total - spent
-        assert spent >= total - (0 if costs is None else 3.0 * max(1, n_min)) - (n_min > 0)
+        assert spent >= total - (0 if costs is None else 3.0 * max(1, min_units)) - (min_units > 0)
         metrics = allocator.metrics()
         assert all(np.isfinite(metrics[key]) for key in ("price", "batch_price", "certificate_regret", "pacing_gap"))
 
@@ -320,12 +320,12 @@ def test_fit_every_refits_the_prior():
 
 @pytest.mark.parametrize("policy", [FenchelDualAllocator, ResolvingAllocator])
 @pytest.mark.parametrize("visits", [None, 5])
-@pytest.mark.parametrize("group_size", [1, 2])
-def test_drop_in_for_the_fenchel_dual_allocator(policy, visits, group_size):
+@pytest.mark.parametrize("unit_size", [1, 2])
+def test_drop_in_for_the_fenchel_dual_allocator(policy, visits, unit_size):
     rng = np.random.default_rng(0)
     bank = BetaPosteriorBank([f"p{i}" for i in range(12)])
     allocator = policy(
-        bank, total_budget=240, n_rounds=10, visits=visits, max_rollouts=8, round_capacity=48, group_size=group_size,
+        bank, total_budget=240, n_rounds=10, visits=visits, max_rollouts=8, round_capacity=48, unit_size=unit_size,
         utility=SaturatingUtility("hyperbolic"), seed=3,
     )  # fmt: skip
     for k in range(10):
@@ -334,7 +334,7 @@ def test_drop_in_for_the_fenchel_dual_allocator(policy, visits, group_size):
         counts = allocator.allocate(offer, budget, exact=exact)
         assert counts.dtype == np.int64
         assert counts.sum() <= 48
-        assert (counts % group_size == 0).all()
+        assert (counts % unit_size == 0).all()
         if exact and allocator.round == k + 1:
             assert counts.sum() == budget
         allocator.update(offer, rng.binomial(counts, 0.5), counts)
@@ -479,7 +479,7 @@ BAD_ARGUMENTS = [
     ({"total_budget": 0}, ValueError, "total_budget must be at least 1, got total_budget = 0"),
     ({"total_budget": 8.0}, TypeError, "total_budget must be an integer, got total_budget = 8.0"),
     ({"total_budget": 17}, ValueError, "total_budget must be spendable in 4 rounds of at most 4 rollouts"),
-    ({"total_budget": 9, "group_size": 2}, ValueError, "total_budget must be a multiple of group_size = 2"),
+    ({"total_budget": 9, "unit_size": 2}, ValueError, "total_budget must be a multiple of unit_size = 2"),
     ({"n_rounds": 0}, ValueError, "n_rounds must be at least 1, got n_rounds = 0"),
     ({"n_rounds": 2.0}, TypeError, "n_rounds must be an integer, got n_rounds = 2.0"),
     ({"n_rounds": None}, ValueError, "n_rounds must be given where visits are not, got n_rounds = None"),
@@ -495,18 +495,18 @@ BAD_ARGUMENTS = [
         r"total_budget must be at most the 6 rollouts of all visits at max_rollouts, got total_budget = 8. Lower the "
         r"budget, or raise visits, rounds or caps\.$",
     ),
-    ({"group_size": 0}, ValueError, "group_size must be at least 1, got group_size = 0"),
-    ({"group_size": 2, "max_rollouts": 3}, ValueError, "max_rollouts must be a multiple of group_size = 2"),
+    ({"unit_size": 0}, ValueError, "unit_size must be at least 1, got unit_size = 0"),
+    ({"unit_size": 2, "max_rollouts": 3}, ValueError, "max_rollouts must be a multiple of unit_size = 2"),
     ({"max_rollouts": 0}, ValueError, "max_rollouts must be at least 1, got max_rollouts = 0"),
     ({"max_rollouts": None}, TypeError, "max_rollouts must be an integer, got max_rollouts = None"),
     ({"min_rollouts": 3}, ValueError, "min_rollouts must be at most max_rollouts = 2, got min_rollouts = 3. Lower it"),
     ({"min_rollouts": -1}, ValueError, "min_rollouts must be at least 0, got min_rollouts = -1"),
     ({"min_rollouts": 1.0}, TypeError, "min_rollouts must be an integer, got min_rollouts = 1.0"),
-    ({"min_rollouts": 1, "group_size": 2}, ValueError, "min_rollouts must be a multiple of group_size = 2, got"),
+    ({"min_rollouts": 1, "unit_size": 2}, ValueError, "min_rollouts must be a multiple of unit_size = 2, got"),
     ({"round_capacity": 0}, ValueError, "round_capacity must be at least 1, got round_capacity = 0"),
     ({"round_capacity": 1}, ValueError, "total_budget must be spendable in 4 rounds of at most 1 rollouts"),
     ({"round_capacity": 4.0}, TypeError, "round_capacity must be an integer, got round_capacity = 4.0"),
-    ({"round_capacity": 3, "group_size": 2}, ValueError, "round_capacity must be a multiple of group_size = 2"),
+    ({"round_capacity": 3, "unit_size": 2}, ValueError, "round_capacity must be a multiple of unit_size = 2"),
     ({"signal": "varience"}, ValueError, "signal must be 'variance' or 'group', got signal = 'varience'"),
     ({"costs": 0.0}, ValueError, "costs must be finite, greater than 0, got costs = 0.0"),
     ({"costs": [1.0, -2.0]}, ValueError, r"costs must be finite, greater than 0, got costs\[1\] = -2.0"),
@@ -637,9 +637,9 @@ def test_infeasible_totals_change_nothing(total, match, horizon, signal):
 
 def test_infeasible_totals_name_whole_groups_and_the_end():
     allocator = ResolvingAllocator(
-        BetaPosteriorBank(3), total_budget=48, n_rounds=2, group_size=4, min_rollouts=8, max_rollouts=12
+        BetaPosteriorBank(3), total_budget=48, n_rounds=2, unit_size=4, min_rollouts=8, max_rollouts=12
     )
-    with pytest.raises(ValueError, match="budget must be a multiple of group_size = 4, got budget = 10"):
+    with pytest.raises(ValueError, match="budget must be a multiple of unit_size = 4, got budget = 10"):
         allocator.allocate(budget=10, exact=True)
     with pytest.raises(ValueError, match=r"from 8 to 12 rollouts .* got budget = 4. Nearest such totals: 0, 8"):
         allocator.allocate(budget=4, exact=True)

@@ -37,9 +37,9 @@ def rates_of(rng, size):
 
 @given(st.integers(1, 8), st.integers(0, 7), st.integers(0, 60), st.integers(0, 60), st.floats(0, 70))
 def test_round_total_is_the_nearest_that_counts_add_up_to(quantum, more, one, other, target):
-    n_max, (low, high) = quantum + more, sorted((one, other))
-    found = round_total(target, float(low), float(high), quantum, n_max)
-    nearest, inside, below = naive.round_total(target, low, high, quantum, n_max)
+    max_units, (low, high) = quantum + more, sorted((one, other))
+    found = round_total(target, float(low), float(high), quantum, max_units)
+    nearest, inside, below = naive.round_total(target, low, high, quantum, max_units)
     if nearest is not None:
         assert found % quantum == 0
         assert low <= found <= high
@@ -102,28 +102,28 @@ def test_the_total_is_exact_where_the_expectations_round(expected, share):
 def test_any_total_that_counts_add_up_to_is_dealt(seed):
     rng = np.random.default_rng(seed)
     size, quantum = int(rng.integers(1, 9)), int(rng.integers(1, 7))
-    n_max = quantum + int(rng.integers(0, 2 * quantum + 3))
-    total = int(rng.integers(0, size * n_max + 1))
-    if -(-total // n_max) * quantum > total:
+    max_units = quantum + int(rng.integers(0, 2 * quantum + 3))
+    total = int(rng.integers(0, size * max_units + 1))
+    if -(-total // max_units) * quantum > total:
         return  # no counts add up to it
     rate = rates_of(rng, size)
-    units = deal_evenly(rate, total, quantum=quantum, n_max=n_max, least=0.0, rng=rng)
+    units = deal_evenly(rate, total, quantum=quantum, max_units=max_units, least=0.0, rng=rng)
     assert units.sum() == total
-    assert (((units >= quantum) & (units <= n_max)) | (units == 0)).all()
+    assert (((units >= quantum) & (units <= max_units)) | (units == 0)).all()
 
 
 def test_a_total_that_fewer_prompts_cannot_hold_visits_one_more():
     """Eleven in counts of {0} u [4, 8] take two prompts, though both quanta of 4 fall on one."""
     rate = np.array([1.0, 0.0, 0.0])
     for seed in range(5):
-        units = deal_evenly(rate, 11, quantum=4, n_max=8, least=0.0, rng=np.random.default_rng(seed))
+        units = deal_evenly(rate, 11, quantum=4, max_units=8, least=0.0, rng=np.random.default_rng(seed))
         assert units[0] == 6
         assert sorted(units[1:]) == [0, 5]
 
 
 def test_what_is_no_whole_quantum_goes_to_those_with_the_most_expectation():
     rate = np.array([1.0, 3.0, 2.0, 0.0])
-    units = deal_evenly(rate, 26, quantum=4, n_max=12, least=0.0, rng=np.random.default_rng(0))
+    units = deal_evenly(rate, 26, quantum=4, max_units=12, least=0.0, rng=np.random.default_rng(0))
     assert units.tolist() == [5, 12, 9, 0]  # six quanta as expected, and two units where there is room
 
 
@@ -132,11 +132,11 @@ def test_what_is_no_whole_quantum_goes_to_those_with_the_most_expectation():
 
 def plan_of(policy, rows, left):
     """The continuous plan of some rows, by the oracle."""
-    q, z = policy.bank.value(), policy.exposure / policy.horizon.group_size
-    upper = z + left * policy.horizon.n_max
+    q, z = policy.bank.value(), policy.exposure / policy.horizon.unit_size
+    upper = z + left * policy.horizon.max_units
     budget = min(z.sum() + policy.ledger.units_left, upper.sum())
     solution = OfflineOracle(policy.utility).solve(
-        q, budget, equal_share=policy.horizon.equal_share, lower=z, upper=upper
+        q, budget, equal_share=policy.horizon.equal_share_units, lower=z, upper=upper
     )
     return np.maximum(solution.allocation - z, 0.0)[rows]
 
@@ -145,17 +145,22 @@ def plan_of(policy, rows, left):
 @given(seeds)
 def test_counts_follow_the_plan_in_any_run(seed):
     rng = np.random.default_rng(seed)
-    m, k, g, n_min = int(rng.integers(1, 12)), int(rng.integers(1, 8)), int(rng.integers(1, 3)), int(rng.integers(0, 4))
-    n_max = max(1, n_min) + int(rng.integers(0, 6))
+    m, k, g, min_units = (
+        int(rng.integers(1, 12)),
+        int(rng.integers(1, 8)),
+        int(rng.integers(1, 3)),
+        int(rng.integers(0, 4)),
+    )
+    max_units = max(1, min_units) + int(rng.integers(0, 6))
     batches = rng.random() < 0.5
     visits = rng.integers(1, k + 1, m) if batches else None
-    most = int(visits.sum() if batches else m * k) * n_max
-    budget, quantum = int(rng.integers(1, most + 1)), max(1, n_min)
+    most = int(visits.sum() if batches else m * k) * max_units
+    budget, quantum = int(rng.integers(1, most + 1)), max(1, min_units)
     utility = SaturatingUtility("log", scaling="height", saturation=float(10 ** rng.uniform(-1, 1)))
     bank = BetaPosteriorBank(m)
     own = {"visits": visits} if batches else {}
     policy = ResolvingAllocator(
-        bank, total_budget=budget * g, n_rounds=k, group_size=g, min_rollouts=n_min * g, max_rollouts=n_max * g,
+        bank, total_budget=budget * g, n_rounds=k, unit_size=g, min_rollouts=min_units * g, max_rollouts=max_units * g,
         utility=utility, order="spread", seed=rng, **own,
     )  # fmt: skip
     told = visits.astype(float) if batches else None
@@ -168,7 +173,7 @@ def test_counts_follow_the_plan_in_any_run(seed):
         expected = plan_of(policy, rows, left) / left[rows]
         funds, cap = policy.ledger.units_left, None
         if rng.random() < 0.3:
-            cap = int(rng.integers(0, min(funds, rows.size * n_max) + 1))
+            cap = int(rng.integers(0, min(funds, rows.size * max_units) + 1))
         before = policy.round
         counts = policy.allocate(rows if batches else None, None if cap is None else cap * g)
         if policy.round == before:
@@ -178,14 +183,14 @@ def test_counts_follow_the_plan_in_any_run(seed):
             told[rows] -= 1
         n, total = counts // g, int(counts.sum()) // g
         assert (n * g == counts).all()
-        assert ((n == 0) | ((n >= quantum) & (n <= n_max))).all()
+        assert ((n == 0) | ((n >= quantum) & (n <= max_units))).all()
         assert total <= (funds if cap is None else cap)
         wanted = expected.sum()  # the oracle's plan never exceeds the budget
         if cap is not None and wanted > 0:  # nearest whole quanta, within the cap
             assert abs(total - min(wanted, cap)) <= quantum + 1e-6
-        if total % quantum == 0 and wanted > 0 and n_max % quantum == 0:
+        if total % quantum == 0 and wanted > 0 and max_units % quantum == 0:
             scaled = naive.expected_counts(
-                (expected * (expected > 1e-9)).tolist(), total // quantum, n_max // quantum, 0
+                (expected * (expected > 1e-9)).tolist(), total // quantum, max_units // quantum, 0
             )
             for count, part in zip(n // quantum, scaled, strict=True):
                 assert floor(part - 1e-4) <= count <= ceil(part + 1e-4)
@@ -209,15 +214,15 @@ def test_each_count_is_on_plan_in_the_mean():
 def test_the_whole_budget_is_spent_on_an_even_pace():
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        m, k, n_min = int(rng.integers(2, 30)), int(rng.integers(2, 20)), int(rng.choice([0, 2, 4]))
+        m, k, min_units = int(rng.integers(2, 30)), int(rng.integers(2, 20)), int(rng.choice([0, 2, 4]))
         pool = static_pool(m, 0.5, 0.5, seed=rng)
-        budget = int(rng.integers(k, 2 * k + 1)) * max(1, n_min)
+        budget = int(rng.integers(k, 2 * k + 1)) * max(1, min_units)
         policy = ResolvingAllocator(
-            known_bank(pool), total_budget=budget, n_rounds=k, min_rollouts=n_min, max_rollouts=8, order="spread"
+            known_bank(pool), total_budget=budget, n_rounds=k, min_rollouts=min_units, max_rollouts=8, order="spread"
         )
         totals = [int(policy.allocate().sum()) for _ in range(k)]
         assert sum(totals) == budget
-        assert max(totals) - min(totals) <= max(1, n_min)
+        assert max(totals) - min(totals) <= max(1, min_units)
 
 
 def test_the_mix_of_prompts_stays_the_same_over_the_run():
@@ -240,15 +245,20 @@ def test_the_mix_of_prompts_stays_the_same_over_the_run():
 
 @given(seeds, st.integers(1, 6), st.integers(0, 4))
 @settings(max_examples=60)
-def test_exact_totals_are_kept_or_refused_before_anything_changes(seed, n_min, more):
+def test_exact_totals_are_kept_or_refused_before_anything_changes(seed, min_units, more):
     rng = np.random.default_rng(seed)
-    m, n_max = int(rng.integers(1, 8)), n_min + more
+    m, max_units = int(rng.integers(1, 8)), min_units + more
     policy = ResolvingAllocator(
-        BetaPosteriorBank(m), total_budget=m * n_max, visits=2, min_rollouts=n_min, max_rollouts=n_max, order="spread"
+        BetaPosteriorBank(m),
+        total_budget=m * max_units,
+        visits=2,
+        min_rollouts=min_units,
+        max_rollouts=max_units,
+        order="spread",
     )
     for _ in range(3):
         offer = rng.permutation(m)[: rng.integers(1, m + 1)]
-        total = int(rng.integers(0, offer.size * n_max + 1))
+        total = int(rng.integers(0, offer.size * max_units + 1))
         before = policy.state_dict()
         try:
             counts = policy.allocate(offer, total, exact=True)

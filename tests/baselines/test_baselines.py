@@ -14,11 +14,11 @@ PACED = [Uniform, FixedPacing, Greedy]
 def random_run(seed):
     rng = np.random.default_rng(seed)
     m, k, g = int(rng.integers(1, 12)), int(rng.integers(1, 15)), int(rng.integers(1, 4))
-    n_max = int(rng.integers(1, 5))
-    cap = int(rng.integers(1, m * n_max + 1))
+    max_units = int(rng.integers(1, 5))
+    cap = int(rng.integers(1, m * max_units + 1))
     kwargs = {
-        "total_budget": int(rng.integers(1, k * cap + 1)) * g, "n_rounds": k, "group_size": g,
-        "max_rollouts": n_max * g, "round_capacity": cap * g, "seed": int(rng.integers(2**31)),
+        "total_budget": int(rng.integers(1, k * cap + 1)) * g, "n_rounds": k, "unit_size": g,
+        "max_rollouts": max_units * g, "round_capacity": cap * g, "seed": int(rng.integers(2**31)),
     }  # fmt: skip
     return rng, m, kwargs
 
@@ -28,7 +28,7 @@ def random_run(seed):
 def test_paced_controls_follow_the_uniform_schedule(policy, seed):
     rng, m, kwargs = random_run(seed)
     control = policy(BetaPosteriorBank(m), **kwargs)
-    spent, g = 0, kwargs["group_size"]
+    spent, g = 0, kwargs["unit_size"]
     for k in range(1, kwargs["n_rounds"] + 1):
         counts = control.allocate()
         assert (counts % g == 0).all()
@@ -53,13 +53,13 @@ def test_exact_totals_on_offered_prompts(policy, seed):
         most = (
             0 if control.ledger.finished else min(offered.size * kwargs["max_rollouts"], kwargs["round_capacity"], left)
         )
-        total = int(rng.integers(0, most // kwargs["group_size"] + 1)) * kwargs["group_size"]
+        total = int(rng.integers(0, most // kwargs["unit_size"] + 1)) * kwargs["unit_size"]
         counts = control.allocate(offered, total, exact=True)
         assert counts.shape == offered.shape
         assert counts.sum() == total
         assert control.allocate is not None
     with pytest.raises(ValueError, match="with exact=True"):
-        control.allocate(budget=10**6 * kwargs["group_size"], exact=True)
+        control.allocate(budget=10**6 * kwargs["unit_size"], exact=True)
 
 
 def test_uniform_is_even():
@@ -139,7 +139,7 @@ def test_greedy_keeps_no_gain_that_has_changed(seed):
 
 def test_preset_plays_its_schedule():
     plan = np.array([[4, 0, 2], [0, 6, 2], [2, 2, 2]])
-    control = Preset(BetaPosteriorBank(3), plan, group_size=2)
+    control = Preset(BetaPosteriorBank(3), plan, unit_size=2)
     assert control.allocate().tolist() == [4, 0, 2]
     with pytest.raises(ValueError, match=r"budget must equal the scheduled 8, got budget = 6\. Drop exact=True"):
         control.allocate(budget=6, exact=True)
@@ -171,7 +171,7 @@ BAD_SCHEDULES = [
 @pytest.mark.parametrize(("plan", "group", "error", "match"), BAD_SCHEDULES)
 def test_bad_schedules(plan, group, error, match):
     with pytest.raises(error, match=match):
-        Preset(BetaPosteriorBank(3), plan, group_size=group)
+        Preset(BetaPosteriorBank(3), plan, unit_size=group)
 
 
 def test_controls_keep_their_pool():

@@ -68,21 +68,21 @@ def ada(exit, rng, m):
     return {"exit": exit, "wave_rollouts": int(rng.integers(1, 5)), "max_waves": int(rng.integers(1, 5))}
 
 
-def first_wave(rule, own, g, n_max):
+def first_wave(rule, own, g, max_units):
     """Return the units that a round must hold for a rule of waves to begin at all, with this module's arguments."""
     if rule not in WAVES:
         return 0
     units = lambda name, default: -(-own.get(name, default) // g)  # noqa: E731
     if rule is DAPO:
-        published = max(-(-2 // g), min(n_max, 8 // g), 1)
+        published = max(-(-2 // g), min(max_units, 8 // g), 1)
         return own["rollouts_per_visit"] // g if "rollouts_per_visit" in own else published
     if rule is ReinforceAda:
-        return min(units("wave_rollouts", 8), n_max)
+        return min(units("wave_rollouts", 8), max_units)
     if rule is VIGOR:
-        return min(units("first_rollouts", 2), n_max)
+        return min(units("first_rollouts", 2), max_units)
     stages = ("screen_rollouts", "more_rollouts") if rule is SpeedRL else ("pilot_rollouts", "commit_rollouts")
     few, more = (units(name, None) for name in stages)
-    return few + min(more, n_max - few)
+    return few + min(more, max_units - few)
 
 
 RULES = {
@@ -99,7 +99,7 @@ RULES = {
     "Neyman": Rule(Neyman, 2),
     "DUET": Rule(DUET, 1),
     "DUET, costs": Rule(DUET, 1, lambda rng, m: {"costs": rng.integers(1, 9, max(m, 2))[:m] * 50.0}),
-    "MoPPS": Rule(MoPPS, 2, lambda rng, m: {"retention": float(rng.choice([1.0, 0.5]))}),
+    "MoPPS": Rule(MoPPS, 2, lambda rng, m: {"forgetting": float(rng.choice([1.0, 0.5]))}),
     "GRESO": Rule(GRESO, 2),
     "BOTS": Rule(BOTS, 2),
     "BOTS, references": Rule(BOTS, 2, references),
@@ -132,28 +132,28 @@ class World:
         self.rule, self.rng = RULES[name], rng
         self.m, self.rounds, g = int(rng.integers(1, 14)), int(rng.integers(1, 9)), int(rng.integers(1, 5))
         m, least = self.m, max(self.rule.least, self.rule.room)
-        n_max = -(-least // g) + int(rng.integers(1, 7))
-        self.g, self.max_rollouts, self.most = g, n_max * g, m * n_max
+        max_units = -(-least // g) + int(rng.integers(1, 7))
+        self.g, self.max_rollouts, self.most = g, max_units * g, m * max_units
         self.least = -(-self.rule.least // g) * g
         self.tokens = None
         self.own = self.rule.arguments(rng, m)
         if self.rule.takes_visit and not issubclass(self.rule.cls, Preset) and rng.random() < 0.5:
             first = max(1, -(-self.rule.least // g))
-            self.own["rollouts_per_visit"] = int(rng.integers(first, n_max + 1)) * g
-        start = first_wave(self.rule.cls, self.own, g, n_max)  # 0 where nothing is said of the first round
+            self.own["rollouts_per_visit"] = int(rng.integers(first, max_units + 1)) * g
+        start = first_wave(self.rule.cls, self.own, g, max_units)  # 0 where nothing is said of the first round
         cap = int(rng.integers(max(min(4, self.most), start), self.most + 1))
         if rng.random() < 0.2:
             cap = max(1, start)  # no unit to spare
         total = int(rng.integers(1, self.rounds * cap + 1))
         self.capacity = cap * g if rng.random() < 0.7 else None
         if issubclass(self.rule.cls, Preset):
-            self.plan = rng.integers(0, n_max + 1, (self.rounds, m)) * (rng.random((self.rounds, m)) < 0.5) * g
+            self.plan = rng.integers(0, max_units + 1, (self.rounds, m)) * (rng.random((self.rounds, m)) < 0.5) * g
             self.plan[0, 0] = g
-            self.args, self.kwargs = (self.plan,), {"group_size": g}
+            self.args, self.kwargs = (self.plan,), {"unit_size": g}
         else:
             self.args = ()
             self.kwargs = {
-                "total_budget": total * g, "n_rounds": self.rounds, "group_size": g, "max_rollouts": n_max * g,
+                "total_budget": total * g, "n_rounds": self.rounds, "unit_size": g, "max_rollouts": max_units * g,
                 "round_capacity": self.capacity, "seed": int(rng.integers(2**31)), **self.own,
             }  # fmt: skip
             if "costs" in self.own:
@@ -384,7 +384,7 @@ def test_exact_totals_are_spent_or_refused_with_the_nearest(name, seed):
     with pytest.raises(ValueError, match="budget must be given with exact=True"):
         policy.allocate(exact=True)
     if g > 1:
-        with pytest.raises(ValueError, match=f"budget must be a multiple of group_size = {g}"):
+        with pytest.raises(ValueError, match=f"budget must be a multiple of unit_size = {g}"):
             policy.allocate(budget=g + 1, exact=True)
     assert snapshot(policy) == before
 
@@ -551,7 +551,7 @@ def test_one_cost_for_all_is_a_run_in_rollouts(seed, cost):
 
 
 def test_exact_totals_of_one_cost_are_in_tokens():
-    policy = token_run(costs=3.0, group_size=2, total_budget=960, max_rollouts=16)
+    policy = token_run(costs=3.0, unit_size=2, total_budget=960, max_rollouts=16)
     for total, why in [
         (7, "a multiple of 6 tokens up to 96"), (3, "a multiple of 6 tokens up to 96"), (102, "a multiple of 6 tokens up to 96"),
     ]:  # fmt: skip
@@ -586,9 +586,9 @@ def test_caps_of_one_cost_do_not_lift_the_pace():
         ({"n_rounds": 0}, ValueError, r"n_rounds must be at least 1, got n_rounds = 0\."),
         ({"n_rounds": 2.5}, TypeError, r"n_rounds must be an integer, got n_rounds = 2\.5"),
         ({"n_rounds": None}, TypeError, r"n_rounds must be an integer, got n_rounds = None"),
-        ({"group_size": 0}, ValueError, r"group_size must be at least 1, got group_size = 0\."),
-        ({"group_size": True}, TypeError, r"group_size must be an integer, got group_size = True"),
-        ({"group_size": 3}, ValueError, r"max_rollouts must be a multiple of group_size = 3, got max_rollouts = 64"),
+        ({"unit_size": 0}, ValueError, r"unit_size must be at least 1, got unit_size = 0\."),
+        ({"unit_size": True}, TypeError, r"unit_size must be an integer, got unit_size = True"),
+        ({"unit_size": 3}, ValueError, r"max_rollouts must be a multiple of unit_size = 3, got max_rollouts = 64"),
         ({"max_rollouts": 0}, ValueError, "max_rollouts must be at least 1"),
         ({"round_capacity": -5.0}, ValueError, r"round_capacity must be finite and at least 0, got round_capacity = -5\.0"),
         ({"round_capacity": "x"}, TypeError, r"round_capacity must be finite and at least 0, got round_capacity = 'x'"),
@@ -607,7 +607,7 @@ def test_tokens_of_one_cost_must_pay_for_a_group():
     ]:
         match = rf"{name} must pay for a group of 6 tokens, got {name} = 5\.0?"
         with pytest.raises(ValueError, match=match):
-            token_run(costs=3.0, group_size=2, **change)
+            token_run(costs=3.0, unit_size=2, **change)
 
 
 def test_totals_in_tokens_are_caps():
@@ -623,8 +623,8 @@ def test_totals_in_tokens_are_caps():
 @pytest.mark.parametrize("size", [2.5, "2"])
 def test_group_sizes_are_integers_with_and_without_costs(size):
     for costs in (None, [1.0, 2.0]):
-        with pytest.raises(TypeError, match="group_size must be an integer"):
-            token_run(group_size=size, costs=costs, total_budget=100)
+        with pytest.raises(TypeError, match="unit_size must be an integer"):
+            token_run(unit_size=size, costs=costs, total_budget=100)
 
 
 # ------------------------------------------------------------------ ids and order
@@ -784,7 +784,7 @@ def test_states_of_another_horizon_are_refused_with_the_first_difference(name):
     before, ours = snapshot(policy), policy.horizon
     head = r"^state\['inner'\]" if name == "FixedPacing" else "^state"
     if world.args:
-        longer = world.rule.cls(BetaPosteriorBank(world.m), np.vstack([world.plan, world.plan[:1]]), group_size=world.g)
+        longer = world.rule.cls(BetaPosteriorBank(world.m), np.vstack([world.plan, world.plan[:1]]), unit_size=world.g)
         others = {"n_rounds": longer}
     else:
         others = {
@@ -893,7 +893,7 @@ def test_metrics_are_finite(name, seed):
         start = policy.metrics(certificate=certificate)
         odd = {key for key, value in start.items() if not np.isfinite(value)}
         assert odd <= {
-            "calibration_bias", "calibration_running_bias", "calibration_error", "effective_group_rate"
+            "calibration_bias", "calibration_running_bias", "calibration_error", "mixed_group_rate"
         }  # fmt: skip
         assert ("certificate_regret" in start) is certificate
         assert not {"price", "batch_price", "starved"} & set(start)
@@ -920,7 +920,7 @@ def test_shared_arguments_are_checked(rule):
         ({"total_budget": 10**6}, ValueError, "total_budget must be spendable in 4 rounds"),
         ({"n_rounds": 0}, ValueError, "n_rounds must be at least 1"),
         ({"n_rounds": 2.5}, TypeError, "n_rounds must be an integer"),
-        ({"group_size": 3}, ValueError, "must be a multiple of group_size = 3"),
+        ({"unit_size": 3}, ValueError, "must be a multiple of unit_size = 3"),
         ({"max_rollouts": 0}, ValueError, "max_rollouts must be at least 1"),
         ({"round_capacity": 0}, ValueError, "round_capacity must be at least 1"),
     ]:
@@ -946,7 +946,7 @@ def test_max_rollouts_hold_the_least_count(rule, own):
         rule(BetaPosteriorBank(3), total_budget=3, n_rounds=4, max_rollouts=1, **own)
     with pytest.raises(ValueError, match=rf"rollouts_per_visit must be at least {least}, got rollouts_per_visit = 1"):
         rule(BetaPosteriorBank(3), total_budget=3, n_rounds=4, max_rollouts=4, rollouts_per_visit=1, **own)
-    rule(BetaPosteriorBank(3), total_budget=4, n_rounds=4, group_size=4, max_rollouts=4, **own)
+    rule(BetaPosteriorBank(3), total_budget=4, n_rounds=4, unit_size=4, max_rollouts=4, **own)
 
 
 @pytest.mark.parametrize("rule", [Greedy, ReinforceAda, VIGOR, SpeedRL, PilotCommit])

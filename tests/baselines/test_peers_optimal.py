@@ -36,7 +36,7 @@ def total_of(rng, size, least, most, g):
 def one_round(rule, bank, total, g, most, **kwargs):
     """Counts of a run of one round that visits the whole pool."""
     kwargs.setdefault("rollouts_per_visit", -(-rule.least_rollouts // g) * g)
-    policy = rule(bank, total_budget=total, n_rounds=1, group_size=g, max_rollouts=most, **kwargs)
+    policy = rule(bank, total_budget=total, n_rounds=1, unit_size=g, max_rollouts=most, **kwargs)
     counts = policy.allocate(budget=total, exact=True)
     assert counts.sum() == total
     assert (counts % g == 0).all()
@@ -501,7 +501,7 @@ def test_cobarl_reaches_brute_force(g):
         total = total_of(rng, size, 2, most, g)
         bank = bank_of(successes, rollouts)
         policy = CoBARL(
-            bank, tau=tau, total_budget=total, n_rounds=2, group_size=g, max_rollouts=most, seed=seed,
+            bank, tau=tau, total_budget=total, n_rounds=2, unit_size=g, max_rollouts=most, seed=seed,
             rollouts_per_visit=2,
         )  # fmt: skip
         alpha = 9.0
@@ -605,13 +605,13 @@ def test_hora_reaches_brute_force(g, least):
 def test_proportions_match_the_formula(rule, g):
     for seed in range(300):
         rng = np.random.default_rng(seed)
-        size, n_max = int(rng.integers(1, 9)), int(rng.integers(2, 12))
+        size, max_units = int(rng.integers(1, 9)), int(rng.integers(2, 12))
         successes, rollouts = evidence(rng, size, 1, 60)
         least = 2 // g if rule is Neyman else 0
-        total = int(rng.integers(max(least, 1) * size, size * n_max + 1))
+        total = int(rng.integers(max(least, 1) * size, size * max_units + 1))
         bank = bank_of(successes, rollouts)
         policy = rule(
-            bank, total_budget=total * g, n_rounds=1, group_size=g, max_rollouts=n_max * g, seed=seed,
+            bank, total_budget=total * g, n_rounds=1, unit_size=g, max_rollouts=max_units * g, seed=seed,
             rollouts_per_visit=max(least, 1) * g,
         )  # fmt: skip
         tie = policy._tie
@@ -619,7 +619,7 @@ def test_proportions_match_the_formula(rule, g):
         a, b = 1 + successes, 1 + rollouts - successes
         p, q = a / (a + b), a * b / ((a + b) * (a + b + 1))
         weights = np.sqrt(q) if rule is Neyman else 1 / np.sqrt(p + 0.001 / p)
-        bounds = [least] * size, [n_max] * size
+        bounds = [least] * size, [max_units] * size
         assert (counts // g).tolist() == naive.proportional(weights.tolist(), *bounds, total, tie.tolist()), seed
 
 
@@ -631,12 +631,12 @@ def spread_of(successes, rollouts):
     return np.sqrt(a * b / ((a + b) * (a + b + 1)))
 
 
-def prices_around(spread, cost, total, n_max):
+def prices_around(spread, cost, total, max_units):
     """The adjacent prices at which the published counts cost at least, and at most, the total."""
     low, high = 1e-30, 1e30
     while low < math.sqrt(low * high) < high:
         price = math.sqrt(low * high)
-        counts = naive.duet(spread, cost, price, n_max)
+        counts = naive.duet(spread, cost, price, max_units)
         low, high = (price, high) if np.dot(counts, cost) > total else (low, price)
     return low, high
 
@@ -646,13 +646,16 @@ def test_duet_of_unit_costs_is_the_rule_at_a_price_up_to_ties(g):
     ties = 0
     for seed in range(400):
         rng = np.random.default_rng(seed)
-        size, n_max = int(rng.integers(1, 12)), int(rng.integers(1, 33))
+        size, max_units = int(rng.integers(1, 12)), int(rng.integers(1, 33))
         successes, rollouts = evidence(rng, size, 1, 4 if rng.random() < 0.5 else 500)
-        total = int(rng.integers(size, size * n_max + 1))
-        counts = one_round(DUET, bank_of(successes, rollouts), total * g, g, n_max * g, rollouts_per_visit=g)
+        total = int(rng.integers(size, size * max_units + 1))
+        counts = one_round(DUET, bank_of(successes, rollouts), total * g, g, max_units * g, rollouts_per_visit=g)
         spread = spread_of(successes, rollouts).tolist()
-        low, high = prices_around(spread, [1.0] * size, total, n_max)
-        least, most = naive.duet(spread, [1.0] * size, high, n_max), naive.duet(spread, [1.0] * size, low, n_max)
+        low, high = prices_around(spread, [1.0] * size, total, max_units)
+        least, most = (
+            naive.duet(spread, [1.0] * size, high, max_units),
+            naive.duet(spread, [1.0] * size, low, max_units),
+        )
         units = counts // g
         assert sum(least) <= total
         assert all(a <= n <= max(b, a) for a, n, b in zip(least, units, most, strict=True)), seed
@@ -662,37 +665,37 @@ def test_duet_of_unit_costs_is_the_rule_at_a_price_up_to_ties(g):
 
 def duet_round(seed):
     rng = np.random.default_rng(seed)
-    size, n_max = int(rng.integers(2, 12)), int(rng.integers(1, 33))
+    size, max_units = int(rng.integers(2, 12)), int(rng.integers(1, 33))
     successes, rollouts = evidence(rng, size, 1, 200)
     costs = rng.integers(50, 2000, size).astype(float)
     if seed % 3 == 0:
         costs = costs / 7 + 1  # no whole tokens
-    total = float(rng.integers(int(costs.sum()) + 1, int(costs.sum() * n_max) + 1 + n_max))
-    return successes, rollouts, costs, min(total, float(costs.sum() * n_max)), n_max
+    total = float(rng.integers(int(costs.sum()) + 1, int(costs.sum() * max_units) + 1 + max_units))
+    return successes, rollouts, costs, min(total, float(costs.sum() * max_units)), max_units
 
 
 def test_duet_fills_a_token_budget():
     exact = 0
     for seed in range(400):
-        successes, rollouts, costs, total, n_max = duet_round(seed)
+        successes, rollouts, costs, total, max_units = duet_round(seed)
         policy = DUET(
-            bank_of(successes, rollouts), costs=costs, total_budget=total, n_rounds=1, max_rollouts=n_max,
+            bank_of(successes, rollouts), costs=costs, total_budget=total, n_rounds=1, max_rollouts=max_units,
             rollouts_per_visit=1,
         )  # fmt: skip
         counts = policy.allocate()
         spent = float(counts @ costs)
         assert spent <= total * (1 + 1e-12)
         assert policy.remaining_budget == pytest.approx(total - spent, abs=1e-6)
-        assert counts.max() <= n_max
-        taking = (counts > 0) & (counts < n_max)
+        assert counts.max() <= max_units
+        taking = (counts > 0) & (counts < max_units)
         if taking.any():
             assert total - spent < costs[taking].min() + 1 + 1e-6  # a fraction of a token is not dealt
         if (counts == 0).any():
             continue
         # Near the rule at its price: the counts at the price that underspends, and a few of the next units.
-        low, high = prices_around(spread_of(successes, rollouts).tolist(), costs.tolist(), total, n_max)
+        low, high = prices_around(spread_of(successes, rollouts).tolist(), costs.tolist(), total, max_units)
         del low
-        least = np.array(naive.duet(spread_of(successes, rollouts).tolist(), costs.tolist(), high, n_max))
+        least = np.array(naive.duet(spread_of(successes, rollouts).tolist(), costs.tolist(), high, max_units))
         assert (counts >= least).all(), seed
         assert (counts - least) @ costs <= costs.max() + 1e-6
         exact += 1
@@ -712,17 +715,17 @@ def test_duet_weighs_spread_against_cost():
 def test_duet_paces_tokens_over_many_rounds(case):
     for seed in range(30):
         rng = np.random.default_rng(seed)
-        size, rounds, n_max = int(rng.integers(2, 20)), int(rng.integers(2, 30)), int(rng.integers(2, 20))
+        size, rounds, max_units = int(rng.integers(2, 20)), int(rng.integers(2, 30)), int(rng.integers(2, 20))
         costs = rng.uniform(50, 800, size)
         given = {"one cost": 250.0, "equal costs": np.full(size, 250.0), "costs": costs}[case]
         price = np.broadcast_to(given, size)
-        total = float(rng.uniform(0.05, 0.9) * rounds * n_max * price.sum()) + float(price.max())
-        total = min(total, rounds * n_max * float(price.sum()))
-        policy = DUET(BetaPosteriorBank(size), costs=given, total_budget=total, n_rounds=rounds, max_rollouts=n_max)
+        total = float(rng.uniform(0.05, 0.9) * rounds * max_units * price.sum()) + float(price.max())
+        total = min(total, rounds * max_units * float(price.sum()))
+        policy = DUET(BetaPosteriorBank(size), costs=given, total_budget=total, n_rounds=rounds, max_rollouts=max_units)
         spent = 0.0
         for k in range(1, rounds + 1):
             counts = policy.allocate()
-            assert counts.max() <= n_max
+            assert counts.max() <= max_units
             spent += float(counts @ price)
             assert spent <= total * k / rounds * (1 + 1e-12)
             assert policy.remaining_budget == pytest.approx(total - spent, abs=1e-6)
@@ -787,9 +790,9 @@ def test_duet_knows_no_unit_of_cost(unit):
 
 
 def test_duet_checks_group_size_like_everybody():
-    for group_size, error in [(2.5, TypeError), ("2", TypeError), (True, TypeError), (0, ValueError)]:
-        with pytest.raises(error, match="group_size must be"):
-            DUET(BetaPosteriorBank(2), costs=[1, 2], **{**RUN, "group_size": group_size})
+    for unit_size, error in [(2.5, TypeError), ("2", TypeError), (True, TypeError), (0, ValueError)]:
+        with pytest.raises(error, match="unit_size must be"):
+            DUET(BetaPosteriorBank(2), costs=[1, 2], **{**RUN, "unit_size": unit_size})
 
 
 def test_duet_checks_rounds_and_capacity_like_everybody():
@@ -864,13 +867,13 @@ def test_dr_grpo_needs_three_rollouts():
     [
         ({"rollouts_per_visit": 9}, ValueError, "rollouts_per_visit must be at most max_rollouts = 8, got rollouts_per_vi"),
         ({"rollouts_per_visit": 0}, ValueError, "rollouts_per_visit must be at least"),
-        ({"rollouts_per_visit": 3, "group_size": 2}, ValueError, "rollouts_per_visit must be a multiple of group_size = 2"),
+        ({"rollouts_per_visit": 3, "unit_size": 2}, ValueError, "rollouts_per_visit must be a multiple of unit_size = 2"),
         ({"rollouts_per_visit": 4.0}, TypeError, r"rollouts_per_visit must be an integer, got rollouts_per_visit = 4\.0"),
         ({"total_budget": 25}, ValueError, "total_budget must be spendable in 1 rounds of at most 24 rollouts"),
         ({"total_budget": 0}, ValueError, "total_budget must be at least 1"),
         ({"n_rounds": 0}, ValueError, "n_rounds must be at least 1"),
-        ({"group_size": 0}, ValueError, "group_size must be at least 1"),
-        ({"group_size": 3}, ValueError, "max_rollouts must be a multiple of group_size = 3"),
+        ({"unit_size": 0}, ValueError, "unit_size must be at least 1"),
+        ({"unit_size": 3}, ValueError, "max_rollouts must be a multiple of unit_size = 3"),
         ({"round_capacity": 0}, ValueError, "round_capacity must be at least 1"),
     ],
 )  # fmt: skip

@@ -19,10 +19,10 @@ class Twin:
     """What the three share: whom a total visits, and with how much; dicts and loops over one prompt at a time."""
 
     def __init__(self, m, kwargs, prior):
-        self.g, self.n_max = kwargs["group_size"], kwargs["max_rollouts"] // kwargs["group_size"]
+        self.g, self.max_units = kwargs["unit_size"], kwargs["max_rollouts"] // kwargs["unit_size"]
         self.least = ceil(2 / self.g)
         visit = kwargs.get("rollouts_per_visit")
-        self.block = max(self.least, min(self.n_max, 8 // self.g), 1) if visit is None else visit // self.g
+        self.block = max(self.least, min(self.max_units, 8 // self.g), 1) if visit is None else visit // self.g
         self.rng = np.random.default_rng(kwargs["seed"])
         self.tie = self.rng.permutation(m)
         self.a0, self.b0 = (np.broadcast_to(side, m).tolist() for side in prior)
@@ -35,7 +35,7 @@ class Twin:
         offered = sorted(offered)
         self.close()
         key = self.keys(offered)
-        k = max(min(len(offered), total // self.least, ceil(total / self.block)), ceil(total / self.n_max))
+        k = max(min(len(offered), total // self.least, ceil(total / self.block)), ceil(total / self.max_units))
         first = sorted(offered, key=lambda row: (key[row], self.tie[row]))[:k]
         units = {row: total // k + (place < total % k) for place, row in enumerate(first)}
         for row in first:
@@ -58,7 +58,7 @@ class Twin:
 class TwinMoPPS(Twin):
     def __init__(self, m, kwargs, prior):
         super().__init__(m, kwargs, prior)
-        self.keep, self.target = kwargs.get("retention", 1.0), kwargs.get("target", 0.5)
+        self.keep, self.target = kwargs.get("forgetting", 1.0), kwargs.get("target", 0.5)
 
     def keys(self, offered):
         return {row: (self.rng.beta(self.a[row], self.b[row]) - self.target) ** 2 for row in offered}
@@ -106,7 +106,7 @@ class TwinGRESO(Twin):
 class TwinBOTS(Twin):
     def __init__(self, m, kwargs, prior):
         super().__init__(m, kwargs, prior)
-        self.lam, self.rho = kwargs.get("forgetting_rate", 0.1), kwargs.get("reference_rate", 0.1)
+        self.kept, self.rho = kwargs.get("forgetting", 0.9), kwargs.get("reference_rate", 0.1)
         self.references, self.target = kwargs.get("references"), kwargs.get("target", 0.5)
         self.mu, self.rounds = None, 0
 
@@ -134,15 +134,15 @@ class TwinBOTS(Twin):
             won, n = seen.get(row, (0.0, 0))
             lost = n - won
             won_ref, lost_ref = (won, lost) if row in seen else (n_pseudo * guess[row], n_pseudo * (1 - guess[row]))
-            self.a[row] = (1 - self.lam) * self.a[row] + self.lam * self.a0[row] + (1 - rho) * won + rho * won_ref
-            self.b[row] = (1 - self.lam) * self.b[row] + self.lam * self.b0[row] + (1 - rho) * lost + rho * lost_ref
+            self.a[row] = self.kept * self.a[row] + (1 - self.kept) * self.a0[row] + (1 - rho) * won + rho * won_ref
+            self.b[row] = self.kept * self.b[row] + (1 - self.kept) * self.b0[row] + (1 - rho) * lost + rho * lost_ref
 
 
 def own_arguments(rule, rng, m):
     if rng.random() < 0.3:
         return {}
     if rule is MoPPS:
-        return {"retention": float(rng.choice([1.0, 0.9, 0.5])), "target": float(rng.random())}
+        return {"forgetting": float(rng.choice([1.0, 0.9, 0.5])), "target": float(rng.random())}
     if rule is GRESO:
         return {"keep": float(rng.uniform(0.05, 0.95)), "targets": tuple(rng.random(2).tolist())}
     weak = 0.1 + rng.random(m) * 0.4
@@ -153,7 +153,7 @@ def own_arguments(rule, rng, m):
         rng.uniform(-0.009, 0.009, m),
     ]
     return {
-        "forgetting_rate": float(rng.random()), "reference_rate": float(rng.random()), "target": float(rng.random()),
+        "forgetting": float(rng.random()), "reference_rate": float(rng.random()), "target": float(rng.random()),
         "references": None if rng.random() < 0.3 else (weak, weak + gap[kind]),
     }  # fmt: skip
 
@@ -164,13 +164,13 @@ def own_arguments(rule, rng, m):
 def test_twins(rule, twin_of, seed):
     rng = np.random.default_rng(seed)
     m, rounds, g = int(rng.integers(1, 16)), int(rng.integers(1, 25)), int(rng.integers(1, 4))
-    n_max = ceil(2 / g) + int(rng.integers(0, 6))
+    max_units = ceil(2 / g) + int(rng.integers(0, 6))
     kwargs = {
-        "total_budget": int(rng.integers(1, rounds * m * n_max + 1)) * g, "n_rounds": rounds, "group_size": g,
-        "max_rollouts": n_max * g, "seed": int(rng.integers(2**31)), **own_arguments(rule, rng, m),
+        "total_budget": int(rng.integers(1, rounds * m * max_units + 1)) * g, "n_rounds": rounds, "unit_size": g,
+        "max_rollouts": max_units * g, "seed": int(rng.integers(2**31)), **own_arguments(rule, rng, m),
     }  # fmt: skip
     if rng.random() < 0.5:
-        kwargs["rollouts_per_visit"] = int(rng.integers(ceil(2 / g), n_max + 1)) * g
+        kwargs["rollouts_per_visit"] = int(rng.integers(ceil(2 / g), max_units + 1)) * g
     prior = (1.0, 1.0) if rng.random() < 0.5 else (rng.random(m) * 3 + 0.1, rng.random(m) * 3 + 0.1)
     policy = rule(BetaPosteriorBank(m, prior=prior, forgetting=float(rng.choice([1.0, 0.7]))), **kwargs)
     twin = twin_of(m, kwargs, prior)
@@ -214,11 +214,11 @@ def test_thompson_sampling_finds_its_target(rule, target):
 
 
 def test_mopps_forgets_where_it_visits():
-    """A prompt that was easy and has turned hard is found out sooner with less retention."""
+    """A prompt that was easy and has turned hard is found out sooner with less forgetting."""
     wins = []
-    for retention in (1.0, 0.5):
+    for forgetting in (1.0, 0.5):
         policy = MoPPS(
-            BetaPosteriorBank(1), total_budget=800, n_rounds=100, max_rollouts=8, retention=retention, seed=0
+            BetaPosteriorBank(1), total_budget=800, n_rounds=100, max_rollouts=8, forgetting=forgetting, seed=0
         )
         for k in range(100):
             counts = policy.allocate()
@@ -253,7 +253,7 @@ def test_greso_keeps_with_the_stated_frequency(kind, z):
     """Dead prompts with a run of z come before mixed ones, which were visited once more: those seen were kept."""
     m = 4000
     dead, mixed = np.arange(m // 2), np.arange(m // 2, m)
-    kwargs = {"n_rounds": 2 * z + 2, "group_size": 2, "max_rollouts": 2, "keep": 0.7, "seed": 5}
+    kwargs = {"n_rounds": 2 * z + 2, "unit_size": 2, "max_rollouts": 2, "keep": 0.7, "seed": 5}
     policy = GRESO(BetaPosteriorBank(m), total_budget=(2 * z + 2) * m, **kwargs)
     for rows, won, times in ((dead, 2 * (1 - kind), z), (mixed, 1, z + 1)):
         for _ in range(times):
@@ -329,14 +329,14 @@ def test_references_the_other_way_round_count_by_their_distance():
 
 RUN = {"total_budget": 64, "n_rounds": 4, "max_rollouts": 8}
 BAD = [
-    (MoPPS, {"retention": 0.0}, ValueError, r"retention must be a number in \(0, 1\], got retention = 0\.0"),
-    (MoPPS, {"retention": 1.5}, ValueError, "retention must be a number in"),
+    (MoPPS, {"forgetting": 0.0}, ValueError, r"forgetting must be a number in \(0, 1\], got forgetting = 0\.0"),
+    (MoPPS, {"forgetting": 1.5}, ValueError, "forgetting must be a number in"),
     (MoPPS, {"target": -0.1}, ValueError, r"target must be a number in \[0, 1\], got target = -0\.1\. Give a success rate"),
     (MoPPS, {"target": "half"}, TypeError, "target must be a number in"),
     (GRESO, {"keep": 0.01}, ValueError, r"keep must be a number in \[0\.05, 0\.95\], got keep = 0\.01"),
     (GRESO, {"targets": (0.1,)}, ValueError, r"targets must be a pair, got targets = \(0\.1,\)"),
     (GRESO, {"targets": (0.1, 2.0)}, ValueError, r"targets must be finite, at least 0 and at most 1, got targets\[1\] = 2"),
-    (BOTS, {"forgetting_rate": 2.0}, ValueError, r"forgetting_rate must be a number in \[0, 1\]"),
+    (BOTS, {"forgetting": 2.0}, ValueError, r"forgetting must be a number in \[0, 1\]"),
     (BOTS, {"reference_rate": np.nan}, ValueError, r"reference_rate must be a number in \[0, 1\]"),
     (BOTS, {"target": 1.1}, ValueError, r"target must be a number in \[0, 1\]"),
     (BOTS, {"references": ([0.1] * 3,)}, ValueError, "references must be a pair"),

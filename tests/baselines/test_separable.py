@@ -18,9 +18,11 @@ GAIN = st.sampled_from([0.0, 0.25, 1.0, 1.0 + 2**-52, 3.0, 1e-300, 1e300])
 @st.composite
 def problems(draw, gain=GAIN, rows=6, width=7):
     """Gains that fall from the lower bound on, bounds, a total from below the least to above the most, tie ranks."""
-    m, n_max = draw(st.integers(1, rows)), draw(st.integers(1, width))
-    gains = np.array(draw(st.lists(st.lists(gain, min_size=n_max, max_size=n_max), min_size=m, max_size=m)))
-    bounds = draw(st.lists(st.lists(st.integers(0, n_max), min_size=2, max_size=2).map(sorted), min_size=m, max_size=m))
+    m, max_units = draw(st.integers(1, rows)), draw(st.integers(1, width))
+    gains = np.array(draw(st.lists(st.lists(gain, min_size=max_units, max_size=max_units), min_size=m, max_size=m)))
+    bounds = draw(
+        st.lists(st.lists(st.integers(0, max_units), min_size=2, max_size=2).map(sorted), min_size=m, max_size=m)
+    )
     lower, upper = np.array(bounds, dtype=np.int64).T.copy()
     for row, low in zip(gains, lower, strict=True):
         row[low:] = -np.sort(-row[low:])
@@ -106,10 +108,10 @@ def test_gains_of_zero_deal_evenly(problem):
 def test_a_larger_total_never_takes_from_a_row_without_ties():
     rng = np.random.default_rng(1)
     for _ in range(50):
-        m, n_max = rng.integers(1, 9, 2)
-        gains = -np.sort(-rng.random((m, n_max)), axis=1)
-        bounds = np.zeros(m, dtype=np.int64), np.full(m, n_max)
-        path = np.array([best_counts(gains, *bounds, total, np.arange(m)) for total in range(m * n_max + 1)])
+        m, max_units = rng.integers(1, 9, 2)
+        gains = -np.sort(-rng.random((m, max_units)), axis=1)
+        bounds = np.zeros(m, dtype=np.int64), np.full(m, max_units)
+        path = np.array([best_counts(gains, *bounds, total, np.arange(m)) for total in range(m * max_units + 1)])
         assert (np.diff(path, axis=0).sum(axis=1) == 1).all()
         assert (np.diff(path, axis=0) >= 0).all()
 
@@ -150,10 +152,12 @@ WEIGHT = st.one_of(st.sampled_from([0.0, 0.5, 1.0, 2.0]), st.floats(1e-6, 1e6))
 
 @st.composite
 def weighted(draw):
-    m, n_max = draw(st.integers(1, 8)), draw(st.integers(1, 20))
-    bounds = draw(st.lists(st.lists(st.integers(0, n_max), min_size=2, max_size=2).map(sorted), min_size=m, max_size=m))
+    m, max_units = draw(st.integers(1, 8)), draw(st.integers(1, 20))
+    bounds = draw(
+        st.lists(st.lists(st.integers(0, max_units), min_size=2, max_size=2).map(sorted), min_size=m, max_size=m)
+    )
     if draw(st.booleans()):
-        bounds = [draw(st.sampled_from([[0, n_max], [1, n_max]]))] * m
+        bounds = [draw(st.sampled_from([[0, max_units], [1, max_units]]))] * m
     lower, upper = np.array(bounds, dtype=np.int64).T.copy()
     weights = np.array(draw(st.lists(WEIGHT, min_size=m, max_size=m)))
     total = draw(st.integers(max(0, int(lower.sum()) - 2), int(upper.sum()) + 2))

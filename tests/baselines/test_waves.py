@@ -19,7 +19,7 @@ class Twin:
     """A round in dicts and loops; units of one prompt at a time. A subclass says in ``wanted`` who gets what next."""
 
     def __init__(self, m, kwargs):
-        self.g, self.n_max = kwargs["group_size"], kwargs["max_rollouts"] // kwargs["group_size"]
+        self.g, self.max_units = kwargs["unit_size"], kwargs["max_rollouts"] // kwargs["unit_size"]
         self.kwargs = kwargs
         self.tie = np.random.default_rng(kwargs["seed"]).permutation(m).tolist()
         self.visits, self.done = [0] * m, [False] * m
@@ -42,7 +42,7 @@ class Twin:
     def next(self):
         granted = {}
         for row, units in self.wanted():
-            fits = min(units, self.n_max - self.dealt[row])
+            fits = min(units, self.max_units - self.dealt[row])
             if fits > self.left:
                 break
             if fits:
@@ -68,7 +68,7 @@ class Twin:
 class TwinDAPO(Twin):
     def begins_with(self):
         visit = self.kwargs.get("rollouts_per_visit")
-        return max(self.units(2), min(self.n_max, 8 // self.g), 1) if visit is None else visit // self.g
+        return max(self.units(2), min(self.max_units, 8 // self.g), 1) if visit is None else visit // self.g
 
     def wanted(self):
         block = self.begins_with()
@@ -79,13 +79,13 @@ class TwinDAPO(Twin):
 
 class TwinAda(Twin):
     def begins_with(self):
-        return min(self.units(self.kwargs.get("wave_rollouts", 8)), self.n_max)
+        return min(self.units(self.kwargs.get("wave_rollouts", 8)), self.max_units)
 
     def wanted(self):
         each = self.begins_with()
         waves, kept = self.kwargs.get("max_waves", 4), self.kwargs.get("kept_rollouts", 4)
         if self.wave == 0:
-            return [(row, each) for row in self.fresh(max(1, self.left // min(each * waves, self.n_max)))]
+            return [(row, each) for row in self.fresh(max(1, self.left // min(each * waves, self.max_units)))]
         if self.wave == waves:
             return []
         if self.kwargs.get("exit") == "positive":
@@ -100,7 +100,7 @@ class TwinAda(Twin):
 
 class TwinVIGOR(Twin):
     def begins_with(self):
-        return min(self.units(self.kwargs.get("first_rollouts", 2)), self.n_max)
+        return min(self.units(self.kwargs.get("first_rollouts", 2)), self.max_units)
 
     def wanted(self):
         each = self.begins_with()
@@ -116,11 +116,11 @@ class TwinVIGOR(Twin):
 class TwinTwoStages(Twin):
     def begins_with(self):
         few, more = (self.units(self.kwargs[name]) for name in self.stages)
-        return few + min(more, self.n_max - few)
+        return few + min(more, self.max_units - few)
 
     def wanted(self):
         few, more = (self.units(self.kwargs[name]) for name in self.stages)
-        more = min(more, self.n_max - few)
+        more = min(more, self.max_units - few)
         screened = [row for row in self.last if self.dealt[row] == few and self.seen[row]]
         promising = [row for row in sorted(screened, key=lambda row: self.tie[row]) if self.promising(row)]
         pay = (self.left - more * len(promising)) // (few + more)
@@ -146,12 +146,12 @@ class TwinPilot(TwinTwoStages):
 TWINS = dict(zip(RULES, (TwinDAPO, TwinAda, TwinVIGOR, TwinSpeed, TwinPilot), strict=True))
 
 
-def own_arguments(rule, rng, g, n_max):
+def own_arguments(rule, rng, g, max_units):
     few = int(rng.integers(1, 6))
     if rule is DAPO:
         own = {"reserve": float(rng.choice([0.0, 0.25, 0.5, 0.75, 1.0]))}  # shares that floats hold exactly
         if rng.random() < 0.5:
-            own["rollouts_per_visit"] = int(rng.integers(ceil(2 / g), n_max + 1)) * g
+            own["rollouts_per_visit"] = int(rng.integers(ceil(2 / g), max_units + 1)) * g
         return own
     if rule is ReinforceAda:
         return {
@@ -174,14 +174,14 @@ def own_arguments(rule, rng, g, n_max):
 def test_twins(rule, seed):
     rng = np.random.default_rng(seed)
     m, rounds, g = int(rng.integers(1, 20)), int(rng.integers(1, 12)), int(rng.integers(1, 4))
-    n_max = 7 + int(rng.integers(0, 12))
+    max_units = 7 + int(rng.integers(0, 12))
     kwargs = {
-        "n_rounds": rounds, "group_size": g, "max_rollouts": n_max * g, "seed": int(rng.integers(2**31)),
-        **own_arguments(rule, rng, g, n_max),
+        "n_rounds": rounds, "unit_size": g, "max_rollouts": max_units * g, "seed": int(rng.integers(2**31)),
+        **own_arguments(rule, rng, g, max_units),
     }  # fmt: skip
-    twin, capacity = TWINS[rule](m, kwargs), m * n_max
+    twin, capacity = TWINS[rule](m, kwargs), m * max_units
     if rng.random() < 0.4:
-        capacity = int(rng.integers(twin.begins_with(), m * n_max + 1))
+        capacity = int(rng.integers(twin.begins_with(), m * max_units + 1))
         capacity = twin.begins_with() if rng.random() < 0.3 else capacity  # no unit to spare
         kwargs["round_capacity"] = capacity * g
     kwargs["total_budget"] = int(rng.integers(1, rounds * capacity + 1)) * g
@@ -190,11 +190,11 @@ def test_twins(rule, seed):
     least, budget, spent = ceil(policy.least_rollouts / g), kwargs["total_budget"] // g, 0
     for k in range(rounds):
         rows = rng.permutation(m)[: rng.integers(1, m + 1)] if rng.random() < 0.5 else np.arange(m)
-        cap = int(rng.integers(0, rows.size * n_max * g + 1)) if rng.random() < 0.3 else None
-        total = min(rows.size * n_max, capacity, budget * (k + 1) // rounds - spent)
+        cap = int(rng.integers(0, rows.size * max_units * g + 1)) if rng.random() < 0.3 else None
+        total = min(rows.size * max_units, capacity, budget * (k + 1) // rounds - spent)
         total = total if cap is None else min(total, cap // g)
-        if ceil(total / n_max) * least > total:  # as many prompts as it takes would get too few
-            total = (ceil(total / n_max) - 1) * n_max
+        if ceil(total / max_units) * least > total:  # as many prompts as it takes would get too few
+            total = (ceil(total / max_units) - 1) * max_units
         if policy.ledger.finished:
             assert not policy.allocate(rows, cap).any()
             break
@@ -539,17 +539,17 @@ CAPACITIES = [
     (DAPO, {}, 8, "a group, 8 rollouts"),
     (DAPO, {"rollouts_per_visit": 12}, 12, "a group, 12 rollouts"),
     (DAPO, {"max_rollouts": 4}, 4, "a group, 4 rollouts"),
-    (DAPO, {"group_size": 4, "rollouts_per_visit": 16}, 16, "a group, 16 rollouts"),
+    (DAPO, {"unit_size": 4, "rollouts_per_visit": 16}, 16, "a group, 16 rollouts"),
     (ReinforceAda, {}, 8, "a wave of one prompt, 8 rollouts"),
-    (ReinforceAda, {"wave_rollouts": 3, "group_size": 2}, 4, "a wave of one prompt, 4 rollouts"),
+    (ReinforceAda, {"wave_rollouts": 3, "unit_size": 2}, 4, "a wave of one prompt, 4 rollouts"),
     (ReinforceAda, {"wave_rollouts": 64}, 32, "a wave of one prompt, 32 rollouts"),
     (VIGOR, {}, 2, "a wave of one prompt, 2 rollouts"),
-    (VIGOR, {"first_rollouts": 5, "group_size": 4}, 8, "a wave of one prompt, 8 rollouts"),
+    (VIGOR, {"first_rollouts": 5, "unit_size": 4}, 8, "a wave of one prompt, 8 rollouts"),
     (SpeedRL, {}, 24, "both stages of one prompt, 24 rollouts"),
     (SpeedRL, {"max_rollouts": 16}, 16, "both stages of one prompt, 16 rollouts"),
     (
         SpeedRL,
-        {"screen_rollouts": 3, "more_rollouts": 5, "group_size": 2},
+        {"screen_rollouts": 3, "more_rollouts": 5, "unit_size": 2},
         10,
         "both stages of one prompt, 10 rollouts",
     ),
@@ -560,7 +560,7 @@ CAPACITIES = [
 
 @pytest.mark.parametrize(("rule", "own", "needed", "what"), CAPACITIES)
 def test_a_capacity_that_no_first_wave_fits_is_refused(rule, own, needed, what):
-    g = own.get("group_size", 1)
+    g = own.get("unit_size", 1)
     kwargs = {"total_budget": 2 * g, "n_rounds": 2, "max_rollouts": 32, **own}
     short = needed - g
     match = rf"^round_capacity must hold {what}, got round_capacity = {short}\. Raise it\.$"

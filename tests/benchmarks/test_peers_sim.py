@@ -38,7 +38,7 @@ def test_quick_run_writes_everything(tmp_path, small_pools, capsys):
         "level with the first",
     ):
         assert words in printed
-    questions = ("captured", "effective", "dead", "time")
+    questions = ("captured", "mixed", "dead", "time")
     assert {file.name for file in out.glob("*.png")} == {
         f"{q}_{offer}.png" for q in questions for offer in ("pool", "batch")
     }

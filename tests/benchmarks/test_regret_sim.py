@@ -44,7 +44,7 @@ def test_quick_run_writes_everything(quick_run):
         assert words in printed
     pictures = {file.name for file in out.glob("*.png")}
     assert pictures == {"regret.png", "drift.png"} | {
-        f"paper_{name}.png" for name in ("exposure", "pacing", "lift", "calibration", "effective_groups")
+        f"paper_{name}.png" for name in ("exposure", "pacing", "lift", "calibration", "mixed_groups")
     }
     rate = read(out / "rate.csv")
     assert len(rate) == 2 * 2 * 2

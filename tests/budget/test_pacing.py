@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cero_alloc._budget.pacing import Pacing, open_ledger, token_costs, whole_units
 
 ARGUMENTS = {
-    "total_budget": 120, "n_rounds": 10, "visits": None, "group_size": 1, "max_rollouts": 8, "round_capacity": None,
+    "total_budget": 120, "n_rounds": 10, "visits": None, "unit_size": 1, "max_rollouts": 8, "round_capacity": None,
     "unit_costs": None,
 }  # fmt: skip
 
@@ -22,9 +22,9 @@ def ledger(n_prompts=4, **changes):
     return open_ledger(n_prompts, **{**ARGUMENTS, **changes})
 
 
-def pacing(n_prompts=4, n_min=0, band=0.25, capacity=np.inf, **changes):
+def pacing(n_prompts=4, min_units=0, band=0.25, capacity=np.inf, **changes):
     by_rounds = changes.get("n_rounds", ARGUMENTS["n_rounds"]) is not None
-    return Pacing(ledger(n_prompts, **changes), n_min, band, capacity, by_rounds)
+    return Pacing(ledger(n_prompts, **changes), min_units, band, capacity, by_rounds)
 
 
 def visits(*numbers):
@@ -180,7 +180,7 @@ def test_a_given_budget_is_a_cap_without_a_floor():
 
 
 def test_groups_count_in_units():
-    p = pacing(total_budget=240, group_size=2, max_rollouts=16)
+    p = pacing(total_budget=240, unit_size=2, max_rollouts=16)
     assert p.window(None, 4, None, None, False) == (9, 15)
     assert p.window(None, 4, None, 9, False) == (0, 4)  # four whole groups
     assert p.window(None, 4, None, 10, True) == (5, 5)
@@ -205,12 +205,12 @@ def test_an_empty_offer_has_an_empty_window(band):
 
 
 @pytest.mark.parametrize(
-    ("n_min", "total", "nearest"), [(5, 4, "0, 5"), (5, 9, "8, 10"), (7, 17, "16, 21"), (6, 11, "8, 12")]
+    ("min_units", "total", "nearest"), [(5, 4, "0, 5"), (5, 9, "8, 10"), (7, 17, "16, 21"), (6, 11, "8, 12")]
 )
-def test_totals_between_the_sums_of_counts(n_min, total, nearest):
-    p = pacing(n_min=n_min)
+def test_totals_between_the_sums_of_counts(min_units, total, nearest):
+    p = pacing(min_units=min_units)
     message = (
-        f"budget must be a sum of counts from {n_min} to 8 rollouts with exact=True, got budget = {total}. "
+        f"budget must be a sum of counts from {min_units} to 8 rollouts with exact=True, got budget = {total}. "
         f"Nearest such totals: {nearest}."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -224,12 +224,12 @@ def test_totals_between_the_sums_of_counts(n_min, total, nearest):
 
 
 def test_totals_between_the_sums_of_counts_name_rollouts_of_whole_groups():
-    p = pacing(group_size=4, max_rollouts=12, n_min=2)
+    p = pacing(unit_size=4, max_rollouts=12, min_units=2)
     with pytest.raises(ValueError, match=r"from 8 to 12 rollouts with exact=True, got budget = 4\. .*: 0, 8\.$"):
         p.window(None, 4, None, 4, True)
     with pytest.raises(ValueError, match=r"got budget = 4\. Nearest such totals: 0, 8\.$"):
         p.window(np.array([2]), 1, None, 4, True)
-    capped = pacing(group_size=4, max_rollouts=20, n_min=4, round_capacity=28)
+    capped = pacing(unit_size=4, max_rollouts=20, min_units=4, round_capacity=28)
     with pytest.raises(ValueError, match=r"from 16 to 20 rollouts .* got budget = 24\. Nearest such totals: 20\.$"):
         capped.window(None, 4, None, 24, True)
 
@@ -257,7 +257,7 @@ def test_tokens_keep_the_pace_of_the_costs_on_offer():
 
 
 def test_exact_tokens_of_one_cost():
-    p = pacing(unit_costs=np.array([0.1]), total_budget=12.0, n_min=3)
+    p = pacing(unit_costs=np.array([0.1]), total_budget=12.0, min_units=3)
     assert p.window(None, 4, None, 5 * 0.1, True) == (5.0, 5.0)  # units
     assert p.window(None, 4, None, 7 * 0.1, True) == (7.0, 7.0)
     with pytest.raises(ValueError, match=r"budget must be a multiple of 0.1 tokens up to 3.2 with exact=True"):
@@ -271,7 +271,7 @@ def test_exact_tokens_of_one_cost():
     ):
         p.window(None, 4, None, 0.2, True)
     with pytest.raises(ValueError, match=r"got budget = 0.1. Nearest such totals: 0\.$"):  # only two units are left
-        pacing(unit_costs=np.array([0.1]), total_budget=0.25, n_min=3).window(None, 4, None, 0.1, True)
+        pacing(unit_costs=np.array([0.1]), total_budget=0.25, min_units=3).window(None, 4, None, 0.1, True)
     with pytest.raises(ValueError, match="budget must be given with exact=True, got budget = None"):
         p.window(None, 4, None, None, True)
     with pytest.raises(ValueError, match=r"budget must be finite and at least 0, got budget = -1.0"):
@@ -348,8 +348,8 @@ def test_horizons_by_rounds_by_visits_and_by_both():
     assert (h.n_rounds, h.round_capacity) == (15, 32)  # a round offers somebody
     h = ledger(visits=visits(5, 5, 5, 5)).horizon
     assert (h.n_rounds, h.round_capacity) == (10, 16)  # two prompts a round
-    h = ledger(group_size=4, round_capacity=24).horizon
-    assert (h.budget, h.n_max, h.capacity) == (30, 2, 6)
+    h = ledger(unit_size=4, round_capacity=24).horizon
+    assert (h.budget_units, h.max_units, h.capacity_units) == (30, 2, 6)
     assert ledger().unit_costs is None
     assert ledger(n_rounds=None, visits=visits(1, 2, 6, 6), total_budget=120).remaining_budget == 120
 
@@ -358,10 +358,10 @@ def test_tokens_buy_everybody_an_equal_share():
     account = ledger(unit_costs=np.array([1.0, 2.0, 3.0, 6.0]), total_budget=240.0)
     assert account.remaining_budget == 240.0
     assert account.horizon.total_budget == 80  # at 3 tokens each
-    assert account.horizon.equal_share == 20
+    assert account.horizon.equal_share_units == 20
     assert account.cost_of(None, np.array([20, 20, 20, 20])) == 240.0
-    grouped = ledger(unit_costs=np.array([10.0]), total_budget=205.0, group_size=2)
-    assert (grouped.horizon.total_budget, grouped.horizon.budget) == (40, 20)
+    grouped = ledger(unit_costs=np.array([10.0]), total_budget=205.0, unit_size=2)
+    assert (grouped.horizon.total_budget, grouped.horizon.budget_units) == (40, 20)
     least = ledger(unit_costs=np.array([10.0, 20.0, 30.0, 40.0]), total_budget=0.5)
     assert least.horizon.total_budget == 1
     assert least.finished  # not one rollout
@@ -375,8 +375,8 @@ def test_tokens_buy_everybody_an_equal_share():
         ({"total_budget": 321}, ValueError, "total_budget must be spendable in 10 rounds of at most 32 rollouts"),
         ({"round_capacity": 11}, ValueError, "total_budget must be spendable in 10 rounds of at most 11 rollouts"),
         ({"max_rollouts": 0}, ValueError, "max_rollouts must be at least 1"),
-        ({"max_rollouts": 9, "group_size": 2}, ValueError, "max_rollouts must be a multiple of group_size = 2"),
-        ({"group_size": 7, "max_rollouts": 7}, ValueError, "total_budget must be a multiple of group_size = 7"),
+        ({"max_rollouts": 9, "unit_size": 2}, ValueError, "max_rollouts must be a multiple of unit_size = 2"),
+        ({"unit_size": 7, "max_rollouts": 7}, ValueError, "total_budget must be a multiple of unit_size = 7"),
         (
             {"n_rounds": None, "visits": visits(1, 1, 1, 2)},
             ValueError,
@@ -389,9 +389,9 @@ def test_tokens_buy_everybody_an_equal_share():
             "total_budget must be an integer",
         ),
         (
-            {"n_rounds": None, "visits": visits(9, 9, 9, 9), "total_budget": 31, "group_size": 2},
+            {"n_rounds": None, "visits": visits(9, 9, 9, 9), "total_budget": 31, "unit_size": 2},
             ValueError,
-            "total_budget must be a multiple of group_size = 2, got total_budget = 31",
+            "total_budget must be a multiple of unit_size = 2, got total_budget = 31",
         ),
         (
             {"unit_costs": np.array([2.0]), "total_budget": 641},

@@ -17,7 +17,7 @@ KEYS = {
     "calibration_running_bias",
     "calibration_error",
     "calibration_warning",
-    "effective_group_rate",
+    "mixed_group_rate",
 }
 
 
@@ -52,7 +52,7 @@ def test_sums_match_a_loop(calls):
     report = record.report()
     seen = [(v, s, n, s * (n - s) / (n * (n - 1))) for call in with_successes(calls) for v, s, n in call if n >= 2]
     assert report.n_groups == len(seen) == report.groups.sum()
-    assert report.effective_groups == sum(0 < s < n for _, s, n, _ in seen)
+    assert report.mixed_groups == sum(0 < s < n for _, s, n, _ in seen)
     for k in range(10):
         inside = [(v, o) for v, _, _, o in seen if min(int(v * 40), 9) == k]
         assert report.groups[k] == len(inside)
@@ -99,8 +99,8 @@ def test_nothing_seen():
     assert report.groups.tolist() == [0] * 10
     assert np.isnan([*report.predicted, *report.observed, report.bias, report.standard_error]).all()
     assert np.isnan([report.running_bias, report.running_standard_error, report.error]).all()
-    assert math.isnan(report.effective_group_rate)
-    assert (report.n_groups, report.effective_groups, report.warning) == (0, 0, 0.0)
+    assert math.isnan(report.mixed_group_rate)
+    assert (report.n_groups, report.mixed_groups, report.warning) == (0, 0, 0.0)
 
 
 def test_metrics_are_floats():
@@ -110,7 +110,7 @@ def test_metrics_are_floats():
         assert all(type(entry) is float for entry in metrics.values())
     assert metrics["calibration_bias"] == metrics["calibration_running_bias"] == pytest.approx(0.2 - 0.25)
     assert metrics["calibration_error"] == pytest.approx(0.05)
-    assert metrics["effective_group_rate"] == 1.0
+    assert metrics["mixed_group_rate"] == 1.0
     assert metrics["calibration_warning"] == 0.0
 
 

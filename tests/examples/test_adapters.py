@@ -14,7 +14,7 @@ from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocat
 
 
 def allocator(kind=FenchelDualAllocator, **changes):
-    run = {"total_budget": 64, "n_rounds": 4, "group_size": 2, "max_rollouts": 8, "round_capacity": 16} | changes
+    run = {"total_budget": 64, "n_rounds": 4, "unit_size": 2, "max_rollouts": 8, "round_capacity": 16} | changes
     return kind(BetaPosteriorBank(["a", "b", "c"]), **run)
 
 
@@ -64,17 +64,17 @@ def test_rewards_outside_the_unit_interval_need_a_rule():
 
 
 def test_groups_of_one_are_refused():
-    with pytest.raises(ValueError, match=r"group_size or min_rollouts must be at least 2, got 1: a group of one"):
-        common.require_groups(allocator(group_size=1))
-    common.require_groups(allocator(ResolvingAllocator, group_size=1, min_rollouts=2))
+    with pytest.raises(ValueError, match=r"unit_size or min_rollouts must be at least 2, got 1: a group of one"):
+        common.require_groups(allocator(unit_size=1))
+    common.require_groups(allocator(ResolvingAllocator, unit_size=1, min_rollouts=2))
     common.require_groups(allocator())
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"group_size": 4, "max_rollouts": 8}, r"rollouts = 6 must be a multiple of group_size = 4, at most max_rollouts = 8"),
-        ({"max_rollouts": 4, "total_budget": 48}, r"rollouts = 6 must be a multiple of group_size = 2, at most max_rollouts = 4"),
+        ({"unit_size": 4, "max_rollouts": 8}, r"rollouts = 6 must be a multiple of unit_size = 4, at most max_rollouts = 8"),
+        ({"max_rollouts": 4, "total_budget": 48}, r"rollouts = 6 must be a multiple of unit_size = 2, at most max_rollouts = 4"),
         ({"round_capacity": 16}, r"round_capacity = 16 must be at least the 18 rollouts of a batch\. Raise it"),
     ],
 )  # fmt: skip

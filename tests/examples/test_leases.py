@@ -20,7 +20,7 @@ def allocator(ids=("a", "b", "c", "d", "e"), **changes):
     run = {
         "total_budget": TOTAL,
         "n_rounds": 200,
-        "group_size": GROUP,
+        "unit_size": GROUP,
         "max_rollouts": 6,
         "round_capacity": 16,
     } | changes

@@ -390,8 +390,8 @@ def test_step_slopes_matches_its_twin(shape, scaling, lam, start_stride, stride)
         theta, q = rng.random(20), values_of(rng, 20)
         theta[:2] = 0.0, 1.0
         visits = rng.integers(1, 30, 20 if stride else 1)
-        n_max, share = int(rng.integers(1, 5)), float(rng.uniform(0.1, 9))
-        proposal, start = rng.integers(0, n_max + 1, 20), rng.integers(0, 40, 20) * (start_stride + rng.integers(2))
+        max_units, share = int(rng.integers(1, 5)), float(rng.uniform(0.1, 9))
+        proposal, start = rng.integers(0, max_units + 1, 20), rng.integers(0, 40, 20) * (start_stride + rng.integers(2))
         for gamma in (0.0, 0.3):
             moved = theta.copy()
             args = (
@@ -401,7 +401,7 @@ def test_step_slopes_matches_its_twin(shape, scaling, lam, start_stride, stride)
                 start_stride,
                 visits,
                 stride,
-                n_max,
+                max_units,
                 share,
                 gamma,
                 shape,
@@ -432,11 +432,11 @@ def test_log_ratio_near_one_and_at_the_borders_of_its_parts():
 def test_step_slope_matches_its_twin(scaling, lam):
     for rng in generators(20):
         upper, step, per_visit = float(rng.uniform(0.1, 1e3)), float(rng.random()), float(rng.uniform(0.1, 9))
-        n_max = int(rng.integers(1, 5))
+        max_units = int(rng.integers(1, 5))
         for theta in [0.0, 5e-324, 1e-12, 1.0, float(rng.random())]:
             for q in [0.0, 5e-324, 1e-17, theta / 4, np.nextafter(theta, 2) / 4, 0.25, float(rng.uniform(0, 0.25))]:
-                dealt = int(rng.integers(0, n_max + 1))
-                args = (theta, min(q, 0.25), dealt, step, upper, per_visit, n_max, scaling, lam)
+                dealt = int(rng.integers(0, max_units + 1))
+                args = (theta, min(q, 0.25), dealt, step, upper, per_visit, max_units, scaling, lam)
                 assert kernels.step_slope(*args) == pytest.approx(naive.step_slope(*args), rel=1e-12, abs=1e-13)
 
 
@@ -448,10 +448,10 @@ def test_step_pool_matches_its_twin_in_blocks_of_any_size(shape, a_stride, strid
         *evidence, fade = evidence_of(rng, 30, a_stride)
         theta, visits = rng.random(30), rng.integers(1, 30, 30 if stride else 1).astype(float)
         start = rng.integers(0, 9, 30 if start_stride else 1).astype(float) * start_stride
-        n_max = int(rng.integers(1, 5))
-        args = (start, start_stride, visits, stride, n_max, float(rng.uniform(0.1, 9)), 0.0, (shape, 0, 1.0))
+        max_units = int(rng.integers(1, 5))
+        args = (start, start_stride, visits, stride, max_units, float(rng.uniform(0.1, 9)), 0.0, (shape, 0, 1.0))
         first, k = int(rng.integers(0, 20)), int(rng.integers(0, 30))
-        args = (*args, first, rng.permutation(60)[:k], rng.integers(0, n_max + 1, k))
+        args = (*args, first, rng.permutation(60)[:k], rng.integers(0, max_units + 1, k))
         expected = naive.step_pool(theta, *evidence, *args)
         for block in (1, 7, 30, 64):
             moved = theta.copy()
@@ -658,14 +658,14 @@ def test_group_gains_match_exact_fractions(g, parameters):
 
 
 @pytest.mark.parametrize("g", [1, 2, 3])
-@pytest.mark.parametrize("n_min", [0, 1, 2, 4])
-def test_remaining_groups_match_a_search(g, n_min):
+@pytest.mark.parametrize("min_units", [0, 1, 2, 4])
+def test_remaining_groups_match_a_search(g, min_units):
     for rng in generators(5):
         a, b = rng.uniform(0.3, 9, (2, 6))
         factor, visits = rng.choice([0.0, 1.0, 1.7], 6), rng.integers(-1, 5, 6).astype(float)
         cost, stride = costs_of(rng, 6)
         for price in [0.0, 1e-3, 0.05, 0.11, 0.4, 1e300]:
-            args = (price / cost[0], a, b, factor, visits, cost, stride, g, n_min, 6)
+            args = (price / cost[0], a, b, factor, visits, cost, stride, g, min_units, 6)
             assert kernels.remaining_groups(*args) == naive.remaining_groups(*args)
 
 
@@ -684,22 +684,24 @@ def table(rng, rows, width):
     return gains
 
 
-def envelope(gains, n_min):
+def envelope(gains, min_units):
     slopes = np.empty_like(gains)
     width = gains.shape[1]
-    kernels.majorise(gains, n_min, np.empty(width, dtype=np.int64), np.empty(width), slopes)
+    kernels.majorise(gains, min_units, np.empty(width, dtype=np.int64), np.empty(width), slopes)
     return slopes
 
 
-@pytest.mark.parametrize("n_min", [0, 1, 2, 4])
-def test_majorise_matches_all_chords(n_min):
+@pytest.mark.parametrize("min_units", [0, 1, 2, 4])
+def test_majorise_matches_all_chords(min_units):
     for rng in generators(40):
-        gains = table(rng, int(rng.integers(1, 5)), max(n_min, int(rng.integers(1, 9))))
-        slopes = envelope(gains, n_min)
+        gains = table(rng, int(rng.integers(1, 5)), max(min_units, int(rng.integers(1, 9))))
+        slopes = envelope(gains, min_units)
         scale = np.abs(gains).max(axis=1, keepdims=True) + 1e-300
-        np.testing.assert_allclose(slopes / scale, np.array(naive.majorise(gains, n_min)) / scale, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(
+            slopes / scale, np.array(naive.majorise(gains, min_units)) / scale, rtol=0, atol=1e-14
+        )
         assert (np.diff(slopes, axis=1) <= 0).all()
-        if n_min <= 1:  # a concave row is its own envelope, to the last bit
+        if min_units <= 1:  # a concave row is its own envelope, to the last bit
             falling = (np.diff(gains, axis=1) <= 0).all(axis=1)
             assert (slopes[falling] == gains[falling]).all()
 
@@ -779,13 +781,13 @@ def falling_keys(draw):
 
 
 @quick
-@given(data=st.data(), rows=st.integers(1, 4), n_max=st.integers(1, 6))
-def test_fall_matches_its_twin(data, rows, n_max):
+@given(data=st.data(), rows=st.integers(1, 4), max_units=st.integers(1, 6))
+def test_fall_matches_its_twin(data, rows, max_units):
     entries = st.lists(
-        st.sampled_from([-1.0, -0.0, 0.0, 0.3, 0.3 + 1e-16, 0.7, np.inf]), min_size=n_max, max_size=n_max
+        st.sampled_from([-1.0, -0.0, 0.0, 0.3, 0.3 + 1e-16, 0.7, np.inf]), min_size=max_units, max_size=max_units
     )
     gains = np.array(data.draw(st.lists(entries, min_size=rows, max_size=rows)))
-    lower = np.array(data.draw(st.lists(st.integers(0, n_max), min_size=rows, max_size=rows)), dtype=np.int64)
+    lower = np.array(data.draw(st.lists(st.integers(0, max_units), min_size=rows, max_size=rows)), dtype=np.int64)
     out, expected = np.full_like(gains, np.nan), np.full_like(gains, np.nan)
     kernels.fall(gains, lower, out)
     naive.fall(gains, lower, expected)
@@ -856,73 +858,73 @@ def test_clear_gains_of_one_row_one_unit_and_no_room():
     assert (units.tolist(), upto.tolist()) == ([0, 0, 0], [2, 2, 2])
 
 
-@pytest.mark.parametrize("n_min", [0, 1, 2, 4])
-def test_fill_ties_matches_its_twin(n_min):
+@pytest.mark.parametrize("min_units", [0, 1, 2, 4])
+def test_fill_ties_matches_its_twin(min_units):
     for rng in generators(120):
-        rows, width = int(rng.integers(1, 7)), max(n_min, int(rng.integers(1, 8)))
+        rows, width = int(rng.integers(1, 7)), max(min_units, int(rng.integers(1, 8)))
         gains = table(rng, rows, width)
-        slopes = envelope(gains, n_min)
+        slopes = envelope(gains, min_units)
         cost, stride = costs_of(rng, rows)
         units, upto = np.empty((2, rows), dtype=np.int64)
         target = float(rng.integers(0, 30))
         _, spent = kernels.clear_slopes(slopes, cost, stride, target, units, upto)
         start, order = np.zeros(rows, dtype=np.int64), rng.permutation(rows)
-        args = (gains, slopes, n_min, cost, stride, start, order, target - spent)
+        args = (gains, slopes, min_units, cost, stride, start, order, target - spent)
         expected = naive.fill_ties(*args, units.tolist(), upto.tolist())
         rest = kernels.fill_ties(*args, units, upto)
         assert (rest, units.tolist()) == expected
         assert rest >= 0
-        assert ((units == 0) | (units >= n_min)).all()
+        assert ((units == 0) | (units >= min_units)).all()
 
 
-def allowed_units(rng, rows, n_min, width):
-    return np.array(rng.choice(naive.allowed_counts(n_min, width), rows), dtype=np.int64)
+def allowed_units(rng, rows, min_units, width):
+    return np.array(rng.choice(naive.allowed_counts(min_units, width), rows), dtype=np.int64)
 
 
-@pytest.mark.parametrize("n_min", [0, 1, 2, 4])
-def test_complete_matches_its_twin(n_min):
+@pytest.mark.parametrize("min_units", [0, 1, 2, 4])
+def test_complete_matches_its_twin(min_units):
     found = 0
     for rng in generators(150):
-        rows, width = int(rng.integers(1, 7)), max(n_min, int(rng.integers(1, 8)))
-        gains, units = table(rng, rows, width), allowed_units(rng, rows, n_min, width)
-        slopes, tie = envelope(gains, n_min), rng.permutation(rows)
+        rows, width = int(rng.integers(1, 7)), max(min_units, int(rng.integers(1, 8)))
+        gains, units = table(rng, rows, width), allowed_units(rng, rows, min_units, width)
+        slopes, tie = envelope(gains, min_units), rng.permutation(rows)
         total = int(rng.integers(0, rows * width + 2))
-        expected = naive.complete(gains, slopes, tie, n_min, total, units.tolist())
-        assert kernels.complete(gains, slopes, tie, n_min, total, units) == (expected is not None)
+        expected = naive.complete(gains, slopes, tie, min_units, total, units.tolist())
+        assert kernels.complete(gains, slopes, tie, min_units, total, units) == (expected is not None)
         if expected is not None:
             assert units.tolist() == expected
             found += 1
     assert found > 40
 
 
-@pytest.mark.parametrize("n_min", [0, 1, 2, 4])
-def test_losses_match_their_twins(n_min):
+@pytest.mark.parametrize("min_units", [0, 1, 2, 4])
+def test_losses_match_their_twins(min_units):
     for rng in generators(60):
-        rows, width = int(rng.integers(1, 7)), max(n_min, int(rng.integers(1, 8)))
-        gains, units = table(rng, rows, width), allowed_units(rng, rows, n_min, width)
+        rows, width = int(rng.integers(1, 7)), max(min_units, int(rng.integers(1, 8)))
+        gains, units = table(rng, rows, width), allowed_units(rng, rows, min_units, width)
         price, out = float(rng.normal(1, 2)), np.empty(rows)
         scale = 1e-13 * (np.abs(gains).max() + abs(price)) * width
         for r in range(rows):
-            for after in naive.allowed_counts(n_min, width):
+            for after in naive.allowed_counts(min_units, width):
                 expected = naive.change_loss(gains.tolist(), r, price, int(units[r]), after)
                 found = kernels.change_loss(gains, r, price, units[r], after)
                 assert found == pytest.approx(expected, abs=scale)
-        kernels.least_losses(gains, price, n_min, units, out)
-        assert out == pytest.approx(naive.least_losses(gains.tolist(), price, n_min, units.tolist()), abs=scale)
+        kernels.least_losses(gains, price, min_units, units, out)
+        assert out == pytest.approx(naive.least_losses(gains.tolist(), price, min_units, units.tolist()), abs=scale)
 
 
-@pytest.mark.parametrize("n_min", [0, 1, 2, 4])
-def test_repair_matches_trying_everything(n_min):
+@pytest.mark.parametrize("min_units", [0, 1, 2, 4])
+def test_repair_matches_trying_everything(min_units):
     found = 0
     for rng in generators(120):
-        rows, width = int(rng.integers(1, 7)), max(n_min, int(rng.integers(1, 6)))
-        gains, units = table(rng, rows, width), allowed_units(rng, rows, n_min, width)
+        rows, width = int(rng.integers(1, 7)), max(min_units, int(rng.integers(1, 6)))
+        gains, units = table(rng, rows, width), allowed_units(rng, rows, min_units, width)
         core = rng.permutation(rows)[: int(rng.integers(0, 5))]
         price, slack = float(rng.normal(1, 2)), float(rng.choice([0.0, 1.5]))
         left = int(rng.integers(-4, 8))
         lowest, highest = left - int(rng.integers(0, 4)), left + int(rng.integers(0, 3))
         bound = float(rng.choice([np.inf, np.abs(gains).max() * 2]))
-        args = (gains, core, price, slack, n_min, lowest, left, highest, bound)
+        args = (gains, core, price, slack, min_units, lowest, left, highest, bound)
         before, reach = units.copy(), 4 * width
         best, choice = np.empty((2, 2 * reach + 1)), np.empty((core.size, 2 * reach + 1), dtype=np.int64)
         expected = naive.repair(gains.tolist(), *args[1:], before.tolist())
@@ -939,7 +941,7 @@ def test_repair_matches_trying_everything(n_min):
         assert sum(changes) + slack * (left - shift) == pytest.approx(loss, abs=scale)
         assert max(changes) < bound
         assert set(np.flatnonzero(units != before)) <= set(core)
-        assert ((units == 0) | (units >= n_min)).all()
+        assert ((units == 0) | (units >= min_units)).all()
     assert found > 40
 
 
@@ -952,16 +954,16 @@ def test_repair_keeps_within_its_scratch():
         assert kernels.repair(gains, core, 1.0, 0.0, 0, 3, 3, 3, np.inf, units, best, choice) == expected
 
 
-@pytest.mark.parametrize("n_min", [0, 1, 2, 4])
-def test_fill_costly_matches_its_twin(n_min):
+@pytest.mark.parametrize("min_units", [0, 1, 2, 4])
+def test_fill_costly_matches_its_twin(min_units):
     for rng in generators(120):
-        rows, width = int(rng.integers(1, 7)), max(n_min, int(rng.integers(1, 8)))
-        gains, units = table(rng, rows, width), allowed_units(rng, rows, n_min, width)
-        slopes, tie = envelope(gains, n_min), rng.permutation(rows)
+        rows, width = int(rng.integers(1, 7)), max(min_units, int(rng.integers(1, 8)))
+        gains, units = table(rng, rows, width), allowed_units(rng, rows, min_units, width)
+        slopes, tie = envelope(gains, min_units), rng.permutation(rows)
         cost, stride = costs_of(rng, rows)
         floor_price, left = float(rng.choice([-np.inf, 0.0, 0.7])), float(rng.integers(0, 60))
         need = left * float(rng.choice([0.0, 0.5, 1.0, 2.0]))
-        args = (gains, slopes, n_min, cost, stride, tie, floor_price, need, left)
+        args = (gains, slopes, min_units, cost, stride, tie, floor_price, need, left)
         expected = naive.fill_costly(*args, units.tolist())
         rest = kernels.fill_costly(*args, units)
         assert (rest, units.tolist()) == expected
@@ -1341,12 +1343,12 @@ def test_clear_units_gives_ties_to_the_lowest_index(shape, scaling):
 @pytest.mark.parametrize("lam", [1e-6, *ORDINARY, 1e6])
 def test_path_dual_matches_a_recursion(shape, scaling, lam):
     for rng in generators(3):
-        n_prompts, n_rounds, n_max = (int(rng.integers(1, most)) for most in (4, 6, 4))
+        n_prompts, n_rounds, max_units = (int(rng.integers(1, most)) for most in (4, 6, 4))
         q_path = values_of(rng, n_prompts * n_rounds).reshape(n_prompts, n_rounds)
         share = float(rng.uniform(0.5, 4))
         price = float(rng.uniform(0.01, 1)) * min(1.0, lam) / share
-        worth, spent, line = np.empty((3, n_rounds * n_max + n_max + 1))
-        model = (n_max, share, shape, scaling, lam)
+        worth, spent, line = np.empty((3, n_rounds * max_units + max_units + 1))
+        model = (max_units, share, shape, scaling, lam)
         total, bought = kernels.path_dual(price, q_path, *model, worth, spent, line)
         twin_total, twin_bought = naive.path_dual(price, q_path.tolist(), *model)
         assert total == pytest.approx(twin_total, rel=1e-9, abs=1e-14)
@@ -1374,10 +1376,10 @@ def test_unit_gains_match_their_twin(shape, scaling, lam):
 def test_path_dual_on_long_paths(shape, scaling):
     """Long enough that geometric gains, skipped exposures and single-unit chances could go wrong; steep prices, too."""
     for rng, price in zip(generators(6), (0.0, 1e-9, 0.1, 0.5, 2.0, 5.0), strict=True):
-        n_rounds, n_max, share = 24, int(rng.integers(1, 5)), float(rng.uniform(5, 30))
+        n_rounds, max_units, share = 24, int(rng.integers(1, 5)), float(rng.uniform(5, 30))
         q_path = np.sort(rng.uniform(0, 0.25, (2, n_rounds)), axis=1)[:, :: int(rng.choice([-1, 1]))].copy()
-        scratch = np.empty((3, n_rounds * n_max + n_max + 1))
-        model = (n_max, share, shape, scaling, 1.5)
+        scratch = np.empty((3, n_rounds * max_units + max_units + 1))
+        model = (max_units, share, shape, scaling, 1.5)
         total, bought = kernels.path_dual(price / share, q_path, *model, *scratch)
         twin_total, twin_bought = naive.path_dual(price / share, q_path.tolist(), *model)
         assert total == pytest.approx(twin_total, rel=1e-13, abs=1e-15)

@@ -33,7 +33,7 @@ TOLERANCE = 1.5
 @cache
 def runs():
     """Three policies on two pools of 24 prompts."""
-    constants = {"total_budget": 1536, "n_rounds": 16, "max_rollouts": 8, "group_size": 4}
+    constants = {"total_budget": 1536, "n_rounds": 16, "max_rollouts": 8, "unit_size": 4}
     pools = [static_pool(24, 0.6, 0.6, seed=seed) for seed in range(2)]
     return {
         policy.__name__: [simulate(policy(pool.bank(), **constants), pool, 16, seed=i) for i, pool in enumerate(pools)]
@@ -89,7 +89,7 @@ def replayed():
 PICTURES = {
     "pacing": lambda ax: plotting.plot_pacing(runs(), ax),
     "price": lambda ax: plotting.plot_price(priced(), ax),
-    "effective_groups": lambda ax: plotting.plot_effective_groups(runs(), ax),
+    "mixed_groups": lambda ax: plotting.plot_mixed_groups(runs(), ax),
     "exposure": lambda ax: plotting.plot_exposure(runs(), ax),
     "allocation": lambda ax: plotting.plot_allocation(runs(), ax, n_bins=6),
     "lift": lambda ax: plotting.plot_lift(runs(), ax),
@@ -134,7 +134,7 @@ CHANGES = {
 }
 WITHOUT = {  # what a figure has not got; the markers of a replay are its own
     "dashes": {"lift", "comparison", "replay"},
-    "markers": {"pacing", "price", "effective_groups", "exposure", "lift", "epochs", "replay"},
+    "markers": {"pacing", "price", "mixed_groups", "exposure", "lift", "epochs", "replay"},
     "hatches": set(PICTURES) - {"lift"},
 }
 

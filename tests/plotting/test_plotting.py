@@ -18,7 +18,7 @@ from cero_alloc.plotting import _axes
 from cero_alloc.replay import RolloutLog, replay
 from cero_alloc.simulation import RegretCurve, simulate, static_pool
 
-CONSTANTS = {"total_budget": 1280, "n_rounds": 16, "max_rollouts": 8, "group_size": 4}
+CONSTANTS = {"total_budget": 1280, "n_rounds": 16, "max_rollouts": 8, "unit_size": 4}
 RUN_PLOTS = [
     plotting.plot_price,
     plotting.plot_pacing,
@@ -26,7 +26,7 @@ RUN_PLOTS = [
     plotting.plot_allocation,
     plotting.plot_lift,
     plotting.plot_calibration,
-    plotting.plot_effective_groups,
+    plotting.plot_mixed_groups,
     plotting.plot_frontier,
 ]
 AXES = {
@@ -36,7 +36,7 @@ AXES = {
     "plot_allocation": ("posterior mean success rate", "rollouts per prompt"),
     "plot_lift": ("predicted success rate", "selection lift (1 = chance)"),
     "plot_calibration": ("predicted variance (reward$^2$)", "variance seen\nin groups (reward$^2$)"),
-    "plot_effective_groups": ("rollouts spent (thousands)", "effective groups\nahead of twice"),
+    "plot_mixed_groups": ("rollouts spent (thousands)", "mixed groups\nahead of twice"),
     "plot_frontier": (r"saturation $\lambda$ of the utility", "rollouts on the top tenth\nof the prompts (%)"),
 }
 each_run_plot = pytest.mark.parametrize("plot", RUN_PLOTS, ids=lambda plot: plot.__name__)
@@ -158,7 +158,7 @@ def test_refuses_a_policy_that_does_not_reveal_it(plot, message, blind, runs):
 
 
 def test_shows_a_policy_that_reveals_nothing(blind, runs):
-    for plot in (plotting.plot_pacing, plotting.plot_exposure, plotting.plot_effective_groups, plotting.plot_frontier):
+    for plot in (plotting.plot_pacing, plotting.plot_exposure, plotting.plot_mixed_groups, plotting.plot_frontier):
         assert "blind" in labels(plot({"blind": blind, **runs}))
 
 
@@ -167,7 +167,7 @@ def test_shows_a_policy_that_reveals_nothing(blind, runs):
     [
         plotting.plot_pacing,
         plotting.plot_price,
-        plotting.plot_effective_groups,
+        plotting.plot_mixed_groups,
         plotting.plot_exposure,
         plotting.plot_allocation,
     ],
@@ -218,22 +218,22 @@ def test_lift_leaves_out_bins_that_a_seed_never_had(runs):
     assert np.isnan(ax.patches[4].get_height())
 
 
-def test_effective_groups_are_ahead_of_the_last_name(runs):
-    ax = plotting.plot_effective_groups(runs)
+def test_mixed_groups_are_ahead_of_the_last_name(runs):
+    ax = plotting.plot_mixed_groups(runs)
     assert_allclose(line(ax, "uniform").get_ydata(), 0, atol=1e-12)
-    assert ax.get_ylabel() == "effective groups\nahead of uniform"
-    alone = plotting.plot_effective_groups(runs["uniform"])
-    assert alone.get_ylabel() == "effective groups"
+    assert ax.get_ylabel() == "mixed groups\nahead of uniform"
+    alone = plotting.plot_mixed_groups(runs["uniform"])
+    assert alone.get_ylabel() == "mixed groups"
     r = runs["uniform"]
     total = [((x.group_successes > 0) & (x.group_successes < x.group_rollouts)).sum() for x in r]
     assert alone.get_lines()[0].get_ydata()[-1] == pytest.approx(np.mean(total))
 
 
-def test_effective_groups_stop_where_the_rollouts_do(runs):
+def test_mixed_groups_stop_where_the_rollouts_do(runs):
     r = runs["uniform"][0]
     half = r.group_round < 8
     part = {name: getattr(r, name)[half] for name in ("group_round", "group_rollouts", "group_successes")}
-    y = line(plotting.plot_effective_groups({"half": replace(r, **part), "all": r}), "half").get_ydata()
+    y = line(plotting.plot_mixed_groups({"half": replace(r, **part), "all": r}), "half").get_ydata()
     spent = r.group_rollouts[half].sum() / r.horizon.total_budget
     assert np.isfinite(y).sum() == int(200 * spent) + 1
 

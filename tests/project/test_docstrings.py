@@ -26,7 +26,7 @@ MODULES = ["cero_alloc", *(f"cero_alloc.{name}" for name in SUBMODULES)]
 UNITS = re.compile(
     r"\b(rollouts?|tokens?|rounds?|steps?|visits?|waves?|groups?|prompts?|rows?|lines?|cells?|bins?|ranks?|resamplings"
     r"|units?|equal shares?|shares?|percent|utility|variance|probability|standard (error|deviation)s?|normalised"
-    r"|pseudo-rollouts|nats|log-odds|logits?|success|(pass|effective-group) rates?|rewards?|p \(1 - p\))\b",
+    r"|pseudo-rollouts|nats|log-odds|logits?|success|(pass|mixed-group) rates?|rewards?|p \(1 - p\))\b",
     re.IGNORECASE,
 )
 SOURCES = re.compile(r"arXiv \d{4}\.\d{5}|(Claim|Theorem|Algorithm)s? \d")

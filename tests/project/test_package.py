@@ -185,8 +185,8 @@ def run(n_rounds, total_budget, budget=None, offers=(None, [3, 0, 1]), exact=Fal
 line = SaturatingUtility("capped-linear", scaling="height")
 for signal in ("variance", "group"):
     for visits in (None, 4, np.full(7, 4, dtype=np.int16)):
-        for n_min in (0, 2, 5):
-            plan = {"n_rounds": 6, "visits": visits, "min_rollouts": n_min, "signal": signal}
+        for min_units in (0, 2, 5):
+            plan = {"n_rounds": 6, "visits": visits, "min_rollouts": min_units, "signal": signal}
             run(total_budget=60, **plan)
             run(total_budget=60, budget=13, **plan, utility=line, fit_every=2)
             run(total_budget=60, budget=13, **plan, exact=True, exploration=0.5)

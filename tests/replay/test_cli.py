@@ -156,7 +156,7 @@ def test_the_figure_shows_every_policy(text):
     assert plotting.plot_replay(result, given) is given
     ax = plotting.plot_replay(result)
     assert [label.get_text() for label in ax.get_yticklabels()] == [row.name for row in (*result.rows, result.logged)]
-    assert ax.get_xlabel() == "effective groups per 1,000 answered rollouts"
+    assert ax.get_xlabel() == "mixed groups per 1,000 answered rollouts"
     ax.figure.canvas.draw()
     pyplot.close("all")
 

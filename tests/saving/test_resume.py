@@ -125,8 +125,8 @@ def test_states_of_tomorrow_and_of_nobody_are_refused(tmp_path):
 
 
 IMPOSSIBLE = {
-    ("theta",): ("be within [0, 1]", lambda x: x + 1.0),
-    ("nu",): ("be within [0, 1]", lambda x: float("nan")),
+    ("slopes",): ("be within [0, 1]", lambda x: x + 1.0),
+    ("price",): ("be within [0, 1]", lambda x: float("nan")),
     ("visits",): ("be at least 1", lambda x: x * 0.0),
     ("bank", "evidence"): ("be finite and at least 0", lambda x: x - 1e9),
     ("bank", "tick"): ("be between 0 and 1", lambda x: x + 2),
@@ -236,7 +236,7 @@ def test_ids_that_no_file_can_hold_are_named(tmp_path):
 def test_shards_are_files_too(tmp_path):
     from cero_alloc import Horizon
 
-    horizon = Horizon(n_prompts=6, n_rounds=4, total_budget=32, group_size=2, max_rollouts=4, round_capacity=8)
+    horizon = Horizon(n_prompts=6, n_rounds=4, total_budget=32, unit_size=2, max_rollouts=4, round_capacity=8)
     shards = [PoolShard(BetaPosteriorBank(3), horizon, start) for start in (0, 3)]
     run = ShardedAllocator(shards, horizon)
     rows, counts = run.allocate()

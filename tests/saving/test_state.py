@@ -426,10 +426,10 @@ def test_a_ledger_can_be_put_back_to_before_its_first_batch():
     assert account.offers.tolist() == [0, 1, 0]
 
 
-@pytest.mark.parametrize("change", [{}, {"total_budget": 16}, {"group_size": 2, "round_capacity": 8}])
+@pytest.mark.parametrize("change", [{}, {"total_budget": 16}, {"unit_size": 2, "round_capacity": 8}])
 def test_a_ledgers_state_holds_its_horizon(change):
     assert ledger(**change).state_dict()["horizon"] == {
-        "n_prompts": 3, "n_rounds": 4, "total_budget": 24, "group_size": 1, "max_rollouts": 4, "round_capacity": 12,
+        "n_prompts": 3, "n_rounds": 4, "total_budget": 24, "unit_size": 1, "max_rollouts": 4, "round_capacity": 12,
     } | change  # fmt: skip
 
 
@@ -438,7 +438,7 @@ CHANGES = [
     ({"n_rounds": 5}, "got 5 instead of 4 at 'n_rounds'"),
     ({"n_rounds": 5, "total_budget": 20}, "got 5 instead of 4 at 'n_rounds'"),  # the first of two
     ({"total_budget": 20}, "got 20 instead of 24 at 'total_budget'"),
-    ({"group_size": 2}, "got 2 instead of 1 at 'group_size'"),
+    ({"unit_size": 2}, "got 2 instead of 1 at 'unit_size'"),
     ({"max_rollouts": 8}, "got 8 instead of 4 at 'max_rollouts'"),
     ({"round_capacity": 6}, "got 6 instead of 12 at 'round_capacity'"),
 ]
@@ -582,7 +582,7 @@ def test_an_allocator_refuses_what_does_not_fit():
     policy.allocate()
     ids = r"^state\['bank'\]\['prompt_ids'\] must equal that of this BetaPosteriorBank, got 4 entries instead of 3\."
     refuses(policy, new(4).state_dict(), ids + REMEDY)
-    refuses(policy, new().state_dict() | {"theta": np.zeros(2)}, r"^state\['theta'\] must be float64 of shape \(3,\)")
+    refuses(policy, new().state_dict() | {"slopes": np.zeros(2)}, r"^state\['slopes'\] must be float64 of shape \(3,\)")
     refuses(policy, new().state_dict() | {"tie": np.zeros(3)}, r"^state\['tie'\] must be int32 of shape \(3,\)")
     horizon = (
         r"^state\['ledger'\]\['horizon'\] must equal that of this RolloutLedger, got 5 instead of 4 at 'n_rounds'\."
@@ -591,9 +591,9 @@ def test_an_allocator_refuses_what_does_not_fit():
     uniform = Uniform(BetaPosteriorBank(3), total_budget=12, n_rounds=4, max_rollouts=2)
     kind = r"^state\['class'\] must be 'FenchelDualAllocator', got state\['class'\] = "
     refuses(policy, uniform.state_dict(), kind + r"'Uniform'\." + REMEDY)
-    lacking = {key: value for key, value in new().state_dict().items() if key not in ("nu", "batch_price")}
+    lacking = {key: value for key, value in new().state_dict().items() if key not in ("price", "batch_price")}
     refuses(
-        policy, lacking, r"entries of a FenchelDualAllocator, missing or foreign: \['batch_price', 'nu'\]\." + REMEDY
+        policy, lacking, r"entries of a FenchelDualAllocator, missing or foreign: \['batch_price', 'price'\]\." + REMEDY
     )
     refuses(policy, [], "^state must be the dict that FenchelDualAllocator.state_dict returned", TypeError)
 
@@ -712,7 +712,7 @@ class Resolving:
         if costs is not None:
             self.own |= {"costs": costs, "total_budget": max(total, self.g * float(np.max(costs)))}
         self.own |= {
-            "group_size": self.g, "max_rollouts": most, "min_rollouts": int(rng.integers(0, 3)) * self.g,
+            "unit_size": self.g, "max_rollouts": most, "min_rollouts": int(rng.integers(0, 3)) * self.g,
             "signal": str(rng.choice(["variance", "group"])), "front_load": float(rng.choice([1.0, 4.0])),
             "fit_every": None if rng.random() < 0.5 else int(rng.integers(1, 3)), "exploration": float(rng.random() < 0.3),
             "band": float(rng.choice([0.25, np.inf])), "seed": seed,
@@ -821,7 +821,7 @@ def test_a_resolving_allocator_refuses_what_does_not_fit():
         ({"total_budget": 11}, "11 instead of 12 at 'total_budget'"),
         ({"max_rollouts": 4}, "4 instead of 2 at 'max_rollouts'"),
         ({"round_capacity": 5}, "5 instead of 6 at 'round_capacity'"),
-        ({"group_size": 2}, "2 instead of 1 at 'group_size'"),
+        ({"unit_size": 2}, "2 instead of 1 at 'unit_size'"),
     ]:
         must = r"^state\['ledger'\]\['horizon'\] must equal that of this RolloutLedger, got "
         refuses(policy, new(**change).state_dict(), rf"{must}{what}\.{REMEDY}")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, Horizon, SaturatingUtility
 from cero_alloc.sharding import PoolShard, ShardedAllocator, in_process
 
-HORIZON = Horizon(n_prompts=6, n_rounds=5, total_budget=60, group_size=2, max_rollouts=4, round_capacity=12)
+HORIZON = Horizon(n_prompts=6, n_rounds=5, total_budget=60, unit_size=2, max_rollouts=4, round_capacity=12)
 
 
 def sharded(horizon=HORIZON, cuts=(2, 3), prior=(1.0, 1.0), forgetting=1.0, seed=0, utility=None, step=None, **run):
@@ -32,11 +32,11 @@ def sharded(horizon=HORIZON, cuts=(2, 3), prior=(1.0, 1.0), forgetting=1.0, seed
 def random_pair(rng):
     """Both allocators over one random run."""
     m, g, k = int(rng.integers(1, 40)), int(rng.integers(1, 4)), int(rng.integers(1, 20))
-    n_max = int(rng.integers(1, 5))
-    capacity = int(rng.integers(1, m * n_max + 1))
+    max_units = int(rng.integers(1, 5))
+    capacity = int(rng.integers(1, m * max_units + 1))
     horizon = Horizon(
-        n_prompts=m, n_rounds=k, total_budget=g * int(rng.integers(1, k * capacity + 1)), group_size=g,
-        max_rollouts=g * n_max, round_capacity=g * capacity,
+        n_prompts=m, n_rounds=k, total_budget=g * int(rng.integers(1, k * capacity + 1)), unit_size=g,
+        max_rollouts=g * max_units, round_capacity=g * capacity,
     )  # fmt: skip
     prior = (rng.choice([1.0, 0.5, 3.0], m), np.ones(m))  # few values: ties decide often
     shape = rng.choice(["exponential", "hyperbolic", "log", "capped-linear"])
@@ -47,8 +47,8 @@ def random_pair(rng):
     run = {"initial_price": float(rng.random()), "catch_up": bool(rng.random() < 0.5)}
     forgetting, seed = float(rng.choice([1.0, 0.9])), int(rng.integers(100))
     whole = FenchelDualAllocator(
-        BetaPosteriorBank(m, prior=prior, forgetting=forgetting), total_budget=horizon.total_budget, n_rounds=k, group_size=g,
-        max_rollouts=g * n_max, round_capacity=g * capacity, utility=utility, step_size=step, seed=seed, **run,
+        BetaPosteriorBank(m, prior=prior, forgetting=forgetting), total_budget=horizon.total_budget, n_rounds=k, unit_size=g,
+        max_rollouts=g * max_units, round_capacity=g * capacity, utility=utility, step_size=step, seed=seed, **run,
     )  # fmt: skip
     cuts = (
         np.sort(rng.choice(np.arange(1, m), size=min(m - 1, int(rng.integers(0, 5))), replace=False)) if m > 1 else []
@@ -75,7 +75,7 @@ def test_the_same_as_in_one_piece(seed):
             budget = int(rng.integers(0, 2 * h.round_capacity))
         elif rng.random() < 0.4:
             most = 0 if whole.ledger.finished else min(whole.ledger.reach(h.n_prompts), whole.ledger.units_left)
-            budget, exact = h.group_size * int(rng.integers(0, most + 1)), True
+            budget, exact = h.unit_size * int(rng.integers(0, most + 1)), True
         expected = whole.allocate(budget=budget, exact=exact)
         rows, rollouts = split.allocate(budget, exact=exact)
         assert (rollouts > 0).all()

@@ -229,7 +229,7 @@ POLICIES = {
     "dapo": lambda bank: DAPO(bank, **plan(12, 64)),
     "ada": lambda bank: ReinforceAda(bank, **plan(12, 64)),
     "resolving": lambda bank: ResolvingAllocator(bank, **plan(12, 64, min_rollouts=2)),
-    "fenchel": lambda bank: FenchelDualAllocator(bank, **plan(12, 64, group_size=4)),
+    "fenchel": lambda bank: FenchelDualAllocator(bank, **plan(12, 64, unit_size=4)),
 }
 
 

@@ -46,8 +46,8 @@ def test_result_adds_up():
     assert result.allocating_rounds == np.count_nonzero(counts.sum(axis=1))
     assert (result.mean_counts.sum(axis=1) == 20).all()
     assert result.variation == 0.0
-    effective = (result.group_successes > 0) & (result.group_successes < result.group_rollouts)
-    assert result.effective_group_rate == effective.mean()
+    mixed = (result.group_successes > 0) & (result.group_successes < result.group_rollouts)
+    assert result.mixed_group_rate == mixed.mean()
 
 
 def test_same_seed_same_run():
@@ -139,7 +139,7 @@ def test_a_run_without_groups():
     policy = FenchelDualAllocator(pool.bank(), total_budget=1, n_rounds=1, max_rollouts=1, initial_price=1.0)
     result = simulate(policy, pool, 1)
     assert result.allocating_rounds == 0
-    assert np.isnan(result.effective_group_rate)
+    assert np.isnan(result.mixed_group_rate)
     assert result.regret <= result.bound
 
 
@@ -380,7 +380,7 @@ def test_a_policy_that_never_ends_its_round_is_stopped(wave, g, feedback):
     """Every wave on its own keeps to the caps: what stops it is that the budget is gone. Its own count stops a hang."""
 
     class Endless:
-        horizon = Horizon(n_prompts=2, n_rounds=3, total_budget=24, group_size=g, max_rollouts=4, round_capacity=8)
+        horizon = Horizon(n_prompts=2, n_rounds=3, total_budget=24, unit_size=g, max_rollouts=4, round_capacity=8)
 
         def __init__(self):
             self.dealt = 0

@@ -65,21 +65,21 @@ def test_a_threshold_finds_the_units_that_bisection_finds(seed, shape, scaling):
 def test_a_visit_without_a_table_is_that_with_one(seed, shape, scaling):
     rng = np.random.default_rng(seed)
     q, z, share, utility = draw(rng, shape, scaling)
-    size, n_max = q.size, int(rng.integers(1, 7))
+    size, max_units = q.size, int(rng.integers(1, 7))
     left = rng.integers(1, 6, size if rng.random() < 0.7 else 1).astype(float)
-    later = ((left - 1) * n_max).astype(np.int64)
-    plan = np.minimum(rng.integers(0, rng.choice([2, 12]), size), later + n_max)
-    least, most = np.maximum(plan - later, 0), np.minimum(plan, n_max)
+    later = ((left - 1) * max_units).astype(np.int64)
+    plan = np.minimum(rng.integers(0, rng.choice([2, 12]), size), later + max_units)
+    least, most = np.maximum(plan - later, 0), np.minimum(plan, max_units)
     visits, much = 1 + (left - 1) / float(rng.choice([1, 2, 3])), 2 * utility.saturation / share
-    gains = np.empty((size, n_max))
+    gains = np.empty((size, max_units))
     kernels.score_gains(q, z, np.array(np.broadcast_to(visits, size)), share, *utility.codes, gains)
     floor = float(rng.choice([0.0, 10 ** rng.uniform(-4, 0) * utility.saturation / share, rng.choice(gains.ravel())]))
     _bound(gains, least, most, much)
-    low = int(rng.integers(0, size * n_max + 1))
-    high = int(rng.integers(low, size * n_max + 1))
+    low = int(rng.integers(0, size * max_units + 1))
+    high = int(rng.integers(low, size * max_units + 1))
     tie = rng.permutation(size)
-    expected = solve_batch(gains, n_min=1, low=low, high=high, floor=floor, tie=tie)
-    score = Units(q, z, tie, np.array([n_max]), share, utility, visits=visits)
+    expected = solve_batch(gains, min_units=1, low=low, high=high, floor=floor, tie=tie)
+    score = Units(q, z, tie, np.array([max_units]), share, utility, visits=visits)
     found = solve_visit(score, least, most, low=float(low), high=float(high), floor=floor, much=much)
     if found is not None:  # too many gain the same: the table decides
         assert found.units.tolist() == expected.units.tolist()
@@ -112,11 +112,11 @@ def play(seed, shape, scaling, *, afresh, resume=None):
     """Counts and prices of a run in batches; ``afresh`` plans the whole pool at every visit."""
     rng = np.random.default_rng(seed)
     size = int(rng.choice([3, 40, 300]))
-    visits, n_max = rng.integers(1, 6, size), int(rng.choice([1, 2, 8]))
+    visits, max_units = rng.integers(1, 6, size), int(rng.choice([1, 2, 8]))
     bank = BetaPosteriorBank(size)
     allocator = ResolvingAllocator(
-        bank, total_budget=int(rng.integers(max(1, visits.sum() * n_max // 8), visits.sum() * n_max + 1)), visits=visits,
-        max_rollouts=n_max, utility=SaturatingUtility(shape, scaling=scaling, saturation=float(np.exp(rng.uniform(-2, 2)))),
+        bank, total_budget=int(rng.integers(max(1, visits.sum() * max_units // 8), visits.sum() * max_units + 1)), visits=visits,
+        max_rollouts=max_units, utility=SaturatingUtility(shape, scaling=scaling, saturation=float(np.exp(rng.uniform(-2, 2)))),
         seed=seed, exploration=float(rng.choice([0.0, 1.0])), front_load=float(rng.choice([1.0, 3.0])),
         fit_every=7 if rng.random() < 0.2 else None,
     )  # fmt: skip

@@ -98,40 +98,40 @@ def test_claim_3_learning_rate_of_the_value(p, prior):
 @given(st.integers(0, 2**32 - 1), utilities)
 def test_claim_4_weak_duality(seed, utility):
     rng = np.random.default_rng(seed)
-    m, k, n_max = rng.integers(1, 8), rng.integers(1, 8), rng.integers(1, 4)
-    cap = rng.integers(1, m * n_max + 1)
+    m, k, max_units = rng.integers(1, 8), rng.integers(1, 8), rng.integers(1, 4)
+    cap = rng.integers(1, m * max_units + 1)
     budget = rng.integers(1, k * cap + 1)
     p = rng.beta(0.6, 0.6, m)
     q, share = p * (1 - p), budget / m
-    optimum = OfflineOracle(utility).solve(q, budget, equal_share=share, upper=k * n_max)
+    optimum = OfflineOracle(utility).solve(q, budget, equal_share=share, upper=k * max_units)
     theta, mu = rng.random(m) * utility.saturation / share, rng.random() * utility.saturation / share
     best, left = 0.0, float(cap)
     for margin in sorted(theta - mu, reverse=True):
-        dealt = min(n_max, left) if margin > 0 else 0.0
+        dealt = min(max_units, left) if margin > 0 else 0.0
         best, left = best + margin * dealt, left - dealt
-    dual = budget / k * mu + best - utility.conjugate(q, theta * share, k * n_max / share).sum() / k
+    dual = budget / k * mu + best - utility.conjugate(q, theta * share, k * max_units / share).sum() / k
     assert optimum.optimum <= k * dual + 1e-9 * (1 + abs(k * dual))
 
 
 @given(st.integers(0, 2**32 - 1), st.booleans())
 def test_claim_5_proposal_is_the_maximiser(seed, exact):
     rng = np.random.default_rng(seed)
-    m, n_max = int(rng.integers(1, 6)), int(rng.integers(1, 4))
-    cap = int(rng.integers(1, m * n_max + 1))
+    m, max_units = int(rng.integers(1, 6)), int(rng.integers(1, 4))
+    cap = int(rng.integers(1, m * max_units + 1))
     p = rng.random(m)
     bank = BetaPosteriorBank(m, prior=(p * 10, (1 - p) * 10 + 1e-9))
     allocator = FenchelDualAllocator(
         bank,
         total_budget=8 * cap,
         n_rounds=8,
-        max_rollouts=n_max,
+        max_rollouts=max_units,
         round_capacity=cap,
         initial_price=float(rng.random()),
     )
     margins = allocator.slopes - (0.0 if exact else allocator.price)
     counts = allocator.allocate(budget=cap, exact=exact)
     assert counts.sum() == cap or not exact
-    rivals = (np.array(n) for n in product(range(n_max + 1), repeat=m))
+    rivals = (np.array(n) for n in product(range(max_units + 1), repeat=m))
     best = max(float(margins @ n) for n in rivals if (n.sum() == cap if exact else n.sum() <= cap))
     assert margins @ counts == pytest.approx(best, abs=1e-12)
 
@@ -217,18 +217,20 @@ def test_theorem_2_summation_by_parts():
 @given(st.integers(0, 2**32 - 1), utilities)
 def test_claim_6_path_bound_holds_for_every_plan(seed, utility):
     rng = np.random.default_rng(seed)
-    m, k, n_max = int(rng.integers(1, 4)), int(rng.integers(1, 4)), int(rng.integers(1, 3))
-    budget = int(rng.integers(1, m * k * n_max + 1))
+    m, k, max_units = int(rng.integers(1, 4)), int(rng.integers(1, 4)), int(rng.integers(1, 3))
+    budget = int(rng.integers(1, m * k * max_units + 1))
     q = rng.random((m, k)) / 4
-    horizon = Horizon(n_prompts=m, n_rounds=k, total_budget=budget, max_rollouts=n_max, round_capacity=m * n_max)
+    horizon = Horizon(
+        n_prompts=m, n_rounds=k, total_budget=budget, max_rollouts=max_units, round_capacity=m * max_units
+    )
     bound, price = path_optimum_bound(q, horizon, utility)
-    share = horizon.equal_share
+    share = horizon.equal_share_units
 
     def worth(plan):
         z = np.cumsum(np.concatenate([np.zeros((m, 1)), plan], axis=1), axis=1) / share
         return float((utility.value(q, z[:, 1:]) - utility.value(q, z[:, :-1])).sum())
 
-    plans = rng.integers(0, n_max + 1, (200, m, k))
+    plans = rng.integers(0, max_units + 1, (200, m, k))
     best = max((worth(plan) for plan in plans if plan.sum() <= budget), default=0.0)
     assert price >= 0
     assert best <= bound + 1e-9 * (1 + bound)
@@ -280,13 +282,13 @@ def test_claim_8_largest_unit_gains_are_optimal(seed, utility):
 def test_claim_9_round_plan_is_feasible(seed):
     rng = np.random.default_rng(seed)
     m, k = int(rng.integers(1, 9)), int(rng.integers(1, 9))
-    q, n_max = rng.random(m) / 4, int(rng.integers(1, 4))
-    budget = int(rng.integers(1, m * k * n_max + 1))
-    result = OfflineOracle().solve(q, budget, equal_share=budget / m, upper=k * n_max, integer=True)
+    q, max_units = rng.random(m) / 4, int(rng.integers(1, 4))
+    budget = int(rng.integers(1, m * k * max_units + 1))
+    result = OfflineOracle().solve(q, budget, equal_share=budget / m, upper=k * max_units, integer=True)
     plan = result.schedule(k)
     assert plan.shape == (k, m)
     assert (plan.sum(axis=0) == result.allocation).all()
-    assert plan.max(initial=0) <= n_max
+    assert plan.max(initial=0) <= max_units
     assert plan.sum(axis=1).max() <= -(-int(result.allocation.sum()) // k)
 
 
@@ -326,17 +328,17 @@ def test_every_claim_of_the_theory_page_is_tested():
 @given(st.integers(0, 2**32 - 1), utilities)
 def test_claim_18_after_a_change_of_plan_theorem_1_holds_for_the_rest(seed, utility):
     rng = np.random.default_rng(seed)
-    m, n_max, rounds = int(rng.integers(1, 30)), int(rng.integers(1, 4)), int(rng.integers(2, 40))
+    m, max_units, rounds = int(rng.integers(1, 30)), int(rng.integers(1, 4)), int(rng.integers(2, 40))
     q = rng.uniform(0.0, 0.25, m)
     p = (1.0 - np.sqrt(1.0 - 4.0 * q)) / 2.0
     bank = BetaPosteriorBank(m, prior=(1e9 * np.maximum(p, 1e-12), 1e9 * (1.0 - p)))  # known as well as can be
     q = bank.value()
-    capacity = int(rng.integers(1, m * n_max + 1))
+    capacity = int(rng.integers(1, m * max_units + 1))
     budget = int(rng.integers(1, rounds * capacity + 1))
     run = FenchelDualAllocator(
-        bank, total_budget=budget, n_rounds=rounds, max_rollouts=n_max, round_capacity=capacity, utility=utility
+        bank, total_budget=budget, n_rounds=rounds, max_rollouts=max_units, round_capacity=capacity, utility=utility
     )
-    share = run.horizon.equal_share
+    share = run.horizon.equal_share_units
     for _ in range(int(rng.integers(0, rounds))):
         run.allocate()
     added = int(rng.integers(0, 60))
@@ -350,12 +352,12 @@ def test_claim_18_after_a_change_of_plan_theorem_1_holds_for_the_rest(seed, util
     after = run.exposure
     gained = float((utility.value(q, after / share) - utility.value(q, before / share)).sum())
     best = OfflineOracle(utility).solve(
-        q, float(before.sum() + left), equal_share=share, lower=before, upper=before + k * n_max
+        q, float(before.sum() + left), equal_share=share, lower=before, upper=before + k * max_units
     )
     optimum = best.optimum - float(utility.value(q, before / share).sum())
     pace = left / k
     scale = max(pace, capacity - pace)
-    bound = utility.saturation * (n_max + scale / m) / share * math.sqrt(k)
+    bound = utility.saturation * (max_units + scale / m) / share * math.sqrt(k)
     assert (optimum - gained) / m <= bound * (1.0 + 1e-9) + 1e-7
 
 
@@ -370,7 +372,7 @@ def test_claim_18_says_something(shape):
     for _ in range(20):
         run.allocate(range(10))
     run.extend_budget(80_000 - int(run.remaining_budget), rounds=4_000)
-    k, before, share = 4_000, run.exposure, run.horizon.equal_share
+    k, before, share = 4_000, run.exposure, run.horizon.equal_share_units
     regret, bounds = [], []
     for scale in (1, 8):  # of the utility: a slower one than planned
         slow = SaturatingUtility(shape, saturation=1.0 / (200 * scale), scaling="height")

@@ -63,8 +63,8 @@ def test_claim_10_theorem_2_grows_by_the_extra_units():
         assert result.regret <= min(bound + extra, utility.saturation) + 1e-12
 
 
-def remaining(q, z, left, n_max, budget, share, utility):
-    return Remaining(q, z, left * n_max, np.ones(1), float(budget), share, utility)
+def remaining(q, z, left, max_units, budget, share, utility):
+    return Remaining(q, z, left * max_units, np.ones(1), float(budget), share, utility)
 
 
 @pytest.mark.parametrize("order", ["full pool", "shuffled", "best first", "worst first"])
@@ -73,9 +73,9 @@ def test_theorem_3_any_counts_in_the_interval_reach_the_optimum(order, whole):
     for seed, (shape, scaling) in itertools.product(range(6), ALL_UTILITIES):
         rng = np.random.default_rng([seed, len(order), whole])
         utility = SaturatingUtility(shape, scaling=scaling, saturation=float(10 ** rng.uniform(-1, 1)))
-        m, n_max = int(rng.integers(1, 9)), int(rng.integers(1, 6))
+        m, max_units = int(rng.integers(1, 9)), int(rng.integers(1, 6))
         visits = np.full(m, rng.integers(1, 6)) if order == "full pool" else rng.integers(1, 6, m)
-        budget = int(rng.integers(1, visits.sum() * n_max + 1))
+        budget = int(rng.integers(1, visits.sum() * max_units + 1))
         q, share = rng.random(m) / 4, budget / m
         slots = np.repeat(np.arange(m), visits)
         slots = rng.permutation(slots) if order == "shuffled" else slots[np.argsort(q[slots], kind="stable")]
@@ -83,7 +83,7 @@ def test_theorem_3_any_counts_in_the_interval_reach_the_optimum(order, whole):
         offers = offers[::-1] if order == "best first" else offers
         z, left, funds, best = np.zeros(m), visits.astype(float), float(budget), 0.0
         for rows in offers:
-            rest = remaining(q, z, left, n_max, funds, share, utility)
+            rest = remaining(q, z, left, max_units, funds, share, utility)
             clearing = rest.clear(1.0)
             if whole:
                 y = rest.units(clearing.high, rng.permutation(m))[0].astype(float)
@@ -96,8 +96,8 @@ def test_theorem_3_any_counts_in_the_interval_reach_the_optimum(order, whole):
             value = utility.value(q, (z + y) / share).sum()
             assert value >= best - 1e-12 * (1 + best)  # the continuation optimum never decreases
             best = value
-            least = np.maximum(0, y[rows] - (left[rows] - 1) * n_max)
-            most = np.minimum(n_max, y[rows])
+            least = np.maximum(0, y[rows] - (left[rows] - 1) * max_units)
+            most = np.minimum(max_units, y[rows])
             if whole:
                 n = rng.integers(least.astype(int), np.maximum(most, least).astype(int) + 1)
             else:
@@ -106,7 +106,7 @@ def test_theorem_3_any_counts_in_the_interval_reach_the_optimum(order, whole):
             left[rows] -= 1
             funds = max(0.0, funds - n.sum())
         optimum = (
-            OfflineOracle(utility).solve(q, budget, equal_share=share, upper=visits * n_max, integer=whole).optimum
+            OfflineOracle(utility).solve(q, budget, equal_share=share, upper=visits * max_units, integer=whole).optimum
         )
         assert utility.value(q, z / share).sum() == pytest.approx(optimum, rel=1e-12 if whole else 1e-9)
 
@@ -115,11 +115,11 @@ def test_theorem_3_holds_for_the_allocator_with_its_band_in_the_full_pool():
     for seed, (shape, scaling) in itertools.product(range(8), ALL_UTILITIES):
         rng = np.random.default_rng(seed)
         utility = SaturatingUtility(shape, scaling=scaling)
-        m, k, n_max = int(rng.integers(1, 20)), int(rng.integers(1, 12)), int(rng.integers(1, 5))
-        budget = int(rng.integers(1, m * k * n_max + 1))
+        m, k, max_units = int(rng.integers(1, 20)), int(rng.integers(1, 12)), int(rng.integers(1, 5))
+        budget = int(rng.integers(1, m * k * max_units + 1))
         pool = static_pool(m, 0.5, 0.5, seed=rng)
         policy = ResolvingAllocator(
-            known_bank(pool), total_budget=budget, n_rounds=k, max_rollouts=n_max, utility=utility, seed=seed
+            known_bank(pool), total_budget=budget, n_rounds=k, max_rollouts=max_units, utility=utility, seed=seed
         )
         result = simulate(policy, pool, k, feedback=False)
         assert result.regret * m <= 1e-12 * result.optimum
@@ -128,32 +128,32 @@ def test_theorem_3_holds_for_the_allocator_with_its_band_in_the_full_pool():
 @given(seeds, utilities)
 def test_claim_11_the_visits_optimum_stays_in_the_interval(seed, utility):
     rng = np.random.default_rng(seed)
-    left, n_max = int(rng.integers(1, 9)), int(rng.integers(1, 7))
+    left, max_units = int(rng.integers(1, 9)), int(rng.integers(1, 7))
     q, z, share = rng.random(1) / 4, float(rng.integers(0, 9)), float(rng.uniform(0.5, 9))
     v = 1.0 + (left - 1) / float(rng.uniform(1, 5))
 
     def worth(exposure):
         return utility.value(q, (z + np.asarray(exposure)) / share)
 
-    plan = np.diff(worth(np.arange(left * n_max + 1)))
-    score = np.diff(worth(v * np.arange(n_max + 1)) / v)
+    plan = np.diff(worth(np.arange(left * max_units + 1)))
+    score = np.diff(worth(v * np.arange(max_units + 1)) / v)
     price = float(rng.choice(plan)) * float(rng.choice([0.9, 1.0, 1.1])) * (1 + 1e-9)
     if price <= 0:
         return
     y, n = int((plan >= price).sum()), int((score >= price).sum())
-    assert max(0, y - (left - 1) * n_max) <= n <= min(n_max, y)
+    assert max(0, y - (left - 1) * max_units) <= n <= min(max_units, y)
 
 
-def every_count(n_min, n_max, rows):
-    counts = [0, *range(max(1, n_min), n_max + 1)]
+def every_count(min_units, max_units, rows):
+    counts = [0, *range(max(1, min_units), max_units + 1)]
     return np.array(list(itertools.product(counts, repeat=rows)))
 
 
 def small_table(rng):
-    rows, n_max = int(rng.integers(1, 5)), int(rng.integers(1, 6))
-    n_min = int(min(rng.choice([0, 2, 3]), n_max))
-    kinds = [rng.normal(0.3, 1, (rows, n_max)), rng.integers(-1, 4, (rows, n_max)) * 1.0]
-    return kinds[rng.integers(2)], n_min, every_count(n_min, n_max, rows)
+    rows, max_units = int(rng.integers(1, 5)), int(rng.integers(1, 6))
+    min_units = int(min(rng.choice([0, 2, 3]), max_units))
+    kinds = [rng.normal(0.3, 1, (rows, max_units)), rng.integers(-1, 4, (rows, max_units)) * 1.0]
+    return kinds[rng.integers(2)], min_units, every_count(min_units, max_units, rows)
 
 
 def scores_of(gains, plans):
@@ -164,35 +164,35 @@ def scores_of(gains, plans):
 @given(seeds)
 def test_claim_12_vertices_are_optimal_and_lose_no_more_than_their_rest(seed):
     rng = np.random.default_rng(seed)
-    gains, n_min, plans = small_table(rng)
-    rows, n_max = gains.shape
+    gains, min_units, plans = small_table(rng)
+    rows, max_units = gains.shape
     slopes = np.empty_like(gains)
-    kernels.majorise(gains, n_min, np.empty(n_max, dtype=np.int64), np.empty(n_max), slopes)
+    kernels.majorise(gains, min_units, np.empty(max_units, dtype=np.int64), np.empty(max_units), slopes)
     worth, floor = scores_of(gains, plans), float(rng.uniform(0, 1))
     price = floor + float(rng.exponential(0.5))
     units = np.empty(rows, dtype=np.int64)
     kernels.take_above(slopes, np.ones(1), 0, price, units)
-    rest = int(rng.integers(0, n_max + 1))
+    rest = int(rng.integers(0, max_units + 1))
     allowed = plans.sum(axis=1) <= units.sum() + rest
     best = (worth - floor * plans.sum(axis=1))[allowed].max()
     mine = scores_of(gains, units[None])[0] - floor * units.sum()
     assert mine >= best - (price - floor) * rest - 1e-12
-    # The solver's own vertices leave less than the longest edge, here at most n_max.
-    cap = int(rng.integers(0, rows * n_max + 1))
-    solution = solve_batch(gains, n_min=n_min, low=0, high=cap, floor=floor, tie=rng.permutation(rows))
+    # The solver's own vertices leave less than the longest edge, here at most max_units.
+    cap = int(rng.integers(0, rows * max_units + 1))
+    solution = solve_batch(gains, min_units=min_units, low=0, high=cap, floor=floor, tie=rng.permutation(rows))
     best = (worth - floor * plans.sum(axis=1))[plans.sum(axis=1) <= cap].max()
     reached = scores_of(gains, solution.units[None])[0] - floor * solution.units.sum()
-    assert best - reached <= max(0.0, solution.price - floor) * (n_max - 1) + 1e-12
+    assert best - reached <= max(0.0, solution.price - floor) * (max_units - 1) + 1e-12
 
 
 @given(seeds)
 def test_claim_13_the_reported_gap_holds_and_a_core_of_all_rows_is_exact(seed):
     rng = np.random.default_rng(seed)
-    gains, n_min, plans = small_table(rng)
+    gains, min_units, plans = small_table(rng)
     totals = plans.sum(axis=1)
     low, high = sorted(rng.choice(totals, 2))
     floor = float(rng.uniform(0, 1))
-    solution = solve_batch(gains, n_min=n_min, low=low, high=high, floor=floor, tie=rng.permutation(len(gains)))
+    solution = solve_batch(gains, min_units=min_units, low=low, high=high, floor=floor, tie=rng.permutation(len(gains)))
     value = scores_of(gains, plans) - floor * totals
     best = value[(totals >= low) & (totals <= high)].max()
     mine = scores_of(gains, solution.units[None])[0] - floor * solution.units.sum()
@@ -206,7 +206,7 @@ def test_claim_13_more_rows_than_the_core():
     gains = np.zeros((101, 2))
     gains[:100, 1] = 1.0 + 1e-3 * np.random.default_rng(0).random(100)
     gains[100, 0] = 0.3
-    solution = solve_batch(gains, n_min=0, low=101, high=101, floor=0.0, tie=np.arange(101))
+    solution = solve_batch(gains, min_units=0, low=101, high=101, floor=0.0, tie=np.arange(101))
     pairs = np.sort(gains[:100, 1])[::-1]
     best = max(pairs[:50].sum() + 0.3, pairs[:50].sum())
     mine = scores_of(gains, solution.units[None])[0]
@@ -216,8 +216,8 @@ def test_claim_13_more_rows_than_the_core():
 
 @given(st.floats(0.05, 50), st.floats(0.05, 50))
 def test_claim_14_group_signal(a, b):
-    n_max = 12
-    gains = np.empty((1, n_max))
+    max_units = 12
+    gains = np.empty((1, max_units))
     kernels.group_gains(np.array([a]), np.array([b]), np.ones(1), 1, gains)
     signal = np.concatenate([[0.0], np.cumsum(gains[0])])
     q = float(kernels.expected_variance(a, b))
@@ -226,7 +226,7 @@ def test_claim_14_group_signal(a, b):
     assert signal[3] == pytest.approx(3 * q, rel=1e-12)
     assert (np.diff(gains[0, 1:]) <= 1e-15).all()  # concave from one rollout on
     log_beta = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
-    for n in range(2, n_max + 1):
+    for n in range(2, max_units + 1):
         wins = math.exp(log_beta + math.lgamma(a + n) + math.lgamma(b) - math.lgamma(a + b + n))
         fails = math.exp(log_beta + math.lgamma(a) + math.lgamma(b + n) - math.lgamma(a + b + n))
         assert signal[n] == pytest.approx(1 - wins - fails, abs=1e-11)
@@ -243,22 +243,22 @@ def test_claim_14_is_the_chance_of_a_mixed_group():
 @given(seeds, utilities)
 def test_claim_15_no_plan_on_the_same_offers_beats_the_certificate(seed, utility):
     rng = np.random.default_rng(seed)
-    m, k, n_max = int(rng.integers(2, 7)), int(rng.integers(1, 6)), int(rng.integers(1, 4))
+    m, k, max_units = int(rng.integers(2, 7)), int(rng.integers(1, 6)), int(rng.integers(1, 4))
     bank = BetaPosteriorBank(m)
     kind = (FenchelDualAllocator, ResolvingAllocator)[seed % 2]
-    policy = kind(bank, total_budget=m * k, n_rounds=k, visits=k, max_rollouts=n_max, utility=utility, seed=0)
+    policy = kind(bank, total_budget=m * k, n_rounds=k, visits=k, max_rollouts=max_units, utility=utility, seed=0)
     offers = np.zeros(m, dtype=int)
     for now in range(k):
         rows = rng.permutation(m)[: rng.integers(1, m + 1)]
         counts = policy.allocate(rows)
         policy.update(rows, rng.binomial(counts, 0.5), counts)
         offers[rows] += policy.ledger.round == now + 1  # once the budget is gone no round opens
-    metrics, q, share = policy.metrics(), bank.value(), policy.horizon.equal_share
+    metrics, q, share = policy.metrics(), bank.value(), policy.horizon.equal_share_units
     spent = int(policy.exposure.sum())
     assert metrics["certificate_achieved"] == pytest.approx(utility.value(q, policy.exposure / share).sum() / m)
     assert metrics["certificate_regret"] >= 0
     for _ in range(30):
-        rival = rng.integers(0, offers * n_max + 1)
+        rival = rng.integers(0, offers * max_units + 1)
         while rival.sum() > spent:
             rival[rng.choice(np.flatnonzero(rival))] -= 1
         beaten = utility.value(q, rival / share).sum() / m - metrics["certificate_achieved"]
@@ -353,17 +353,17 @@ def fluid_run(seed, shape, scaling, least=None):
     """Deal expected counts, the whole pool in every round; return them, what the run adds and what the optimum adds."""
     rng = np.random.default_rng(seed)
     utility = SaturatingUtility(shape, scaling=scaling, saturation=float(10 ** rng.uniform(-1, 1)))
-    m, k, n_max = int(rng.integers(1, 9)), int(rng.integers(1, 8)), int(rng.integers(1, 6))
-    budget = int(rng.integers(1, m * k * n_max + 1))
+    m, k, max_units = int(rng.integers(1, 9)), int(rng.integers(1, 8)), int(rng.integers(1, 6))
+    budget = int(rng.integers(1, m * k * max_units + 1))
     q, share, z, dealt = rng.random(m) / 4, budget / m, rng.integers(0, 3, m) * 1.0, []
-    upper, floor = z + k * n_max, 0.0 if least is None else float(rng.uniform(0, min(1, budget / (m * k))))
+    upper, floor = z + k * max_units, 0.0 if least is None else float(rng.uniform(0, min(1, budget / (m * k))))
     optimum = OfflineOracle(utility).solve(q, z.sum() + budget, equal_share=share, lower=z, upper=upper).optimum
     start = utility.value(q, z / share).sum()
     cost, funds = 0.0, float(budget)
     for w in range(k, 0, -1):
-        e = even = planned(q, z, np.full(m, float(w * n_max)), funds, share, utility) / w
+        e = even = planned(q, z, np.full(m, float(w * max_units)), funds, share, utility) / w
         if floor and even.sum() > 0:
-            e = expected_counts(even, even.sum(), float(n_max), floor)
+            e = expected_counts(even, even.sum(), float(max_units), floor)
             part = min(1.0, m * floor / even.sum())
             assert (e >= (1 - part) * even - 1e-9).all()
             cost = max(cost, part)
@@ -385,10 +385,12 @@ def test_claim_20_the_even_part_of_the_plan_is_optimal_and_even(shape, scaling):
 def test_claim_20_counts_in_quanta_obey_theorem_3_but_for_the_last_quantum(seed):
     rng = np.random.default_rng(seed)
     m, quantum = int(rng.integers(1, 12)), int(rng.integers(1, 5))
-    n_max, w = quantum * int(rng.integers(1, 4)), rng.integers(1, 6, m)
-    y = rng.choice([0.0, 1.0, rng.random()], m) * w * n_max * rng.random(m) ** rng.choice([0.0, 1.0, 3.0])
+    max_units, w = quantum * int(rng.integers(1, 4)), rng.integers(1, 6, m)
+    y = rng.choice([0.0, 1.0, rng.random()], m) * w * max_units * rng.random(m) ** rng.choice([0.0, 1.0, 3.0])
     e = y / w
-    e[-1] += min(n_max - e[-1], -e.sum() % quantum)  # the sum must be whole quanta; where it is not, nothing is drawn
+    e[-1] += min(
+        max_units - e[-1], -e.sum() % quantum
+    )  # the sum must be whole quanta; where it is not, nothing is drawn
     y[-1] = e[-1] * w[-1]
     total = round(e.sum() / quantum)
     if abs(e.sum() - total * quantum) > 1e-9:
@@ -396,24 +398,24 @@ def test_claim_20_counts_in_quanta_obey_theorem_3_but_for_the_last_quantum(seed)
     n = quantum * systematic(e / quantum, total, rng)
     assert n.sum() == total * quantum
     assert (np.abs(n - e) < quantum).all()
-    at_least = ((y == 0) | (y >= quantum)) & ((y == w * n_max) | (y <= w * n_max - quantum)) & (w >= 2)
-    assert (n <= np.minimum(n_max, y) + 1e-9)[at_least].all()
-    assert (n >= np.maximum(0, y - (w - 1) * n_max) - 1e-9)[at_least].all()
+    at_least = ((y == 0) | (y >= quantum)) & ((y == w * max_units) | (y <= w * max_units - quantum)) & (w >= 2)
+    assert (n <= np.minimum(max_units, y) + 1e-9)[at_least].all()
+    assert (n >= np.maximum(0, y - (w - 1) * max_units) - 1e-9)[at_least].all()
 
 
 def test_claim_20_a_round_of_such_prompts_loses_nothing():
     """Until the last quantum is at stake the continuation optimum stays, whatever is drawn."""
     rng, utility = np.random.default_rng(0), SaturatingUtility()
-    q, z, w, n_max, quantum = rng.random(30) / 4, np.zeros(30), 40, 8, 2
+    q, z, w, max_units, quantum = rng.random(30) / 4, np.zeros(30), 40, 8, 2
     budget, share, kept, fell = 30 * 40, 40.0, 0, 0
-    before = OfflineOracle(utility).solve(q, budget, equal_share=share, upper=w * n_max).optimum
+    before = OfflineOracle(utility).solve(q, budget, equal_share=share, upper=w * max_units).optimum
     for left in range(w, 0, -1):
-        room = np.full(30, float(left * n_max))
+        room = np.full(30, float(left * max_units))
         y = planned(q, z, room, budget - z.sum(), share, utility)
         sure = (left > 1) and (((y == 0) | (y >= quantum)) & (y <= room - quantum)).all()
         z = z + quantum * systematic(y / left / quantum, 15, rng)
         after = OfflineOracle(utility).solve(
-            q, budget, equal_share=share, lower=z, upper=np.minimum(z + (left - 1) * n_max, budget)
+            q, budget, equal_share=share, lower=z, upper=np.minimum(z + (left - 1) * max_units, budget)
         )
         if sure:
             assert after.optimum == pytest.approx(before, rel=1e-9)

@@ -15,7 +15,7 @@ class Scripted(Uniform):
     def _deal(self, places, total):
         counts = np.zeros(len(places), dtype=np.int64)
         row = self.rows[self.ledger.round % len(self.rows)]
-        counts[: len(row)] = np.array(row) // self.horizon.group_size
+        counts[: len(row)] = np.array(row) // self.horizon.unit_size
         return counts
 
 

@@ -110,7 +110,7 @@ def watch(trainer):
 def horizon(args, n_rounds, total_budget, **changes):
     """Return the arguments of an allocator for a run."""
     slots = args.rollout.batch_size * args.rollout.n_samples_per_prompt
-    plan = {"total_budget": total_budget, "n_rounds": n_rounds, "group_size": 2, "max_rollouts": 16}
+    plan = {"total_budget": total_budget, "n_rounds": n_rounds, "unit_size": 2, "max_rollouts": 16}
     return plan | {"round_capacity": slots} | changes
 
 
@@ -122,7 +122,7 @@ def resolving(prompts, *, n_rounds, total_budget, args):
 def uniform(prompts, *, n_rounds, total_budget, args):
     """Return the control that deals every prompt the stock trainer's group."""
     n = args.rollout.n_samples_per_prompt
-    return Uniform(BetaPosteriorBank(prompts), **horizon(args, n_rounds, total_budget, group_size=n, max_rollouts=n))
+    return Uniform(BetaPosteriorBank(prompts), **horizon(args, n_rounds, total_budget, unit_size=n, max_rollouts=n))
 
 
 def scripted(*rows):

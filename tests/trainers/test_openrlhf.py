@@ -385,10 +385,10 @@ def test_modes_that_the_adapter_does_not_know_are_refused(args_of, changes, text
 @pytest.mark.parametrize(
     ("plan", "text"),
     [
-        ({"group_size": 1}, "at least 2, got 1: a group of one rollout has no baseline"),
+        ({"unit_size": 1}, "at least 2, got 1: a group of one rollout has no baseline"),
         (
             {"max_rollouts": 2},
-            r"rollout\.n_samples_per_prompt = 4 must be a multiple of group_size = 2, at most max_rollouts = 2",
+            r"rollout\.n_samples_per_prompt = 4 must be a multiple of unit_size = 2, at most max_rollouts = 2",
         ),
         ({"round_capacity": 30, "total_budget": 60}, "round_capacity = 30 must be at least the 32 rollouts of a batch"),
     ],

@@ -31,7 +31,7 @@ def local_ray():
 
 def build():
     return FenchelDualAllocator(
-        BetaPosteriorBank(N_PROMPTS), total_budget=200_000, n_rounds=20_000, group_size=GROUP, max_rollouts=4,
+        BetaPosteriorBank(N_PROMPTS), total_budget=200_000, n_rounds=20_000, unit_size=GROUP, max_rollouts=4,
         round_capacity=BUDGET,
     )  # fmt: skip
 
@@ -194,9 +194,9 @@ def test_unknown_versions_are_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("n_shards", [1, 2, 4])
 def test_shards_on_actors_deal_as_one_process_does(n_shards):
     m, rng = 1003, np.random.default_rng(n_shards)
-    horizon = Horizon(n_prompts=m, n_rounds=60, total_budget=60 * 96, group_size=2, max_rollouts=4, round_capacity=128)
+    horizon = Horizon(n_prompts=m, n_rounds=60, total_budget=60 * 96, unit_size=2, max_rollouts=4, round_capacity=128)
     whole = FenchelDualAllocator(
-        BetaPosteriorBank(m, forgetting=0.95), total_budget=horizon.total_budget, n_rounds=60, group_size=2, max_rollouts=4,
+        BetaPosteriorBank(m, forgetting=0.95), total_budget=horizon.total_budget, n_rounds=60, unit_size=2, max_rollouts=4,
         round_capacity=128, catch_up=True, seed=3,
     )  # fmt: skip
     split = ray_sharded.start(horizon, n_shards, forgetting=0.95, catch_up=True, seed=3)

@@ -260,7 +260,7 @@ def test_a_resumed_run_without_the_allocators_state_is_refused(tmp_path):
 def fenchel(**changes):
     def make(args):
         slots, rounds = args.generation_batch_size, generation_rounds(args)
-        plan = {"total_budget": rounds * slots, "n_rounds": rounds, "group_size": 2, "max_rollouts": 8} | changes
+        plan = {"total_budget": rounds * slots, "n_rounds": rounds, "unit_size": 2, "max_rollouts": 8} | changes
         return FenchelDualAllocator(BetaPosteriorBank(32), **plan)
 
     return make
@@ -272,9 +272,9 @@ def fenchel(**changes):
         ({"mode": "pick"}, fenchel(), "mode must be 'redeal' or 'select', got 'pick'"),
         ({"group_weighting": "token"}, fenchel(), "group_weighting must be 'rollout' or 'prompt', got 'token'"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, fenchel(), "needs equal groups"),
-        ({}, fenchel(group_size=1), "at least 2, got 1: a group of one rollout has no baseline"),
+        ({}, fenchel(unit_size=1), "at least 2, got 1: a group of one rollout has no baseline"),
         ({}, fenchel(max_rollouts=2), "max_rollouts = 2 must be at least num_generations = 4"),
-        ({"mode": "select"}, fenchel(round_capacity=32, total_budget=192, group_size=3), "multiple"),
+        ({"mode": "select"}, fenchel(round_capacity=32, total_budget=192, unit_size=3), "multiple"),
         ({"save_strategy": "steps", "save_steps": 1, "num_iterations": 2}, fenchel(), "whole generation cycle of 4"),
     ],
 )

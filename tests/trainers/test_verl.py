@@ -390,14 +390,14 @@ def test_a_data_set_without_numbers_is_refused_before_anything_is_dealt(stage, t
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"group_size": 1}, r"must be at least 2, got 1: a group of one rollout has no baseline"),
-        ({"max_rollouts": 2}, r"actor_rollout_ref\.rollout\.n = 4 must be a multiple of group_size = 2, at most"),
+        ({"unit_size": 1}, r"must be at least 2, got 1: a group of one rollout has no baseline"),
+        ({"max_rollouts": 2}, r"actor_rollout_ref\.rollout\.n = 4 must be a multiple of unit_size = 2, at most"),
         ({"round_capacity": 8, "total_budget": 16}, r"round_capacity = 8 must be at least the 16 rollouts of a batch"),
     ],
 )
 def test_an_allocator_that_does_not_fit_is_refused(stage, changes, text):
     def make(prompts, n_rounds, total_budget):
-        plan = {"total_budget": total_budget, "n_rounds": n_rounds, "group_size": 2, "max_rollouts": 8} | changes
+        plan = {"total_budget": total_budget, "n_rounds": n_rounds, "unit_size": 2, "max_rollouts": 8} | changes
         return FenchelDualAllocator(BetaPosteriorBank(prompts), **plan)
 
     trainer = stage.trainer(runs.allocated(make))

@@ -58,14 +58,14 @@ def build(folder, allocator=None, *, reward=opening_reward, dataset=None, callba
 def plan(args, **changes):
     """Return the arguments of an allocator for a run."""
     slots, rounds = args.generation_batch_size, generation_rounds(args)
-    run = {"total_budget": rounds * slots, "n_rounds": rounds, "group_size": 2, "max_rollouts": 16}
+    run = {"total_budget": rounds * slots, "n_rounds": rounds, "unit_size": 2, "max_rollouts": 16}
     return run | {"round_capacity": slots} | changes
 
 
 def uniform(args):
     """Return the control that deals every prompt the stock trainer's group."""
     n = args.num_generations
-    return Uniform(BetaPosteriorBank(32), **plan(args, group_size=n, max_rollouts=n))
+    return Uniform(BetaPosteriorBank(32), **plan(args, unit_size=n, max_rollouts=n))
 
 
 def resolving(args):

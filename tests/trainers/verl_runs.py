@@ -174,14 +174,14 @@ def allocated(make):
 
 def _plan(n_rounds, total_budget, **changes):
     return {
-        "total_budget": total_budget, "n_rounds": n_rounds, "group_size": 2, "max_rollouts": 16,
+        "total_budget": total_budget, "n_rounds": n_rounds, "unit_size": 2, "max_rollouts": 16,
         "round_capacity": BATCH * PER_PROMPT,
     } | changes  # fmt: skip
 
 
 def uniform(prompts, n_rounds, total_budget):
     """Return the control that deals every prompt the stock trainer's group."""
-    plan = _plan(n_rounds, total_budget, group_size=PER_PROMPT, max_rollouts=PER_PROMPT)
+    plan = _plan(n_rounds, total_budget, unit_size=PER_PROMPT, max_rollouts=PER_PROMPT)
     return baselines.Uniform(BetaPosteriorBank(prompts), **plan)
 
 

@@ -69,15 +69,15 @@ class NaiveFenchelDual:
     """Algorithm 1, eager: every prompt's evidence is aged in every round, every ranking is a full sort."""
 
     def __init__(
-        self, prior, *, forgetting, total_budget, n_rounds, group_size, max_rollouts, round_capacity, visits,
+        self, prior, *, forgetting, total_budget, n_rounds, unit_size, max_rollouts, round_capacity, visits,
         shape, scaling, lam, initial_price, tie,
     ):  # fmt: skip
         self.M, self.K = len(prior), n_rounds
-        self.g = group_size
-        self.B, self.n_max = total_budget // group_size, max_rollouts // group_size
+        self.g = unit_size
+        self.B, self.max_units = total_budget // unit_size, max_rollouts // unit_size
         self.E = [n_rounds] * self.M if visits is None else list(visits)
-        reach = max(1, math.ceil(sum(self.E) / n_rounds * self.n_max))
-        self.C = reach if round_capacity is None else min(reach, round_capacity // group_size)
+        reach = max(1, math.ceil(sum(self.E) / n_rounds * self.max_units))
+        self.C = reach if round_capacity is None else min(reach, round_capacity // unit_size)
         self.capped = round_capacity is not None
         self.R, self.Bbar = self.B / self.M, self.B / self.K
         self.GB = max(self.Bbar, self.C - self.Bbar)
@@ -94,10 +94,10 @@ class NaiveFenchelDual:
         virtual = self.open
         for i, n in virtual.items():
             height, rate = scale_of(self.scaling, self.lam, expected_variance(*self.ab[i]))
-            box = self.E[i] * self.n_max
+            box = self.E[i] * self.max_units
             z = self.R * demand(self.shape, height, rate, self.lam * self.theta[i], box / self.R)
             step = 1 / math.sqrt(self.E[i])
-            self.theta[i] = min(1.0, max(0.0, self.theta[i] - step * (n - z / self.E[i]) / self.n_max))
+            self.theta[i] = min(1.0, max(0.0, self.theta[i] - step * (n - z / self.E[i]) / self.max_units))
         gap = self.Bbar - sum(virtual.values())
         self.nu = min(1.0, max(0.0, self.nu - gap / self.GB / math.sqrt(self.K)))
         self.open = None
@@ -106,7 +106,7 @@ class NaiveFenchelDual:
         self.close()
         if self.round >= self.K or self.left == 0:
             return [0] * len(offered)
-        cap = min(self.C, len(offered) * self.n_max) if self.capped else len(offered) * self.n_max
+        cap = min(self.C, len(offered) * self.max_units) if self.capped else len(offered) * self.max_units
         if budget is not None:
             cap = min(cap, budget // self.g)
         ranked = sorted(offered, key=lambda i: (-self.theta[i], self.tie[i]))
@@ -116,7 +116,7 @@ class NaiveFenchelDual:
         executed = dict.fromkeys(offered, 0)
         spendable = self.left
         for i in ranked:
-            virtual[i] = min(self.n_max, cap)
+            virtual[i] = min(self.max_units, cap)
             cap -= virtual[i]
             executed[i] = min(virtual[i], spendable)
             spendable -= executed[i]
@@ -136,20 +136,20 @@ class NaiveFenchelDual:
 
 def random_algorithm_instance(rng):
     """Draw arguments for Algorithm 1: residual units, forgetting, groups, batches, exact rounds, every utility."""
-    g, n_max = int(rng.integers(1, 5)), int(rng.integers(1, 5))
+    g, max_units = int(rng.integers(1, 5)), int(rng.integers(1, 5))
     M, K = int(rng.integers(1, 13)), int(rng.integers(1, 31))
     batch = bool(rng.random() < 0.4)
     visits = rng.integers(1, K + 1, M) if batch else None
     offered = M if visits is None else visits.sum() / K
-    reach = max(1, math.ceil(offered * n_max))
+    reach = max(1, math.ceil(offered * max_units))
     C = int(rng.integers(1, reach + 1)) if rng.random() < 0.7 else None
     B = int(rng.integers(1, K * (C or reach) + 1))
     flat = rng.random() < 0.5
     prior = [(1.0, 1.0)] * M if flat else [tuple(ab) for ab in rng.uniform(0.2, 4, (M, 2))]
     return {
         "M": M, "prior": prior, "batch": batch, "rates": rng.beta(0.7, 0.7, M),
-        "forgetting": float(rng.choice([1.0, 0.98, 0.7])), "total_budget": B * g, "n_rounds": K, "group_size": g,
-        "max_rollouts": n_max * g, "round_capacity": None if C is None else C * g, "visits": visits,
+        "forgetting": float(rng.choice([1.0, 0.98, 0.7])), "total_budget": B * g, "n_rounds": K, "unit_size": g,
+        "max_rollouts": max_units * g, "round_capacity": None if C is None else C * g, "visits": visits,
         "shape": str(rng.choice(list(SHAPES))), "scaling": str(rng.choice(list(SCALINGS))),
         "lam": float(10 ** rng.uniform(-1.5, 1.5)), "initial_price": float(rng.choice([0.5, 0.0, rng.random()])),
         "seed": int(rng.integers(2**31)),
@@ -309,29 +309,29 @@ def rank(key, tie, threshold, k):
     return select(key, tie, eligible, len(eligible), k)
 
 
-def deal(order, k, units, n_max, size):
+def deal(order, k, units, max_units, size):
     out = [0] * size
     for i in order[:k]:
-        out[i] = min(n_max, units - sum(out))
+        out[i] = min(max_units, units - sum(out))
     return sum(out), out
 
 
-def propose(key, tie, threshold, n_max, cap, budget):
+def propose(key, tie, threshold, max_units, cap, budget):
     order = rank(key, tie, threshold, len(key))
-    proposed, proposal = deal(order, len(order), cap, n_max, len(key))
+    proposed, proposal = deal(order, len(order), cap, max_units, len(key))
     counts = [0] * len(key)
     for i in order:
         counts[i] = min(proposal[i], budget - sum(counts))
     return proposed, sum(counts), proposal, counts
 
 
-def step_slopes(theta, q, proposal, start, start_stride, visits, stride, n_max, share, gamma, shape, scaling, lam):
+def step_slopes(theta, q, proposal, start, start_stride, visits, stride, max_units, share, gamma, shape, scaling, lam):
     moved = []
     for i, slope in enumerate(theta):
         e, x = visits[i if stride else 0], start[i if start_stride else 0] / share
-        z = share * max(0.0, demand(shape, *scale_of(scaling, lam, q[i]), lam * slope, x + e * n_max / share) - x)
+        z = share * max(0.0, demand(shape, *scale_of(scaling, lam, q[i]), lam * slope, x + e * max_units / share) - x)
         step = gamma or 1 / math.sqrt(e)
-        moved.append(min(1.0, max(0.0, slope - step * (proposal[i] - z / e) / n_max)))
+        moved.append(min(1.0, max(0.0, slope - step * (proposal[i] - z / e) / max_units)))
     return moved
 
 
@@ -340,15 +340,15 @@ def log_ratio(top, bottom):
         return float((Decimal(float(top)) / Decimal(float(bottom))).ln())
 
 
-def step_slope(theta, q, dealt, step, upper, per_visit, n_max, scaling, lam):
+def step_slope(theta, q, dealt, step, upper, per_visit, max_units, scaling, lam):
     height, rate = scale_of(scaling, lam, q)
     top, slope = height * rate, lam * theta
     x = 0.0 if slope >= top else upper if slope == 0 else min(upper, log_ratio(top, slope) / rate)
-    return min(1.0, max(0.0, theta - step * (dealt - per_visit * x) / n_max))
+    return min(1.0, max(0.0, theta - step * (dealt - per_visit * x) / max_units))
 
 
 def step_pool(
-    theta, a0, b0, a_stride, evidence, tick, now, rho, start, start_stride, visits, stride, n_max, share, gamma, codes,
+    theta, a0, b0, a_stride, evidence, tick, now, rho, start, start_stride, visits, stride, max_units, share, gamma, codes,
     first, places, units,
 ):  # fmt: skip
     q = values(True, None, a0, b0, a_stride, evidence, tick, now, rho)
@@ -356,7 +356,7 @@ def step_pool(
     for place, n in zip(places, units, strict=True):
         if first <= place < first + len(theta):
             dealt[place - first] = n
-    return step_slopes(theta, q, dealt, start, start_stride, visits, stride, n_max, share, gamma, *codes)
+    return step_slopes(theta, q, dealt, start, start_stride, visits, stride, max_units, share, gamma, *codes)
 
 
 # ---------------------------------------------------------------- what the rest of the run wants
@@ -446,7 +446,7 @@ def entry_gains(rows, n, q, z, w, share, shape, scaling, lam):
     return [unit_gain(shape, height, rate / share * v, start) / v for height, rate, start, v in units]
 
 
-def score_gains(q, z, w, share, shape, scaling, lam, n_max):
+def score_gains(q, z, w, share, shape, scaling, lam, max_units):
     """Differences of U(z + w n) / w in 400 digits: float64 holds differences of exponentials down to 1e-323."""
     rows = []
     with localcontext() as context:
@@ -454,8 +454,8 @@ def score_gains(q, z, w, share, shape, scaling, lam, n_max):
         for qi, zi, wi in zip(q, z, w, strict=True):
             height, rate = map(Decimal, scale_of(scaling, lam, qi))
             zi, wi, per_unit = Decimal(zi), Decimal(wi), rate / Decimal(share)
-            score = [height * phi(shape, per_unit * (zi + wi * n), 400) / wi for n in range(n_max + 1)]
-            rows.append([float(score[n + 1] - score[n]) for n in range(n_max)])
+            score = [height * phi(shape, per_unit * (zi + wi * n), 400) / wi for n in range(max_units + 1)]
+            rows.append([float(score[n + 1] - score[n]) for n in range(max_units)])
     return rows
 
 
@@ -477,18 +477,21 @@ def group_unit(a, b, g, n):
     return float(gain), *(float(beta_moment(x, y, m) - beta_moment(x, y, m + 1)) for x, y in pairs)
 
 
-def group_gains(a, b, factor, g, n_max):
+def group_gains(a, b, factor, g, max_units):
     return [
-        [float(Fraction(f) * (group_signal(ai, bi, (n + 1) * g) - group_signal(ai, bi, n * g))) for n in range(n_max)]
+        [
+            float(Fraction(f) * (group_signal(ai, bi, (n + 1) * g) - group_signal(ai, bi, n * g)))
+            for n in range(max_units)
+        ]
         for ai, bi, f in zip(a, b, factor, strict=True)
     ]
 
 
-def remaining_groups(price, a, b, factor, visits, cost, stride, g, n_min, n_max):
+def remaining_groups(price, a, b, factor, visits, cost, stride, g, min_units, max_units):
     total = 0.0
-    for i, gains in enumerate(group_gains(a, b, factor, g, n_max)):
+    for i, gains in enumerate(group_gains(a, b, factor, g, max_units)):
         c = cost[i if stride else 0]
-        _, count = max((sum(gains[:n]) - price * c * n, n) for n in allowed_counts(n_min, n_max))
+        _, count = max((sum(gains[:n]) - price * c * n, n) for n in allowed_counts(min_units, max_units))
         total += max(0.0, visits[i]) * c * count
     return total
 
@@ -496,16 +499,16 @@ def remaining_groups(price, a, b, factor, visits, cost, stride, g, n_min, n_max)
 # ---------------------------------------------------------------- one visit's counts
 
 
-def allowed_counts(n_min, n_max):
-    return [0, *range(max(n_min, 1), n_max + 1)]
+def allowed_counts(min_units, max_units):
+    return [0, *range(max(min_units, 1), max_units + 1)]
 
 
-def majorise(gains, n_min):
+def majorise(gains, min_units):
     """The highest of all chords over each point, exactly."""
     rows = []
     for row in gains:
         score = [sum(map(Fraction, row[:n]), start=Fraction(0)) for n in range(len(row) + 1)]
-        points = allowed_counts(n_min, len(row))
+        points = allowed_counts(min_units, len(row))
         hull = []
         for n in range(len(row) + 1):
             chords = [(i, j) for i in points for j in points if i <= n <= j and i < j]
@@ -588,11 +591,11 @@ def clear_gains(key, total, units, upto, trial):
     return max(0, left)
 
 
-def fill_ties(gains, slopes, n_min, cost, stride, start, order, left, units, upto):
+def fill_ties(gains, slopes, min_units, cost, stride, start, order, left, units, upto):
     units, upto = list(units), list(upto)
     for r in map(int, order):
         between = range(units[r], upto[r])
-        single = (units[r] >= n_min or n_min <= 1) and all(gains[r][n] == slopes[r][n] for n in between)
+        single = (units[r] >= min_units or min_units <= 1) and all(gains[r][n] == slopes[r][n] for n in between)
         if not single:
             block = cost[r if stride else 0] * len(between)
             if block <= left:
@@ -601,16 +604,16 @@ def fill_ties(gains, slopes, n_min, cost, stride, start, order, left, units, upt
     return level(start, units, upto, cost, stride, order, left)
 
 
-def complete(gains, slopes, tie, n_min, total, units):
+def complete(gains, slopes, tie, min_units, total, units):
     """Open the best rows until ``total`` fits, then move to it one unit at a time; None where that cannot be."""
-    units, rows, n_max, first = list(units), range(len(units)), len(gains[0]), max(n_min, 1)
-    while sum(n > 0 for n in units) * n_max < total:
+    units, rows, max_units, first = list(units), range(len(units)), len(gains[0]), max(min_units, 1)
+    while sum(n > 0 for n in units) * max_units < total:
         closed = sorted((-slopes[r][0], tie[r], r) for r in rows if units[r] == 0)
         if not closed:
             return None
         units[closed[0][-1]] = first
     while sum(units) < total:
-        able = [r for r in rows if units[r] < n_max and (units[r] or first == 1)]
+        able = [r for r in rows if units[r] < max_units and (units[r] or first == 1)]
         units[min(able, key=lambda r: (-gains[r][units[r]], tie[r]))] += 1
     while sum(units) > total:
         able = [r for r in rows if units[r] > (first if first > 1 else 0)]
@@ -625,18 +628,18 @@ def change_loss(gains, r, price, before, after):
     return worth(before) - worth(after)
 
 
-def least_losses(gains, price, n_min, units):
+def least_losses(gains, price, min_units, units):
     return [
-        min(change_loss(gains, r, price, now, n) for n in allowed_counts(n_min, len(gains[r])) if n != now)
+        min(change_loss(gains, r, price, now, n) for n in allowed_counts(min_units, len(gains[r])) if n != now)
         for r, now in enumerate(units)
     ]
 
 
-def repair(gains, core, price, slack, n_min, lowest, left, highest, bound, units):
+def repair(gains, core, price, slack, min_units, lowest, left, highest, bound, units):
     """Try all counts of the core rows; return the least loss."""
     plans = []
     for r in core:
-        counts = [n for n in allowed_counts(n_min, len(gains[r])) if n != units[r]]
+        counts = [n for n in allowed_counts(min_units, len(gains[r])) if n != units[r]]
         losses = [(change_loss(gains, r, price, units[r], n), n - units[r]) for n in counts]
         plans.append([(0.0, 0), *(change for change in losses if change[0] < bound)])
     best = math.inf
@@ -647,15 +650,15 @@ def repair(gains, core, price, slack, n_min, lowest, left, highest, bound, units
     return best
 
 
-def fill_costly(gains, slopes, n_min, cost, stride, tie, floor_price, need, left, units):
+def fill_costly(gains, slopes, min_units, cost, stride, tie, floor_price, need, left, units):
     """Buy what is worth most per cost of all that fits, until need is met: parts of next blocks that may stand alone."""
-    units, n_max = list(units), len(gains[0])
+    units, max_units = list(units), len(gains[0])
     while need > 0:
         offers = []
         for r, now in enumerate(units):
             c = cost[r if stride else 0]
-            block = sum(slopes[r][n] == slopes[r][now] for n in range(now, n_max))
-            sizes = [n for n in range(1, block + 1) if now + n >= n_min and n * c <= left]
+            block = sum(slopes[r][n] == slopes[r][now] for n in range(now, max_units))
+            sizes = [n for n in range(1, block + 1) if now + n >= min_units and n * c <= left]
             offers += [(-sum(gains[r][now : now + n]) / (n * c), tie[r], n, r) for n in sizes]
         if not offers or -min(offers)[0] < floor_price:
             return left, units
@@ -666,14 +669,14 @@ def fill_costly(gains, slopes, n_min, cost, stride, tie, floor_price, need, left
     return left, units
 
 
-def batch_dp(gains, n_min, most):
+def batch_dp(gains, min_units, most):
     """Largest sum of scores at every total up to ``most``, -inf where no counts add up to it."""
     best = np.full(most + 1, -np.inf)
     best[0] = 0.0
     for row in gains:
         score = np.concatenate([[0.0], np.cumsum(row)])
         grown = np.full(most + 1, -np.inf)
-        for n in allowed_counts(n_min, len(row)):
+        for n in allowed_counts(min_units, len(row)):
             if n <= most:
                 grown[n:] = np.maximum(grown[n:], best[: most + 1 - n] + score[n])
         best = grown
@@ -724,16 +727,16 @@ def knapsack_program(worth, budget):
     return units[::-1]
 
 
-def knapsack_published(p, budget, n_min, n_max):
-    """The published dynamic program over rollouts beyond ``n_min``: to give none of them is worth 0, not V(n_min, p)."""
-    options = range(1, n_max - n_min + 1)
-    worth = [[0.0, *(knapsack_value(n_min + k, pi) for k in options)] for pi in p]
-    return [n_min + k for k in knapsack_program(worth, budget - n_min * len(p))]
+def knapsack_published(p, budget, min_units, max_units):
+    """The published dynamic program over rollouts beyond ``min_units``: to give none of them is worth 0, not V(min_units, p)."""
+    options = range(1, max_units - min_units + 1)
+    worth = [[0.0, *(knapsack_value(min_units + k, pi) for k in options)] for pi in p]
+    return [min_units + k for k in knapsack_program(worth, budget - min_units * len(p))]
 
 
-def vip_published(a, budget, n_min, n_max, estimator):
+def vip_published(a, budget, min_units, max_units, estimator):
     """Bisection on lambda for real counts, floor, then one by one to whom it lowers the variance most."""
-    real = lambda price: [min(n_max, max(n_min, vip_real(ai, price, estimator))) for ai in a]  # noqa: E731
+    real = lambda price: [min(max_units, max(min_units, vip_real(ai, price, estimator))) for ai in a]  # noqa: E731
     low, high = 1e-18, 1.0  # the first spends too much, the second too little
     for _ in range(200):
         middle = math.sqrt(low * high)
@@ -743,7 +746,7 @@ def vip_published(a, budget, n_min, n_max, estimator):
         drop = lambda i: (  # noqa: E731
             vip_variance(a[i], counts[i], estimator) - vip_variance(a[i], counts[i] + 1, estimator)
         )
-        counts[max((i for i in range(len(a)) if counts[i] < n_max), key=drop)] += 1
+        counts[max((i for i in range(len(a)) if counts[i] < max_units), key=drop)] += 1
     return counts
 
 
@@ -761,10 +764,10 @@ def vip_real(a, price, estimator):
     return 2 * math.sqrt(c / 3) * math.cos(math.acos(-3 * math.sqrt(3 / c)) / 3)  # n^3 = c (n - 2), its largest root
 
 
-def duet(s, cost, price, n_max):
+def duet(s, cost, price, max_units):
     """Rounded counts at a price."""
     counts = [math.floor(si / math.sqrt(price * c) + 0.5) for si, c in zip(s, cost, strict=True)]
-    return [min(n_max, max(1, n)) for n in counts]
+    return [min(max_units, max(1, n)) for n in counts]
 
 
 def gaussian_process(features, rounds, jitter):
@@ -964,7 +967,7 @@ def unit_gains(shape, height, rate, size):
     return [unit_gain(shape, height, rate, n) for n in range(size)]
 
 
-def path_dual(price, q_path, n_max, share, shape, scaling, lam):
+def path_dual(price, q_path, max_units, share, shape, scaling, lam):
     total, bought = 0.0, 0
     for rates in q_path:
         scales = [scale_of(scaling, lam, q) for q in rates]
@@ -974,7 +977,7 @@ def path_dual(price, q_path, n_max, share, shape, scaling, lam):
             if k == len(scales):
                 return 0.0, 0
             plans = []
-            for n in range(n_max + 1):
+            for n in range(max_units + 1):
                 later, units = best(k + 1, z + n)
                 gain = u(shape, *scales[k], (z + n) / share) - u(shape, *scales[k], z / share)
                 plans.append((gain - price * n + later, -(n + units)))
@@ -1001,8 +1004,8 @@ def forecast(a0, b0, stride, evidence, tick, now, rho, q, n_bins):
     return mean, value, bins, math.fsum(abs(v - qi) for v, qi in zip(value, q, strict=True))
 
 
-def first_bad_count(n, group_size, most):
-    bad = [r for r, count in enumerate(n) if count not in range(0, most + 1, group_size)]
+def first_bad_count(n, unit_size, most):
+    bad = [r for r, count in enumerate(n) if count not in range(0, most + 1, unit_size)]
     return (bad[0], sum(n[: bad[0]])) if bad else (-1, sum(n))
 
 
@@ -1078,9 +1081,9 @@ def train(features, offsets, rounds, rate_of_learning, optimiser, normalise, wei
     return path
 
 
-def round_total(target, low, high, quantum, n_max):
+def round_total(target, low, high, quantum, max_units):
     """Every total in the window that counts add up to; whole quanta go before others, the nearest before the farther."""
-    few = [-(-total // n_max) for total in range(int(high) + 1)]
+    few = [-(-total // max_units) for total in range(int(high) + 1)]
     reachable = [total for total in range(int(high) + 1) if few[total] * quantum <= total]
     inside = [total for total in reachable if total >= low]
     whole = [total for total in inside if total % quantum == 0]

@@ -314,7 +314,7 @@ class RolloutRun(Saved):
         ``repeated_deliveries``     deliveries that had come before, and changed nothing
         ``pacing_gap``              rollouts dealt ahead of the uniform schedule
         ``allocating_rounds``       rounds that dealt anything
-        ``effective_group_rate``    share of reported groups with both successes and failures; NaN before any
+        ``mixed_group_rate``    share of reported groups with both successes and failures; NaN before any
         ``calibration_...``         :meth:`Calibration.metrics`: predicted against observed reward variance
         ``certificate_achieved``    utility of the rollouts dealt so far, per prompt, as values stand now
         ``certificate_optimum``     the oracle's best use of the same rollouts, under the same offers and caps

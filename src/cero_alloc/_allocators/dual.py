@@ -20,7 +20,7 @@ from . import slopes_kernels
 
 
 class Round(NamedTuple):
-    """What a round proposes and what the budget covers of it: ``n_max`` units for each place, what is left for the last."""
+    """What a round proposes and what the budget covers of it: ``max_units`` units for each place, what is left for the last."""
 
     places: IntArray  # positions among those on offer
     proposed: int  # units
@@ -49,16 +49,16 @@ def play_round(
     exact : bool
         Deal ``cap`` units, whatever the signs of the margins.
     """
-    n_max, left = ledger.horizon.n_max, ledger.units_left
+    max_units, left = ledger.horizon.max_units, ledger.units_left
     threshold = -1.0 if exact else price  # slopes are never negative: below 0 everybody is in
-    places = leaders(key, tie, threshold, -(-cap // n_max))
-    proposed = min(cap, places.size * n_max)
+    places = leaders(key, tie, threshold, -(-cap // max_units))
+    proposed = min(cap, places.size * max_units)
     paid, dealt = places, min(proposed, left)
     if due > dealt:  # the same ranking, further down; the dual step still sees the proposal
-        paid = leaders(key, tie, -1.0, -(-due // n_max))
-        dealt = min(due, paid.size * n_max)
+        paid = leaders(key, tie, -1.0, -(-due // max_units))
+        dealt = min(due, paid.size * max_units)
     elif dealt < proposed:
-        paid = _first(key, tie, places.copy(), -(-dealt // n_max))
+        paid = _first(key, tie, places.copy(), -(-dealt // max_units))
     bound = exact or dealt != proposed or dealt == cap < most
     return Round(places, proposed, paid, dealt, float(key[paid[-1]]) if bound and dealt else price)
 
@@ -85,12 +85,12 @@ def _first(key: FloatArray, tie: TieArray, places: IntArray, k: int) -> IntArray
     return places[:k]
 
 
-def counts_of(places: IntArray, total: int, n_max: int) -> IntArray:
-    """Return the units of each place: ``n_max``, and what is left of the total for the last."""
+def counts_of(places: IntArray, total: int, max_units: int) -> IntArray:
+    """Return the units of each place: ``max_units``, and what is left of the total for the last."""
     units = np.empty(places.size, dtype=np.int64)
-    units.fill(n_max)  # np.full costs several times as much where few are dealt
+    units.fill(max_units)  # np.full costs several times as much where few are dealt
     if units.size:
-        units[-1] = total - (units.size - 1) * n_max
+        units[-1] = total - (units.size - 1) * max_units
     return units
 
 
@@ -124,8 +124,8 @@ class SlopeStep:
         """
         h, z_stride, stride = self.horizon, int(start.size > 1), int(visits.size > 1)
         z, e = start[rows] if z_stride else start, visits[rows] if stride else visits
-        q, share, codes = self.bank._values(rows), h.equal_share, self.utility.codes
-        slopes_kernels.step_slopes(theta, q, proposal, z, z_stride, e, stride, h.n_max, share, self.size, *codes)
+        q, share, codes = self.bank._values(rows), h.equal_share_units, self.utility.codes
+        slopes_kernels.step_slopes(theta, q, proposal, z, z_stride, e, stride, h.max_units, share, self.size, *codes)
 
     def pool(
         self, theta: FloatArray, places: IntArray, proposal: IntArray, start: FloatArray, visits: FloatArray
@@ -141,7 +141,7 @@ class SlopeStep:
             rows, dealt = np.empty((2, size), dtype=np.int64)
             slopes_kernels.step_pool(
                 theta[some], a, b, a_stride, evidence[some], tick[some], now, rho, fade, z, z_stride, e, stride,
-                h.n_max, h.equal_share, self.size, self.utility.codes, first, places, proposal,
+                h.max_units, h.equal_share_units, self.size, self.utility.codes, first, places, proposal,
                 np.empty((2, block)), np.zeros(block, dtype=np.int64), rows, dealt, np.empty((4, size)),
             )  # fmt: skip
 
@@ -151,7 +151,7 @@ class SlopeStep:
 def next_price(price: float, proposed: int, ledger: RolloutLedger, step: float) -> float:
     """Return the price after a round that proposed so many units."""
     pace = ledger.even_pace
-    scale = max(pace, ledger.horizon.capacity - pace)  # largest possible gap to the pace
+    scale = max(pace, ledger.horizon.capacity_units - pace)  # largest possible gap to the pace
     return min(1.0, max(0.0, price - step * (pace - float(proposed)) / scale))
 
 

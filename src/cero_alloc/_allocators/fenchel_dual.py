@@ -49,7 +49,7 @@ class FenchelDualAllocator(RolloutRun):
         Rollouts over the run.
     n_rounds : int
         Rounds of the run, K: calls of :meth:`allocate`.
-    group_size : int
+    unit_size : int
         Rollouts per unit; every count is a multiple of it.
     max_rollouts : int
         Largest count of one prompt in one round, in rollouts.
@@ -103,7 +103,7 @@ class FenchelDualAllocator(RolloutRun):
     Examples
     --------
     >>> bank = BetaPosteriorBank(["easy", "middle", "hard"])
-    >>> allocator = FenchelDualAllocator(bank, total_budget=64, n_rounds=8, group_size=4, max_rollouts=8, seed=1)
+    >>> allocator = FenchelDualAllocator(bank, total_budget=64, n_rounds=8, unit_size=4, max_rollouts=8, seed=1)
     >>> counts = allocator.allocate(["easy", "hard"], budget=16)
     >>> counts.tolist()
     [8, 8]
@@ -113,10 +113,10 @@ class FenchelDualAllocator(RolloutRun):
     """
 
     _OPTIONAL: ClassVar[tuple[str, ...]] = ("_open", "prior_fit")
-    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("_theta", "_tie")
+    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("_slopes", "_tie")
     _SHARED: ClassVar[tuple[str, ...]] = ("_start", "_offers_before", "_visits")
     _STATE: ClassVar[tuple[str, ...]] = (
-        "bank", "ledger", "_rng", "_theta", "_tie", "_nu", "_batch_price", "_price_step", "_start", "_offers_before",
+        "bank", "ledger", "_rng", "_slopes", "_tie", "_price", "_batch_price", "_price_step", "_start", "_offers_before",
         "_visits", "prior_fit", "_open",
     )  # fmt: skip
 
@@ -126,7 +126,7 @@ class FenchelDualAllocator(RolloutRun):
         *,
         total_budget: SupportsIndex,
         n_rounds: SupportsIndex,
-        group_size: SupportsIndex = 1,
+        unit_size: SupportsIndex = 1,
         max_rollouts: SupportsIndex,
         round_capacity: SupportsIndex | None = None,
         visits: npt.ArrayLike | None = None,
@@ -146,14 +146,14 @@ class FenchelDualAllocator(RolloutRun):
             len(bank),
             total_budget=total_budget,
             n_rounds=rounds,
-            group_size=group_size,
+            unit_size=unit_size,
             max_rollouts=max_rollouts,
             round_capacity=round_capacity,
             offered=offered,
         )
         slope_step, self._price_step = step_sizes(step_size, rounds, batch=visits is not None)
         self._step = SlopeStep(bank, self.ledger.horizon, utility, slope_step)
-        self._nu = real(
+        self._price = real(
             "initial_price", initial_price, low=0.0, high=1.0, remedy="The price is a share of the largest slope."
         )
         self._batch_form, self._own_step = visits is not None, step_size is not None
@@ -164,9 +164,9 @@ class FenchelDualAllocator(RolloutRun):
         self.bank = bank
         self.utility = utility
         self._rng = generator(seed)
-        self._theta = np.minimum(1.0, 4.0 * bank._values(None))
+        self._slopes = np.minimum(1.0, 4.0 * bank._values(None))
         self._tie = tie_ranks(self._rng, len(bank))
-        self._batch_price = self._nu  # slope of the last prompt dealt where the round's total binds, else the price
+        self._batch_price = self._price  # slope of the last prompt dealt where the round's total binds, else the price
         # The open round: rows on offer (None: all), their number, positions that got a proposal, and its units.
         self._open: tuple[IntArray | None, int, IntArray, int] | None = None
 
@@ -175,12 +175,12 @@ class FenchelDualAllocator(RolloutRun):
     def slopes(self) -> FloatArray:
         """Normalised slope per prompt, in [0, 1], as of the last closed round; shape (n_prompts,)."""
         self._grow()
-        return self._theta.copy()
+        return self._slopes.copy()
 
     @property
     def price(self) -> float:
         """Normalised price, in [0, 1], as of the last closed round."""
-        return self._nu
+        return self._price
 
     @locked
     def allocate(
@@ -200,7 +200,7 @@ class FenchelDualAllocator(RolloutRun):
         Returns
         -------
         numpy.ndarray of int64, shape (n_offered,)
-            Rollouts per prompt in the order of ``prompt_ids``, multiples of ``group_size`` between 0 and
+            Rollouts per prompt in the order of ``prompt_ids``, multiples of ``unit_size`` between 0 and
             ``max_rollouts``. All zeros once the horizon is over or the budget is gone.
 
         Raises
@@ -295,25 +295,27 @@ class FenchelDualAllocator(RolloutRun):
         if self.ledger.finished:
             return np.zeros(size, dtype=np.int64)
         self._refit()
-        key, tie = self._theta, self._tie
+        key, tie = self._slopes, self._tie
         if rows is not None:
             key, tie = np.empty(size), np.empty(size, dtype=np.int32)
-            ranking_kernels.look_up(rows, self._theta, self._tie, key, tie)
+            ranking_kernels.look_up(rows, self._slopes, self._tie, key, tie)
         due = 0
         if self._catch_up and not exact:
             due = min(cap, self.ledger.units_left - self._reserve(rows, size))
-        played = play_round(key, tie, self._nu, self.ledger, cap, size * self.horizon.n_max, due, exact=exact)
+        played = play_round(key, tie, self._price, self.ledger, cap, size * self.horizon.max_units, due, exact=exact)
         self._open = (rows, size, played.places, played.proposed)
         self._batch_price = played.cleared
         self.bank.tick()
-        return self.ledger.open_round(rows, size, played.paid, counts_of(played.paid, played.dealt, self.horizon.n_max))
+        return self.ledger.open_round(
+            rows, size, played.paid, counts_of(played.paid, played.dealt, self.horizon.max_units)
+        )
 
     def _when_set(self, name: str) -> Any:
         return () if name == "_open" else super()._when_set(name)
 
     def _check_state(self, state: Any, label: str, size: int | None) -> None:
         super()._check_state(state, label, size)
-        for name in ("theta", "nu", "batch_price"):
+        for name in ("slopes", "price", "batch_price"):
             require(
                 f"{label}[{name!r}]",
                 "be within [0, 1]",
@@ -338,9 +340,9 @@ class FenchelDualAllocator(RolloutRun):
         within = [places, np.array([size - 1])] if rows is None else [rows]
         if any(some.size and not 0 <= some.min() <= some.max() < n_prompts for some in within):
             raise ValueError(odd)
-        n_max = self.horizon.n_max
+        max_units = self.horizon.max_units
         if places.size and not (
-            0 <= places.min() <= places.max() < size and 0 < proposed - (places.size - 1) * n_max <= n_max
+            0 <= places.min() <= places.max() < size and 0 < proposed - (places.size - 1) * max_units <= max_units
         ):
             raise ValueError(odd)
 
@@ -354,32 +356,32 @@ class FenchelDualAllocator(RolloutRun):
         if self.bank._retired is not None:
             left[self.bank._retired] = 0.0
         left[slice(None) if rows is None else rows] -= 1
-        return min(int(np.maximum(left, 0).sum()) * self.horizon.n_max, later * ledger.reach(len(self.bank)))
+        return min(int(np.maximum(left, 0).sum()) * self.horizon.max_units, later * ledger.reach(len(self.bank)))
 
     def _close(self) -> None:
         """Take the dual step of the open round with the posterior as it stands."""
         if self._open is None:
             return
         rows, size, places, proposed = self._open
-        units = counts_of(places, proposed, self.horizon.n_max)
+        units = counts_of(places, proposed, self.horizon.max_units)
         if rows is None:  # prompts that joined after the round was dealt were not offered in it
-            self._step.pool(self._theta[:size], places, units, self._start, self._visits)
+            self._step.pool(self._slopes[:size], places, units, self._start, self._visits)
         else:
             proposal = np.zeros(size, dtype=np.int64)
             proposal[places] = units
-            theta = self._theta[rows]
+            theta = self._slopes[rows]
             self._step.rows(theta, rows, proposal, self._start, self._visits)
-            self._theta[rows] = theta
-        self._nu = next_price(self._nu, proposed, self.ledger, self._price_step)
+            self._slopes[rows] = theta
+        self._price = next_price(self._price, proposed, self.ledger, self._price_step)
         self._open = None
 
     def _grow(self) -> None:
         """Make room for prompts that joined the bank."""
-        old, new = self._theta.size, len(self.bank)
+        old, new = self._slopes.size, len(self.bank)
         if new == old:
             return
         rows = np.arange(old, new)
-        self._theta = np.concatenate([self._theta, np.minimum(1.0, 4.0 * self.bank._values(rows))])
+        self._slopes = np.concatenate([self._slopes, np.minimum(1.0, 4.0 * self.bank._values(rows))])
         self._tie = np.concatenate([self._tie, tie_ranks(self._rng, new - old, old)])
         if self._visits.size > 1:
             self._visits = np.concatenate([self._visits, np.full(new - old, self._visits.min())])
@@ -390,4 +392,4 @@ class FenchelDualAllocator(RolloutRun):
             self._offers_before = np.concatenate([self._offers_before, self.ledger.offers[old:]])
 
     def _prices(self) -> tuple[float, float]:
-        return self._nu, self._batch_price
+        return self._price, self._batch_price

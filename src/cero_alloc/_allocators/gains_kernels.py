@@ -37,7 +37,7 @@ def group_gains(a, b, factor, g, gains):
 
 
 @kernel
-def remaining_groups(price, a, b, factor, visits, cost, stride, g, n_min, n_max):
+def remaining_groups(price, a, b, factor, visits, cost, stride, g, min_units, max_units):
     """Return the cost of the counts that maximise signal minus price in every remaining visit."""
     total = 0.0
     for i in range(a.size):
@@ -47,13 +47,13 @@ def remaining_groups(price, a, b, factor, visits, cost, stride, g, n_min, n_max)
         s = a[i] + b[i]
         fails, wins = b[i] / s, a[i] / s
         best, count, worth = 0.0, 0, 0.0
-        for unit in range(n_max):
+        for unit in range(max_units):
             gain, fails, wins = group_unit(a[i], b[i], g, g * unit, fails, wins)
             gain *= factor[i]
-            if gain < fee and unit >= 2 and unit >= n_min:  # gains fall from the second rollout on
+            if gain < fee and unit >= 2 and unit >= min_units:  # gains fall from the second rollout on
                 break
             worth += gain - fee
-            if unit + 1 >= n_min and worth >= best:
+            if unit + 1 >= min_units and worth >= best:
                 best, count = worth, unit + 1
         total += visits[i] * cost[i * stride] * count
     return total

@@ -52,9 +52,9 @@ def regret_certificate(bank: BetaPosteriorBank, ledger: RolloutLedger, utility: 
     """
     q, h, size = bank._values(None), ledger.horizon, len(bank)
     cost = 1.0 if ledger.unit_costs is None else ledger.unit_costs
-    achieved = float(utility.value(q, ledger.exposure / h.equal_share).sum())
-    spent, upper = float((cost * ledger.exposure).sum()), cost * ledger.offers * h.n_max
-    share = np.broadcast_to(cost * h.equal_share, size)
+    achieved = float(utility.value(q, ledger.exposure / h.equal_share_units).sum())
+    spent, upper = float((cost * ledger.exposure).sum()), cost * ledger.offers * h.max_units
+    share = np.broadcast_to(cost * h.equal_share_units, size)
     result = OfflineOracle(utility).solve(q, spent, equal_share=share, upper=upper)
     return {
         "certificate_achieved": achieved / size,

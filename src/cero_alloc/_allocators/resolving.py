@@ -68,7 +68,7 @@ class ResolvingAllocator(RolloutRun):
         not known. A round that offers the whole pool then counts as one of ``n_rounds`` such rounds; a round that
         offers less is priced by a multiplicative update, as streaming needs it. Prompts added later take the smallest
         number left.
-    group_size : int
+    unit_size : int
         Rollouts per unit; every count is a multiple of it.
     min_rollouts : int
         Least count other than 0, in rollouts; GRPO needs 2. Above one unit, a prompt's rollouts are spread over no more
@@ -172,7 +172,7 @@ class ResolvingAllocator(RolloutRun):
         total_budget: float,
         n_rounds: SupportsIndex | None = None,
         visits: npt.ArrayLike | None = None,
-        group_size: SupportsIndex = 1,
+        unit_size: SupportsIndex = 1,
         min_rollouts: SupportsIndex = 0,
         max_rollouts: SupportsIndex,
         round_capacity: float | None = None,
@@ -197,7 +197,7 @@ class ResolvingAllocator(RolloutRun):
             )
         size = len(instance("bank", bank, BetaPosteriorBank, "Build one over the prompts."))
         instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).")
-        g = integer("group_size", group_size, least=1, remedy="Count from 1.")
+        g = integer("unit_size", unit_size, least=1, remedy="Count from 1.")
         planned = None if visits is None else np.array(np.broadcast_to(visits_per_prompt(visits, size, rounds), size))
         self._left: FloatArray | None = planned  # offers to come per prompt; None: not known
         tokens = np.inf
@@ -208,18 +208,18 @@ class ResolvingAllocator(RolloutRun):
             total_budget=total_budget,
             n_rounds=rounds,
             visits=planned,
-            group_size=g,
+            unit_size=g,
             max_rollouts=max_rollouts,
             round_capacity=round_capacity,
             unit_costs=None if costs is None else g * token_costs(costs, size),
         )
-        n_min = multiple("min_rollouts", min_rollouts, g, least=0) // g
-        if n_min > self.horizon.n_max:
+        min_units = multiple("min_rollouts", min_rollouts, g, least=0) // g
+        if min_units > self.horizon.max_units:
             condition = f"be at most max_rollouts = {self.horizon.max_rollouts}"
-            raise ValueError(error_text("min_rollouts", condition, n_min * g, "Lower it."))
+            raise ValueError(error_text("min_rollouts", condition, min_units * g, "Lower it."))
         if np.ndim(band) or band != np.inf:
             band = real("band", band, low=0.0, high=np.inf, remedy="Take 0.25, or inf.")
-        self._pacing = Pacing(self.ledger, n_min, band, tokens, by_rounds=rounds is not None)
+        self._pacing = Pacing(self.ledger, min_units, band, tokens, by_rounds=rounds is not None)
         if np.ndim(signal) or signal not in ("variance", "group"):
             raise ValueError(error_text("signal", "be 'variance' or 'group'", signal, "Correct the spelling."))
         self._group = signal == "group"
@@ -246,7 +246,7 @@ class ResolvingAllocator(RolloutRun):
     @property
     def min_rollouts(self) -> int:
         """Fewest rollouts of a prompt that gets any."""
-        return max(1, self._pacing.n_min) * self.horizon.group_size
+        return max(1, self._pacing.min_units) * self.horizon.unit_size
 
     @property
     def price(self) -> float:
@@ -271,7 +271,7 @@ class ResolvingAllocator(RolloutRun):
         Returns
         -------
         numpy.ndarray of int64, shape (n_offered,)
-            Rollouts per prompt in the order of ``prompt_ids``, multiples of ``group_size`` in {0} u [min_rollouts,
+            Rollouts per prompt in the order of ``prompt_ids``, multiples of ``unit_size`` in {0} u [min_rollouts,
             max_rollouts]. All zeros once the horizon is over or the budget is gone.
 
         Raises
@@ -394,12 +394,12 @@ class ResolvingAllocator(RolloutRun):
             remedy = "Pass order='spread', which deals by expectation."
             raise ValueError(error_text("coverage", "be None with order = 'best'", coverage, remedy))
         offers = integer("coverage", coverage, least=1, remedy="Count the offers within which a prompt is dealt some.")
-        h, quantum = self.horizon, max(1, self._pacing.n_min)
+        h, quantum = self.horizon, max(1, self._pacing.min_units)
         all_offers = float(h.n_prompts * h.n_rounds) if self._left is None else float(self._left.sum())
-        if all_offers * quantum > offers * h.budget:
-            condition = f"be at least {ceil(all_offers * quantum / h.budget)}"
+        if all_offers * quantum > offers * h.budget_units:
+            condition = f"be at least {ceil(all_offers * quantum / h.budget_units)}"
             remedy = (
-                f"{quantum * h.group_size} rollouts in every {offers} of {all_offers:g} offers are more than the run's "
+                f"{quantum * h.unit_size} rollouts in every {offers} of {all_offers:g} offers are more than the run's "
                 f"{h.total_budget}: raise it, or the budget."
             )
             raise ValueError(error_text("coverage", condition, offers, remedy))
@@ -409,12 +409,12 @@ class ResolvingAllocator(RolloutRun):
         """Return the largest budget that so many rounds, and offers to come at one unit each, can spend."""
         ledger, h = self.ledger, self.horizon
         pool = float(len(self.bank)) if self._costs is None else float(self._costs.sum())
-        most = h.n_max * (rounds * pool if left is None else to_come)
+        most = h.max_units * (rounds * pool if left is None else to_come)
         if self._costs is not None:
             return min(most, rounds * self._pacing.capacity)
         if self._pacing.by_rounds:
-            most = min(most, rounds * h.capacity)
-        return most * (h.group_size if ledger.tokens_per_unit is None else ledger.tokens_per_unit)
+            most = min(most, rounds * h.capacity_units)
+        return most * (h.unit_size if ledger.tokens_per_unit is None else ledger.tokens_per_unit)
 
     def _prices(self) -> tuple[float, float]:
         return self.price, self._batch_price * self._price_unit
@@ -461,18 +461,18 @@ class ResolvingAllocator(RolloutRun):
 
     def _resolve(self, rows: IntArray | None, low: float, high: float) -> BatchSolution:
         """Clear the remaining problem and deal at its price."""
-        if not self._group and self._pacing.n_min <= 1 and self._costs is None:
+        if not self._group and self._pacing.min_units <= 1 and self._costs is None:
             return self._deal_units(rows, low, high)
         left = self._visits_left(rows)
-        n_max, scores = self.horizon.n_max, self._scores
+        max_units, scores = self.horizon.max_units, self._scores
         costs, funds = _ONE if self._costs is None else self._costs, self.ledger.left
         if self._group:
             left = np.array(np.broadcast_to(left, len(self.bank)))
-            clearing = scores.clear_groups(left, costs, self._pacing.n_min, funds, self._price or 1e-3)
+            clearing = scores.clear_groups(left, costs, self._pacing.min_units, funds, self._price or 1e-3)
             return self._deal(rows, scores.of_group(rows), clearing, low, high)
         q, z = scores.values(None), self.ledger.exposure.astype(np.float64)
-        room = np.array(np.broadcast_to(left * n_max, q.size))
-        rest = Remaining(q, z, room, costs, funds, self.horizon.equal_share, self.utility)
+        room = np.array(np.broadcast_to(left * max_units, q.size))
+        rest = Remaining(q, z, room, costs, funds, self.horizon.equal_share_units, self.utility)
         clearing = rest.clear(self._price or _first_price(q, rest))
         offered = slice(None) if rows is None else rows
         left = np.broadcast_to(left, q.size)[offered]
@@ -481,14 +481,14 @@ class ResolvingAllocator(RolloutRun):
 
     def _deal_units(self, rows: IntArray | None, low: float, high: float) -> BatchSolution:
         """Deal whole units: at their price, by counts that leave the optimal plan within reach (Theorem 3)."""
-        n_max, share = self.horizon.n_max, self.horizon.equal_share
+        max_units, share = self.horizon.max_units, self.horizon.equal_share_units
         found = None if rows is None or self._left is None else self._plan_of(rows)
         if found is not None:
             assert rows is not None
             q, z, left, plan, self._price = found
         else:
             left, q, z = self._visits_left(rows), self._scores.values(None), self.ledger.exposure.astype(np.float64)
-            rest = Remaining(q, z, left * n_max, _ONE, self.ledger.left, share, self.utility)
+            rest = Remaining(q, z, left * max_units, _ONE, self.ledger.left, share, self.utility)
             plan, self._price = rest.units(self._price or _first_price(q, rest), self._tie)
             if rows is not None:
                 q, z, plan = q[rows], z[rows], plan[rows]
@@ -496,13 +496,13 @@ class ResolvingAllocator(RolloutRun):
         if plan.size == 0:  # nobody on offer
             return BatchSolution(plan, self._price, 0.0, 0.0)
         tie = self._tie if rows is None else self._tie[rows]
-        most = np.minimum(plan, n_max)
-        least, later = NO_UNITS, (left - 1.0) * n_max
+        most = np.minimum(plan, max_units)
+        least, later = NO_UNITS, (left - 1.0) * max_units
         if float(later.min()) < int(plan.max(initial=0)):
             least = np.maximum(plan - later.astype(np.int64), 0)
         visits = self._planned_visits(left)
         much = 2.0 * self.utility.saturation / share
-        score = Units(q, z, tie, np.array([n_max]), share, self.utility, visits=visits)
+        score = Units(q, z, tie, np.array([max_units]), share, self.utility, visits=visits)
         visit = solve_visit(score, least, most, low=low, high=high, floor=self._price, much=much)
         if visit is not None:
             return BatchSolution(visit.units, visit.price, np.nan, 0.0)
@@ -516,19 +516,19 @@ class ResolvingAllocator(RolloutRun):
         units = np.zeros(size, dtype=np.int64)
         if size == 0:
             return BatchSolution(units, self._price, 0.0, 0.0)
-        n_max, q = self.horizon.n_max, self._scores.values(None)
+        max_units, q = self.horizon.max_units, self._scores.values(None)
         z, left = self.ledger.exposure.astype(np.float64), np.array(np.broadcast_to(self._visits_left(rows), q.size))
-        rest = Remaining(q, z, left * n_max, _ONE, self.ledger.left, self.horizon.equal_share, self.utility)
+        rest = Remaining(q, z, left * max_units, _ONE, self.ledger.left, self.horizon.equal_share_units, self.utility)
         clearing = rest.clear(self._price or _first_price(q, rest))
         self._price = clearing.low
         places = slice(None) if rows is None else np.argsort(rows)
         offered = slice(None) if rows is None else rows[places]
         rate = rest.planned(clearing, offered) / (1.0 + (left[offered] - 1.0) / self._front_load)
-        target, quantum = float(rate.sum()), max(1, self._pacing.n_min)
+        target, quantum = float(rate.sum()), max(1, self._pacing.min_units)
         if self._price == 0.0:  # the plan may be more than there is: what nobody wants costs nothing
             target *= min(1.0, rest.budget / max(1.0, float(rest.planned(clearing, slice(None)).sum())))
-        total = round_total(target, low, high, quantum, n_max)
-        units[places] = deal_evenly(rate, total, quantum=quantum, n_max=n_max, least=self._least, rng=self._rng)
+        total = round_total(target, low, high, quantum, max_units)
+        units[places] = deal_evenly(rate, total, quantum=quantum, max_units=max_units, least=self._least, rng=self._rng)
         return BatchSolution(units, self._price, 0.0, 0.0)
 
     def _plan_of(self, rows: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, IntArray, float] | None:
@@ -539,20 +539,20 @@ class ResolvingAllocator(RolloutRun):
         bank, horizon = self.bank, self.horizon
         budget = self.ledger.units_left
         assert self._left is not None
-        if bank.forgetting < 1.0 or self._offers_to_come(rows) * horizon.n_max <= budget:
+        if bank.forgetting < 1.0 or self._offers_to_come(rows) * horizon.max_units <= budget:
             return None
         self._log, changed = bank._changes(self._log)
         if changed is None or self._running is None:
             q, z = self._scores.values(None), self.ledger.exposure.astype(np.float64)
-            upper = np.minimum(self._visits_left(rows) * horizon.n_max, self.ledger.units).astype(np.int64)
-            pool = Units(q, z, self._tie, upper, horizon.equal_share, self.utility, ahead=z)
+            upper = np.minimum(self._visits_left(rows) * horizon.max_units, self.ledger.units).astype(np.int64)
+            pool = Units(q, z, self._tie, upper, horizon.equal_share_units, self.utility, ahead=z)
             self._running = RunningPlan(pool)
         else:
             changed = np.union1d(changed, rows)
             left = self._offers_left(changed)
             offered = np.searchsorted(changed, rows)
             left[offered] = np.maximum(left[offered], 1.0)
-            upper = np.minimum(left * horizon.n_max, self.ledger.units).astype(np.int64)
+            upper = np.minimum(left * horizon.max_units, self.ledger.units).astype(np.int64)
             q, z = self._scores.values(changed), self.ledger.exposure[changed].astype(np.float64)
             self._running.change(changed, q, z, upper)
         found = self._running.solve(budget, rows, self._price)
@@ -568,11 +568,11 @@ class ResolvingAllocator(RolloutRun):
         of all prompts look alike, and the plan no longer sees which prompts are worth more.
         """
         visits: FloatArray = 1.0 + (left - 1.0) / self._front_load
-        if self._pacing.n_min > 1:
+        if self._pacing.min_units > 1:
             retired = self.bank._retired
             active = None if retired is None else np.flatnonzero(~retired)
             groups = self.ledger.left / (
-                self._pacing.n_min * max(1.0, self.ledger.offer_of(active, self.bank._n_active))
+                self._pacing.min_units * max(1.0, self.ledger.offer_of(active, self.bank._n_active))
             )
             visits = np.minimum(visits, max(1.0, groups))
         return visits
@@ -597,7 +597,9 @@ class ResolvingAllocator(RolloutRun):
             if (costs != np.floor(costs)).any():  # sums of fractions round
                 high *= 1.0 - 1e-12
             low = min(low, high)
-        return solve_batch(gains, n_min=self._pacing.n_min, low=low, high=high, floor=floor, tie=tie, cost=costs)
+        return solve_batch(
+            gains, min_units=self._pacing.min_units, low=low, high=high, floor=floor, tie=tie, cost=costs
+        )
 
     def _stream(self, rows: IntArray, low: float, high: float) -> BatchSolution:
         """Deal at the multiplicative price; what the batch wants there, before any cap, moves it."""
@@ -624,8 +626,8 @@ class ResolvingAllocator(RolloutRun):
         """What turns a price of the solvers into the one that users see."""
         mean_cost = 1.0 if self._costs is None else float(self._costs.mean())
         if self._group:
-            return mean_cost / self.horizon.group_size
-        return mean_cost * self.horizon.equal_share / self.utility.saturation
+            return mean_cost / self.horizon.unit_size
+        return mean_cost * self.horizon.equal_share_units / self.utility.saturation
 
     def _grow(self) -> None:
         """Make room for prompts that joined the bank."""

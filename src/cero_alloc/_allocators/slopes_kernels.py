@@ -49,48 +49,48 @@ def log_ratio(top, bottom):
 
 
 @kernel
-def step_slope(theta, q, dealt, step, upper, per_visit, n_max, scaling, lam):
+def step_slope(theta, q, dealt, step, upper, per_visit, max_units, scaling, lam):
     """Return a slope after its step under exponential utility, without a branch: see :func:`step_slopes`."""
     height, rate = scale_of(scaling, lam, q)
     top, slope = height * rate, lam * theta
     x = min(log_ratio(top, slope) / rate, upper)
     x = upper if slope == 0.0 else x
     x = 0.0 if slope >= top else x
-    return min(max(theta - step * (dealt - per_visit * x) / n_max, 0.0), 1.0)
+    return min(max(theta - step * (dealt - per_visit * x) / max_units, 0.0), 1.0)
 
 
 @kernel
-def step_slopes(theta, q, proposal, start, start_stride, visits, stride, n_max, share, gamma, shape, scaling, lam):
+def step_slopes(theta, q, proposal, start, start_stride, visits, stride, max_units, share, gamma, shape, scaling, lam):
     """One projected step of the normalised slopes towards the demand per visit; gamma = 0 means 1 / sqrt(visits).
 
     ``start`` holds the exposure from which the visits began: what is wanted is what the demand has beyond it. The
-    quotient by n_max stays one: slopes that are equal by arithmetic must be equal to the last bit, or rounding would
+    quotient by max_units stays one: slopes that are equal by arithmetic must be equal to the last bit, or rounding would
     break ties.
     """
     own = 0.0 if gamma > 0.0 else 1.0
     plain = shape == EXPONENTIAL and start_stride == 0 and start[0] == 0.0  # only such loops are vectorised
     if plain and stride == 0:
         e = float(visits[0])
-        step, upper, per_visit = gamma + own / sqrt(e), e * n_max / share, share / e
+        step, upper, per_visit = gamma + own / sqrt(e), e * max_units / share, share / e
         for r in range(theta.size):
-            theta[r] = step_slope(theta[r], q[r], proposal[r], step, upper, per_visit, n_max, scaling, lam)
+            theta[r] = step_slope(theta[r], q[r], proposal[r], step, upper, per_visit, max_units, scaling, lam)
     elif plain:
         for r in range(theta.size):
             e = float(visits[r])
-            step, upper, per_visit = gamma + own / sqrt(e), e * n_max / share, share / e
-            theta[r] = step_slope(theta[r], q[r], proposal[r], step, upper, per_visit, n_max, scaling, lam)
+            step, upper, per_visit = gamma + own / sqrt(e), e * max_units / share, share / e
+            theta[r] = step_slope(theta[r], q[r], proposal[r], step, upper, per_visit, max_units, scaling, lam)
     else:
         for r in range(theta.size):
             e, x0 = float(visits[r * stride]), start[r * start_stride] / share
             height, rate = scale_of(scaling, lam, q[r])
-            x = demand(shape, height, rate, lam * theta[r], x0 + e * n_max / share)
+            x = demand(shape, height, rate, lam * theta[r], x0 + e * max_units / share)
             z, step = share * max(x - x0, 0.0), gamma + own / sqrt(e)
-            theta[r] = min(1.0, max(0.0, theta[r] - step * (proposal[r] - z / e) / n_max))
+            theta[r] = min(1.0, max(0.0, theta[r] - step * (proposal[r] - z / e) / max_units))
 
 
 @kernel
 def step_pool(
-    theta, a0, b0, a_stride, evidence, tick, now, rho, fade, start, start_stride, visits, stride, n_max, share, gamma, codes,
+    theta, a0, b0, a_stride, evidence, tick, now, rho, fade, start, start_stride, visits, stride, max_units, share, gamma, codes,
     first, places, units, scratch, none, rows, dealt, kept,
 ):  # fmt: skip
     """Step the slopes of a stretch of the pool, from row ``first`` on, with the values as they stand.
@@ -113,10 +113,10 @@ def step_pool(
         a, b = (a0[low:high], b0[low:high]) if a_stride else (a0, b0)
         e, z = visits[low:high] if stride else visits, start[low:high] if start_stride else start
         values(np.bool_(True), n, a, b, a_stride, evidence[low:high], tick[low:high], now, rho, fade, scratch[1], q)
-        step_slopes(theta[low:high], q, n, z, start_stride, e, stride, n_max, share, gamma, shape, scaling, lam)
+        step_slopes(theta[low:high], q, n, z, start_stride, e, stride, max_units, share, gamma, shape, scaling, lam)
     if k > 0:
         again, e, q, z = kept[0, :k], kept[1, :k], kept[2, :k], kept[3, :k]
         values(np.bool_(False), rows[:k], a0, b0, a_stride, evidence, tick, now, rho, fade, scratch[1], q)
-        step_slopes(again, q, dealt[:k], z, start_stride, e, stride, n_max, share, gamma, shape, scaling, lam)
+        step_slopes(again, q, dealt[:k], z, start_stride, e, stride, max_units, share, gamma, shape, scaling, lam)
         for r in range(k):
             theta[rows[r]] = again[r]

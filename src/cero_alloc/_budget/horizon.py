@@ -25,7 +25,7 @@ class Horizon:
         Rounds of the run, K: calls of ``allocate``.
     total_budget : int
         Rollouts over the run, B g.
-    group_size : int
+    unit_size : int
         Rollouts per unit, g; every count is a multiple of it.
     max_rollouts : int
         Largest count of one prompt in one round, N_max g.
@@ -45,24 +45,24 @@ class Horizon:
 
     Examples
     --------
-    >>> horizon = Horizon(n_prompts=8958, n_rounds=500, total_budget=256_000, group_size=4, max_rollouts=8, round_capacity=528)
-    >>> round(horizon.equal_share, 3), horizon.units_per_round
+    >>> horizon = Horizon(n_prompts=8958, n_rounds=500, total_budget=256_000, unit_size=4, max_rollouts=8, round_capacity=528)
+    >>> round(horizon.equal_share_units, 3), horizon.units_per_round
     (7.144, 128.0)
     """
 
     n_prompts: int
     n_rounds: int
     total_budget: int
-    group_size: int = 1
+    unit_size: int = 1
     max_rollouts: int
     round_capacity: int
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        for name in ("n_prompts", "n_rounds", "group_size"):
+        for name in ("n_prompts", "n_rounds", "unit_size"):
             put(self, name, integer(name, getattr(self, name), least=1, most=MOST, remedy="Count from 1."))
         for name in ("total_budget", "max_rollouts", "round_capacity"):
-            put(self, name, multiple(name, getattr(self, name), self.group_size, least=self.group_size))
+            put(self, name, multiple(name, getattr(self, name), self.unit_size, least=self.unit_size))
         for name, most in (("max_rollouts", MOST // self.n_prompts), ("total_budget", MOST_COUNT)):
             if getattr(self, name) > most:
                 remedy = f"Sums over {self.n_prompts} prompts and over rounds must be whole in 64 bits."
@@ -73,34 +73,34 @@ class Horizon:
             raise ValueError(error_text("total_budget", condition, self.total_budget, remedy))
 
     @property
-    def budget(self) -> int:
+    def budget_units(self) -> int:
         """The budget in units, B."""
-        return self.total_budget // self.group_size
+        return self.total_budget // self.unit_size
 
     @property
-    def n_max(self) -> int:
+    def max_units(self) -> int:
         """Most units of one prompt in one round, N_max."""
-        return self.max_rollouts // self.group_size
+        return self.max_rollouts // self.unit_size
 
     @property
-    def capacity(self) -> int:
+    def capacity_units(self) -> int:
         """Most units of one round, C."""
-        return self.round_capacity // self.group_size
+        return self.round_capacity // self.unit_size
 
     @property
     def units_per_round(self) -> float:
         """Budget per round in units, B / K."""
-        return self.budget / self.n_rounds
+        return self.budget_units / self.n_rounds
 
     @property
-    def equal_share(self) -> float:
+    def equal_share_units(self) -> float:
         """Budget per prompt in units, R = B / M."""
-        return self.budget / self.n_prompts
+        return self.budget_units / self.n_prompts
 
     @property
-    def price_scale(self) -> float:
+    def price_scale_units(self) -> float:
         """Largest possible gap between the budget and the use of a round in units, max(B / K, C - B / K)."""
-        return max(self.units_per_round, self.capacity - self.units_per_round)
+        return max(self.units_per_round, self.capacity_units - self.units_per_round)
 
 
 def visits_per_prompt(visits: npt.ArrayLike | None, n_prompts: int, n_rounds: int | None) -> FloatArray:

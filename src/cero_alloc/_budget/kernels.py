@@ -36,11 +36,11 @@ def settle(rows, rollouts, accounts):
 
 
 @kernel
-def first_bad_count(n, group_size, most):
+def first_bad_count(n, unit_size, most):
     """Return the index of the first count that is no multiple of the group size in [0, most], or -1, and the sum."""
     total = 0
     for r in range(n.size):
-        if n[r] < 0 or n[r] > most or n[r] % group_size != 0:
+        if n[r] < 0 or n[r] > most or n[r] % unit_size != 0:
             return r, total
         total += n[r]
     return -1, total

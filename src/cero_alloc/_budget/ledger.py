@@ -49,7 +49,7 @@ class Balance(NamedTuple):
 class RolloutLedger(Stateful):
     """Who has been given how many rollouts, what has been reported back, and what is left of the budget.
 
-    Shared by the allocators; counts in units of ``group_size`` inside, in rollouts at its properties. The budget is in
+    Shared by the allocators; counts in units of ``unit_size`` inside, in rollouts at its properties. The budget is in
     rollouts too, or in tokens where rollouts have a token cost.
 
     Parameters
@@ -93,8 +93,10 @@ class RolloutLedger(Stateful):
         self.round = 0  # rounds opened so far
         self.n_rounds = horizon.n_rounds  # rounds of the run, as it stands
         self.total: float = horizon.total_budget if tokens is None else tokens  # rollouts or tokens, as it stands
-        self.units = horizon.budget  # units of the run, as it stands; where prompts differ in cost, at their mean cost
-        self.left: float = horizon.budget  # units, or tokens where prompts differ in cost
+        self.units = (
+            horizon.budget_units
+        )  # units of the run, as it stands; where prompts differ in cost, at their mean cost
+        self.left: float = horizon.budget_units  # units, or tokens where prompts differ in cost
         if self.unit_costs is not None:
             self.left = self.total
         # Since when the plan is what it is: the even pace spreads what was left then over the rounds that were left.
@@ -120,7 +122,7 @@ class RolloutLedger(Stateful):
         *,
         total_budget: SupportsIndex,
         n_rounds: SupportsIndex,
-        group_size: SupportsIndex,
+        unit_size: SupportsIndex,
         max_rollouts: SupportsIndex,
         round_capacity: SupportsIndex | None = None,
         offered: float | None = None,
@@ -132,7 +134,7 @@ class RolloutLedger(Stateful):
         ``offered`` is the mean number of prompts offered per round, the whole pool unless given. Without a
         ``round_capacity`` the caps of the offered prompts add up to one; a larger capacity than that is cut to it.
         """
-        g = integer("group_size", group_size, least=1, remedy="Count from 1.")
+        g = integer("unit_size", unit_size, least=1, remedy="Count from 1.")
         most = multiple("max_rollouts", max_rollouts, g, least=g, most=MOST)
         reach = max(1, ceil((n_prompts if offered is None else offered) * (most // g))) * g
         capacity = reach if round_capacity is None else multiple("round_capacity", round_capacity, g, least=g)
@@ -140,7 +142,7 @@ class RolloutLedger(Stateful):
             n_prompts=n_prompts,
             n_rounds=integer("n_rounds", n_rounds, least=1, remedy="Count the calls of allocate over the run."),
             total_budget=multiple("total_budget", total_budget, g, least=g),
-            group_size=g,
+            unit_size=g,
             max_rollouts=most,
             round_capacity=min(reach, capacity),
         )
@@ -159,7 +161,7 @@ class RolloutLedger(Stateful):
     @property
     def rollouts(self) -> IntArray:
         """Rollouts dealt to each prompt and not refunded; a copy, shape (n_accounts,)."""
-        return self.exposure.astype(np.int64) * self.horizon.group_size
+        return self.exposure.astype(np.int64) * self.horizon.unit_size
 
     @property
     def units_left(self) -> int:
@@ -173,7 +175,7 @@ class RolloutLedger(Stateful):
             return self.left
         if self.tokens_per_unit is not None:
             return self.total - self.units_dealt * self.tokens_per_unit
-        return self.units_left * self.horizon.group_size
+        return self.units_left * self.horizon.unit_size
 
     @property
     def units_dealt(self) -> int:
@@ -200,7 +202,7 @@ class RolloutLedger(Stateful):
     @property
     def reserved_budget(self) -> float:
         """Rollouts or tokens outstanding."""
-        g = self.horizon.group_size
+        g = self.horizon.unit_size
         if self.unit_costs is not None:
             return float((self.unit_costs * self.outstanding).sum()) / g if self.reserved else 0.0
         return self.reserved if self.tokens_per_unit is None else self.reserved * self.tokens_per_unit / g
@@ -229,7 +231,7 @@ class RolloutLedger(Stateful):
         """Rollouts or tokens that had been dealt when the plan last changed."""
         if self.unit_costs is not None:
             return self._since_dealt
-        return self._since_dealt * (self.horizon.group_size if self.tokens_per_unit is None else self.tokens_per_unit)
+        return self._since_dealt * (self.horizon.unit_size if self.tokens_per_unit is None else self.tokens_per_unit)
 
     @property
     def pacing_gap(self) -> float:
@@ -255,7 +257,7 @@ class RolloutLedger(Stateful):
             return whole_units(budget, float(self.unit_costs.mean()))
         if self.tokens_per_unit is not None:
             return whole_units(budget, self.tokens_per_unit)
-        return int(budget) // self.horizon.group_size
+        return int(budget) // self.horizon.unit_size
 
     def cost_of(self, rows: IntArray | None, units: IntArray) -> float:
         """Return what units of these prompts cost, in units or tokens."""
@@ -282,7 +284,7 @@ class RolloutLedger(Stateful):
         least = -self.remaining_budget
         if self.unit_costs is None and self.tokens_per_unit is None:
             most = MOST_COUNT - int(self.total)
-            return multiple("rollouts", rollouts, self.horizon.group_size, least=int(least), most=most), added
+            return multiple("rollouts", rollouts, self.horizon.unit_size, least=int(least), most=most), added
         remedy = "Count tokens; no more can be taken away than is left."
         return real("rollouts", rollouts, low=least, high=np.inf, remedy=remedy), added
 
@@ -302,14 +304,14 @@ class RolloutLedger(Stateful):
         if self.all_offers is not None:
             self.all_offers = self.offered + visits
         self._since_round, self._since_dealt, self._since_offered = self.round, float(dealt), self.offered
-        width = self._width(self.units * self.horizon.group_size, self.n_rounds)
+        width = self._width(self.units * self.horizon.unit_size, self.n_rounds)
         self.accounts = self.accounts.astype(width, copy=False)
 
     def reach(self, n_offered: int) -> int:
         """Return the most units that a round with this offer can deal, whatever the budget."""
         h = self.horizon
-        cap = n_offered * h.n_max
-        return min(cap, h.capacity) if self._capped else cap
+        cap = n_offered * h.max_units
+        return min(cap, h.capacity_units) if self._capped else cap
 
     def round_units(self, n_offered: int, budget: SupportsIndex | None, exact: bool) -> int:
         """Return the units that a round may propose, or must spend when ``exact``; raise on an infeasible request."""
@@ -319,19 +321,19 @@ class RolloutLedger(Stateful):
             if budget is None:
                 return cap
             return min(
-                cap, integer("budget", budget, least=0, remedy="Give this round's cap in rollouts.") // h.group_size
+                cap, integer("budget", budget, least=0, remedy="Give this round's cap in rollouts.") // h.unit_size
             )
         if budget is None:
             raise ValueError(
                 "budget must be given with exact=True, got budget = None. Name the total to spend, in rollouts."
             )
-        total = multiple("budget", budget, h.group_size, least=0)
-        most = 0 if self.finished else min(cap, self.units_left) * h.group_size
+        total = multiple("budget", budget, h.unit_size, least=0)
+        most = 0 if self.finished else min(cap, self.units_left) * h.unit_size
         if total > most:
             why = "the horizon is over or the budget gone" if self.finished else f"{n_offered} prompts are offered"
-            remedy = f"Feasible totals: 0 to {most} rollouts in steps of {h.group_size}, because {why}."
+            remedy = f"Feasible totals: 0 to {most} rollouts in steps of {h.unit_size}, because {why}."
             raise ValueError(error_text("budget", f"be at most {most} with exact=True", total, remedy))
-        return total // h.group_size
+        return total // h.unit_size
 
     def paced_units(self, n_offered: int, budget: SupportsIndex | None, exact: bool) -> int:
         """Return the units of a round that keeps to the uniform schedule B / K within ``budget``, or exactly that."""
@@ -354,7 +356,7 @@ class RolloutLedger(Stateful):
         What is not dealt costs nothing: zeros are pages that the system hands out when they are written to.
         """
         rollouts = np.zeros(size, dtype=np.int64)
-        rollouts[places] = units * self.horizon.group_size
+        rollouts[places] = units * self.horizon.unit_size
         self.round += 1
         total = self.top_up(places if rows is None else rows[places], units)
         self.allocating_rounds += total > 0
@@ -369,7 +371,7 @@ class RolloutLedger(Stateful):
 
     def top_up(self, rows: IntArray, units: IntArray) -> float:
         """Deal these counts within the open round; return what they cost."""
-        g = self.horizon.group_size
+        g = self.horizon.unit_size
         total: float = kernels.lend(rows, units, g, self.accounts)
         if total:
             self.reserved += int(total) * g
@@ -394,7 +396,7 @@ class RolloutLedger(Stateful):
         self, rows: IntArray, rollouts: IntArray, name_of: Callable[[int], object], round_: int | None = None
     ) -> None:
         """Take back rollouts of a round, or of any, that were never generated; ``name_of`` names a row in messages."""
-        g = self.horizon.group_size
+        g = self.horizon.unit_size
         require_refundable(rollouts, self.owed(rows, round_), g, lambda i: name_of(int(rows[i])))
         self._take(round_, rows, rollouts)
         kernels.lend(rows, -(rollouts // g), g, self.accounts)
@@ -414,7 +416,7 @@ class RolloutLedger(Stateful):
 
         A group of which a part was reported stays spent.
         """
-        g, old = self.horizon.group_size, self.reservations.drop_before(self.round - older_than, self.outstanding)
+        g, old = self.horizon.unit_size, self.reservations.drop_before(self.round - older_than, self.outstanding)
         if not old:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
         rows, rollouts = (np.concatenate(column) for column in list(zip(*old, strict=True))[1:])
@@ -454,7 +456,7 @@ class RolloutLedger(Stateful):
 
     def _check_state(self, state: Any, label: str, size: int | None) -> None:
         super()._check_state(state, label, size)
-        accounts, g = state["accounts"], self.horizon.group_size
+        accounts, g = state["accounts"], self.horizon.unit_size
         like = np.empty((len(self.accounts), 3), dtype=self._width(state["units"] * g, state["n_rounds"]))
         check_array(f"{label}['accounts']", like, accounts, size)
         require(f"{label}['accounts']", "be counts of at least 0", accounts[:, :_OFFERS] >= 0)
@@ -480,14 +482,14 @@ class RolloutLedger(Stateful):
 
 
 def require_refundable(
-    rollouts: IntArray, outstanding: npt.NDArray[np.integer[Any]], group_size: int, name_of: Callable[[int], object]
+    rollouts: IntArray, outstanding: npt.NDArray[np.integer[Any]], unit_size: int, name_of: Callable[[int], object]
 ) -> None:
     """Refuse a refund that is not of whole groups, or more than is outstanding; ``name_of`` names an entry's prompt."""
-    bad = np.flatnonzero((rollouts < 0) | (rollouts > outstanding) | (rollouts % group_size != 0))
+    bad = np.flatnonzero((rollouts < 0) | (rollouts > outstanding) | (rollouts % unit_size != 0))
     if bad.size:
         i = int(bad[0])
         condition = (
-            f"be a multiple of {group_size} between 0 and the {outstanding[i]} outstanding of prompt {name_of(i)!r}"
+            f"be a multiple of {unit_size} between 0 and the {outstanding[i]} outstanding of prompt {name_of(i)!r}"
         )
         remedy = "Refund only what allocate dealt and update has not reported; a group that was begun stays spent."
         raise ValueError(error_text("rollouts", condition, int(rollouts[i]), remedy, i))

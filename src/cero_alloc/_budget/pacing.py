@@ -28,7 +28,7 @@ class Pacing:
     ----------
     ledger : RolloutLedger
         The run's account.
-    n_min : int
+    min_units : int
         Least count of a prompt other than 0, in units.
     band : float
         Share by which a round may leave the even pace; inf lets it be.
@@ -39,7 +39,7 @@ class Pacing:
     """
 
     ledger: RolloutLedger
-    n_min: int
+    min_units: int
     band: float
     capacity: float
     by_rounds: bool
@@ -73,7 +73,7 @@ class Pacing:
 
     def _units(self, size: int, budget: Any, exact: bool) -> Window:
         ledger = self.ledger
-        step, g = ledger.tokens_per_unit, ledger.horizon.group_size
+        step, g = ledger.tokens_per_unit, ledger.horizon.unit_size
         if step is not None and budget is not None:
             tokens = real("budget", budget, low=0.0, high=np.inf, remedy="Count tokens.")
             most = 0 if ledger.finished else min(ledger.reach(size), ledger.units_left)
@@ -86,8 +86,10 @@ class Pacing:
         most = min(ledger.reach(size), ledger.units_left)
         if not exact:
             return 0.0, float(min(cap, most))
-        n_max = ledger.horizon.n_max
-        require_reachable(cap, most, self.n_min, n_max, *((g, "rollouts") if step is None else (step, "tokens")))
+        max_units = ledger.horizon.max_units
+        require_reachable(
+            cap, most, self.min_units, max_units, *((g, "rollouts") if step is None else (step, "tokens"))
+        )
         return float(cap), float(cap)
 
     def _tokens(self, rows: IntArray | None, size: int, budget: float | None, exact: bool) -> Window:
@@ -96,7 +98,7 @@ class Pacing:
             raise ValueError(
                 error_text("budget", f"{what} with exact=True", budget, "Pass it as a cap, without exact.")
             )
-        reach = self.ledger.horizon.n_max * self.ledger.offer_of(rows, size)
+        reach = self.ledger.horizon.max_units * self.ledger.offer_of(rows, size)
         cap = min(self.capacity, self.ledger.left, reach)
         if budget is not None:
             cap = min(cap, real("budget", budget, low=0.0, high=np.inf, remedy="Give this round's cap in tokens."))
@@ -107,7 +109,7 @@ class Pacing:
 
         Rounds to come are taken to be as large as those so far; without a number of rounds, visits to come count.
         """
-        ledger, n_max = self.ledger, self.ledger.horizon.n_max
+        ledger, max_units = self.ledger, self.ledger.horizon.max_units
         offered = ledger.offer_of(rows, size)
         if self.by_rounds:
             rounds = max(0, ledger.rounds_left - 1)
@@ -116,22 +118,22 @@ class Pacing:
             most = ledger.reach(ledger.exposure.size) if ledger.unit_costs is None else self.capacity
             # The last round may be as small as the smallest so far: what it cannot hold must be spent before.
             last = min(ledger.least_offer, offered)
-            later = min(n_max * ((rounds - 1) * mean + last), rounds * most) if rounds else 0.0
+            later = min(max_units * ((rounds - 1) * mean + last), rounds * most) if rounds else 0.0
         else:
             assert left is not None
             others = float((left if ledger.unit_costs is None else ledger.unit_costs * left).sum()) - offered
-            later = n_max * others
+            later = max_units * others
         weight = offered + others
         return (ledger.left * offered / weight if weight > 0.0 else 0.0), later
 
 
-def require_reachable(units: int, most: int, n_min: int, n_max: int, step: float, unit: str) -> None:
-    """Refuse an exact total that no counts in {0} u [n_min, n_max] add up to; a unit costs ``step``."""
-    few = -(-units // n_max)  # prompts that it takes
-    if few * n_min <= units:
+def require_reachable(units: int, most: int, min_units: int, max_units: int, step: float, unit: str) -> None:
+    """Refuse an exact total that no counts in {0} u [min_units, max_units] add up to; a unit costs ``step``."""
+    few = -(-units // max_units)  # prompts that it takes
+    if few * min_units <= units:
         return
-    nearest = [total for total in ((few - 1) * n_max, few * n_min) if total <= most]
-    condition = f"be a sum of counts from {n_min * step:g} to {n_max * step:g} {unit} with exact=True"
+    nearest = [total for total in ((few - 1) * max_units, few * min_units) if total <= most]
+    condition = f"be a sum of counts from {min_units * step:g} to {max_units * step:g} {unit} with exact=True"
     remedy = f"Nearest such totals: {', '.join(f'{total * step:g}' for total in nearest)}."
     raise ValueError(error_text("budget", condition, type(step)(units * step), remedy))
 
@@ -142,13 +144,13 @@ def open_ledger(
     total_budget: Any,
     n_rounds: int | None,
     visits: FloatArray | None,
-    group_size: int,
+    unit_size: int,
     max_rollouts: SupportsIndex,
     round_capacity: Any,
     unit_costs: FloatArray | None,
 ) -> RolloutLedger:
     """Open the account of a run whose horizon is told by rounds, by visits (one per prompt) or by both."""
-    g = group_size
+    g = unit_size
     most = multiple("max_rollouts", max_rollouts, g, least=g, most=g * MOST_UNITS)
     offers = np.full(n_prompts, float(n_rounds or 0)) if visits is None else visits
     total, tokens = total_budget, None
@@ -177,7 +179,7 @@ def open_ledger(
         n_prompts,
         total_budget=total,
         n_rounds=int(offers.sum()) if n_rounds is None else n_rounds,  # a round offers somebody
-        group_size=g,
+        unit_size=g,
         max_rollouts=most,
         round_capacity=round_capacity,
         offered=None if visits is None or n_rounds is None else float(offers.sum()) / n_rounds,

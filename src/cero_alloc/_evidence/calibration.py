@@ -43,7 +43,7 @@ class Calibration:
         Mean observed reward variance over each bin; NaN where it is empty.
     n_groups : int
         All groups.
-    effective_groups : int
+    mixed_groups : int
         Groups with 0 < S < n: those with a gradient in group-relative policy optimisation.
     bias : float
         Mean predicted less mean observed reward variance over all groups; NaN without any.
@@ -70,7 +70,7 @@ class Calibration:
     >>> record = CalibrationRecord()
     >>> record.add(np.array([0.16, 0.24]), successes=np.array([0.0, 2.0]), rollouts=np.array([4, 4]))
     >>> calibration = record.report()
-    >>> round(calibration.bias, 4), calibration.effective_group_rate
+    >>> round(calibration.bias, 4), calibration.mixed_group_rate
     (0.0333, 0.5)
     """
 
@@ -79,7 +79,7 @@ class Calibration:
     predicted: FloatArray
     observed: FloatArray
     n_groups: int
-    effective_groups: int
+    mixed_groups: int
     bias: float
     standard_error: float
     running_bias: float
@@ -88,9 +88,9 @@ class Calibration:
     warning: float
 
     @property
-    def effective_group_rate(self) -> float:
+    def mixed_group_rate(self) -> float:
         """Share of the groups with 0 < S < n; NaN without any."""
-        return self.effective_groups / self.n_groups if self.n_groups else nan
+        return self.mixed_groups / self.n_groups if self.n_groups else nan
 
     def metrics(self) -> dict[str, float]:
         """Return the summary as a flat dict of floats, ready for a logger.
@@ -99,7 +99,7 @@ class Calibration:
         -------
         dict of str to float
             ``calibration_bias``, ``calibration_running_bias`` and ``calibration_error`` in units of p (1 - p),
-            ``calibration_warning``, and ``effective_group_rate``, a share.
+            ``calibration_warning``, and ``mixed_group_rate``, a share.
 
         Examples
         --------
@@ -111,7 +111,7 @@ class Calibration:
             "calibration_running_bias": self.running_bias,
             "calibration_error": self.error,
             "calibration_warning": self.warning,
-            "effective_group_rate": self.effective_group_rate,
+            "mixed_group_rate": self.mixed_group_rate,
         }
 
 
@@ -131,7 +131,7 @@ class CalibrationRecord(Stateful):
 
     def __init__(self) -> None:
         self.bins = np.zeros((4, _N_BINS))  # groups; sums of predicted, observed, and squared difference
-        self.tally = np.zeros(5)  # effective groups; faded sums of 1, of 1 squared, of the difference, of its square
+        self.tally = np.zeros(5)  # mixed groups; faded sums of 1, of 1 squared, of the difference, of its square
 
     def add(self, value: FloatArray, successes: FloatArray, rollouts: IntArray) -> None:
         """Count entries with at least two rollouts.
@@ -167,7 +167,7 @@ class CalibrationRecord(Stateful):
             predicted=predicted / size,
             observed=observed / size,
             n_groups=int(n),
-            effective_groups=int(self.tally[0]),
+            mixed_groups=int(self.tally[0]),
             bias=bias,
             standard_error=own_error,
             running_bias=running,

@@ -82,7 +82,7 @@ def calibrate(value, successes, rollouts, top, fade, bins, tally):
     """Add each group of two rollouts or more to the sums of predicted and observed reward variance.
 
     ``bins`` (4 x n_bins over [0, top]) takes groups and sums of predicted, observed and squared difference; ``tally``
-    takes effective groups and, fading by ``fade`` per group, sums of 1, of 1 squared, of the difference, of its square.
+    takes mixed groups and, fading by ``fade`` per group, sums of 1, of 1 squared, of the difference, of its square.
     """
     last = bins.shape[1] - 1
     for r in range(value.size):

@@ -9,21 +9,21 @@ import numpy as np
 from cero_alloc._checks import FloatArray, IntArray
 
 
-def round_total(target: float, low: float, high: float, quantum: int, n_max: int) -> int:
+def round_total(target: float, low: float, high: float, quantum: int, max_units: int) -> int:
     """Return the total nearest ``target`` in a window, in whole quanta where one fits, that counts can add up to.
 
-    Where no sum of counts in {0} u [quantum, n_max] lies in the window, the largest below it.
+    Where no sum of counts in {0} u [quantum, max_units] lies in the window, the largest below it.
     """
     first, last = ceil(low / quantum), floor(high / quantum)
     if first <= last:
         return quantum * min(max(round(target / quantum), first), last)
     total = int(min(max(round(target), low), high))
-    few = -(-total // n_max)  # prompts that it takes
-    return total if few * quantum <= total else (few - 1) * n_max
+    few = -(-total // max_units)  # prompts that it takes
+    return total if few * quantum <= total else (few - 1) * max_units
 
 
 def deal_evenly(
-    rate: FloatArray, total: int, *, quantum: int, n_max: int, least: float, rng: np.random.Generator
+    rate: FloatArray, total: int, *, quantum: int, max_units: int, least: float, rng: np.random.Generator
 ) -> IntArray:
     """Draw the counts of a round: in expectation proportional to ``rate``, in sum exactly ``total``.
 
@@ -32,8 +32,8 @@ def deal_evenly(
     rate : numpy.ndarray of float64, shape (n,)
         What every prompt would get, to scale.
     total : int
-        Units, a sum of counts in {0} u [quantum, n_max].
-    quantum, n_max : int
+        Units, a sum of counts in {0} u [quantum, max_units].
+    quantum, max_units : int
         Least count other than 0, and largest count.
     least : float
         Least expectation, in quanta; less where the total does not pay for it.
@@ -48,7 +48,7 @@ def deal_evenly(
     """
     if total == 0:
         return np.zeros(rate.size, dtype=np.int64)
-    most = n_max // quantum
+    most = max_units // quantum
     quanta = min(total // quantum, rate.size * most)
     expected = expected_counts(rate, quanta, float(most), least)
     order = rng.permutation(rate.size)
@@ -57,7 +57,7 @@ def deal_evenly(
     rest = total - quanta * quantum
     if rest:
         order = order[np.argsort(-expected[order], kind="stable")]
-        _top_up(units, rest, order, quantum, n_max)
+        _top_up(units, rest, order, quantum, max_units)
     return units
 
 
@@ -108,15 +108,15 @@ def systematic(expected: FloatArray, total: int, rng: np.random.Generator) -> In
     return counts
 
 
-def _top_up(units: IntArray, rest: int, order: IntArray, quantum: int, n_max: int) -> None:
+def _top_up(units: IntArray, rest: int, order: IntArray, quantum: int, max_units: int) -> None:
     """Add single units to prompts that have some, in this order and again; where they lack room, visit one more."""
     visited = order[units[order] > 0]
-    few = -(-(int(units.sum()) + rest) // n_max)
-    if visited.size < few:  # by one at most: a prompt holds n_max // quantum quanta
+    few = -(-(int(units.sum()) + rest) // max_units)
+    if visited.size < few:  # by one at most: a prompt holds max_units // quantum quanta
         units[order[np.argmax(units[order])]] -= quantum
         units[order[units[order] == 0][0]] += quantum
         visited = order[units[order] > 0]
     while rest:
-        roomy = visited[units[visited] < n_max][:rest]
+        roomy = visited[units[visited] < max_units][:rest]
         units[roomy] += 1
         rest -= roomy.size

@@ -1,4 +1,4 @@
-"""One visit's counts: maximise separable scores of whole counts in {0} u [n_min, n_max] under one total."""
+"""One visit's counts: maximise separable scores of whole counts in {0} u [min_units, max_units] under one total."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class BatchSolution:
 def solve_batch(
     gains: FloatArray,
     *,
-    n_min: int,
+    min_units: int,
     low: float,
     high: float,
     floor: float,
@@ -59,9 +59,9 @@ def solve_batch(
 
     Parameters
     ----------
-    gains : numpy.ndarray of float64, shape (n_rows, n_max)
+    gains : numpy.ndarray of float64, shape (n_rows, max_units)
         Score of unit n + 1 on top of n.
-    n_min : int
+    min_units : int
         Least count other than 0.
     low, high : float
         Window of the total. Where no whole counts reach ``low``, or none are found with costs, it stays below.
@@ -83,43 +83,45 @@ def solve_batch(
     Examples
     --------
     >>> gains = np.array([[5.0, 4.0, 1.0], [4.0, 3.0, 2.0]])
-    >>> solution = solve_batch(gains, n_min=2, low=0, high=3, floor=0.0, tie=np.arange(2, dtype=np.int32))
+    >>> solution = solve_batch(gains, min_units=2, low=0, high=3, floor=0.0, tie=np.arange(2, dtype=np.int32))
     >>> solution.units.tolist(), solution.price, solution.gap
     ([3, 0], 3.5, 2.5)
     """
-    rows, n_max = gains.shape
+    rows, max_units = gains.shape
     units = np.empty(rows, dtype=np.int64)
     slopes = np.empty_like(gains)
-    tables_kernels.majorise(gains, n_min, np.empty(n_max, dtype=np.int64), np.empty(n_max), slopes)
+    tables_kernels.majorise(gains, min_units, np.empty(max_units, dtype=np.int64), np.empty(max_units), slopes)
     per_unit, stride = (_ONE, 0) if cost is None else (cost, int(cost.size > 1))
     wanted = tables_kernels.take_above(slopes, per_unit, stride, max(floor, _TINY), units)
     if low <= wanted <= high:
         return BatchSolution(units, floor, wanted, 0.0)
     target = high if wanted > high else low
     if cost is None:
-        target = float(_reachable(int(target), rows, n_min, n_max, int(low), int(high)))
+        target = float(_reachable(int(target), rows, min_units, max_units, int(low), int(high)))
     upto = np.empty_like(units)
     price, spent = tables_kernels.clear_slopes(slopes, per_unit, stride, target, units, upto)
     order = np.argsort(tie)
     start = np.zeros_like(units)
-    left = tables_kernels.fill_ties(gains, slopes, n_min, per_unit, stride, start, order, target - spent, units, upto)
+    left = tables_kernels.fill_ties(
+        gains, slopes, min_units, per_unit, stride, start, order, target - spent, units, upto
+    )
     if cost is not None:
         gap = np.inf if left > 0.0 else 0.0
         least, room = (max(floor, _TINY), left) if wanted > high else (-np.inf, left + high - low)
         need = np.inf if wanted > high else left  # towards the low end, no further than asked
-        tables_kernels.fill_costly(gains, slopes, n_min, cost, stride, tie, least, need, room, units)
+        tables_kernels.fill_costly(gains, slopes, min_units, cost, stride, tie, least, need, room, units)
         return BatchSolution(units, float(price), wanted, gap)
     if left <= 0:
         return BatchSolution(units, float(price), wanted, 0.0)
     window = (int(min(low, target) - target + left), int(left), int(high - target + left))
-    units, gap = _finish(gains, slopes, n_min, tie, price, price - floor, window, units)
+    units, gap = _finish(gains, slopes, min_units, tie, price, price - floor, window, units)
     return BatchSolution(units, float(price), wanted, gap)
 
 
 def _finish(
     gains: FloatArray,
     slopes: FloatArray,
-    n_min: int,
+    min_units: int,
     tie: TieArray,
     price: float,
     slack: float,
@@ -132,7 +134,7 @@ def _finish(
     """
     _, left, _ = window
     plan = units.copy()
-    if not tables_kernels.complete(gains, slopes, tie, n_min, int(units.sum()) + left, plan):
+    if not tables_kernels.complete(gains, slopes, tie, min_units, int(units.sum()) + left, plan):
         plan[:] = units
     changed = np.flatnonzero(plan != units)
     bound = sum(tables_kernels.change_loss(gains, r, price, units[r], plan[r]) for r in changed)
@@ -140,22 +142,22 @@ def _finish(
     if bound <= 0.0:
         return plan, 0.0
     losses = np.empty(units.size)
-    tables_kernels.least_losses(gains, price, n_min, units, losses)
+    tables_kernels.least_losses(gains, price, min_units, units, losses)
     core = np.empty_like(units)
     size = ranking_kernels.rank(-losses, tie, -np.inf, min(_CORE, units.size), core)
     core = core[:size][np.argsort(tie[core[:size]])]  # equal losses: the tie ranks decide, not the order of the rows
     reach = 4 * gains.shape[1]
     best, choice = np.empty((2, 2 * reach + 1)), np.empty((size, 2 * reach + 1), dtype=np.int64)
     repaired = units.copy()
-    found = tables_kernels.repair(gains, core, price, slack, n_min, *window, bound, repaired, best, choice)
+    found = tables_kernels.repair(gains, core, price, slack, min_units, *window, bound, repaired, best, choice)
     return (repaired, max(0.0, found)) if found <= bound else (plan, bound)  # equal: the fewer rollouts
 
 
-def _reachable(total: int, rows: int, n_min: int, n_max: int, low: int, high: int) -> int:
+def _reachable(total: int, rows: int, min_units: int, max_units: int, low: int, high: int) -> int:
     """Return the total nearest to ``total``, within the window if possible, that whole counts can add up to."""
-    few = -(-total // n_max)  # rows that it takes
-    if few <= rows and few * n_min <= total:
+    few = -(-total // max_units)  # rows that it takes
+    if few <= rows and few * min_units <= total:
         return total
-    below = min(few - 1, rows) * n_max
-    above = few * n_min
+    below = min(few - 1, rows) * max_units
+    above = few * min_units
     return above if below < low and above <= high and few <= rows else below

@@ -1,6 +1,6 @@
 """Kernels of one visit's counts, from a table of unit gains.
 
-``gains[r, n]`` is what unit n + 1 of row r adds. Counts lie in {0} u [n_min, n_max], n_max the table's width.
+``gains[r, n]`` is what unit n + 1 of row r adds. Counts lie in {0} u [min_units, max_units], max_units the table's width.
 """
 
 import numpy as np
@@ -9,13 +9,13 @@ from cero_alloc._numba import kernel
 
 
 @kernel
-def majorise(gains, n_min, length, worth, slopes):
-    """Write the slopes of each row's smallest concave majorant over {0} u [n_min, n_max]; scratch of n_max entries.
+def majorise(gains, min_units, length, worth, slopes):
+    """Write the slopes of each row's smallest concave majorant over {0} u [min_units, max_units]; scratch of max_units entries.
 
     Adjacent blocks are pooled while the later one is steeper (isotonic regression). Blocks keep sums of gains, not
     differences of sums, so that a slope of one unit is that unit's gain to the last bit.
     """
-    first = max(n_min, 1)
+    first = max(min_units, 1)
     for r in range(gains.shape[0]):
         top = -1
         for n in range(gains.shape[1]):
@@ -70,9 +70,9 @@ def clear_slopes(slopes, cost, stride, target, sure, upto):
     Writes the units dearer than the price and those at least as dear; the first cost at most ``target``. Returns price
     and cost of the first.
     """
-    m, n_max = slopes.shape
+    m, max_units = slopes.shape
     sure[:] = 0
-    upto[:] = n_max
+    upto[:] = max_units
     spent, price = 0.0, np.inf
     state = np.uint64(m)
     while True:
@@ -209,11 +209,11 @@ def clear_gains(key, total, units, upto, trial):
 
 
 @kernel
-def fill_ties(gains, slopes, n_min, cost, stride, start, order, left, units, upto):
+def fill_ties(gains, slopes, min_units, cost, stride, start, order, left, units, upto):
     """Spend ``left`` on the units at the clearing price: whole blocks that fit, then the single units evenly."""
     for j in range(order.size):
         r = order[j]
-        flat = units[r] >= n_min or n_min <= 1
+        flat = units[r] >= min_units or min_units <= 1
         for n in range(units[r], upto[r]):
             flat = flat and gains[r, n] == slopes[r, n]
         if flat:
@@ -227,15 +227,15 @@ def fill_ties(gains, slopes, n_min, cost, stride, start, order, left, units, upt
 
 
 @kernel
-def complete(gains, slopes, tie, n_min, total, units):
+def complete(gains, slopes, tie, min_units, total, units):
     """Bring the sum of the units to ``total``, greedily: open rows, then raise or trim. Return whether it can be."""
-    m, n_max = gains.shape
-    first = max(n_min, 1)
+    m, max_units = gains.shape
+    first = max(min_units, 1)
     active, spent = 0, 0
     for r in range(m):
         active += units[r] > 0
         spent += units[r]
-    while active * n_max < total:
+    while active * max_units < total:
         chosen = -1
         for r in range(m):
             if units[r] == 0 and (
@@ -254,7 +254,7 @@ def complete(gains, slopes, tie, n_min, total, units):
         up = spent < total
         for r in range(m):
             if up:
-                if units[r] < n_max and (units[r] > 0 or first == 1):
+                if units[r] < max_units and (units[r] > 0 or first == 1):
                     here = gains[r, units[r]]
                     best = gains[chosen, units[chosen]] if chosen >= 0 else -np.inf
                     if chosen < 0 or here > best or (here == best and tie[r] < tie[chosen]):
@@ -284,13 +284,13 @@ def change_loss(gains, r, price, before, after):
 
 
 @kernel
-def least_losses(gains, price, n_min, units, out):
+def least_losses(gains, price, min_units, units, out):
     """Write the loss of each row's second best count at ``price``, ``units`` being the best."""
-    first, n_max = max(n_min, 1), gains.shape[1]
+    first, max_units = max(min_units, 1), gains.shape[1]
     for r in range(units.size):
         out[r] = np.inf
         up, down = 0.0, 0.0
-        for n in range(units[r], n_max):
+        for n in range(units[r], max_units):
             up += price - gains[r, n]
             if n + 1 >= first:
                 out[r] = min(out[r], up)
@@ -301,7 +301,7 @@ def least_losses(gains, price, n_min, units, out):
 
 
 @kernel
-def repair(gains, core, price, slack, n_min, lowest, left, highest, bound, units, best, choice):
+def repair(gains, core, price, slack, min_units, lowest, left, highest, bound, units, best, choice):
     """Raise the total by ``left``, or by lowest to highest at ``slack`` per unit short of left, at the least loss.
 
     Exact over the rows in ``core``, each change of count losing less than ``bound``: dynamic program over the change of
@@ -309,7 +309,7 @@ def repair(gains, core, price, slack, n_min, lowest, left, highest, bound, units
     if nothing was found, and writes ``units``.
     """
     reach = (best.shape[1] - 1) // 2
-    first, n_max = max(n_min, 1), gains.shape[1]
+    first, max_units = max(min_units, 1), gains.shape[1]
     best[:, :] = np.inf
     best[0, reach] = 0.0
     for s in range(core.size):
@@ -318,7 +318,7 @@ def repair(gains, core, price, slack, n_min, lowest, left, highest, bound, units
         for d in range(best.shape[1]):  # no change
             best[1 - now, d] = best[now, d]
             choice[s, d] = before
-        for n in range(n_max + 1):
+        for n in range(max_units + 1):
             if n == before or 0 < n < first:
                 continue
             loss = change_loss(gains, r, price, before, n)
@@ -345,26 +345,26 @@ def repair(gains, core, price, slack, n_min, lowest, left, highest, bound, units
 
 
 @kernel
-def fill_costly(gains, slopes, n_min, cost, stride, tie, floor_price, need, left, units):
+def fill_costly(gains, slopes, min_units, cost, stride, tie, floor_price, need, left, units):
     """Spend at least ``need`` and at most ``left`` on the next blocks that fit, dearest per cost first; return the rest.
 
     A block is what the majorant pools, or any part of it that may stand alone.
     """
-    m, n_max = gains.shape
+    m, max_units = gains.shape
     while need > 0.0:
         chosen, size, top = -1, 0, floor_price
         for r in range(m):
-            if units[r] >= n_max:
+            if units[r] >= max_units:
                 continue
             c = cost[r * stride]
             worth, n = 0.0, units[r]
-            while n < n_max and slopes[r, n] == slopes[r, units[r]]:
+            while n < max_units and slopes[r, n] == slopes[r, units[r]]:
                 worth += gains[r, n]
                 n += 1
                 step = n - units[r]
                 if step * c > left:
                     break
-                if n < n_min:
+                if n < min_units:
                     continue
                 ratio = worth / (step * c)
                 better = ratio > top or (ratio == top and chosen != r and (chosen < 0 or tie[r] < tie[chosen]))

@@ -1,7 +1,7 @@
 """Published allocators and the paper's controls, behind the methods of this package's own.
 
 Every class is built as ``cls(bank, total_budget=, n_rounds=, max_rollouts=)``, with the optional arguments
-``group_size``, ``round_capacity`` and ``seed``, all as in :class:`~cero_alloc.FenchelDualAllocator`, and has
+``unit_size``, ``round_capacity`` and ``seed``, all as in :class:`~cero_alloc.FenchelDualAllocator`, and has
 ``allocate(prompt_ids=None, budget=None, *, exact=False)``, ``update(prompt_ids, successes, rollouts)``,
 ``state_dict()`` and ``load_state_dict(state)``. The rules were written from the published formulas; each docstring
 names its source and what differs.

@@ -26,7 +26,7 @@ class Run(TypedDict, total=False):
 
     total_budget: Required[SupportsIndex]
     n_rounds: Required[SupportsIndex]
-    group_size: SupportsIndex
+    unit_size: SupportsIndex
     max_rollouts: Required[SupportsIndex]
     round_capacity: SupportsIndex | None
     seed: int | np.random.Generator
@@ -53,14 +53,14 @@ class Baseline(RolloutRun):
         Rollouts over the run.
     n_rounds : int
         Rounds of the run, K: calls of :meth:`allocate`.
-    group_size : int
+    unit_size : int
         Rollouts per unit; every count is a multiple of it.
     max_rollouts : int
         Largest count of one prompt in one round, in rollouts.
     round_capacity : int or None
         Largest total of one round, in rollouts; None means ``max_rollouts`` for every offered prompt.
     rollouts_per_visit : int or None
-        Mean rollouts of a visited prompt, a multiple of ``group_size`` up to ``max_rollouts``; None takes 8, or the
+        Mean rollouts of a visited prompt, a multiple of ``unit_size`` up to ``max_rollouts``; None takes 8, or the
         nearest that these allow. Rules without visits refuse it.
     seed : int or numpy.random.Generator
         Draws the permutation that breaks ties, and what a rule draws.
@@ -93,7 +93,7 @@ class Baseline(RolloutRun):
         *,
         total_budget: SupportsIndex,
         n_rounds: SupportsIndex,
-        group_size: SupportsIndex = 1,
+        unit_size: SupportsIndex = 1,
         max_rollouts: SupportsIndex,
         round_capacity: SupportsIndex | None = None,
         rollouts_per_visit: SupportsIndex | None = None,
@@ -107,11 +107,11 @@ class Baseline(RolloutRun):
         self.ledger = self._open(
             total_budget=total_budget,
             n_rounds=n_rounds,
-            group_size=group_size,
+            unit_size=unit_size,
             max_rollouts=max_rollouts,
             round_capacity=round_capacity,
         )
-        if self.horizon.n_max > MOST_UNITS:  # some rules hold a table of a prompt's units
+        if self.horizon.max_units > MOST_UNITS:  # some rules hold a table of a prompt's units
             condition = f"be at most {MOST_UNITS} groups"
             raise ValueError(error_text("max_rollouts", condition, self.horizon.max_rollouts, "Lower it."))
         # Place of each row of the last offer among the ids that the caller named, and the number of those.
@@ -265,7 +265,7 @@ class Baseline(RolloutRun):
 
     def _n_visits(self, size: int, total: int) -> int:
         """Return how many prompts a total visits: its share of visits, as far as the caps allow."""
-        fewest, most = -(-total // self.horizon.n_max), total // max(1, self._least)
+        fewest, most = -(-total // self.horizon.max_units), total // max(1, self._least)
         return max(min(size, most, -(-total // self._block)), min(fewest, size))
 
     def _next(self, rows: IntArray, k: int) -> IntArray:
@@ -289,14 +289,14 @@ class Baseline(RolloutRun):
 
     def _bounds(self, size: int, total: int) -> tuple[IntArray, IntArray]:
         """Return the least and the most units of each of ``size`` visited prompts: no more than the others can leave."""
-        most = max(self._least, min(self.horizon.n_max, total - self._least * (size - 1)))
+        most = max(self._least, min(self.horizon.max_units, total - self._least * (size - 1)))
         return np.full(size, self._least), np.full(size, most)
 
     def _units_of(self, rollouts: int) -> int:
         """Return the units that hold this many rollouts, within the cap of a prompt."""
         h = self.horizon
-        units = -(-rollouts // h.group_size)
-        if units > h.n_max:
+        units = -(-rollouts // h.unit_size)
+        if units > h.max_units:
             name = type(self).__name__
             condition = f"hold the {rollouts} rollouts that {name} gives at least"
             raise ValueError(error_text("max_rollouts", condition, h.max_rollouts, "Raise it."))
@@ -305,25 +305,23 @@ class Baseline(RolloutRun):
     def _visit_units(self, rollouts_per_visit: SupportsIndex | None) -> int:
         h = self.horizon
         if rollouts_per_visit is None:
-            return max(self._least, min(h.n_max, _VISIT // h.group_size), 1)
-        block = multiple(
-            "rollouts_per_visit", rollouts_per_visit, h.group_size, least=max(1, self._least) * h.group_size
-        )
+            return max(self._least, min(h.max_units, _VISIT // h.unit_size), 1)
+        block = multiple("rollouts_per_visit", rollouts_per_visit, h.unit_size, least=max(1, self._least) * h.unit_size)
         if block > h.max_rollouts:
             condition = f"be at most max_rollouts = {h.max_rollouts}"
             raise ValueError(error_text("rollouts_per_visit", condition, block, "Lower it."))
-        return block // h.group_size
+        return block // h.unit_size
 
     def _round_total(self, rows: IntArray | None, size: int, budget: SupportsIndex | None, exact: bool) -> int:
         """Return the units of this round; raise for an exact total that no counts add up to."""
         total = self.ledger.paced_units(size, budget, exact)
-        n_max, g = self.horizon.n_max, self.horizon.group_size
+        max_units, g = self.horizon.max_units, self.horizon.unit_size
         if exact:
             most = min(self.ledger.reach(size), self.ledger.units_left)
-            require_reachable(total, most, self._least, n_max, g, "rollouts")
+            require_reachable(total, most, self._least, max_units, g, "rollouts")
             return total
-        few = -(-total // n_max)
-        return total if few * self._least <= total else (few - 1) * n_max
+        few = -(-total // max_units)
+        return total if few * self._least <= total else (few - 1) * max_units
 
 
 def size_of(bank: BetaPosteriorBank) -> int:

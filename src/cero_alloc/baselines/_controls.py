@@ -32,7 +32,7 @@ class Uniform(Baseline):
         Rollouts that a visited prompt gets, GRPO's group size: a round then visits as few prompts as its total allows.
         None spreads a round over as many prompts as possible.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
     Raises
     ------
@@ -70,7 +70,7 @@ class FixedPacing(Baseline):
     utility : SaturatingUtility
         What exposure is worth.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
     Raises
     ------
@@ -174,7 +174,7 @@ class Greedy(Baseline):
     utility : SaturatingUtility
         What exposure is worth.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
     Raises
     ------
@@ -211,11 +211,11 @@ class Greedy(Baseline):
             self._known = (worth, np.full((3, len(self.bank)), np.nan))  # values, exposures, and the gains there
         q, gain = self.bank._values(rows), np.empty(rows.size)
         z = self.ledger.exposure[rows].astype(np.int64)
-        block = h.n_max / h.equal_share
-        _kernels.block_gains(rows, q, z, h.equal_share, block, *worth.codes, *self._known[1], gain)
-        first = self._first(gain, rows, -(-total // h.n_max))
+        block = h.max_units / h.equal_share_units
+        _kernels.block_gains(rows, q, z, h.equal_share_units, block, *worth.codes, *self._known[1], gain)
+        first = self._first(gain, rows, -(-total // h.max_units))
         units = np.zeros_like(rows)
-        units[first] = counts_of(first, min(total, first.size * h.n_max), h.n_max)
+        units[first] = counts_of(first, min(total, first.size * h.max_units), h.max_units)
         return units
 
 
@@ -228,7 +228,7 @@ class Preset(Baseline):
         Ids and evidence; the evidence is kept but not used.
     schedule : array_like of int, shape (n_rounds, n_prompts)
         Rollouts per round and prompt.
-    group_size : int
+    unit_size : int
         Rollouts per unit.
 
     Raises
@@ -252,7 +252,7 @@ class Preset(Baseline):
     takes_visits = False
     _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_units")
 
-    def __init__(self, bank: BetaPosteriorBank, schedule: npt.ArrayLike, *, group_size: SupportsIndex = 1) -> None:
+    def __init__(self, bank: BetaPosteriorBank, schedule: npt.ArrayLike, *, unit_size: SupportsIndex = 1) -> None:
         self.bank = instance("bank", bank, BetaPosteriorBank, "Build one over the prompts.")
         remedy = "Give the rollouts of every round and prompt."
         plan = plain_array("schedule", schedule, remedy)
@@ -260,7 +260,7 @@ class Preset(Baseline):
             raise ValueError(error_text("schedule", f"have shape (n_rounds, {len(bank)})", plan.shape, remedy))
         if plan.dtype.kind not in "iu":
             raise TypeError(error_text("schedule", "be integers", plan.dtype, remedy))
-        g = multiple("group_size", group_size, 1, least=1)
+        g = multiple("unit_size", unit_size, 1, least=1)
         self._units = np.ascontiguousarray(integers("schedule", plan, remedy))
         first, total = kernels.first_bad_count(self._units.ravel(), g, np.iinfo(np.int64).max)
         if first >= 0:
@@ -274,7 +274,7 @@ class Preset(Baseline):
             bank,
             total_budget=total,
             n_rounds=plan.shape[0],
-            group_size=g,
+            unit_size=g,
             max_rollouts=int(plan.max()),
             round_capacity=int(plan.sum(axis=1).max()),
         )
@@ -311,7 +311,7 @@ class Preset(Baseline):
             return 0
         planned = int(self._planned(slice(None) if rows is None else rows).sum())
         if exact and cap != planned:
-            g = self.horizon.group_size
+            g = self.horizon.unit_size
             raise ValueError(error_text("budget", f"equal the scheduled {planned * g}", cap * g, "Drop exact=True."))
         return min(cap, planned, self.ledger.units_left)
 
@@ -335,7 +335,7 @@ class RandomMatched(Preset):
         Ids and evidence; the evidence is kept but not used.
     schedule : array_like of int, shape (n_rounds, n_prompts)
         Rollouts per round and prompt of the run to match.
-    group_size : int
+    unit_size : int
         Rollouts per unit.
     seed : int
         Draws the permutation of the prompts, one for the whole run.
@@ -361,8 +361,8 @@ class RandomMatched(Preset):
         bank: BetaPosteriorBank,
         schedule: npt.ArrayLike,
         *,
-        group_size: SupportsIndex = 1,
+        unit_size: SupportsIndex = 1,
         seed: int | np.random.Generator = 0,
     ) -> None:
-        super().__init__(bank, schedule, group_size=group_size)
+        super().__init__(bank, schedule, unit_size=unit_size)
         self._units = self._units.take(generator(seed).permutation(len(bank)), axis=1)

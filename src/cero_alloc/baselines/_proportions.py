@@ -28,7 +28,7 @@ class GVM(Baseline):
     bank : BetaPosteriorBank
         Evidence per prompt; its posterior mean is p.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
 
     Raises
@@ -71,7 +71,7 @@ class Neyman(Baseline):
     bank : BetaPosteriorBank
         Evidence per prompt; its value is :math:`\hat q`, the posterior mean of p (1 - p).
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
 
     Raises
@@ -112,7 +112,7 @@ class DUET(Baseline):
         Expected tokens of a rollout; ``total_budget`` and ``budget`` then count tokens, and a round's total is a cap
         that whole rollouts fill as well as they fit. None counts rollouts, which fit exactly.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
 
     Raises
@@ -150,17 +150,17 @@ class DUET(Baseline):
         if plan["round_capacity"] is not None:
             remedy = "Count tokens."
             self._capacity = real("round_capacity", plan["round_capacity"], low=0.0, high=np.inf, remedy=remedy)
-        g = integer("group_size", plan.pop("group_size"), least=1, remedy="Count from 1.")
+        g = integer("unit_size", plan.pop("unit_size"), least=1, remedy="Count from 1.")
         rounds = integer("n_rounds", plan.pop("n_rounds"), least=1, remedy="Count the calls of allocate over the run.")
         costs = self._costs * g
-        return open_ledger(len(self.bank), visits=None, group_size=g, n_rounds=rounds, unit_costs=costs, **plan)
+        return open_ledger(len(self.bank), visits=None, unit_size=g, n_rounds=rounds, unit_costs=costs, **plan)
 
     @property
     def _most_per_round(self) -> float:
         ledger, h = self.ledger, self.horizon
         if ledger.unit_costs is not None:
-            return min(self._capacity, h.n_max * float(ledger.unit_costs.sum()))
-        return h.capacity * ledger.tokens_per_unit if ledger.tokens_per_unit is not None else h.round_capacity
+            return min(self._capacity, h.max_units * float(ledger.unit_costs.sum()))
+        return h.capacity_units * ledger.tokens_per_unit if ledger.tokens_per_unit is not None else h.round_capacity
 
     def _round_total(  # type: ignore[override]
         self, rows: IntArray | None, size: int, budget: SupportsIndex | None, exact: bool
@@ -199,7 +199,7 @@ class DUET(Baseline):
         """Return units whose cost stays within the total: the largest keys, then whichever of the next still fit."""
         units = np.ones(rows.size, dtype=np.int64)
         left = total - float(costs.sum())
-        most = min(self.horizon.n_max, 1 + int(left / costs.min()))
+        most = min(self.horizon.max_units, 1 + int(left / costs.min()))
         keys = self._keys(rows, costs, most)[:, 1:]
         for entry in np.lexsort((np.repeat(self._tie[rows], keys.shape[1]), -keys.ravel())):
             row = entry // keys.shape[1]

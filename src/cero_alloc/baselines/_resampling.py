@@ -26,7 +26,7 @@ class DAPO(Waves):
     reserve : float, in [0, 1]
         Share of the round's total that is held back for replacements.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in :class:`Baseline`;
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`;
         rollouts_per_visit: the size of a group.
 
     Raises
@@ -83,7 +83,7 @@ class ReinforceAda(Waves):
     kept_rollouts : int
         Rollouts of a training group, 4 as published.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
     Raises
     ------
@@ -127,12 +127,12 @@ class ReinforceAda(Waves):
         self._right, self._wrong = (kept // 2, kept - kept // 2) if exit == "balanced" else (1, 0)
         self._max_waves = integer("max_waves", max_waves, least=1, remedy="Count the first.")
         super().__init__(bank, **run)
-        self._each = min(self._units("wave_rollouts", wave_rollouts, 1), self.horizon.n_max)
+        self._each = min(self._units("wave_rollouts", wave_rollouts, 1), self.horizon.max_units)
         self._require_capacity(self._each, "a wave of one prompt")
 
     def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
         if opened.wave == 0:
-            most = min(self._each * self._max_waves, self.horizon.n_max)
+            most = min(self._each * self._max_waves, self.horizon.max_units)
             active = self._start(opened, max(1, opened.left // most))
         else:
             left = (opened.won >= self._right) & (opened.seen - opened.won >= self._wrong)
@@ -154,7 +154,7 @@ class VIGOR(Waves):
     first_rollouts, max_waves : int
         Rollouts of the first wave, and waves: 2 and 4 as published.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
     Raises
     ------
@@ -196,7 +196,7 @@ class VIGOR(Waves):
     ) -> None:
         self._max_waves = integer("max_waves", max_waves, least=1, remedy="Count the first.")
         super().__init__(bank, **run)
-        self._each = min(self._units("first_rollouts", first_rollouts, 1), self.horizon.n_max)
+        self._each = min(self._units("first_rollouts", first_rollouts, 1), self.horizon.max_units)
         self._require_capacity(self._each, "a wave of one prompt")
 
     def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:

@@ -28,10 +28,10 @@ class TwoStage(Waves):
     ) -> None:
         super().__init__(bank, **run)
         self._few, self._more = self._units(*first, 1), self._units(*more, 1)
-        if self._few >= self.horizon.n_max:
-            condition = f"exceed the {self._few * self.horizon.group_size} rollouts of the first stage"
+        if self._few >= self.horizon.max_units:
+            condition = f"exceed the {self._few * self.horizon.unit_size} rollouts of the first stage"
             raise ValueError(error_text("max_rollouts", condition, self.horizon.max_rollouts, "Raise it."))
-        self._more = min(self._more, self.horizon.n_max - self._few)
+        self._more = min(self._more, self.horizon.max_units - self._few)
         self._require_capacity(self._few + self._more, "both stages of one prompt")
 
     def _promising(self, opened: OpenRound, screened: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -60,7 +60,7 @@ class SpeedRL(TwoStage):
     screen_rollouts, more_rollouts : int
         Rollouts of the two stages: 4 and 20 as published.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
     Raises
     ------
@@ -113,7 +113,7 @@ class PilotCommit(TwoStage):
     solved : float or None
         Pass rate of a pilot from which on a prompt is not piloted again while others are left; None never drops one.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
     Raises
     ------

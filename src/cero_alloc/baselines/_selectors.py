@@ -25,18 +25,18 @@ class MoPPS(Baseline):
     ----------
     bank : BetaPosteriorBank
         Ids and prior; the rule keeps evidence of its own, since only visits age it.
-    retention : float, in (0, 1]
+    forgetting : float, in (0, 1]
         Share :math:`\lambda` of the evidence that survives a visit: 1 as published for MATH, .5 for Countdown.
     target : float, in [0, 1]
         Success rate sought.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
 
     Raises
     ------
     ValueError, TypeError
-        As in :class:`Baseline`, and for a retention or target out of range.
+        As in :class:`Baseline`, and for a forgetting or target out of range.
 
     Notes
     -----
@@ -59,10 +59,10 @@ class MoPPS(Baseline):
     _STATE: ClassVar[tuple[str, ...]] = (*Baseline._STATE, "_won", "_lost")
 
     def __init__(
-        self, bank: BetaPosteriorBank, *, retention: float = 1.0, target: float = 0.5, **run: Unpack[VisitRun]
+        self, bank: BetaPosteriorBank, *, forgetting: float = 1.0, target: float = 0.5, **run: Unpack[VisitRun]
     ) -> None:
         remedy = "1.0 never forgets."
-        self._retention = real("retention", retention, low=0.0, high=1.0, open_low=True, remedy=remedy)
+        self._forgetting = real("forgetting", forgetting, low=0.0, high=1.0, open_low=True, remedy=remedy)
         self._target = real("target", target, low=0.0, high=1.0, remedy="Give a success rate, such as 0.5.")
         self._won, self._lost = np.zeros(size_of(bank)), np.zeros(size_of(bank))
         super().__init__(bank, **run)
@@ -72,8 +72,8 @@ class MoPPS(Baseline):
         drawn = self._rng.beta(a + self._won[rows], b + self._lost[rows])
         units = self._to_first(-((drawn - self._target) ** 2), rows, total)
         visited = rows[units > 0]
-        self._won[visited] *= self._retention
-        self._lost[visited] *= self._retention
+        self._won[visited] *= self._forgetting
+        self._lost[visited] *= self._forgetting
         return units
 
     def _learn(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> None:
@@ -97,7 +97,7 @@ class GRESO(Baseline):
     targets : tuple of two floats, in [0, 1]
         Target shares of all-right and all-wrong groups.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
 
     Raises
@@ -182,8 +182,8 @@ class BOTS(Baseline):
     ----------
     bank : BetaPosteriorBank
         Ids and prior; the rule keeps evidence of its own.
-    forgetting_rate : float, in [0, 1]
-        :math:`\lambda`, the share of the evidence that a round forgets; 0 never forgets.
+    forgetting : float, in [0, 1]
+        :math:`1 - \lambda`, the share of the evidence that survives a round; 1 keeps everything.
     reference_rate : float, in [0, 1]
         :math:`\rho`, the share of the references in what a round adds.
     references : tuple of two array_like of float, shape (n_prompts,), or None
@@ -191,7 +191,7 @@ class BOTS(Baseline):
     target : float, in [0, 1]
         Success rate sought.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
 
     Raises
@@ -225,14 +225,14 @@ class BOTS(Baseline):
         self,
         bank: BetaPosteriorBank,
         *,
-        forgetting_rate: float = 0.1,
+        forgetting: float = 0.9,
         reference_rate: float = 0.1,
         references: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
         target: float = 0.5,
         **run: Unpack[VisitRun],
     ) -> None:
         share = "Give a share, such as 0.1."
-        self._forget = real("forgetting_rate", forgetting_rate, low=0.0, high=1.0, remedy=share)
+        self._forgetting = real("forgetting", forgetting, low=0.0, high=1.0, remedy="1.0 keeps everything.")
         self._lean = real("reference_rate", reference_rate, low=0.0, high=1.0, remedy=share)
         self._target = real("target", target, low=0.0, high=1.0, remedy="Give a success rate, such as 0.5.")
         self._references: FloatArray | None = None
@@ -271,11 +271,11 @@ class BOTS(Baseline):
                 self._progress = come if self._progress is None else 0.9 * self._progress + 0.1 * come
             if self._progress is not None:
                 guess = np.clip(weak + self._progress * (strong - weak), 0.0, 1.0)
-                weight = self._lean * self._block * self.horizon.group_size
+                weight = self._lean * self._block * self.horizon.unit_size
                 won, lost = weight * guess, weight * (1.0 - guess)
         won[rows], lost[rows] = successes, rollouts - successes
-        self._won = (1.0 - self._forget) * self._won + won
-        self._lost = (1.0 - self._forget) * self._lost + lost
+        self._won = self._forgetting * self._won + won
+        self._lost = self._forgetting * self._lost + lost
 
     def _learn(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> None:
         self._tally.add(rows, successes, rollouts)

@@ -20,7 +20,7 @@ def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int,
 
     Parameters
     ----------
-    gains : numpy.ndarray of float64, shape (n_rows, n_max)
+    gains : numpy.ndarray of float64, shape (n_rows, max_units)
         Worth of unit m + 1 on top of m, at least 0; falling along a row from ``lower`` on.
     lower, upper : numpy.ndarray of int64, shape (n_rows,)
         Bounds in units.

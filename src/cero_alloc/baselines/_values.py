@@ -32,7 +32,7 @@ class KnapsackRL(Baseline):
     min_samples : int
         Rollouts of a prompt before :math:`\hat p` is used.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
 
     Raises
@@ -76,11 +76,11 @@ class KnapsackRL(Baseline):
         p = np.divide(won, seen, out=np.zeros_like(won), where=seen > 0.0)
         cold = seen < self._min_samples
         hopeless, mixed = ~cold & (won == 0.0), ~cold & (won > 0.0) & (lost > 0.0)
-        units = np.where(cold, max(self._least, min(h.n_max, total // rows.size)), self._least)
+        units = np.where(cold, max(self._least, min(h.max_units, total // rows.size)), self._least)
         rarer = np.minimum(p, 1.0 - p)[mixed]
         with np.errstate(divide="ignore", over="ignore"):
             sure = np.minimum(h.max_rollouts, np.log(0.1) / np.log1p(-rarer))
-        need = int(np.maximum(self._least, sure.astype(np.int64) // h.group_size).sum())
+        need = int(np.maximum(self._least, sure.astype(np.int64) // h.unit_size).sum())
         self._fill(units, hopeless, total - int(units[~mixed].sum()) - need, rows)
         if mixed.any():
             own = total - int(units[~mixed].sum())
@@ -92,7 +92,7 @@ class KnapsackRL(Baseline):
         return units
 
     def _gains(self, p: FloatArray, most: int) -> FloatArray:
-        g, m = self.horizon.group_size, np.arange(most)
+        g, m = self.horizon.unit_size, np.arange(most)
         right, wrong = (p**g)[:, None], ((1.0 - p) ** g)[:, None]
         grown = right**m * (1.0 - right) + wrong**m * (1.0 - wrong)
         gains: FloatArray = grown * (p * (1.0 - p) ** 2)[:, None]
@@ -101,7 +101,7 @@ class KnapsackRL(Baseline):
     def _fill(self, units: IntArray, group: npt.NDArray[np.bool_], extra: int, rows: IntArray) -> None:
         """Deal ``extra`` units evenly to a group, as far as its caps go; in place."""
         share = units[group]
-        share_ties(share, np.full(share.size, self.horizon.n_max), extra, self._tie[rows[group]])
+        share_ties(share, np.full(share.size, self.horizon.max_units), extra, self._tie[rows[group]])
         units[group] = share
 
 
@@ -124,7 +124,7 @@ class VIP(Baseline):
         Features of the prompts: p is then predicted by a Gaussian process over them (RBF kernel, median heuristic), so
         that a prompt's neighbours tell of it before it was ever sampled.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
 
     Raises
@@ -202,7 +202,7 @@ class VIP(Baseline):
         return best_counts(self._gains(4.0 * p * (1.0 - p), upper[0]), lower, upper, total, self._tie[rows])
 
     def _gains(self, a: FloatArray, most: int) -> FloatArray:
-        n = np.maximum(self.horizon.group_size * np.arange(most + 1), self.least_rollouts).astype(np.float64)
+        n = np.maximum(self.horizon.unit_size * np.arange(most + 1), self.least_rollouts).astype(np.float64)
         variance = 1.0 / (n - 1.0) if self._estimator == "rloo" else (n - 1.0) / n**2
         gains: FloatArray = a[:, None] * (variance[:-1] - variance[1:])
         return gains
@@ -232,7 +232,7 @@ class CoBARL(Baseline):
     window : int
         Rounds that F is averaged over.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
 
     Raises
@@ -304,12 +304,12 @@ class CoBARL(Baseline):
 
     def _gains(self, p: FloatArray, most: int) -> FloatArray:
         tau = 3.0 + 9.0 * min(1.0, 6.0 * float(p.var())) if self._tau is None else self._tau
-        n = self.horizon.group_size * np.arange(most)
+        n = self.horizon.unit_size * np.arange(most)
         rate = (p * (1.0 - p) / tau)[:, None]
         a = self.alpha
         log_taste = (a - 1.0) * np.log(p) + (10.0 - a) * np.log1p(-p)  # up to a factor, the same for all
         taste = np.exp(log_taste - log_taste.max())[:, None]
-        gains: FloatArray = -taste * np.exp(-rate * n) * np.expm1(-rate * self.horizon.group_size)
+        gains: FloatArray = -taste * np.exp(-rate * n) * np.expm1(-rate * self.horizon.unit_size)
         return gains
 
     def _learn(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> None:
@@ -330,7 +330,7 @@ class HORA(Baseline):
     min_rollouts : int
         Least count of a visited prompt, in rollouts.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
 
     Raises
@@ -367,7 +367,7 @@ class HORA(Baseline):
         return best_counts(self._gains(*self.bank._posterior(rows), upper[0]), lower, upper, total, self._tie[rows])
 
     def _gains(self, a: FloatArray, b: FloatArray, most: int) -> FloatArray:
-        g = self.horizon.group_size
+        g = self.horizon.unit_size
         n = np.arange(most * g, dtype=np.float64)
         a, b = a[:, None], b[:, None]
         missed = np.cumprod((b + n) / (a + b + n), axis=1)  # by all of the first n + 1

@@ -85,7 +85,7 @@ class Waves(Baseline):
     bank : BetaPosteriorBank
         Evidence per prompt.
     **run
-        total_budget, n_rounds, group_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
+        total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
 
     Raises
@@ -194,7 +194,7 @@ class Waves(Baseline):
         if not units.any():
             self._round = None
         answer = np.zeros(opened.named, dtype=np.int64)
-        answer[opened.order] = units * self.horizon.group_size
+        answer[opened.order] = units * self.horizon.unit_size
         return answer
 
     def _snapshot(self) -> State:
@@ -222,7 +222,7 @@ class Waves(Baseline):
     def _granted(self, opened: OpenRound) -> IntArray:
         """Return the next wave, within the round's total and the caps."""
         wanted, units = self._wave(opened)
-        units = np.minimum(units, self.horizon.n_max - opened.dealt[wanted])
+        units = np.minimum(units, self.horizon.max_units - opened.dealt[wanted])
         if self.bank._retired is not None:  # since the round began
             units[self.bank._retired[opened.rows[wanted]]] = 0
         paid = np.cumsum(units) <= min(opened.left, self.ledger.units_left)  # the budget may have been cut
@@ -243,7 +243,7 @@ class Waves(Baseline):
         """Check a wave's report and return it in ascending rows."""
         rollouts, rewards = counts("counts", n, opened.named), successes("successes", won, opened.named)
         dealt = np.zeros(opened.named, dtype=np.int64)
-        dealt[opened.order] = opened.last * self.horizon.group_size
+        dealt[opened.order] = opened.last * self.horizon.unit_size
         remedy = "Report the last wave, in the order of the round's ids."
         for i in np.flatnonzero((rollouts < 0) | (rollouts > dealt))[:1].tolist():
             raise ValueError(
@@ -257,11 +257,11 @@ class Waves(Baseline):
     def _require_capacity(self, units: int, what: str) -> None:
         """Refuse a round capacity that would never let a round begin."""
         h = self.horizon
-        if units > h.capacity:
-            condition = f"hold {what}, {units * h.group_size} rollouts"
+        if units > h.capacity_units:
+            condition = f"hold {what}, {units * h.unit_size} rollouts"
             raise ValueError(error_text("round_capacity", condition, h.round_capacity, "Raise it."))
 
     def _units(self, name: str, rollouts: SupportsIndex, least: int) -> int:
         """Return a rule's own number of rollouts in whole units."""
         n = integer(name, rollouts, least=least, remedy="Count rollouts.")
-        return -(-n // self.horizon.group_size)
+        return -(-n // self.horizon.unit_size)

@@ -12,7 +12,7 @@ side.
 from ._axes import COLORS, DASHES, MARKERS
 from ._prompts import plot_allocation, plot_calibration, plot_exposure, plot_frontier, plot_lift
 from ._replayed import plot_replay
-from ._rounds import plot_effective_groups, plot_pacing, plot_price
+from ._rounds import plot_mixed_groups, plot_pacing, plot_price
 from ._studies import plot_comparison, plot_epochs, plot_regret
 
 __all__ = [
@@ -22,11 +22,11 @@ __all__ = [
     "plot_allocation",
     "plot_calibration",
     "plot_comparison",
-    "plot_effective_groups",
     "plot_epochs",
     "plot_exposure",
     "plot_frontier",
     "plot_lift",
+    "plot_mixed_groups",
     "plot_pacing",
     "plot_price",
     "plot_regret",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def plot_replay(result: ReplayResult, ax: Axes | None = None) -> Axes:
-    """Draw the effective groups per 1,000 answered rollouts of every replayed policy, with 95% intervals, best first.
+    """Draw the mixed groups per 1,000 answered rollouts of every replayed policy, with 95% intervals, best first.
 
     The shape of a marker tells how the policy compares with uniform, the line; the column on the right, which share of
     its rollouts the log could not answer.
@@ -82,7 +82,7 @@ def plot_replay(result: ReplayResult, ax: Axes | None = None) -> Axes:
         ax.text(1.13, i, f"{row.unanswerable:.0%}", va="center", **right)
     ax.text(1.13, -0.7, "not in log", va="bottom", **right)
     ax.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=size)
-    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel="effective groups per 1,000 answered rollouts")
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel="mixed groups per 1,000 answered rollouts")
     ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
     below = ax.transAxes + ScaledTranslation(0.0, -0.4, ax.figure.dpi_scale_trans)  # inches: ticks and axis label
     ax.legend(

@@ -110,8 +110,8 @@ def plot_price(runs: Runs, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_effective_groups(runs: Runs, ax: Axes | None = None) -> Axes:
-    r"""Draw the effective groups, those with both successes and failures, against the rollouts spent.
+def plot_mixed_groups(runs: Runs, ax: Axes | None = None) -> Axes:
+    r"""Draw the mixed groups, those with both successes and failures, against the rollouts spent.
 
     Of several policies each is shown ahead of the last one named, the baseline; of one, the groups themselves.
 
@@ -141,10 +141,10 @@ def plot_effective_groups(runs: Runs, ax: Axes | None = None) -> Axes:
     --------
     >>> from cero_alloc.baselines import Greedy, Uniform
     >>> from cero_alloc.simulation import simulate, static_pool
-    >>> pool, run = static_pool(16, seed=3), {"total_budget": 1024, "n_rounds": 16, "max_rollouts": 8, "group_size": 4}
+    >>> pool, run = static_pool(16, seed=3), {"total_budget": 1024, "n_rounds": 16, "max_rollouts": 8, "unit_size": 4}
     >>> runs = {policy.__name__: simulate(policy(pool.bank(), **run), pool, 16) for policy in (Greedy, Uniform)}
-    >>> plot_effective_groups(runs).get_ylabel()
-    'effective groups\nahead of Uniform'
+    >>> plot_mixed_groups(runs).get_ylabel()
+    'mixed groups\nahead of Uniform'
     """
     seeds = named(runs)
     require_equal_horizons(seeds)
@@ -152,16 +152,16 @@ def plot_effective_groups(runs: Runs, ax: Axes | None = None) -> Axes:
     *_, baseline = seeds
     alone = len(seeds) == 1
     spent = np.linspace(0.0, max(results[0].horizon.total_budget for results in seeds.values()), 201)
-    base = 0.0 if alone else np.mean([_effective_by(run, spent) for run in seeds[baseline]], axis=0)
+    base = 0.0 if alone else np.mean([_mixed_by(run, spent) for run in seeds[baseline]], axis=0)
     for i, (name, results) in enumerate(seeds.items()):
-        draw_band(ax, i, name, spent / 1000.0, [_effective_by(run, spent) - base for run in results])
-    ax.set(xlabel="rollouts spent (thousands)", ylabel="effective groups" + ("" if alone else f"\nahead of {baseline}"))
+        draw_band(ax, i, name, spent / 1000.0, [_mixed_by(run, spent) - base for run in results])
+    ax.set(xlabel="rollouts spent (thousands)", ylabel="mixed groups" + ("" if alone else f"\nahead of {baseline}"))
     legend(ax)
     return ax
 
 
-def _effective_by(run: SimulationResult, spent: FloatArray) -> FloatArray:
-    """Return the effective groups by the time that so many rollouts were spent; NaN beyond what the run spent."""
+def _mixed_by(run: SimulationResult, spent: FloatArray) -> FloatArray:
+    """Return the mixed groups by the time that so many rollouts were spent; NaN beyond what the run spent."""
     by = np.append(0, np.cumsum(run.group_rollouts))
-    reached: FloatArray = np.interp(spent, by, np.append(0, np.cumsum(run.effective)), right=np.nan)
+    reached: FloatArray = np.interp(spent, by, np.append(0, np.cumsum(run.mixed)), right=np.nan)
     return reached

@@ -28,14 +28,14 @@ UNIFORM = "Uniform"
 _SELECTORS = (MoPPS, GRESO, BOTS)  # of prompts, for groups of one size
 _LARGEST = 128  # rollouts of one prompt in one round, the most that published allocators deal
 _CELLS = 1 << 22  # weights of the bootstrap that are held at a time
-_COLUMNS = 5  # of a tally: dealt, answered, groups, effective groups, answered rollouts in dead groups
+_COLUMNS = 5  # of a tally: dealt, answered, groups, mixed groups, answered rollouts in dead groups
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayRow:
     """What one policy bought.
 
-    A *group* is the answered rollouts of one prompt in one round; it is effective where its rewards are not all equal,
+    A *group* is the answered rollouts of one prompt in one round; it is mixed where its rewards are not all equal,
     and dead otherwise. Intervals hold 95% of the bootstrap's replicates; NaN where nothing was answered.
 
     Attributes
@@ -61,14 +61,14 @@ class ReplayRow:
     dead_interval : tuple of two floats
         Bounds of that share.
     difference : float
-        Rate less uniform's rate, effective groups per 1,000 answered rollouts.
+        Rate less uniform's rate, mixed groups per 1,000 answered rollouts.
     difference_interval : tuple of two floats
         Bounds of the difference of the rates, by the same resampled prompts.
     floor : float
         Effective groups per 1,000 rollouts of the log: what is left of the rate if no rollout without an answer, or
         left undealt, had bought anything.
     floor_interval : tuple of two floats
-        Bounds of the floor less uniform's floor, effective groups per 1,000 rollouts of the log.
+        Bounds of the floor less uniform's floor, mixed groups per 1,000 rollouts of the log.
     top_tenth : float
         Share of the rollouts on the tenth of the prompts that got most.
 
@@ -492,13 +492,13 @@ def _rows(tallies: dict[str, FloatArray], n_boot: int, seed: int) -> list[Replay
 
 
 def _ratios(sums: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return effective groups per 1,000 answered and per 1,000 logged rollouts, and the share in dead groups.
+    """Return mixed groups per 1,000 answered and per 1,000 logged rollouts, and the share in dead groups.
 
     The log's own tally is the last one; everything it dealt was logged.
     """
-    _, answered, _, effective, dead = np.moveaxis(sums, -1, 0)
+    _, answered, _, mixed, dead = np.moveaxis(sums, -1, 0)
     with np.errstate(invalid="ignore"):
-        return 1000.0 * effective / answered, 1000.0 * effective / answered[..., -1:], dead / answered
+        return 1000.0 * mixed / answered, 1000.0 * mixed / answered[..., -1:], dead / answered
 
 
 def _resampled(table: FloatArray, n_boot: int, rng: np.random.Generator) -> FloatArray:

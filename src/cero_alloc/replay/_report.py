@@ -125,7 +125,7 @@ def _kinds(log: RolloutLog) -> dict[str, Any]:
     kinds = {"all right": right, "all wrong": wrong, "all equal, in between": equal}
     if not equal.any():
         del kinds["all equal, in between"]
-    return kinds | {"dead: one of these": log.dead, "effective: rewards differ": ~log.dead}
+    return kinds | {"dead: one of these": log.dead, "mixed: rewards differ": ~log.dead}
 
 
 def _range(counts: Any) -> str:
@@ -135,7 +135,7 @@ def _range(counts: Any) -> str:
 
 def _table_text(result: ReplayResult) -> str:
     width = max(len(row.name) for row in result.rows)
-    head = f"{'':<{width}}{'':>11}{'not':>8}{'mean':>7}{'effective groups':>22}{'dead':>17}{'against':>23}"
+    head = f"{'':<{width}}{'':>11}{'not':>8}{'mean':>7}{'mixed groups':>22}{'dead':>17}{'against':>23}"
     second = f"{'policy':<{width}}{'rollouts':>11}{'in log':>8}{'group':>7}{'per 1,000 rollouts':>22}{'rollouts, %':>17}{'uniform':>23}"
     text = [
         "WHAT EACH POLICY WOULD HAVE BOUGHT WITH THE SAME ROLLOUTS",
@@ -223,7 +223,7 @@ def _settings_text(report: ReplayReport, settings: LearntSettings, choice: Satur
         f"forgetting   {kept}",
         f"saturation   {choice.saturation:g}, the most even{which}{sample}:",
         "",
-        f"{'saturation':>10}{'effective groups per 1,000':>32}{'std. error':>12}{'not in log':>12}{'on the top tenth':>18}",
+        f"{'saturation':>10}{'mixed groups per 1,000':>32}{'std. error':>12}{'not in log':>12}{'on the top tenth':>18}",
     ]
     for value, row in zip(SATURATIONS, choice.rows, strict=True):
         text.append(

@@ -63,9 +63,12 @@ def regret_bound(
     lam = instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).").saturation
     proxy_error = real("proxy_error", proxy_error, low=0.0, high=np.inf, remedy="Give a mean distance of values.")
     variation = real("variation", variation, low=0.0, high=np.inf, remedy="Give a sum of distances of values.")
-    n_bar = h.equal_share / h.n_rounds
-    spread = h.n_max / n_bar
-    bound = lam * (h.n_max + h.price_scale / h.n_prompts) / n_bar / sqrt(h.n_rounds) + 8.0 * lam * spread * proxy_error
+    n_bar = h.equal_share_units / h.n_rounds
+    spread = h.max_units / n_bar
+    bound = (
+        lam * (h.max_units + h.price_scale_units / h.n_prompts) / n_bar / sqrt(h.n_rounds)
+        + 8.0 * lam * spread * proxy_error
+    )
     if variation == 0.0:
         return min(utility.ceiling, bound)
     kink = 2.0 if (utility.shape, utility.scaling) == ("capped-linear", "rate") else 1.0
@@ -130,20 +133,20 @@ def path_optimum_bound(
         raise ValueError(
             error_text("values", f"have shape {shape}", q.shape, "Give one row per prompt, one column per round.")
         )
-    size = horizon.n_rounds * horizon.n_max + horizon.n_max + 1
+    size = horizon.n_rounds * horizon.max_units + horizon.max_units + 1
     scratch = [np.empty(size) for _ in range(3)]
     shape_code, scaling, lam = utility.codes
-    share, budget = horizon.equal_share, float(horizon.budget)
+    share, budget = horizon.equal_share_units, float(horizon.budget_units)
 
     def dual(price: float) -> tuple[float, float]:
-        worth, bought = _kernels.path_dual(price, q, horizon.n_max, share, shape_code, scaling, lam, *scratch)
+        worth, bought = _kernels.path_dual(price, q, horizon.max_units, share, shape_code, scaling, lam, *scratch)
         return worth + price * budget, bought
 
     top = 4.0 * lam * float(q.max()) / share
     best, best_price = float(horizon.n_prompts * lam), top
     # The static optimum of the mean values has nearly the same price; try a bracket around it first.
     static = OfflineOracle(utility).solve(
-        q.mean(axis=1), budget, equal_share=share, upper=horizon.n_rounds * horizon.n_max
+        q.mean(axis=1), budget, equal_share=share, upper=horizon.n_rounds * horizon.max_units
     )
     lo, hi = 0.0, top
     for price in (0.9 * static.price, 1.1 * static.price):

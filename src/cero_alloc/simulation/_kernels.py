@@ -25,14 +25,14 @@ def unit_gains(shape, height, rate, size, out):
 
 
 @kernel
-def path_dual(price, q_path, n_max, share, shape, scaling, lam, worth, spent, gain):
+def path_dual(price, q_path, max_units, share, shape, scaling, lam, worth, spent, gain):
     """Price the drifting problem: each prompt's best plan by dynamic programming over (round, exposure).
 
-    q_path has shape (n_prompts, n_rounds); ``worth``, ``spent`` and ``gain`` are scratch of n_rounds * n_max + n_max +
+    q_path has shape (n_prompts, n_rounds); ``worth``, ``spent`` and ``gain`` are scratch of n_rounds * max_units + max_units +
     1 entries. A unit bought in round k at exposure z gains U_k(z + 1) - U_k(z) at that round's rate. Returns the sum of
     the optimal priced values and the units bought.
 
-    A round that may buy n_max units is n_max chances to buy one, which leaves one comparison per exposure. No plan
+    A round that may buy max_units units is max_units chances to buy one, which leaves one comparison per exposure. No plan
     misses a unit that gains less than its price: exposure is never worth having for the rounds to come, because the
     utilities are concave.
     """
@@ -43,10 +43,10 @@ def path_dual(price, q_path, n_max, share, shape, scaling, lam, worth, spent, ga
         spent[:] = 0.0
         for k in range(n_rounds - 1, -1, -1):
             height, rate = scale_of(scaling, lam, q_path[i, k])
-            top = (k + 1) * n_max
+            top = (k + 1) * max_units
             wanted = min(top, np.int64(share * demand(shape, height, rate, price * share, top / share)) + 1)
             unit_gains(shape, height, rate / share, wanted, gain)
-            for chance in range(n_max):
+            for chance in range(max_units):
                 for z in range(min(wanted, top - chance)):  # ascending: worth[z + 1] is still that of the next chance
                     more = worth[z + 1] + (gain[z] - price)
                     units = spent[z + 1] + 1.0

@@ -113,14 +113,14 @@ class SimulationResult:
         return int(np.unique(self.group_round).size)
 
     @property
-    def effective(self) -> npt.NDArray[np.bool_]:
+    def mixed(self) -> npt.NDArray[np.bool_]:
         """Whether each group has both successes and failures; shape (n_groups,). No other group teaches."""
         return (self.group_successes > 0) & (self.group_successes < self.group_rollouts)
 
     @property
-    def effective_group_rate(self) -> float:
+    def mixed_group_rate(self) -> float:
         """Share of the groups with both successes and failures; NaN without groups."""
-        return float(self.effective.mean()) if self.group_rollouts.size else float("nan")
+        return float(self.mixed.mean()) if self.group_rollouts.size else float("nan")
 
     @property
     def top_tenth(self) -> float:

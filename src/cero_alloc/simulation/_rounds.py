@@ -147,16 +147,16 @@ def _first_wave(
     return policy.allocate(**limits) if prompt_ids is None else policy.allocate(prompt_ids, **limits)
 
 
-def check_counts(n: IntArray, group_size: int, most: int, left: int) -> int:
+def check_counts(n: IntArray, unit_size: int, most: int, left: int) -> int:
     """Return the sum of counts, and refuse those that no allocator may return: a comparison is one of equal rollouts.
 
     ``most`` rollouts of one prompt, ``left`` in all.
     """
     if n.dtype.kind not in "iu":
         raise ValueError(error_text("counts", "be integers", n.dtype, "Return an int64 array from allocate."))
-    bad, total = kernels.first_bad_count(n.astype(np.int64, order="C", copy=False), group_size, most)
+    bad, total = kernels.first_bad_count(n.astype(np.int64, order="C", copy=False), unit_size, most)
     if bad >= 0:
-        condition = f"be multiples of {group_size} in [0, {most}]"
+        condition = f"be multiples of {unit_size} in [0, {most}]"
         raise ValueError(error_text("counts", condition, n.tolist()[:5], "Correct allocate."))
     if total > left:
         raise ValueError(error_text("counts", f"sum to at most the {left} left", total, "Correct allocate."))

@@ -106,13 +106,13 @@ def simulate(
     ids = None if pool.prompt_ids is None else np.fromiter(pool.prompt_ids, dtype=object, count=pool.n_prompts)
     offers = None if batches is None else offered_rows(batches, pool.n_prompts, rounds)
     static, everyone = pool.static, np.arange(pool.n_prompts)
-    z, left = np.zeros(pool.n_prompts, dtype=np.int64), h.budget  # exposure and budget in units
+    z, left = np.zeros(pool.n_prompts, dtype=np.int64), h.budget_units  # exposure and budget in units
     achieved, variation = 0.0, 0.0
 
     def rewards(rows: IntArray, p: FloatArray, left: int) -> Draw:
         def draw(positions: IntArray, n: IntArray) -> tuple[IntArray, IntArray]:
             nonlocal left
-            left -= check_counts(n, h.group_size, h.max_rollouts, left * h.group_size) // h.group_size
+            left -= check_counts(n, h.unit_size, h.max_rollouts, left * h.unit_size) // h.unit_size
             return rng.binomial(n, p[rows[positions]]), n
 
         return draw
@@ -130,23 +130,25 @@ def simulate(
         counts, won, _ = play_round(policy, names, rewards(rows, p, left), feedback=feedback)
         dealt = (counts != 0).nonzero()[0]  # NumPy finds bools several times faster than integers
         chosen, n, s = rows[dealt], counts[dealt], won[dealt].astype(np.int64)
-        total = check_counts(n, h.group_size, h.max_rollouts, left * h.group_size)
-        units = n // h.group_size
+        total = check_counts(n, h.unit_size, h.max_rollouts, left * h.unit_size)
+        units = n // h.unit_size
         if not static:
-            x, more = z[chosen] / h.equal_share, units / h.equal_share
+            x, more = z[chosen] / h.equal_share_units, units / h.equal_share_units
             achieved += float((worth.value(q[chosen], x + more) - worth.value(q[chosen], x)).sum())
         z[chosen] += units
-        left -= total // h.group_size
+        left -= total // h.unit_size
         run.record(k, chosen, n, s, total, q, float(getattr(policy, "price", np.nan)))
     if static:
-        achieved = float(worth.value(q, z / h.equal_share).sum())
+        achieved = float(worth.value(q, z / h.equal_share_units).sum())
     if optimum is None and static:
         visits = rounds if offers is None else np.bincount(np.concatenate(offers), minlength=pool.n_prompts)
         oracle = OfflineOracle(worth)
-        optimum = oracle.solve(q, h.budget, equal_share=h.equal_share, upper=visits * h.n_max, integer=True).optimum
+        optimum = oracle.solve(
+            q, h.budget_units, equal_share=h.equal_share_units, upper=visits * h.max_units, integer=True
+        ).optimum
     elif optimum is None:
         optimum, _ = path_optimum_bound(_value_path(pool, rounds), h, worth)
-    result = run.result(achieved, optimum, variation, z * h.group_size, worth)
+    result = run.result(achieved, optimum, variation, z * h.unit_size, worth)
     error = float(result.proxy_error.mean())
     unbounded = offers is not None or np.isnan(error)
     bound = np.nan if unbounded else regret_bound(h, worth, proxy_error=error, variation=variation)
