@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import checkpoint
-from ._allocators.dual import SlopeStep, counts_of, leaders, next_price, play_round, step_sizes
+from ._allocators.fenchel_dual import SlopeStep, next_price, step_sizes
 from ._allocators.metrics import ledger_metrics
 from ._budget.horizon import Horizon
 from ._budget.ledger import RolloutLedger, require_refundable
@@ -21,6 +21,7 @@ from ._evidence.ids import PromptIndex, tie_ranks
 from ._objective.utility import SaturatingUtility
 from ._saving.saved import OwnLock, Saved, locked
 from ._saving.state import State, check_array, is_of
+from ._solvers.ranking import counts_of, deal_round, leaders
 
 __all__ = ["PoolShard", "ShardedAllocator", "in_process"]
 
@@ -507,7 +508,9 @@ class ShardedAllocator(OwnLock, Saved):
         h = self.horizon
         cap = self.ledger.round_units(h.n_prompts, budget, exact)
         if self._proposed is not None:
-            self._price = next_price(self._price, self._proposed, self.ledger, self._price_step)
+            self._price = next_price(
+                self._price, self._proposed, self.ledger.even_pace, h.capacity_units, self._price_step
+            )
             self._proposed = None
         if self.ledger.finished:
             self._call("close")
@@ -519,16 +522,26 @@ class ShardedAllocator(OwnLock, Saved):
         if self._catch_up and not exact:
             later = (self.ledger.rounds_left - 1) * self.ledger.reach(h.n_prompts)
             due = min(cap, self.ledger.units_left - later)
-        played = play_round(slopes, ties, self._price, self.ledger, cap, h.n_prompts * h.max_units, due, exact=exact)
-        self._proposed, self._batch_price = played.proposed, played.cleared
+        deal = deal_round(
+            slopes,
+            ties,
+            self._price,
+            max_units=h.max_units,
+            left=self.ledger.units_left,
+            cap=cap,
+            most=h.n_prompts * h.max_units,
+            due=due,
+            exact=exact,
+        )
+        self._proposed, self._batch_price = deal.proposed, deal.cleared
         proposal, units = np.zeros_like(rows), np.zeros_like(rows)
-        proposal[played.places] = counts_of(played.places, played.proposed, h.max_units)
-        units[played.paid] = counts_of(played.paid, played.dealt, h.max_units)
+        proposal[deal.places] = counts_of(deal.places, deal.proposed, h.max_units)
+        units[deal.paid] = counts_of(deal.paid, deal.dealt, h.max_units)
         dealt = np.flatnonzero((proposal > 0) | (units > 0))
         dealt = dealt[np.argsort(rows[dealt])]
         rows, proposal, units = rows[dealt], proposal[dealt], units[dealt]
         self._call("deal", self._parts(rows, rows, proposal, units))
-        self.ledger.debit(None, np.array([played.dealt]))
+        self.ledger.debit(None, np.array([deal.dealt]))
         paid = units > 0
         return rows[paid], units[paid] * h.unit_size
 
@@ -627,7 +640,7 @@ class ShardedAllocator(OwnLock, Saved):
         >>> allocator.metrics()["remaining_budget"]
         8.0
         """
-        return ledger_metrics(self.ledger, price=self._price, batch_price=self._batch_price)
+        return ledger_metrics(self.ledger, (self._price, self._batch_price))
 
     @classmethod
     def load(  # type: ignore[override]

@@ -238,8 +238,8 @@ def test_re_solving_plans_without_the_retired(seed):
     for run in (one, two):
         run.bank.retire(gone)
     # As if they had no visits to come: the same thing said by hand.
-    if two._left is not None:
-        two._left[gone] = 0.0
+    if two._plan.left is not None:
+        two._plan.left[gone] = 0.0
     for _ in range(4):
         offer = None if rng.random() < 0.5 else np.setdiff1d(rng.permutation(m)[: rng.integers(1, m + 1)], gone)
         counts = one.allocate(offer)

@@ -16,9 +16,8 @@ from cero_alloc import (
     ResolvingAllocator,
     SaturatingUtility,
 )
-from cero_alloc._allocators.dual import counts_of, play_round
-from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._solvers import threads as _threads
+from cero_alloc._solvers.ranking import counts_of, deal_round
 from helpers.jit import either
 from speed_process import arrays_of
 from twins import naive
@@ -891,11 +890,8 @@ def test_the_certificate_of_a_run_in_tokens():
 
 def played(key, tie, threshold, max_units, cap, budget):
     """What a round proposes and deals, as the twin tells it; below 0 the threshold is that of an exact round."""
-    ledger = RolloutLedger.plan(len(key), total_budget=1, n_rounds=1, unit_size=1, max_rollouts=max_units)
-    ledger.left = budget
-    result = play_round(
-        np.array(key), np.array(tie, dtype=np.int32), threshold, ledger, cap, 1000, 0, exact=threshold < 0
-    )
+    limits = {"max_units": max_units, "left": budget, "cap": cap, "most": 1000, "due": 0}
+    result = deal_round(np.array(key), np.array(tie, dtype=np.int32), threshold, **limits, exact=threshold < 0)
     proposal, counts = np.zeros((2, len(key)), dtype=np.int64)
     proposal[result.places] = counts_of(result.places, result.proposed, max_units)
     counts[result.paid] = counts_of(result.paid, result.dealt, max_units)
@@ -961,7 +957,7 @@ def play(allocator, rounds, seed=0):
 def test_threads_change_nothing(threads, monkeypatch):
     alone = large(5000)
     expected = play(alone, 12)
-    monkeypatch.setattr(_threads, "_ALONE", 100)
+    monkeypatch.setattr(_threads, "ALONE", 100)
     monkeypatch.setenv("CERO_ALLOC_THREADS", threads)
     together = large(5000)
     assert (play(together, 12) == expected).all()
@@ -975,7 +971,7 @@ def test_the_number_of_threads(monkeypatch):
     for nonsense in ("0", "-1", "many", ""):
         monkeypatch.setenv("CERO_ALLOC_THREADS", nonsense)
         assert 1 <= _threads.thread_count() <= 4
-    monkeypatch.setattr(_threads, "_ALONE", 1)
+    monkeypatch.setattr(_threads, "ALONE", 1)
     monkeypatch.setenv("CERO_ALLOC_THREADS", "4")
     stretches = _threads.in_stretches(lambda start, stop: (start, stop), 10)
     assert stretches == [(0, 2), (2, 5), (5, 7), (7, 10)]

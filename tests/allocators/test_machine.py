@@ -77,7 +77,7 @@ REFUSED = {
 
 def broken(state):
     """Return a state whose reservations do not add up."""
-    ledger = state.get("inner", state)["ledger"]
+    ledger = state["ledger"]
     ledger["accounts"][0, 1] += 1
     return state
 
@@ -312,7 +312,7 @@ class Run(RuleBasedStateMachine):
         visits = {}
         if isinstance(self.ours, ResolvingAllocator) and not self.ours._pacing.by_rounds:
             rounds = 0
-        if getattr(self.ours, "_left", None) is not None and rng.random() < 0.5:
+        if isinstance(self.ours, ResolvingAllocator) and self.ours._plan.left is not None and rng.random() < 0.5:
             visits = {"visits": 1}
         try:
             self.both(lambda a: a.extend_budget(more, rounds=rounds, **visits))

@@ -21,8 +21,8 @@ def known(rates):
 def visible(allocator):
     """All that an allocator remembers and a failed call might have changed."""
     ledger, bank = allocator.ledger, allocator.bank
-    arrays = (allocator.exposure, ledger.outstanding, ledger.offers, bank.alpha, bank.beta, allocator._tie)
-    left = None if allocator._left is None else allocator._left.tolist()
+    arrays = (allocator.exposure, ledger.outstanding, ledger.offers, bank.alpha, bank.beta, allocator._plan.tie)
+    left = None if allocator._plan.left is None else allocator._plan.left.tolist()
     scalars = (allocator.remaining_budget, allocator.round, allocator.price, allocator._batch_price, bank._now)
     return scalars, left, [array.tolist() for array in arrays]
 
@@ -177,7 +177,7 @@ def test_prompts_that_join_take_the_smallest_number_of_visits_left():
     allocator.allocate([0, 2])
     bank.add_prompts([3, 4])
     allocator.update([3], [1], [2])
-    assert allocator._left.tolist() == [7, 7, 4, 4, 4]
+    assert allocator._plan.left.tolist() == [7, 7, 4, 4, 4]
 
 
 def test_string_ids_and_any_order_of_them():

@@ -748,7 +748,7 @@ def test_states_that_do_not_fit_change_nothing(name):
         assert snapshot(policy) == before
 
     label = world.rule.cls.__name__
-    head = r"^state\['inner'\]" if name == "FixedPacing" else "^state"
+    head = "^state"
     for nothing in (None, 7, "state", [1]):
         must = re.escape(f"state must be the dict that {label}.state_dict returned, got state = {nothing!r}.")
         refused(nothing, f"^{must}{REMEDY}", TypeError)
@@ -782,7 +782,7 @@ def test_states_of_another_horizon_are_refused_with_the_first_difference(name):
     world = World(name, 5)
     world.play(policy := world.new())
     before, ours = snapshot(policy), policy.horizon
-    head = r"^state\['inner'\]" if name == "FixedPacing" else "^state"
+    head = "^state"
     if world.args:
         longer = world.rule.cls(BetaPosteriorBank(world.m), np.vstack([world.plan, world.plan[:1]]), unit_size=world.g)
         others = {"n_rounds": longer}

@@ -42,7 +42,7 @@ NO_FORMULA = {
 # Callables that check nothing of what they are given, and so promise no error.
 CHECKS_NOTHING = {
     "the methods of a protocol": {"Policy.allocate", "Policy.update"},
-    "a flag that is only looked at": {"RolloutRun.metrics", "Baseline.metrics"},
+    "a flag that is only looked at": {"Allocator.metrics"},
     "messages between an allocator and its shards": {"PoolShard.deal", "PoolShard.outstanding", "PoolShard.update"},
     "what the package itself made": {"RolloutLog.of_rows"},
 }

@@ -639,7 +639,7 @@ def test_the_state_of_another_rule_with_the_same_entries_is_refused():
 OPTIONAL = {
     "BOTS, progress": (BOTS, {}, ("progress",)),
     "all_offers": (ResolvingAllocator, {}, ("ledger", "all_offers")),
-    "left": (ResolvingAllocator, {}, ("left",)),
+    "left": (ResolvingAllocator, {}, ("plan", "left")),
 }
 
 
@@ -797,13 +797,13 @@ def test_a_resolving_allocators_state_holds_what_changes():
     policy.allocate()
     state = policy.state_dict()
     assert set(state) == {
-        "schema", "arguments", "class", "bank", "ledger", "rng", "tie", "left", "price", "batch_price", "prior_fit", "deliveries",
+        "schema", "arguments", "class", "bank", "ledger", "rng", "plan", "batch_price", "prior_fit", "deliveries",
     }  # fmt: skip
     assert state["class"] == "ResolvingAllocator"
-    assert state["left"].tolist() == [2.0, 1.0]
-    assert state["price"] > 0.0
+    assert state["plan"]["left"].tolist() == [2.0, 1.0]
+    assert state["plan"]["price"] > 0.0
     unknown = ResolvingAllocator(BetaPosteriorBank(2), total_budget=12, n_rounds=3, max_rollouts=4)
-    assert unknown.state_dict()["left"] is None
+    assert unknown.state_dict()["plan"]["left"] is None
 
 
 def test_a_resolving_allocator_refuses_what_does_not_fit():
@@ -829,14 +829,24 @@ def test_a_resolving_allocator_refuses_what_does_not_fit():
     kind = r"^state\['class'\] must be 'ResolvingAllocator', got state\['class'\] = 'FenchelDualAllocator'\."
     refuses(policy, dual.state_dict(), kind + REMEDY)
     refuses(policy, 7, "^state must be the dict that ResolvingAllocator.state_dict returned, got state = 7", TypeError)
-    refuses(policy, good | {"price": None}, r"^state\['price'\] must be a number, got state\['price'\] = None")
-    refuses(policy, good | {"tie": np.arange(4)}, r"^state\['tie'\] must be int32 of shape \(3,\), got .*\(4,\)")
+    refuses(
+        policy,
+        good | {"plan": good["plan"] | {"price": None}},
+        r"^state\['plan'\]\['price'\] must be a number, got .* = None",
+    )
+    refuses(
+        policy,
+        good | {"plan": good["plan"] | {"tie": np.arange(4)}},
+        r"^state\['plan'\]\['tie'\] must be int32 of shape \(3,\), got .*\(4,\)",
+    )
     for entry in set(good) - {"class", "schema", "arguments"}:
         lacking = {key: value for key, value in good.items() if key != entry}
         refuses(policy, lacking, rf"entries of a ResolvingAllocator, missing or foreign: \['{entry}'\]")
     told = new(visits=3)
     for broken in (np.zeros(2), np.zeros(3, dtype=np.int64), [1.0, 1.0, 1.0], 7):
-        refuses(told, told.state_dict() | {"left": broken}, r"^state\['left'\] must be float64 of shape \(3,\), got ")
+        state = told.state_dict()
+        state["plan"]["left"] = broken
+        refuses(told, state, r"^state\['plan'\]\['left'\] must be float64 of shape \(3,\), got ")
 
 
 def test_told_and_untold_visits_do_not_mix():
@@ -844,8 +854,8 @@ def test_told_and_untold_visits_do_not_mix():
     run = {"total_budget": 12, "n_rounds": 4, "max_rollouts": 2}
     told, untold = (ResolvingAllocator(BetaPosteriorBank(3), visits=visits, **run) for visits in (4, None))
     assert told.horizon == untold.horizon
-    refuses(told, untold.state_dict(), r"state\['left'\]", (TypeError, ValueError))
-    refuses(untold, told.state_dict(), r"state\['left'\]", (TypeError, ValueError))
+    refuses(told, untold.state_dict(), r"state\['plan'\]\['left'\]", (TypeError, ValueError))
+    refuses(untold, told.state_dict(), r"state\['plan'\]\['left'\]", (TypeError, ValueError))
 
 
 # ------------------------------------------------------------------ an open round, a part that may be missing

@@ -121,7 +121,7 @@ def play(seed, shape, scaling, *, afresh, resume=None):
         fit_every=7 if rng.random() < 0.2 else None,
     )  # fmt: skip
     if afresh:
-        allocator._plan_of = lambda rows: None
+        allocator._strategy._running = lambda rows: None
     p, batch, done = rng.beta(0.6, 0.8, size), max(1, size // int(rng.choice([3, 20]))), []
     for k in range(25):
         rows = rng.permutation(size)[:batch] if rng.random() < 0.95 else None
@@ -158,7 +158,7 @@ def test_a_batch_is_planned_without_passes_over_the_pool(sizes):
         rows = np.sort(rng.permutation(size)[:64])
         counts = allocator.allocate(rows)
         allocator.update(rows, rng.binomial(counts, p[rows]), counts)
-    assert allocator._running.passes <= 8
+    assert allocator._plan.running.passes <= 8
 
 
 def test_a_second_reader_of_a_bank_takes_no_change_from_the_first():

@@ -1,10 +1,10 @@
-"""What every allocator is made of: a bank, an account, and feedback that comes when and as often as it likes."""
+"""Allocator: the one template of a round, the account, and feedback that may come late, split or twice."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from threading import RLock
-from typing import Any, ClassVar, Literal, Self, SupportsIndex
+from typing import Any, ClassVar, Literal, NamedTuple, Self, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,32 @@ from .metrics import run_metrics
 _ROUND_REMEDY = "Give the number that allocator.round had after the call of allocate, or None."
 
 
-class RolloutRun(Saved):
-    """A run over a bank's prompts under one account; a subclass deals.
+class Offer(NamedTuple):
+    """The prompts on offer in a round; retired prompts are left out, even if they were named."""
 
-    Feedback may come late, split, out of order, more than once under one ``delivery_id``, or never. Whatever happens,
+    rows: IntArray | None  # None: the whole pool
+    size: int  # prompts on offer
+    places: IntArray | None  # where they stand among the ids that were named; None: everywhere
+    named: int  # ids that were named
+
+    @property
+    def selector(self) -> IntArray | slice:
+        """Index of the rows on offer into an array over the pool."""
+        return slice(None) if self.rows is None else self.rows
+
+    def spread(self, counts: IntArray) -> IntArray:
+        """Return counts of the prompts on offer in the order of the ids that were named; retired prompts get 0."""
+        if self.places is None:
+            return counts
+        named = np.zeros(self.named, dtype=np.int64)
+        named[self.places] = counts
+        return named
+
+
+class Allocator(Saved):
+    """A run over a bank's prompts under one account. A subclass says in ``_request`` and ``_propose`` what a round deals.
+
+    Feedback may come late, split, out of order, repeatedly under one ``delivery_id``, or never. At all times
 
         spent + reserved + left = total    (:attr:`balance`)
 
@@ -51,8 +73,57 @@ class RolloutRun(Saved):
 
     @property
     def lock(self) -> RLock:
-        """The bank's lock, which every method holds; hold it, too, to make several calls one."""
+        """The bank's lock, which every method holds. Hold it to make several calls atomic."""
         return self.bank.lock
+
+    def allocate(
+        self, prompt_ids: Iterable[Hashable] | None = None, budget: float | None = None, *, exact: bool = False
+    ) -> IntArray:
+        """Close the previous round with the evidence as it stands, then deal this one.
+
+        Parameters
+        ----------
+        prompt_ids : iterable of hashable, or None
+            Prompts on offer, each once; None offers the whole pool in row order.
+        budget : int or None, or float with ``costs``
+            Cap of this round, in rollouts or tokens; rounded down to whole units. None leaves the total to the allocator.
+        exact : bool
+            Spend exactly ``budget``. With ``costs`` only where all prompts cost the same.
+
+        Returns
+        -------
+        numpy.ndarray of int64, shape (n_offered,)
+            Rollouts per prompt in the order of ``prompt_ids``, multiples of ``unit_size`` up to ``max_rollouts``. All zeros
+            once the horizon is over or the budget is gone.
+
+        Raises
+        ------
+        KeyError
+            For an unknown id.
+        ValueError
+            For a repeated id, a negative budget, or an exact total that is not feasible; the message names what is.
+        TypeError
+            For a budget that is not an integer, or with ``costs`` not a number.
+
+        Examples
+        --------
+        >>> from cero_alloc import FenchelDualAllocator
+        >>> allocator = FenchelDualAllocator(BetaPosteriorBank(4), total_budget=8, n_rounds=4, max_rollouts=2)
+        >>> int(allocator.allocate(budget=3, exact=True).sum())
+        3
+        """
+        with self.bank.lock:
+            self._grow()
+            offer = self._offer(prompt_ids)
+            request = self._request(offer, budget, exact)
+            self._close()
+            if self.ledger.finished:
+                return np.zeros(offer.named, dtype=np.int64)
+            if self._fit_every is not None and self.ledger.round and self.ledger.round % self._fit_every == 0:
+                self.prior_fit = self.bank.fit_prior()
+            places, units = self._propose(offer, request)
+            self.bank.tick()
+            return offer.spread(self.ledger.open_round(offer.rows, offer.size, places, units))
 
     @property
     def horizon(self) -> Horizon:
@@ -346,10 +417,7 @@ class RolloutRun(Saved):
         8.0
         """
         self._grow()
-        price, batch_price = self._prices()
-        metrics = run_metrics(
-            self.bank, self.ledger, self.utility, price=price, batch_price=batch_price, certificate=certificate
-        )
+        metrics = run_metrics(self.bank, self.ledger, self.utility, self._prices(), certificate=certificate)
         return metrics | {"repeated_deliveries": float(self._deliveries.repeated)}
 
     # ------------------------------------------------------------ what an allocator says
@@ -360,30 +428,33 @@ class RolloutRun(Saved):
     def _grow(self) -> None:
         """Make room for prompts that joined the bank."""
 
-    def _refit(self) -> None:
-        """Refit the prior when its round has come."""
-        if self._fit_every is not None and self.ledger.round and self.ledger.round % self._fit_every == 0:
-            self.prior_fit = self.bank.fit_prior()
+    def _request(self, offer: Offer, budget: Any, exact: bool) -> Any:
+        """Return what the round may spend, for :meth:`_propose`; raise on an infeasible request before anything changes."""
+        raise NotImplementedError
 
-    def _prices(self) -> tuple[float, float]:
-        """Return the price of the run and that of the last round."""
+    def _close(self) -> None:
+        """Close the previous round with the evidence as it stands."""
+
+    def _propose(self, offer: Offer, request: Any) -> tuple[IntArray, IntArray]:
+        """Return positions among the prompts on offer, and the units that each of them gets."""
+        raise NotImplementedError
+
+    def _prices(self) -> tuple[float, float] | None:
+        """Return the price of the run and that of the last round; None where the allocator has no price."""
         raise NotImplementedError
 
     # ------------------------------------------------------------ what allocators share
 
-    def _on_offer(self, prompt_ids: Iterable[Hashable] | None) -> tuple[IntArray | None, int, IntArray | None, int]:
-        """Return the rows on offer (None: the whole pool) and their number, and for :func:`spread` how they were named.
-
-        Retired prompts are not on offer, whoever names them.
-        """
+    def _offer(self, prompt_ids: Iterable[Hashable] | None) -> Offer:
+        """Return the offer that ids name."""
         rows, retired = self.bank._index.unique_rows(prompt_ids), self.bank._retired
         named = len(self.bank) if rows is None else rows.size
         if retired is None:
-            return rows, named, None, named
+            return Offer(rows, named, None, named)
         places = np.flatnonzero(~(retired if rows is None else retired[rows]))
         if places.size == named:
-            return rows, named, None, named
-        return places if rows is None else rows[places], places.size, places, named
+            return Offer(rows, named, None, named)
+        return Offer(places if rows is None else rows[places], places.size, places, named)
 
     def _round_number(self, number: SupportsIndex | None) -> int | None:
         """Return the checked number of an open round."""
@@ -416,9 +487,8 @@ class RolloutRun(Saved):
 
     @classmethod
     def _from_state(cls, state: State, label: str, **live: Any) -> Self:
-        owner = state.get("inner", state)  # a rule around another
-        if is_of(state, cls.__name__) and isinstance(owner, dict):
-            bank, ledger = owner.get("bank"), owner.get("ledger")
+        if is_of(state, cls.__name__):
+            bank, ledger = state.get("bank"), state.get("ledger")
             planned = ledger.get("horizon", {}).get("n_prompts") if isinstance(ledger, dict) else None
             if not isinstance(bank, dict) or type(planned) is not int:
                 raise ValueError(f"{label} must hold a bank and a ledger with its horizon. Pass what save wrote.")
@@ -447,12 +517,3 @@ class RolloutRun(Saved):
         self._deliveries.load_state_dict(state["deliveries"])
         if state.get("prior_fit") is not None:
             self.prior_fit = PriorFit(**state["prior_fit"])
-
-
-def spread(counts: IntArray, places: IntArray | None, size: int) -> IntArray:
-    """Return counts of those on offer in the order of the ids that were named; the others get 0."""
-    if places is None:
-        return counts
-    named = np.zeros(size, dtype=np.int64)
-    named[places] = counts
-    return named

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import sqrt
-from typing import Any, ClassVar, SupportsIndex
+from typing import Any, ClassVar, NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc._budget.horizon import visits_per_prompt
+from cero_alloc._budget.horizon import Horizon, visits_per_prompt
 from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._checks import FloatArray, IntArray, error_text, flag, generator, instance, integer, real
-from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._evidence.bank import BLOCK, BetaPosteriorBank
 from cero_alloc._evidence.ids import tie_ranks
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
 from cero_alloc._saving.state import check_array, require
-from cero_alloc._solvers import ranking_kernels
+from cero_alloc._solvers import ranking_kernels, threads
+from cero_alloc._solvers.ranking import counts_of, deal_round
 
-from .base import RolloutRun, spread
-from .dual import SlopeStep, counts_of, next_price, play_round, step_sizes
+from . import slopes_kernels
+from .base import Allocator, Offer
 
 
-class FenchelDualAllocator(RolloutRun):
+class OpenRound(NamedTuple):
+    """A round that was dealt and is not closed."""
+
+    rows: IntArray | None  # on offer; None: the whole pool
+    size: int  # prompts on offer
+    places: IntArray  # positions that got a proposal
+    proposed: int  # units of the proposal
+
+
+class FenchelDualAllocator(Allocator):
     r"""Allocate rollouts by projected gradient on the Fenchel dual of the horizon problem (Algorithm 1).
 
     Each prompt holds a normalised slope :math:`\vartheta_i \in [0, 1]`, the run a normalised price
@@ -151,6 +162,7 @@ class FenchelDualAllocator(RolloutRun):
             round_capacity=round_capacity,
             offered=offered,
         )
+        self._max_units = self.horizon.max_units
         slope_step, self._price_step = step_sizes(step_size, rounds, batch=visits is not None)
         self._step = SlopeStep(bank, self.ledger.horizon, utility, slope_step)
         self._price = real(
@@ -167,8 +179,7 @@ class FenchelDualAllocator(RolloutRun):
         self._slopes = np.minimum(1.0, 4.0 * bank._values(None))
         self._tie = tie_ranks(self._rng, len(bank))
         self._batch_price = self._price  # slope of the last prompt dealt where the round's total binds, else the price
-        # The open round: rows on offer (None: all), their number, positions that got a proposal, and its units.
-        self._open: tuple[IntArray | None, int, IntArray, int] | None = None
+        self._open: OpenRound | None = None
 
     @property
     @locked
@@ -181,49 +192,6 @@ class FenchelDualAllocator(RolloutRun):
     def price(self) -> float:
         """Normalised price, in [0, 1], as of the last closed round."""
         return self._price
-
-    @locked
-    def allocate(
-        self, prompt_ids: Iterable[Hashable] | None = None, budget: SupportsIndex | None = None, *, exact: bool = False
-    ) -> IntArray:
-        """Close the previous round, then deal this one.
-
-        Parameters
-        ----------
-        prompt_ids : iterable of hashable, or None
-            Prompts on offer, each once; None offers the whole pool in row order.
-        budget : int or None
-            Cap of this round in rollouts, on top of ``round_capacity``; rounded down to whole groups.
-        exact : bool
-            Spend exactly ``budget``: the ranking then ignores the sign of the margins, and the caps still hold.
-
-        Returns
-        -------
-        numpy.ndarray of int64, shape (n_offered,)
-            Rollouts per prompt in the order of ``prompt_ids``, multiples of ``unit_size`` between 0 and
-            ``max_rollouts``. All zeros once the horizon is over or the budget is gone.
-
-        Raises
-        ------
-        KeyError
-            For an unknown id.
-        ValueError
-            For a repeated id, a negative budget, or an exact total that is not feasible; the message names the feasible
-            range.
-        TypeError
-            For a budget that is not an integer.
-
-        Examples
-        --------
-        >>> bank = BetaPosteriorBank(4)
-        >>> allocator = FenchelDualAllocator(bank, total_budget=8, n_rounds=4, max_rollouts=2)
-        >>> int(allocator.allocate(budget=3, exact=True).sum())
-        3
-        """
-        self._grow()
-        rows, size, places, named = self._on_offer(prompt_ids)
-        cap = self.ledger.round_units(size, budget, exact)
-        return spread(self._deal(rows, size, cap, exact), places, named)
 
     @locked
     def extend_budget(
@@ -289,29 +257,28 @@ class FenchelDualAllocator(RolloutRun):
             return np.maximum(1.0, self._visits - (self.ledger.offers - self._offers_before))
         return np.array(np.broadcast_to(visits_per_prompt(visits, len(self.bank), max(1, rounds)), len(self.bank)))
 
-    def _deal(self, rows: IntArray | None, size: int, cap: int, exact: bool) -> IntArray:
-        """Close the open round, then propose ``cap`` units at most, or exactly, and debit what the budget covers."""
-        self._close()
-        if self.ledger.finished:
-            return np.zeros(size, dtype=np.int64)
-        self._refit()
-        key, tie = self._slopes, self._tie
+    def _request(self, offer: Offer, budget: Any, exact: bool) -> tuple[int, bool]:
+        """Return the most units that the round may propose, and whether it must deal exactly those."""
+        return self.ledger.round_units(offer.size, budget, exact), exact
+
+    def _propose(self, offer: Offer, request: tuple[int, bool]) -> tuple[IntArray, IntArray]:
+        """Rank by margin and deal; keep the proposal for the dual step."""
+        rows, size, (cap, exact) = offer.rows, offer.size, request
+        key, tie, max_units, left = self._slopes, self._tie, self._max_units, self.ledger.units_left
         if rows is not None:
             key, tie = np.empty(size), np.empty(size, dtype=np.int32)
             ranking_kernels.look_up(rows, self._slopes, self._tie, key, tie)
-        due = 0
-        if self._catch_up and not exact:
-            due = min(cap, self.ledger.units_left - self._reserve(rows, size))
-        played = play_round(key, tie, self._price, self.ledger, cap, size * self.horizon.max_units, due, exact=exact)
-        self._open = (rows, size, played.places, played.proposed)
-        self._batch_price = played.cleared
-        self.bank.tick()
-        return self.ledger.open_round(
-            rows, size, played.paid, counts_of(played.paid, played.dealt, self.horizon.max_units)
+        due = min(cap, left - self._reserve(rows, size)) if self._catch_up and not exact else 0
+        most = size * max_units
+        deal = deal_round(
+            key, tie, self._price, max_units=max_units, left=left, cap=cap, most=most, due=due, exact=exact
         )
+        self._open = OpenRound(rows, size, deal.places, deal.proposed)
+        self._batch_price = deal.cleared
+        return deal.paid, counts_of(deal.paid, deal.dealt, max_units)
 
     def _when_set(self, name: str) -> Any:
-        return () if name == "_open" else super()._when_set(name)
+        return {} if name == "_open" else super()._when_set(name)
 
     def _check_state(self, state: Any, label: str, size: int | None) -> None:
         super()._check_state(state, label, size)
@@ -328,23 +295,29 @@ class FenchelDualAllocator(RolloutRun):
 
     def _check_open(self, opened: Any, label: str, n_prompts: int) -> None:
         odd = f"{label} must be a round over prompts of the bank. Pass what state_dict returned."
-        if len(opened) != 4 or not all(isinstance(number, int) for number in opened[1::2]):
+        if set(opened) != set(OpenRound._fields) or not all(
+            isinstance(opened[name], int) for name in ("size", "proposed")
+        ):
             raise ValueError(odd)
-        rows, size, places, proposed = opened
-        check_array(f"{label}[2]", np.empty(np.size(places), dtype=np.int64), places)
+        rows, size, places, proposed = OpenRound(**opened)
+        check_array(f"{label}['places']", np.empty(np.size(places), dtype=np.int64), places)
         if rows is not None:
-            check_array(f"{label}[0]", np.empty(np.size(rows), dtype=np.int64), rows)
+            check_array(f"{label}['rows']", np.empty(np.size(rows), dtype=np.int64), rows)
             if rows.size != size:
                 raise ValueError(odd)
         # A round over the whole pool may have been dealt before some of it joined.
         within = [places, np.array([size - 1])] if rows is None else [rows]
         if any(some.size and not 0 <= some.min() <= some.max() < n_prompts for some in within):
             raise ValueError(odd)
-        max_units = self.horizon.max_units
+        max_units = self._max_units
         if places.size and not (
             0 <= places.min() <= places.max() < size and 0 < proposed - (places.size - 1) * max_units <= max_units
         ):
             raise ValueError(odd)
+
+    def _put(self, state: Mapping[str, Any]) -> None:
+        super()._put(state)
+        self._open = None if state["open"] is None else OpenRound(**state["open"])
 
     def _reserve(self, rows: IntArray | None, size: int) -> int:
         """Return the most units that the rounds after this one can spend."""
@@ -356,14 +329,14 @@ class FenchelDualAllocator(RolloutRun):
         if self.bank._retired is not None:
             left[self.bank._retired] = 0.0
         left[slice(None) if rows is None else rows] -= 1
-        return min(int(np.maximum(left, 0).sum()) * self.horizon.max_units, later * ledger.reach(len(self.bank)))
+        return min(int(np.maximum(left, 0).sum()) * self._max_units, later * ledger.reach(len(self.bank)))
 
     def _close(self) -> None:
         """Take the dual step of the open round with the posterior as it stands."""
         if self._open is None:
             return
         rows, size, places, proposed = self._open
-        units = counts_of(places, proposed, self.horizon.max_units)
+        units = counts_of(places, proposed, self._max_units)
         if rows is None:  # prompts that joined after the round was dealt were not offered in it
             self._step.pool(self._slopes[:size], places, units, self._start, self._visits)
         else:
@@ -372,8 +345,13 @@ class FenchelDualAllocator(RolloutRun):
             theta = self._slopes[rows]
             self._step.rows(theta, rows, proposal, self._start, self._visits)
             self._slopes[rows] = theta
-        self._price = next_price(self._price, proposed, self.ledger, self._price_step)
+        self._step_price(proposed)
         self._open = None
+
+    def _step_price(self, proposed: int) -> None:
+        """Move the price after a round that proposed so many units."""
+        pace, capacity = self.ledger.even_pace, self.horizon.capacity_units
+        self._price = next_price(self._price, proposed, pace, capacity, self._price_step)
 
     def _grow(self) -> None:
         """Make room for prompts that joined the bank."""
@@ -393,3 +371,83 @@ class FenchelDualAllocator(RolloutRun):
 
     def _prices(self) -> tuple[float, float]:
         return self._price, self._batch_price
+
+
+@dataclass(frozen=True, slots=True)
+class SlopeStep:
+    """The dual step of the slopes.
+
+    Attributes
+    ----------
+    bank : BetaPosteriorBank
+        Values as they stand.
+    horizon : Horizon
+        The constants of the run.
+    utility : SaturatingUtility
+        What exposure is worth.
+    size : float
+        Step; 0 means one over the root of the visits.
+    """
+
+    bank: BetaPosteriorBank
+    horizon: Horizon
+    utility: SaturatingUtility
+    size: float
+
+    def rows(
+        self, theta: FloatArray, rows: IntArray, proposal: IntArray, start: FloatArray, visits: FloatArray
+    ) -> None:
+        """Move the slopes ``theta`` of some rows, to which so many units were proposed, in place.
+
+        ``start``, the exposure from which the visits began, and ``visits`` have one entry, or one per prompt of the pool.
+        """
+        h, z_stride, stride = self.horizon, int(start.size > 1), int(visits.size > 1)
+        z, e = start[rows] if z_stride else start, visits[rows] if stride else visits
+        q, share, codes = self.bank._values(rows), h.equal_share_units, self.utility.codes
+        slopes_kernels.step_slopes(theta, q, proposal, z, z_stride, e, stride, h.max_units, share, self.size, *codes)
+
+    def pool(
+        self, theta: FloatArray, places: IntArray, proposal: IntArray, start: FloatArray, visits: FloatArray
+    ) -> None:
+        """Move the slopes of the pool's first prompts, as many as there are in ``theta``, in place."""
+        a0, b0, a_stride, evidence, tick, now, rho, fade = self.bank._arguments()
+        h, z_stride, stride, size = self.horizon, int(start.size > 1), int(visits.size > 1), places.size
+
+        def step(first: int, stop: int) -> None:
+            some, block = slice(first, stop), min(BLOCK, stop - first)
+            a, b = (a0[some], b0[some]) if a_stride else (a0, b0)
+            z, e = start[some] if z_stride else start, visits[some] if stride else visits
+            rows, dealt = np.empty((2, size), dtype=np.int64)
+            slopes_kernels.step_pool(
+                theta[some], a, b, a_stride, evidence[some], tick[some], now, rho, fade, z, z_stride, e, stride,
+                h.max_units, h.equal_share_units, self.size, self.utility.codes, first, places, proposal,
+                np.empty((2, block)), np.zeros(block, dtype=np.int64), rows, dealt, np.empty((4, size)),
+            )  # fmt: skip
+
+        if theta.size < threads.ALONE:
+            step(0, theta.size)
+        else:
+            threads.in_stretches(step, theta.size)
+
+
+def next_price(price: float, proposed: int, pace: float, capacity: int, step: float) -> float:
+    """Return the price after a round that proposed so many units, of at most ``capacity``, where ``pace`` is the even pace."""
+    scale = max(pace, capacity - pace)  # largest possible gap to the pace
+    return min(1.0, max(0.0, price - step * (pace - float(proposed)) / scale))
+
+
+def step_sizes(step_size: float | tuple[float, float] | None, n_rounds: int, *, batch: bool) -> tuple[float, float]:
+    """Return the steps of slopes (0: one over the root of the visits) and price."""
+    if step_size is None:
+        return 0.0, 1.0 / sqrt(n_rounds)
+    remedy = "Give (step of the slopes, step of the price), or None for the steps of the theorem."
+    if isinstance(step_size, (tuple, list, np.ndarray)):
+        if len(step_size) != 2:
+            raise ValueError(error_text("step_size", "be a pair", step_size, remedy))
+        slope, price = step_size
+    elif batch:
+        raise ValueError(error_text("step_size", "be a pair when visits are given", step_size, remedy))
+    else:
+        slope = price = step_size
+    checked = [real("step_size", step, low=0.0, high=np.inf, open_low=True, remedy=remedy) for step in (slope, price)]
+    return checked[0], checked[1]

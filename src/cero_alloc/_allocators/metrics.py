@@ -1,4 +1,4 @@
-"""What the allocators report of a run while it lasts."""
+"""Metrics of a run in progress, and the certificate of its regret so far."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ def run_metrics(
     bank: BetaPosteriorBank,
     ledger: RolloutLedger,
     utility: SaturatingUtility,
+    prices: tuple[float, float] | None,
     *,
-    price: float,
-    batch_price: float,
     certificate: bool,
 ) -> dict[str, float]:
-    """Return the metrics that both allocators share; their meaning stands at FenchelDualAllocator.metrics."""
-    metrics = ledger_metrics(ledger, price=price, batch_price=batch_price) | bank.calibration().metrics()
+    """Return the metrics of any allocator; :meth:`Allocator.metrics` says what they mean."""
+    metrics = ledger_metrics(ledger, prices) | bank.calibration().metrics()
     if certificate:
         metrics |= regret_certificate(bank, ledger, utility)
     return metrics
 
 
-def ledger_metrics(ledger: RolloutLedger, *, price: float, batch_price: float) -> dict[str, float]:
-    """Return the metrics that need no look at the prompts."""
-    return {
-        "round": float(ledger.round),
-        "price": price,
-        "batch_price": batch_price,
-        "starved": float(np.sign(batch_price - price)) if abs(batch_price - price) > 1e-9 * price else 0.0,
+def ledger_metrics(ledger: RolloutLedger, prices: tuple[float, float] | None) -> dict[str, float]:
+    """Return the metrics that need no pass over the prompts; ``prices`` are those of the run and of the last round."""
+    metrics = {"round": float(ledger.round)}
+    if prices is not None:
+        price, batch_price = prices
+        apart = abs(batch_price - price) > 1e-9 * price
+        metrics |= {
+            "price": price,
+            "batch_price": batch_price,
+            "starved": float(np.sign(batch_price - price)) if apart else 0.0,
+        }
+    return metrics | {
         "remaining_budget": float(ledger.remaining_budget),
         "reserved_budget": float(ledger.reserved_budget),
         "spent_budget": float(ledger.balance.spent),

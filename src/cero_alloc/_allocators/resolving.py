@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
-from math import ceil, exp, sqrt
+from math import ceil
 from typing import Any, ClassVar, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._budget.horizon import visits_per_prompt
-from cero_alloc._budget.pacing import Pacing, open_ledger, token_costs
+from cero_alloc._budget.pacing import Pacing, Window, open_ledger, token_costs
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integer, multiple, real
 from cero_alloc._evidence.bank import BetaPosteriorBank
-from cero_alloc._evidence.ids import tie_ranks
-from cero_alloc._objective import kernels
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
 from cero_alloc._saving.state import require
-from cero_alloc._solvers.remaining import Clearing, Remaining
-from cero_alloc._solvers.running import RunningPlan
-from cero_alloc._solvers.sampling import deal_evenly, round_total
-from cero_alloc._solvers.tables import BatchSolution, solve_batch
-from cero_alloc._solvers.units import NO_UNITS, Units
-from cero_alloc._solvers.visit import solve_visit
 
-from .base import RolloutRun, spread
-from .gains import Scores
+from .base import Allocator, Offer
+from .strategies import ExposureTables, GroupTables, Plan, Spread, Strategy, Streaming, WholeUnits
 
 Signal = Literal["variance", "group"]
 Order = Literal["best", "spread"]
 
-_STREAM_STEP = 0.5  # of the multiplicative price
-_ONE = np.ones(1)
 
-
-class ResolvingAllocator(RolloutRun):
+class ResolvingAllocator(Allocator):
     r"""Allocate rollouts at the price that clears the rest of the run, solved again at every call.
 
     With the values as the bank has them now, exposures :math:`z_i` so far and :math:`w_i` visits to come, the price
@@ -153,17 +141,7 @@ class ResolvingAllocator(RolloutRun):
     """
 
     _OPTIONAL: ClassVar[tuple[str, ...]] = ("prior_fit",)
-    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("_tie", "_left")
-    _STATE: ClassVar[tuple[str, ...]] = (
-        "bank",
-        "ledger",
-        "_rng",
-        "_tie",
-        "_left",
-        "_price",
-        "_batch_price",
-        "prior_fit",
-    )
+    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_rng", "_plan", "_batch_price", "prior_fit")
 
     def __init__(
         self,
@@ -198,8 +176,7 @@ class ResolvingAllocator(RolloutRun):
         size = len(instance("bank", bank, BetaPosteriorBank, "Build one over the prompts."))
         instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).")
         g = integer("unit_size", unit_size, least=1, remedy="Count from 1.")
-        planned = None if visits is None else np.array(np.broadcast_to(visits_per_prompt(visits, size, rounds), size))
-        self._left: FloatArray | None = planned  # offers to come per prompt; None: not known
+        told = None if visits is None else np.array(np.broadcast_to(visits_per_prompt(visits, size, rounds), size))
         tokens = np.inf
         if costs is not None and round_capacity is not None:
             tokens = real("round_capacity", round_capacity, low=0.0, high=np.inf, remedy="Count tokens.")
@@ -207,7 +184,7 @@ class ResolvingAllocator(RolloutRun):
             size,
             total_budget=total_budget,
             n_rounds=rounds,
-            visits=planned,
+            visits=told,
             unit_size=g,
             max_rollouts=max_rollouts,
             round_capacity=round_capacity,
@@ -222,25 +199,37 @@ class ResolvingAllocator(RolloutRun):
         self._pacing = Pacing(self.ledger, min_units, band, tokens, by_rounds=rounds is not None)
         if np.ndim(signal) or signal not in ("variance", "group"):
             raise ValueError(error_text("signal", "be 'variance' or 'group'", signal, "Correct the spelling."))
-        self._group = signal == "group"
         if np.ndim(order) or order not in ("best", "spread"):
             raise ValueError(error_text("order", "be 'best' or 'spread'", order, "Correct the spelling."))
-        for what, given in (("costs that differ", self._costs is not None), ("signal = 'group'", self._group)):
+        group, costly = signal == "group", self.ledger.unit_costs is not None
+        for what, given in (("costs that differ", costly), ("signal = 'group'", group)):
             if order == "spread" and given:
                 raise ValueError(error_text("order", f"be 'best' with {what}", order, "Leave out one of the two."))
-        self._even = order == "spread"
-        self._least = 0.0 if coverage is None else 1.0 / self._checked_coverage(coverage)
-        self._front_load = real("front_load", front_load, low=1.0, high=np.inf, remedy="1 spreads, 2 front-loads.")
+        least = 0.0 if coverage is None else 1.0 / self._checked_coverage(coverage, order, min_units, told)
+        front_load = real("front_load", front_load, low=1.0, high=np.inf, remedy="1 spreads, 2 front-loads.")
         bonus = real("exploration", exploration, low=0.0, high=np.inf, remedy="Count posterior standard deviations.")
-        self._scores = Scores(bank, self.horizon, utility, bonus)
         self._fit_every = None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None.")
-        self.bank = bank
-        self.utility = utility
+        self.bank, self.utility = bank, utility
         self._rng = generator(seed)
-        self._tie = tie_ranks(self._rng, size)
-        self._forget_plan()
-        self._log: list[IntArray] | None = None  # of the bank, since the running plan last looked
-        self._price = 0.0  # last clearing price, utility per unit or token; 0: none yet
+        self._plan = Plan(
+            bank,
+            self.ledger,
+            utility,
+            visits=told,
+            min_units=min_units,
+            front_load=front_load,
+            exploration=bonus,
+            rng=self._rng,
+        )
+        tables = GroupTables(self._plan) if group else ExposureTables(self._plan)
+        self._strategy: Strategy = tables
+        if order == "spread":
+            self._strategy = Spread(self._plan, least, self._rng)
+        elif not group and min_units <= 1 and not costly:
+            self._strategy = WholeUnits(self._plan)
+        # A part of the pool whose visits are not known is priced as a stream; "spread" refuses it.
+        self._streaming = None if order == "spread" else Streaming(tables, self._pacing)
+        self._group = group
         self._batch_price = 0.0
 
     @property
@@ -251,79 +240,7 @@ class ResolvingAllocator(RolloutRun):
     @property
     def price(self) -> float:
         """Price of the run as of the last round, as a share of the steepest possible slope; see :meth:`metrics`."""
-        return self._price * self._price_unit
-
-    @locked
-    def allocate(
-        self, prompt_ids: Iterable[Hashable] | None = None, budget: float | None = None, *, exact: bool = False
-    ) -> IntArray:
-        """Solve the rest of the run for its price, and deal this round at it.
-
-        Parameters
-        ----------
-        prompt_ids : iterable of hashable, or None
-            Prompts on offer, each once; None offers the whole pool in row order.
-        budget : int or None, or float with ``costs``
-            Cap of this round, in rollouts or tokens; None keeps the round within the band around an even pace.
-        exact : bool
-            Spend exactly ``budget``. With ``costs`` only where all prompts cost the same.
-
-        Returns
-        -------
-        numpy.ndarray of int64, shape (n_offered,)
-            Rollouts per prompt in the order of ``prompt_ids``, multiples of ``unit_size`` in {0} u [min_rollouts,
-            max_rollouts]. All zeros once the horizon is over or the budget is gone.
-
-        Raises
-        ------
-        KeyError
-            For an unknown id.
-        ValueError
-            For a repeated id, a negative budget, or an exact total that is not feasible; the message names what is.
-            With "spread", for a part of the pool where visits are not told.
-        TypeError
-            For a budget that is not an integer, or with ``costs`` not a number.
-
-        Examples
-        --------
-        >>> bank = BetaPosteriorBank(4)
-        >>> allocator = ResolvingAllocator(bank, total_budget=32, visits=4, min_rollouts=2, max_rollouts=4)
-        >>> int(allocator.allocate([0, 1, 2], budget=7, exact=True).sum())
-        7
-        """
-        self._grow()
-        rows, size, places, named = self._on_offer(prompt_ids)
-        if self._retired is not self.bank._retired:
-            self._forget_plan()
-        known = self._left is not None or size == self.bank._n_active
-        left = None
-        if self._left is not None:
-            offered = slice(None) if rows is None else rows
-            left = self._visits_left(rows) if self._costs is not None else np.array([self._offers_to_come(offered)])
-        if self._even and not known and size:
-            raise ValueError(
-                f"prompt_ids must name the whole pool where visits are not told and order is 'spread', got {size} of "
-                f"{self.bank._n_active} prompts. Pass visits=, how often each prompt is offered, or order='best'."
-            )
-        low, high = self._pacing.window(rows, size, left, budget, exact)
-        if self.ledger.finished:
-            return np.zeros(named, dtype=np.int64)
-        self._refit()
-        if self._even:
-            solution = self._deal_evenly(rows, low, high)
-        elif known:
-            solution = self._resolve(rows, low, high)
-        else:
-            assert rows is not None
-            solution = self._stream(rows, low, high)
-        self._batch_price = solution.price
-        if self._left is not None:
-            if self._to_come is not None:
-                self._to_come -= np.count_nonzero(self._left[offered] > 0.0)
-            self._left[offered] -= 1.0
-        self.bank._note(rows)
-        self.bank.tick()
-        return spread(self.ledger.debit(rows, solution.units), places, named)
+        return self._plan.price * self._price_unit
 
     @locked
     def extend_budget(
@@ -371,7 +288,7 @@ class ResolvingAllocator(RolloutRun):
         if added and not by_rounds:
             remedy = "Give visits: they tell the horizon here."
             raise ValueError(error_text("rounds", "be 0 without n_rounds", added, remedy))
-        left, to_come = self._left, 0.0
+        left, to_come, costs = self._plan.left, 0.0, self.ledger.unit_costs
         if visits is not None and left is None:
             remedy = "Leave them out: rounds tell the horizon here."
             raise ValueError(error_text("visits", "be None where the constructor had none", visits, remedy))
@@ -380,22 +297,24 @@ class ResolvingAllocator(RolloutRun):
             left = np.maximum(left, 0.0)
             if visits is not None:
                 left = np.array(np.broadcast_to(visits_per_prompt(visits, size, rounds_left), size))
-            to_come = float(((1.0 if self._costs is None else self._costs) * left).sum())
+            to_come = float(((1.0 if costs is None else costs) * left).sum())
             if not by_rounds:
                 added = ledger.round + int(left.sum()) - ledger.n_rounds
         ledger.require_spendable(more, self._most(left, to_come, ledger.rounds_left + added))
-        self._left = left
+        self._plan.left = left
         ledger.extend(more, added, to_come)
-        self._forget_plan()
+        self._plan.forget()
 
-    def _checked_coverage(self, coverage: SupportsIndex) -> int:
-        """Return the coverage, refused where nobody spreads or the budget does not pay for it."""
-        if not self._even:
+    def _checked_coverage(
+        self, coverage: SupportsIndex, order: Order, min_units: int, visits: FloatArray | None
+    ) -> int:
+        """Return the coverage, refused without "spread" or where the budget does not pay for it."""
+        if order != "spread":
             remedy = "Pass order='spread', which deals by expectation."
             raise ValueError(error_text("coverage", "be None with order = 'best'", coverage, remedy))
         offers = integer("coverage", coverage, least=1, remedy="Count the offers within which a prompt is dealt some.")
-        h, quantum = self.horizon, max(1, self._pacing.min_units)
-        all_offers = float(h.n_prompts * h.n_rounds) if self._left is None else float(self._left.sum())
+        h, quantum = self.horizon, max(1, min_units)
+        all_offers = float(h.n_prompts * h.n_rounds) if visits is None else float(visits.sum())
         if all_offers * quantum > offers * h.budget_units:
             condition = f"be at least {ceil(all_offers * quantum / h.budget_units)}"
             remedy = (
@@ -405,12 +324,39 @@ class ResolvingAllocator(RolloutRun):
             raise ValueError(error_text("coverage", condition, offers, remedy))
         return offers
 
+    def _request(self, offer: Offer, budget: float | None, exact: bool) -> Window:
+        """Return the least and the most that the round may spend."""
+        plan, left = self._plan, None
+        plan.check_retirements()
+        if plan.left is not None:
+            costly = self.ledger.unit_costs is not None
+            left = plan.visits_left(offer.rows) if costly else np.array([plan.offers_to_come(offer.selector)])
+        elif self._streaming is None and not self._knows(offer) and offer.size:
+            raise ValueError(
+                "prompt_ids must name the whole pool where visits are not told and order is 'spread', got "
+                f"{offer.size} of {self.bank._n_active} prompts. Pass visits=, how often each prompt is offered, or order='best'."
+            )
+        return self._pacing.window(offer.rows, offer.size, left, budget, exact)
+
+    def _propose(self, offer: Offer, request: Window) -> tuple[IntArray, IntArray]:
+        """Deal the visit at the price of the rest of the run."""
+        strategy = self._strategy if self._streaming is None or self._knows(offer) else self._streaming
+        units, self._batch_price = strategy.deal(offer.rows, *request)
+        self._plan.visited(offer.selector)
+        self.bank._note(offer.rows)
+        places = np.flatnonzero(units)
+        return places, units[places]
+
+    def _knows(self, offer: Offer) -> bool:
+        """Tell whether the visits to come are known: they were told, or the whole pool is on offer in every round."""
+        return self._plan.left is not None or offer.size == self.bank._n_active
+
     def _most(self, left: FloatArray | None, to_come: float, rounds: int) -> float:
         """Return the largest budget that so many rounds, and offers to come at one unit each, can spend."""
-        ledger, h = self.ledger, self.horizon
-        pool = float(len(self.bank)) if self._costs is None else float(self._costs.sum())
+        ledger, h, costs = self.ledger, self.horizon, self.ledger.unit_costs
+        pool = float(len(self.bank)) if costs is None else float(costs.sum())
         most = h.max_units * (rounds * pool if left is None else to_come)
-        if self._costs is not None:
+        if costs is not None:
             return min(most, rounds * self._pacing.capacity)
         if self._pacing.by_rounds:
             most = min(most, rounds * h.capacity_units)
@@ -421,238 +367,20 @@ class ResolvingAllocator(RolloutRun):
 
     def _check_state(self, state: Any, label: str, size: int | None) -> None:
         super()._check_state(state, label, size)
-        require(f"{label}['price']", "be finite and at least 0", 0.0 <= state["price"] < np.inf)
-
-    def _put(self, state: Mapping[str, Any]) -> None:
-        super()._put(state)
-        self._forget_plan()
-
-    def _forget_plan(self) -> None:
-        """Plan afresh: visits, prompts or budget are not those of the last plan."""
-        self._to_come: float | None = None  # sum of the visits left; None: not added up yet
-        self._running: RunningPlan | None = None
-        self._retired = self.bank._retired
-
-    def _visits_left(self, rows: IntArray | None) -> FloatArray:
-        """Return the offers to come, this one included: per prompt, or one entry for all."""
-        retired = self.bank._retired
-        if self._left is None:
-            rounds = float(max(1, self.ledger.rounds_left))
-            return np.array([rounds]) if retired is None else np.where(retired, 0.0, rounds)
-        left = self._offers_left(slice(None))
-        offered = slice(None) if rows is None else rows
-        left[offered] = np.maximum(left[offered], 1.0)  # offered more often than was told
-        return left
-
-    def _offers_to_come(self, rows: IntArray | slice) -> float:
-        """Return the sum of the visits left, this one of ``rows`` included, without passing over the pool."""
-        assert self._left is not None
-        if self._to_come is None:
-            self._to_come = float(self._offers_left(slice(None)).sum())
-        return self._to_come + np.count_nonzero(self._left[rows] <= 0.0)  # offered more often than was told
-
-    def _offers_left(self, rows: IntArray | slice) -> FloatArray:
-        """Return the visits left of these rows as they were told; a retired prompt has none."""
-        assert self._left is not None
-        left = np.maximum(self._left[rows], 0.0)
-        if self.bank._retired is not None:
-            left[self.bank._retired[rows]] = 0.0
-        return left
-
-    def _resolve(self, rows: IntArray | None, low: float, high: float) -> BatchSolution:
-        """Clear the remaining problem and deal at its price."""
-        if not self._group and self._pacing.min_units <= 1 and self._costs is None:
-            return self._deal_units(rows, low, high)
-        left = self._visits_left(rows)
-        max_units, scores = self.horizon.max_units, self._scores
-        costs, funds = _ONE if self._costs is None else self._costs, self.ledger.left
-        if self._group:
-            left = np.array(np.broadcast_to(left, len(self.bank)))
-            clearing = scores.clear_groups(left, costs, self._pacing.min_units, funds, self._price or 1e-3)
-            return self._deal(rows, scores.of_group(rows), clearing, low, high)
-        q, z = scores.values(None), self.ledger.exposure.astype(np.float64)
-        room = np.array(np.broadcast_to(left * max_units, q.size))
-        rest = Remaining(q, z, room, costs, funds, self.horizon.equal_share_units, self.utility)
-        clearing = rest.clear(self._price or _first_price(q, rest))
-        offered = slice(None) if rows is None else rows
-        left = np.broadcast_to(left, q.size)[offered]
-        gains = scores.of_exposure(q[offered], z[offered], self._planned_visits(left))
-        return self._deal(rows, gains, clearing, low, high)
-
-    def _deal_units(self, rows: IntArray | None, low: float, high: float) -> BatchSolution:
-        """Deal whole units: at their price, by counts that leave the optimal plan within reach (Theorem 3)."""
-        max_units, share = self.horizon.max_units, self.horizon.equal_share_units
-        found = None if rows is None or self._left is None else self._plan_of(rows)
-        if found is not None:
-            assert rows is not None
-            q, z, left, plan, self._price = found
-        else:
-            left, q, z = self._visits_left(rows), self._scores.values(None), self.ledger.exposure.astype(np.float64)
-            rest = Remaining(q, z, left * max_units, _ONE, self.ledger.left, share, self.utility)
-            plan, self._price = rest.units(self._price or _first_price(q, rest), self._tie)
-            if rows is not None:
-                q, z, plan = q[rows], z[rows], plan[rows]
-                left = left[rows] if left.size > 1 else left
-        if plan.size == 0:  # nobody on offer
-            return BatchSolution(plan, self._price, 0.0, 0.0)
-        tie = self._tie if rows is None else self._tie[rows]
-        most = np.minimum(plan, max_units)
-        least, later = NO_UNITS, (left - 1.0) * max_units
-        if float(later.min()) < int(plan.max(initial=0)):
-            least = np.maximum(plan - later.astype(np.int64), 0)
-        visits = self._planned_visits(left)
-        much = 2.0 * self.utility.saturation / share
-        score = Units(q, z, tie, np.array([max_units]), share, self.utility, visits=visits)
-        visit = solve_visit(score, least, most, low=low, high=high, floor=self._price, much=much)
-        if visit is not None:
-            return BatchSolution(visit.units, visit.price, np.nan, 0.0)
-        gains = self._scores.of_exposure(q, z, np.array(np.broadcast_to(visits, q.size)))
-        _bound(gains, np.broadcast_to(least, q.size), most, much)
-        return self._solve(rows, gains, low, high, self._price)
-
-    def _deal_evenly(self, rows: IntArray | None, low: float, high: float) -> BatchSolution:
-        """Deal every prompt its even part of the plan (Claim 20), whatever the order in which the prompts are named."""
-        size = len(self.bank) if rows is None else rows.size
-        units = np.zeros(size, dtype=np.int64)
-        if size == 0:
-            return BatchSolution(units, self._price, 0.0, 0.0)
-        max_units, q = self.horizon.max_units, self._scores.values(None)
-        z, left = self.ledger.exposure.astype(np.float64), np.array(np.broadcast_to(self._visits_left(rows), q.size))
-        rest = Remaining(q, z, left * max_units, _ONE, self.ledger.left, self.horizon.equal_share_units, self.utility)
-        clearing = rest.clear(self._price or _first_price(q, rest))
-        self._price = clearing.low
-        places = slice(None) if rows is None else np.argsort(rows)
-        offered = slice(None) if rows is None else rows[places]
-        rate = rest.planned(clearing, offered) / (1.0 + (left[offered] - 1.0) / self._front_load)
-        target, quantum = float(rate.sum()), max(1, self._pacing.min_units)
-        if self._price == 0.0:  # the plan may be more than there is: what nobody wants costs nothing
-            target *= min(1.0, rest.budget / max(1.0, float(rest.planned(clearing, slice(None)).sum())))
-        total = round_total(target, low, high, quantum, max_units)
-        units[places] = deal_evenly(rate, total, quantum=quantum, max_units=max_units, least=self._least, rng=self._rng)
-        return BatchSolution(units, self._price, 0.0, 0.0)
-
-    def _plan_of(self, rows: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, IntArray, float] | None:
-        """Return value, exposure, visits left and plan of these rows, and the price, by what changed since the last call.
-
-        None where a pass over the pool is due anyway: evidence fades, everything changed, or the price is 0.
-        """
-        bank, horizon = self.bank, self.horizon
-        budget = self.ledger.units_left
-        assert self._left is not None
-        if bank.forgetting < 1.0 or self._offers_to_come(rows) * horizon.max_units <= budget:
-            return None
-        self._log, changed = bank._changes(self._log)
-        if changed is None or self._running is None:
-            q, z = self._scores.values(None), self.ledger.exposure.astype(np.float64)
-            upper = np.minimum(self._visits_left(rows) * horizon.max_units, self.ledger.units).astype(np.int64)
-            pool = Units(q, z, self._tie, upper, horizon.equal_share_units, self.utility, ahead=z)
-            self._running = RunningPlan(pool)
-        else:
-            changed = np.union1d(changed, rows)
-            left = self._offers_left(changed)
-            offered = np.searchsorted(changed, rows)
-            left[offered] = np.maximum(left[offered], 1.0)
-            upper = np.minimum(left * horizon.max_units, self.ledger.units).astype(np.int64)
-            q, z = self._scores.values(changed), self.ledger.exposure[changed].astype(np.float64)
-            self._running.change(changed, q, z, upper)
-        found = self._running.solve(budget, rows, self._price)
-        if found is None:
-            return None
-        pool = self._running.pool
-        return pool.q[rows], pool.z[rows], np.maximum(self._left[rows], 1.0), *found
-
-    def _planned_visits(self, left: FloatArray) -> FloatArray:
-        """Return the visits over which a prompt's rollouts are spread: no more than the budget has least groups for.
-
-        A prompt that is always on offer is not always visited. Spread over visits that no group is left for, the rollouts
-        of all prompts look alike, and the plan no longer sees which prompts are worth more.
-        """
-        visits: FloatArray = 1.0 + (left - 1.0) / self._front_load
-        if self._pacing.min_units > 1:
-            retired = self.bank._retired
-            active = None if retired is None else np.flatnonzero(~retired)
-            groups = self.ledger.left / (
-                self._pacing.min_units * max(1.0, self.ledger.offer_of(active, self.bank._n_active))
-            )
-            visits = np.minimum(visits, max(1.0, groups))
-        return visits
-
-    def _deal(
-        self, rows: IntArray | None, gains: FloatArray, clearing: Clearing, low: float, high: float
-    ) -> BatchSolution:
-        """Solve the visit at the clearing price; where demand jumps there, the visit takes its part of the jump."""
-        self._price = clearing.low
-        if clearing.high > clearing.low:
-            strict = self._solve(rows, gains, 0.0, np.inf, clearing.high).wanted
-            weak = self._solve(rows, gains, 0.0, np.inf, clearing.low).wanted
-            part = strict + clearing.share * (weak - strict)
-            if weak > strict and low < part < high:
-                low = high = part if self._costs is not None else float(round(part))
-        return self._solve(rows, gains, low, high, clearing.low)
-
-    def _solve(self, rows: IntArray | None, gains: FloatArray, low: float, high: float, floor: float) -> BatchSolution:
-        tie, costs = self._tie if rows is None else self._tie[rows], self._costs
-        if costs is not None:
-            costs = costs if rows is None else costs[rows]
-            if (costs != np.floor(costs)).any():  # sums of fractions round
-                high *= 1.0 - 1e-12
-            low = min(low, high)
-        return solve_batch(
-            gains, min_units=self._pacing.min_units, low=low, high=high, floor=floor, tie=tie, cost=costs
-        )
-
-    def _stream(self, rows: IntArray, low: float, high: float) -> BatchSolution:
-        """Deal at the multiplicative price; what the batch wants there, before any cap, moves it."""
-        rate = self._pacing.pace(rows, rows.size, None)[0]
-        if self._group:
-            gains = self._scores.of_group(rows)
-        else:
-            z = self.ledger.exposure[rows].astype(np.float64)
-            gains = self._scores.of_exposure(self._scores.values(rows), z, np.ones(rows.size))
-        if self._price <= 0.0:  # the price that clears the first batch
-            self._price = max(0.0, self._solve(rows, gains, 0.0, max(1.0, np.floor(rate)), 0.0).price)
-        solution = self._solve(rows, gains, low, high, self._price)
-        move = _STREAM_STEP * (rate - solution.wanted) / (self.ledger.even_pace * sqrt(self.ledger.round + 1))
-        self._price *= exp(-min(max(move, -1.0), 1.0))
-        return solution
-
-    @property
-    def _costs(self) -> FloatArray | None:
-        """Tokens per unit and prompt; None where all units cost the same, so that the solvers count units."""
-        return self.ledger.unit_costs
+        require(f"{label}['plan']['price']", "be finite and at least 0", 0.0 <= state["plan"]["price"] < np.inf)
 
     @property
     def _price_unit(self) -> float:
-        """What turns a price of the solvers into the one that users see."""
-        mean_cost = 1.0 if self._costs is None else float(self._costs.mean())
+        """Factor from a price of the solvers to the one that users see."""
+        costs = self.ledger.unit_costs
+        mean_cost = 1.0 if costs is None else float(costs.mean())
         if self._group:
             return mean_cost / self.horizon.unit_size
         return mean_cost * self.horizon.equal_share_units / self.utility.saturation
 
     def _grow(self) -> None:
         """Make room for prompts that joined the bank."""
-        old, new = self._tie.size, len(self.bank)
-        if new == old:
-            return
-        self._tie = np.concatenate([self._tie, tie_ranks(self._rng, new - old, old)])
-        if self._left is not None:
-            visits, cost = max(1.0, self._left.min()), 1.0 if self._costs is None else float(self._costs.mean())
-            self._left = np.concatenate([self._left, np.full(new - old, visits)])
-            if self.ledger.all_offers is not None:
-                self.ledger.all_offers += (new - old) * visits * cost
-        self.ledger.grow(new)
-        self._forget_plan()
-
-
-def _bound(gains: FloatArray, least: IntArray, most: IntArray, much: float) -> None:
-    """Lift the units below ``least`` over all others, and sink those beyond ``most`` below them."""
-    n = np.arange(gains.shape[1])
-    gains += much * (n < least[:, None])
-    gains -= much * (n >= most[:, None])
-
-
-def _first_price(q: FloatArray, rest: Remaining) -> float:
-    """Return the marginal at an equal share, a first guess of the price."""
-    shape, scaling, lam = rest.utility.codes
-    height, rate = kernels.scale_of(scaling, lam, float(q.mean()))
-    return float(kernels.du(shape, height, rate, 1.0)) / rest.share / float(rest.cost.mean())
+        size = len(self.bank)
+        if size > self._plan.tie.size:
+            self._plan.grow(size, self._rng)
+            self.ledger.grow(size)

@@ -262,8 +262,7 @@ class OwnLock:
 
 def _n_prompts(state: Any) -> int | None:
     """Return the number of prompts in a state, None where it has none."""
-    owner = state.get("inner", state) if isinstance(state, Mapping) else None  # a rule around another
-    bank = owner.get("bank", owner) if isinstance(owner, Mapping) else None
+    bank = state.get("bank", state) if isinstance(state, Mapping) else None
     ids = bank.get("prompt_ids") if isinstance(bank, Mapping) else None
     if isinstance(ids, (int, np.integer)):
         return int(ids)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-_ALONE = 2**18  # prompts: below that, starting a thread costs more than it saves
+ALONE = 2**18  # prompts: below that, starting a thread costs more than it saves, and callers make one pass
 _MOST = 4  # more do not help: the passes wait for memory
 
 
@@ -19,7 +19,7 @@ def in_stretches(work: Callable[[int, int], Result], size: int) -> list[Result]:
     Threads are started for the call and gone after it: nothing survives into a forked process. ``CERO_ALLOC_THREADS`` in
     the environment says how many at most; else as many as there are cores, up to 4.
     """
-    n = thread_count() if size >= _ALONE else 1
+    n = thread_count()
     if n == 1:
         return [work(0, size)]
     from concurrent.futures import ThreadPoolExecutor  # not needed for small pools: keeps the import short

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Required, SupportsIndex, TypedDict
 
 import numpy as np
 
-from cero_alloc._allocators.base import RolloutRun, spread
+from cero_alloc._allocators.base import Allocator, Offer
 from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._budget.pacing import MOST_UNITS, require_reachable
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, multiple
@@ -38,7 +38,7 @@ class VisitRun(Run, total=False):
     rollouts_per_visit: SupportsIndex | None
 
 
-class Baseline(RolloutRun):
+class Baseline(Allocator):
     """A rule behind the package's methods; a subclass says in ``_share`` or ``_deal`` who gets how much.
 
     A round keeps to the uniform schedule, floor(B k / K) units after k of K rounds, unless ``budget`` caps it or
@@ -126,54 +126,6 @@ class Baseline(RolloutRun):
         return RolloutLedger.plan(len(self.bank), **plan)  # type: ignore[arg-type]
 
     @locked
-    def allocate(
-        self, prompt_ids: Iterable[Hashable] | None = None, budget: SupportsIndex | None = None, *, exact: bool = False
-    ) -> IntArray:
-        """Deal one round.
-
-        Parameters
-        ----------
-        prompt_ids : iterable of hashable, or None
-            Prompts on offer, each once; None offers the whole pool in row order.
-        budget : int or None
-            Cap of this round in rollouts.
-        exact : bool
-            Spend exactly ``budget``, whatever the schedule says.
-
-        Returns
-        -------
-        numpy.ndarray of int64, shape (n_offered,)
-            Rollouts per prompt in the order of ``prompt_ids``.
-
-        Raises
-        ------
-        KeyError
-            For an unknown id.
-        ValueError, TypeError
-            For a repeated id, a bad budget, or an exact total that is not feasible; nothing changes then.
-
-        Examples
-        --------
-        >>> from cero_alloc.baselines import Uniform
-        >>> policy = Uniform(BetaPosteriorBank(4), total_budget=64, n_rounds=4, max_rollouts=8)
-        >>> policy.allocate().tolist(), policy.allocate([3, 1], budget=6, exact=True).tolist()
-        ([4, 4, 4, 4], [3, 3])
-        """
-        self._grow()
-        rows, size, places, named = self._on_offer(prompt_ids)
-        total = self._round_total(rows, size, budget, exact)
-        if self.ledger.finished:
-            return np.zeros(named, dtype=np.int64)
-        # In row order, so that the answer cannot depend on the order of the ids.
-        order = np.arange(size) if rows is None else np.argsort(rows)
-        self._order, self._named = order if places is None else places[order], named
-        units = np.empty(size, dtype=np.int64)
-        units[order] = self._deal(order if rows is None else rows[order], total)
-        self._visits[slice(None) if rows is None else rows] += units > 0
-        self.bank.tick()
-        return spread(self.ledger.debit(rows, units), places, named)
-
-    @locked
     def extend_budget(self, rollouts: SupportsIndex = 0, *, rounds: SupportsIndex = 0) -> None:
         """Change the plan of the rest of the run: more budget, or less, more rounds; the pace is even from there on.
 
@@ -203,32 +155,6 @@ class Baseline(RolloutRun):
         self.ledger.require_spendable(more, (self.ledger.rounds_left + added) * self._most_per_round)
         self.ledger.extend(more, added)
 
-    def metrics(self, *, certificate: bool = True) -> dict[str, float]:
-        """Return the run's state as a flat dict of floats; see :meth:`~cero_alloc.FenchelDualAllocator.metrics`.
-
-        There is no price. The certificate compares with the best use of the rollouts dealt so far under ``utility``.
-
-        Parameters
-        ----------
-        certificate : bool
-            Whether to solve for the regret certificate.
-
-        Returns
-        -------
-        dict of str to float
-            In the units named there.
-
-        Examples
-        --------
-        >>> from cero_alloc.baselines import Uniform
-        >>> policy = Uniform(BetaPosteriorBank(4), total_budget=32, n_rounds=2, max_rollouts=8)
-        >>> counts = policy.allocate()
-        >>> policy.metrics(certificate=False)["outstanding_rollouts"]
-        16.0
-        """
-        metrics = super().metrics(certificate=certificate)
-        return {name: value for name, value in metrics.items() if name not in ("price", "batch_price", "starved")}
-
     # ------------------------------------------------------------ what a rule says
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
@@ -249,19 +175,29 @@ class Baseline(RolloutRun):
 
     # ------------------------------------------------------------ what rules share
 
+    def _request(self, offer: Offer, budget: Any, exact: bool) -> Any:
+        return self._round_total(offer.rows, offer.size, budget, exact)
+
+    def _propose(self, offer: Offer, request: Any) -> tuple[IntArray, IntArray]:
+        """Deal in row order, so that the answer cannot depend on the order of the ids."""
+        order = np.arange(offer.size) if offer.rows is None else np.argsort(offer.rows)
+        self._order, self._named = order if offer.places is None else offer.places[order], offer.named
+        units = np.empty(offer.size, dtype=np.int64)
+        units[order] = self._deal(order if offer.rows is None else offer.rows[order], request)
+        self._visits[offer.selector] += units > 0
+        places = np.flatnonzero(units)
+        return places, units[places]
+
     @property
     def _most_per_round(self) -> float:
         """The largest total of a round, in the unit of the budget."""
         return self.horizon.round_capacity
 
-    def _prices(self) -> tuple[float, float]:
-        return float("nan"), float("nan")
+    def _prices(self) -> None:
+        return None
 
     def _grow(self) -> None:
-        """Refuse prompts that joined the bank: a rule keeps what it knows of each in arrays of its own."""
-        if len(self.bank) != self.horizon.n_prompts:
-            condition = f"keep its {self.horizon.n_prompts} prompts under a baseline"
-            raise ValueError(error_text("bank", condition, len(self.bank), "Build a new one for the larger pool."))
+        require_size(self.bank, self.horizon.n_prompts)
 
     def _n_visits(self, size: int, total: int) -> int:
         """Return how many prompts a total visits: its share of visits, as far as the caps allow."""
@@ -327,6 +263,13 @@ class Baseline(RolloutRun):
 def size_of(bank: BetaPosteriorBank) -> int:
     """Return the number of prompts of a bank, checked to be one."""
     return len(instance("bank", bank, BetaPosteriorBank, "Build one over the prompts."))
+
+
+def require_size(bank: BetaPosteriorBank, n_prompts: int) -> None:
+    """Refuse prompts that joined the bank: a rule keeps what it knows of each in arrays of its own."""
+    if len(bank) != n_prompts:
+        condition = f"keep its {n_prompts} prompts under a baseline"
+        raise ValueError(error_text("bank", condition, len(bank), "Build a new one for the larger pool."))
 
 
 def require_counts(owner: Stateful, state: Mapping[str, Any], label: str) -> None:

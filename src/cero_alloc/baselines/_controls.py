@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from typing import ClassVar, SupportsIndex, Unpack
+from typing import Any, ClassVar, SupportsIndex, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc._allocators.base import spread
-from cero_alloc._allocators.dual import counts_of
+from cero_alloc._allocators.base import Offer
 from cero_alloc._allocators.fenchel_dual import FenchelDualAllocator
 from cero_alloc._budget import kernels
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integers, multiple, plain_array
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._objective.utility import SaturatingUtility
-from cero_alloc._saving.saved import locked
+from cero_alloc._solvers.ranking import counts_of
 
 from . import _kernels
-from ._base import Baseline, Run
+from ._base import Baseline, Run, require_size
 
 
 class Uniform(Baseline):
@@ -58,7 +56,7 @@ class Uniform(Baseline):
         return self._to_first(-self.ledger.exposure[rows].astype(np.float64), rows, total)
 
 
-class FixedPacing(Baseline):
+class FixedPacing(FenchelDualAllocator):
     """Algorithm 1 with its price switched off: the same slopes, exactly the uniform schedule's total in every round.
 
     Parameters
@@ -88,7 +86,8 @@ class FixedPacing(Baseline):
     [4, 4, 4, 4]
     """
 
-    _STATE: ClassVar[tuple[str, ...]] = ("_inner",)
+    least_rollouts = 1
+    takes_visits = False
 
     def __init__(
         self,
@@ -98,68 +97,20 @@ class FixedPacing(Baseline):
         utility: SaturatingUtility = SaturatingUtility(),  # noqa: B008 (immutable)
         **run: Unpack[Run],
     ) -> None:
-        self._inner = FenchelDualAllocator(bank, visits=visits, utility=utility, initial_price=0.0, **run)
-        self.bank, self.ledger, self.utility = bank, self._inner.ledger, utility
+        super().__init__(bank, visits=visits, utility=utility, initial_price=0.0, **run)
 
-    @locked
-    def allocate(
-        self, prompt_ids: Iterable[Hashable] | None = None, budget: SupportsIndex | None = None, *, exact: bool = False
-    ) -> IntArray:
-        """Deal one round; see :meth:`Baseline.allocate`.
+    def _request(self, offer: Offer, budget: Any, exact: bool) -> tuple[int, bool]:
+        """Return the uniform schedule's total, to be dealt exactly."""
+        return self.ledger.paced_units(offer.size, budget, exact), True
 
-        Parameters
-        ----------
-        prompt_ids : iterable of hashable, or None
-            Prompts on offer, each once; None offers the whole pool in row order.
-        budget : int or None
-            Cap of this round in rollouts.
-        exact : bool
-            Spend exactly ``budget``, whatever the schedule says.
+    def _grow(self) -> None:
+        require_size(self.bank, self.horizon.n_prompts)
 
-        Returns
-        -------
-        numpy.ndarray of int64, shape (n_offered,)
-            Rollouts per prompt in the order of ``prompt_ids``.
+    def _step_price(self, proposed: int) -> None:
+        """Hold the price at 0."""
 
-        Raises
-        ------
-        KeyError, ValueError, TypeError
-            As :meth:`Baseline.allocate`.
-
-        Examples
-        --------
-        >>> policy = FixedPacing(BetaPosteriorBank(4), total_budget=16, n_rounds=4, max_rollouts=2)
-        >>> int(policy.allocate([0, 1, 2], budget=3).sum())
-        3
-        """
-        self._grow()
-        rows, size, places, named = self._on_offer(prompt_ids)
-        return spread(self._inner._deal(rows, size, self.ledger.paced_units(size, budget, exact), True), places, named)
-
-    def extend_budget(self, rollouts: SupportsIndex = 0, *, rounds: SupportsIndex = 0) -> None:
-        """Change the plan of the rest of the run, as :meth:`~cero_alloc.FenchelDualAllocator.extend_budget` does.
-
-        Parameters
-        ----------
-        rollouts : int
-            Rollouts to add, whole groups; negative to take away what is not dealt.
-        rounds : int, at least 0
-            Rounds to add.
-
-        Raises
-        ------
-        ValueError, TypeError
-            As :meth:`Baseline.extend_budget`; nothing changes then.
-
-        Examples
-        --------
-        >>> policy = FixedPacing(BetaPosteriorBank(4), total_budget=16, n_rounds=4, max_rollouts=2)
-        >>> policy.extend_budget(8, rounds=2)
-        >>> [int(policy.allocate().sum()) for _ in range(6)]
-        [4, 4, 4, 4, 4, 4]
-        """
-        self._grow()
-        self._inner.extend_budget(rollouts, rounds=rounds)
+    def _prices(self) -> None:  # type: ignore[override]
+        return None
 
 
 class Greedy(Baseline):

@@ -146,13 +146,13 @@ class GRESO(Baseline):
         super().__init__(bank, **run)
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
-        self._close()
+        self._take_round()
         kept = self._rng.random((2, rows.size)) < np.maximum(self._keep[:, None] ** self._runs[:, rows], 0.01)
         skipped = ~kept.all(axis=0)
         epoch = self._visits[rows].astype(np.float64) + skipped * (1.0 + self._visits.max())
         return self._to_first(-epoch, rows, total)
 
-    def _close(self) -> None:
+    def _take_round(self) -> None:
         """Lengthen or end the runs of the prompts seen since the last round, and move the probabilities."""
         rows, successes, rollouts = self._tally.take()
         if rows.size == 0:
@@ -252,12 +252,12 @@ class BOTS(Baseline):
         super().__init__(bank, **run)
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
-        self._close()
+        self._take_round()
         a, b = self.bank._prior(rows)
         drawn = self._rng.beta(a + self._won[rows], b + self._lost[rows])
         return self._to_first(-np.abs(drawn - self._target), rows, total)
 
-    def _close(self) -> None:
+    def _take_round(self) -> None:
         """Age all evidence by a round and add what the round has shown."""
         rows, successes, rollouts = self._tally.take()
         if self.ledger.round == 0 and rows.size == 0:  # nothing has happened yet

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, SupportsIndex, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
+from cero_alloc._allocators.base import Offer
 from cero_alloc._checks import FloatArray, IntArray, counts, error_text, flag, integer, successes
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._saving.saved import locked
@@ -110,47 +111,6 @@ class Waves(Baseline):
         self._round: OpenRound | None = None
         super().__init__(bank, **run)
 
-    def allocate(
-        self, prompt_ids: Iterable[Hashable] | None = None, budget: SupportsIndex | None = None, *, exact: bool = False
-    ) -> IntArray:
-        """Deal the first wave of a round; :meth:`continue_round` deals the others.
-
-        Parameters
-        ----------
-        prompt_ids : iterable of hashable, or None
-            Prompts on offer, each once; None offers the whole pool in row order.
-        budget : int or None
-            Cap of the whole round in rollouts, all waves together.
-        exact : bool
-            Must be False: rewards decide how much the waves take. What a round leaves goes to later rounds.
-
-        Returns
-        -------
-        numpy.ndarray of int64, shape (n_offered,)
-            Rollouts per prompt in the order of ``prompt_ids``.
-
-        Raises
-        ------
-        KeyError
-            For an unknown id.
-        ValueError, TypeError
-            For a repeated id, a bad budget, or exact=True; nothing changes then.
-
-        Examples
-        --------
-        >>> from cero_alloc.baselines import SpeedRL
-        >>> policy = SpeedRL(BetaPosteriorBank(2), total_budget=48, n_rounds=1, max_rollouts=24)
-        >>> policy.allocate().tolist()
-        [4, 4]
-        """
-        if flag("exact", exact):
-            name = type(self).__name__
-            raise ValueError(error_text("exact", f"be False for {name}", exact, "Pass the total as a cap instead."))
-        rollouts = super().allocate(prompt_ids, budget)
-        if not rollouts.any():
-            self._round = None
-        return rollouts
-
     @locked
     def continue_round(self, counts: npt.ArrayLike, successes: npt.ArrayLike) -> IntArray:
         """Deal the next wave of the open round.
@@ -210,6 +170,23 @@ class Waves(Baseline):
     def _put(self, state: Mapping[str, Any]) -> None:
         super()._put(state)
         self._round = None if state["round"] is None else OpenRound(**copy.deepcopy(state["round"]))
+
+    def _request(self, offer: Offer, budget: Any, exact: bool) -> Any:
+        """Refuse exact totals: rewards decide how much the waves take. What a round leaves goes to later rounds."""
+        if flag("exact", exact):
+            name = type(self).__name__
+            raise ValueError(error_text("exact", f"be False for {name}", exact, "Pass the total as a cap instead."))
+        return super()._request(offer, budget, exact)
+
+    def _close(self) -> None:
+        self._round = None
+
+    def _propose(self, offer: Offer, request: Any) -> tuple[IntArray, IntArray]:
+        """Deal the first wave; :meth:`continue_round` deals the others."""
+        places, units = super()._propose(offer, request)
+        if not places.size:
+            self._round = None
+        return places, units
 
     def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
         """Return positions in order of priority, and the units that each of them gets, or none where too few are left."""

@@ -1,0 +1,411 @@
+"""The remaining plan of a run, and the ways to deal a visit from it: whole units, tables, spread, streaming."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import exp, sqrt
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+from cero_alloc._budget.ledger import RolloutLedger
+from cero_alloc._budget.pacing import Pacing
+from cero_alloc._checks import FloatArray, IntArray, TieArray
+from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._evidence.ids import tie_ranks
+from cero_alloc._objective import kernels
+from cero_alloc._objective.utility import SaturatingUtility
+from cero_alloc._saving.state import Stateful
+from cero_alloc._solvers.remaining import Clearing, Remaining, clear
+from cero_alloc._solvers.running import RunningPlan
+from cero_alloc._solvers.sampling import deal_evenly, round_total
+from cero_alloc._solvers.tables import BatchSolution, solve_batch
+from cero_alloc._solvers.units import NO_UNITS, Units
+from cero_alloc._solvers.visit import solve_visit
+
+from . import gains_kernels
+
+_ONE = np.ones(1)
+_SIGNAL_WIDTH = 1e-9  # group-signal prices this near count as one: demand jumps at each of them, so they are bracketed
+_STREAM_STEP = 0.5  # of the multiplicative price
+
+
+class Visit(NamedTuple):
+    """Units of the prompts on offer, and the price that cleared the visit."""
+
+    units: IntArray
+    price: float  # utility per unit, or per token
+
+
+class Strategy(Protocol):
+    """A way to deal a visit."""
+
+    def deal(self, rows: IntArray | None, low: float, high: float) -> Visit:
+        """Return the units of these rows (None: the whole pool), their total within a window."""
+
+
+class Plan(Stateful):
+    """The rest of a run: visits to come, exposure so far, values, and the price that clears the budget left.
+
+    Parameters
+    ----------
+    bank : BetaPosteriorBank
+        Evidence per prompt.
+    ledger : RolloutLedger
+        Exposure so far and the budget left.
+    utility : SaturatingUtility
+        What exposure is worth.
+    visits : numpy.ndarray of float64, shape (n_prompts,), or None
+        Offers to come per prompt; None: not known.
+    min_units : int
+        Least count other than 0.
+    front_load : float
+        1 spreads what a prompt is to get evenly over its visits, more brings it forward.
+    exploration : float
+        Posterior standard deviations of p(1-p) that are added to a value.
+    rng : numpy.random.Generator
+        Draws the ranks that break ties.
+    """
+
+    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("tie", "left")
+    _STATE: ClassVar[tuple[str, ...]] = ("tie", "left", "price")
+
+    def __init__(
+        self,
+        bank: BetaPosteriorBank,
+        ledger: RolloutLedger,
+        utility: SaturatingUtility,
+        *,
+        visits: FloatArray | None,
+        min_units: int,
+        front_load: float,
+        exploration: float,
+        rng: np.random.Generator,
+    ) -> None:
+        self.bank, self.ledger, self.utility = bank, ledger, utility
+        self.codes, self.share = utility.codes, ledger.horizon.equal_share_units
+        self.max_units, self.min_units = ledger.horizon.max_units, min_units
+        self.front_load, self.exploration = front_load, exploration
+        self.left: FloatArray | None = visits
+        self.price = 0.0  # last clearing price, utility per unit or token; 0: none yet
+        self.tie: TieArray = tie_ranks(rng, len(bank))
+        self.forget()
+
+    def forget(self) -> None:
+        """Plan afresh at the next visit: visits, prompts or budget have changed."""
+        self.running: RunningPlan | None = None
+        self._to_come: float | None = None  # sum of the visits left; None: not added up yet
+        self._retired = self.bank._retired
+
+    def check_retirements(self) -> None:
+        """Plan afresh where prompts were retired or revived since the last visit."""
+        if self._retired is not self.bank._retired:
+            self.forget()
+
+    def grow(self, n_prompts: int, rng: np.random.Generator) -> None:
+        """Make room for prompts that joined the bank; they have as many visits to come as the prompt with the fewest."""
+        extra = n_prompts - self.tie.size
+        self.tie = np.concatenate([self.tie, tie_ranks(rng, extra, self.tie.size)])
+        if self.left is not None:
+            visits = max(1.0, self.left.min())
+            self.left = np.concatenate([self.left, np.full(extra, visits)])
+            if self.ledger.all_offers is not None:
+                cost = 1.0 if self.ledger.unit_costs is None else float(self.ledger.unit_costs.mean())
+                self.ledger.all_offers += extra * visits * cost
+        self.forget()
+
+    def visited(self, offered: IntArray | slice) -> None:
+        """Count a visit of the prompts on offer."""
+        if self.left is None:
+            return
+        if self._to_come is not None:
+            self._to_come -= np.count_nonzero(self.left[offered] > 0.0)
+        self.left[offered] -= 1.0
+
+    def values(self, rows: IntArray | None) -> FloatArray:
+        """Return the values, with their bonus for uncertainty."""
+        q = self.bank._values(rows)
+        if self.exploration > 0.0:
+            q = np.minimum(q + self.exploration * self.bank._spread(rows), 0.25)
+        return q
+
+    def exposure(self) -> FloatArray:
+        """Return the units dealt to each prompt so far; a copy."""
+        return self.ledger.exposure.astype(np.float64)
+
+    def visits_left(self, rows: IntArray | None) -> FloatArray:
+        """Return the offers to come, this one of ``rows`` included: per prompt, or one entry for all."""
+        retired = self.bank._retired
+        if self.left is None:
+            rounds = float(max(1, self.ledger.rounds_left))
+            return np.array([rounds]) if retired is None else np.where(retired, 0.0, rounds)
+        left = self.offers_left(slice(None))
+        offered = slice(None) if rows is None else rows
+        left[offered] = np.maximum(left[offered], 1.0)  # offered more often than was told
+        return left
+
+    def offers_left(self, rows: IntArray | slice) -> FloatArray:
+        """Return the visits left of these rows as they were told; a retired prompt has none."""
+        assert self.left is not None
+        left = np.maximum(self.left[rows], 0.0)
+        if self.bank._retired is not None:
+            left[self.bank._retired[rows]] = 0.0
+        return left
+
+    def offers_to_come(self, rows: IntArray | slice) -> float:
+        """Return the sum of the visits left, this one of ``rows`` included, without a pass over the pool."""
+        assert self.left is not None
+        if self._to_come is None:
+            self._to_come = float(self.offers_left(slice(None)).sum())
+        return self._to_come + np.count_nonzero(self.left[rows] <= 0.0)  # offered more often than was told
+
+    def spread_over(self, left: FloatArray) -> FloatArray:
+        """Return the visits over which a prompt's rollouts are spread: no more than the budget has least groups for.
+
+        A prompt that is always on offer is not always visited. Spread over visits that no group is left for, the rollouts
+        of all prompts look alike, and the plan no longer sees which prompts are worth more.
+        """
+        visits: FloatArray = 1.0 + (left - 1.0) / self.front_load
+        if self.min_units > 1:
+            retired = self.bank._retired
+            active = None if retired is None else np.flatnonzero(~retired)
+            pool = max(1.0, self.ledger.offer_of(active, self.bank._n_active))
+            visits = np.minimum(visits, max(1.0, self.ledger.left / (self.min_units * pool)))
+        return visits
+
+    def remaining(self, q: FloatArray, z: FloatArray, left: FloatArray, cost: FloatArray = _ONE) -> Remaining:
+        """Return the remaining problem over the pool."""
+        return Remaining(q, z, left * self.max_units, cost, self.ledger.left, self.share, self.utility)
+
+    def guess(self, q: FloatArray, cost: FloatArray = _ONE) -> float:
+        """Return the last price, or at first the marginal utility at an equal share."""
+        if self.price:
+            return self.price
+        shape, scaling, lam = self.codes
+        height, rate = kernels.scale_of(scaling, lam, float(q.mean()))
+        return float(kernels.du(shape, height, rate, 1.0)) / self.share / float(cost.mean())
+
+    def _put(self, state: Mapping[str, Any]) -> None:
+        super()._put(state)
+        self.forget()
+
+
+class WholeUnits:
+    """Single units of equal cost: at their price, by counts that leave the optimal plan within reach (Theorem 3)."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._tables = ExposureTables(plan)
+        self._log: list[IntArray] | None = None  # of the bank, since the running plan last looked
+
+    def deal(self, rows: IntArray | None, low: float, high: float) -> Visit:
+        """Return the units of these rows."""
+        plan, max_units = self.plan, self.plan.max_units
+        found = None if rows is None or plan.left is None else self._running(rows)
+        if found is not None:
+            q, z, left, wanted, plan.price = found
+        else:
+            left, q, z = plan.visits_left(rows), plan.values(None), plan.exposure()
+            wanted, plan.price = plan.remaining(q, z, left).units(plan.guess(q), plan.tie)
+            if rows is not None:
+                q, z, wanted = q[rows], z[rows], wanted[rows]
+                left = left[rows] if left.size > 1 else left
+        if wanted.size == 0:  # no prompt on offer
+            return Visit(wanted, plan.price)
+        most = np.minimum(wanted, max_units)
+        least, later = NO_UNITS, (left - 1.0) * max_units
+        if float(later.min()) < int(wanted.max(initial=0)):
+            least = np.maximum(wanted - later.astype(np.int64), 0)
+        visits = plan.spread_over(left)
+        much = 2.0 * plan.utility.saturation / plan.share
+        tie = plan.tie if rows is None else plan.tie[rows]
+        score = Units(q, z, tie, np.array([max_units]), plan.share, plan.utility, visits=visits)
+        visit = solve_visit(score, least, most, low=low, high=high, floor=plan.price, much=much)
+        if visit is not None:
+            return Visit(visit.units, visit.price)
+        gains = self._tables.gains(q, z, np.array(np.broadcast_to(visits, q.size)))
+        _bound(gains, np.broadcast_to(least, q.size), most, much)
+        solution = self._tables.solve(rows, gains, low, high, plan.price)
+        return Visit(solution.units, solution.price)
+
+    def _running(self, rows: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, IntArray, float] | None:
+        """Return value, exposure, visits left and plan of these rows, and the price, from what changed since the last call.
+
+        None where a pass over the pool is due anyway: evidence fades, everything changed, or the price is 0.
+        """
+        plan = self.plan
+        budget = plan.ledger.units_left
+        assert plan.left is not None
+        if plan.bank.forgetting < 1.0 or plan.offers_to_come(rows) * plan.max_units <= budget:
+            return None
+        self._log, changed = plan.bank._changes(self._log)
+        if changed is None or plan.running is None:
+            z = plan.exposure()
+            upper = np.minimum(plan.visits_left(rows) * plan.max_units, plan.ledger.units).astype(np.int64)
+            pool = Units(plan.values(None), z, plan.tie, upper, plan.share, plan.utility, ahead=z)
+            plan.running = RunningPlan(pool)
+        else:
+            changed = np.union1d(changed, rows)
+            left = plan.offers_left(changed)
+            offered = np.searchsorted(changed, rows)
+            left[offered] = np.maximum(left[offered], 1.0)
+            upper = np.minimum(left * plan.max_units, plan.ledger.units).astype(np.int64)
+            z = plan.ledger.exposure[changed].astype(np.float64)
+            plan.running.change(changed, plan.values(changed), z, upper)
+        found = plan.running.solve(budget, rows, plan.price)
+        if found is None:
+            return None
+        pool = plan.running.pool
+        return pool.q[rows], pool.z[rows], np.maximum(plan.left[rows], 1.0), *found
+
+
+class Spread:
+    """An even part of the plan for every prompt on offer (Claim 20), in whatever order the prompts are named."""
+
+    def __init__(self, plan: Plan, least: float, rng: np.random.Generator) -> None:
+        self.plan, self.least, self.rng = plan, least, rng
+
+    def deal(self, rows: IntArray | None, low: float, high: float) -> Visit:
+        """Return the units of these rows."""
+        plan, max_units = self.plan, self.plan.max_units
+        units = np.zeros(len(plan.bank) if rows is None else rows.size, dtype=np.int64)
+        if units.size == 0:
+            return Visit(units, plan.price)
+        q, z = plan.values(None), plan.exposure()
+        left = np.array(np.broadcast_to(plan.visits_left(rows), q.size))
+        rest = plan.remaining(q, z, left)
+        clearing = rest.clear(plan.guess(q))
+        plan.price = clearing.low
+        places = slice(None) if rows is None else np.argsort(rows)
+        offered = slice(None) if rows is None else rows[places]
+        rate = rest.planned(clearing, offered) / (1.0 + (left[offered] - 1.0) / plan.front_load)
+        target, quantum = float(rate.sum()), max(1, plan.min_units)
+        if plan.price == 0.0:  # the plan may be more than there is: units that no prompt wants cost nothing
+            target *= min(1.0, rest.budget / max(1.0, float(rest.planned(clearing, slice(None)).sum())))
+        total = round_total(target, low, high, quantum, max_units)
+        units[places] = deal_evenly(rate, total, quantum=quantum, max_units=max_units, least=self.least, rng=self.rng)
+        return Visit(units, plan.price)
+
+
+class Tables:
+    """Counts in {0} u [min_units, max_units] from a table of unit gains, at the price that clears the remaining problem."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def deal(self, rows: IntArray | None, low: float, high: float) -> Visit:
+        """Return the units of these rows; where demand jumps at the price, the visit takes its part of the jump."""
+        clearing, gains = self._planned(rows)
+        costs, self.plan.price = self.plan.ledger.unit_costs, clearing.low
+        if clearing.high > clearing.low:
+            strict = self.solve(rows, gains, 0.0, np.inf, clearing.high).wanted
+            weak = self.solve(rows, gains, 0.0, np.inf, clearing.low).wanted
+            part = strict + clearing.share * (weak - strict)
+            if weak > strict and low < part < high:
+                low = high = part if costs is not None else float(round(part))
+        solution = self.solve(rows, gains, low, high, clearing.low)
+        return Visit(solution.units, solution.price)
+
+    def solve(self, rows: IntArray | None, gains: FloatArray, low: float, high: float, floor: float) -> BatchSolution:
+        """Return the best counts of a table within a window."""
+        plan = self.plan
+        tie, costs = plan.tie if rows is None else plan.tie[rows], plan.ledger.unit_costs
+        if costs is not None:
+            costs = costs if rows is None else costs[rows]
+            if (costs != np.floor(costs)).any():  # sums of fractions round
+                high *= 1.0 - 1e-12
+            low = min(low, high)
+        return solve_batch(gains, min_units=plan.min_units, low=low, high=high, floor=floor, tie=tie, cost=costs)
+
+    def once(self, rows: IntArray) -> FloatArray:
+        """Return the unit gains of a visit as if it were the last."""
+        raise NotImplementedError
+
+    def _planned(self, rows: IntArray | None) -> tuple[Clearing, FloatArray]:
+        """Return where the remaining problem clears, and the unit gains of this visit."""
+        raise NotImplementedError
+
+
+class ExposureTables(Tables):
+    """Tables of the utility of exposure."""
+
+    def gains(self, q: FloatArray, z: FloatArray, visits: FloatArray) -> FloatArray:
+        """Return the unit gains of the score U(z + w n) / w, one row per prompt."""
+        table = np.empty((q.size, self.plan.max_units))
+        gains_kernels.score_gains(q, z, visits, self.plan.share, *self.plan.codes, table)
+        return table
+
+    def once(self, rows: IntArray) -> FloatArray:
+        """Return the unit gains of a visit as if it were the last."""
+        z = self.plan.ledger.exposure[rows].astype(np.float64)
+        return self.gains(self.plan.values(rows), z, np.ones(rows.size))
+
+    def _planned(self, rows: IntArray | None) -> tuple[Clearing, FloatArray]:
+        plan = self.plan
+        costs = _ONE if plan.ledger.unit_costs is None else plan.ledger.unit_costs
+        q, z = plan.values(None), plan.exposure()
+        left = np.array(np.broadcast_to(plan.visits_left(rows), q.size))
+        clearing = plan.remaining(q, z, left, costs).clear(plan.guess(q, costs))
+        offered = slice(None) if rows is None else rows
+        return clearing, self.gains(q[offered], z[offered], plan.spread_over(left[offered]))
+
+
+class GroupTables(Tables):
+    """Tables of the group signal: the expected number of groups with both successes and failures."""
+
+    def once(self, rows: IntArray | None) -> FloatArray:
+        """Return the unit gains of a visit, which does not depend on other visits."""
+        signal = self._signal(rows)
+        table = np.empty((signal[0].size, self.plan.max_units))
+        gains_kernels.group_gains(*signal, self.plan.ledger.horizon.unit_size, table)
+        return table
+
+    def _planned(self, rows: IntArray | None) -> tuple[Clearing, FloatArray]:
+        plan, signal = self.plan, self._signal(None)
+        left = np.array(np.broadcast_to(plan.visits_left(rows), signal[0].size))
+        costs = _ONE if plan.ledger.unit_costs is None else plan.ledger.unit_costs
+        stride, unit = int(costs.size > 1), plan.ledger.horizon.unit_size
+
+        def demand(price: float) -> tuple[float, float]:
+            bounds = plan.min_units, plan.max_units
+            return gains_kernels.remaining_groups(price, *signal, left, costs, stride, unit, *bounds), 0.0
+
+        most = float((costs * left).sum()) * plan.max_units
+        clearing = clear(demand, plan.ledger.left, most, plan.price or 1e-3, width=_SIGNAL_WIDTH)
+        return clearing, self.once(rows)
+
+    def _signal(self, rows: IntArray | None) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return posterior parameters, and the factor by which the bonus for uncertainty raises the signal."""
+        alpha, beta = self.plan.bank._posterior(rows)
+        factor = np.ones(alpha.size)
+        if self.plan.exploration > 0.0:
+            q = self.plan.bank._values(rows)
+            np.divide(self.plan.values(rows), q, out=factor, where=q > 0.0)
+        return alpha, beta, factor
+
+
+class Streaming:
+    """A part of the pool whose visits are not known: at a multiplicative price that the demand of each batch moves."""
+
+    def __init__(self, tables: Tables, pacing: Pacing) -> None:
+        self.tables, self.pacing = tables, pacing
+
+    def deal(self, rows: IntArray | None, low: float, high: float) -> Visit:
+        """Return the units of these rows; what they want at the price, before any cap, moves the price."""
+        assert rows is not None
+        plan, ledger = self.tables.plan, self.tables.plan.ledger
+        rate = self.pacing.pace(rows, rows.size, None)[0]
+        gains = self.tables.once(rows)
+        if plan.price <= 0.0:  # the price that clears the first batch
+            plan.price = max(0.0, self.tables.solve(rows, gains, 0.0, max(1.0, np.floor(rate)), 0.0).price)
+        solution = self.tables.solve(rows, gains, low, high, plan.price)
+        move = _STREAM_STEP * (rate - solution.wanted) / (ledger.even_pace * sqrt(ledger.round + 1))
+        plan.price *= exp(-min(max(move, -1.0), 1.0))
+        return Visit(solution.units, solution.price)
+
+
+def _bound(gains: FloatArray, least: IntArray, most: IntArray, much: float) -> None:
+    """Lift the units below ``least`` above all others, and sink those beyond ``most`` below them."""
+    n = np.arange(gains.shape[1])
+    gains += much * (n < least[:, None])
+    gains -= much * (n >= most[:, None])
