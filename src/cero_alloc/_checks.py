@@ -69,10 +69,14 @@ def integer(name: str, value: SupportsIndex, *, least: int, remedy: str, most: i
 
 
 def multiple(name: str, value: SupportsIndex, unit_size: int, *, least: int, most: int | None = None) -> int:
-    """Return ``value`` rollouts as an int that whole groups make up."""
-    remedy = f"Give whole groups of {unit_size} rollouts."
+    """Return ``value`` rollouts as an int that is a multiple of ``unit_size``."""
+    remedy = "Count whole rollouts." if unit_size == 1 else f"Give a multiple of unit_size = {unit_size} rollouts."
+    if isinstance(value, (float, np.floating)) and abs(float(value)) <= MOST_COUNT and float(value) % unit_size == 0.0:
+        remedy = f"Pass an int: {int(value)}."
     result = integer(name, value, least=least, remedy=remedy, most=most)
     if result % unit_size:
+        below = result - result % unit_size
+        remedy = f"The nearest multiples are {below} and {below + unit_size}."
         raise ValueError(error_text(name, f"be a multiple of unit_size = {unit_size}", result, remedy))
     return result
 

@@ -78,7 +78,7 @@ class FenchelDualAllocator(RolloutRun):
     Raises
     ------
     ValueError
-        For sizes out of range, rollouts that are not whole groups, or a budget that cannot be spent.
+        For sizes out of range, rollouts that are not whole units, or a budget that cannot be spent.
     TypeError
         For sizes that are not integers.
 
@@ -149,7 +149,7 @@ class FenchelDualAllocator(RolloutRun):
             unit_size=unit_size,
             max_rollouts=max_rollouts,
             round_capacity=round_capacity,
-            offered=offered,
+            mean_offer=offered,
         )
         slope_step, self._price_step = step_sizes(step_size, rounds, batch=visits is not None)
         self._step = SlopeStep(bank, self.ledger.horizon, utility, slope_step)
@@ -193,7 +193,7 @@ class FenchelDualAllocator(RolloutRun):
         prompt_ids : iterable of hashable, or None
             Prompts on offer, each once; None offers the whole pool in row order.
         budget : int or None
-            Cap of this round in rollouts, on top of ``round_capacity``; rounded down to whole groups.
+            Cap of this round in rollouts, on top of ``round_capacity``; rounded down to whole units.
         exact : bool
             Spend exactly ``budget``: the ranking then ignores the sign of the margins, and the caps still hold.
 
@@ -237,7 +237,7 @@ class FenchelDualAllocator(RolloutRun):
         Parameters
         ----------
         rollouts : int
-            Rollouts to add, whole groups; negative to take away what is not dealt.
+            Rollouts to add, whole units; negative to take away what is not dealt.
         rounds : int, at least 0
             Rounds to add.
         visits : int, array_like of int with shape (n_prompts,), or None
@@ -273,7 +273,7 @@ class FenchelDualAllocator(RolloutRun):
             self._visits, self._offers_before = told, self.ledger.offers
         else:
             self._visits = np.array([float(max(1, left))])
-        self._start = self.ledger.exposure.astype(np.float64)
+        self._start = self.ledger.exposure_units.astype(np.float64)
         if not self._own_step:
             self._price_step = 1.0 / sqrt(max(1, left))
         self.ledger.extend(more, added)

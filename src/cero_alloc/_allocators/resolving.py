@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Literal, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from cero_alloc._budget.costs import token_costs
 from cero_alloc._budget.horizon import visits_per_prompt
-from cero_alloc._budget.pacing import Pacing, open_ledger, token_costs
+from cero_alloc._budget.opening import open_ledger
+from cero_alloc._budget.pacing import Pacing
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integer, multiple, real
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.ids import tie_ranks
@@ -106,7 +108,7 @@ class ResolvingAllocator(RolloutRun):
     Raises
     ------
     ValueError
-        For sizes out of range, rollouts that are not whole groups, neither rounds nor visits, or a budget that cannot
+        For sizes out of range, rollouts that are not whole units, neither rounds nor visits, or a budget that cannot
         be spent; for "spread" with costs that differ or the group signal, and a coverage without "spread" or beyond the
         budget.
     TypeError
@@ -380,7 +382,7 @@ class ResolvingAllocator(RolloutRun):
             left = np.maximum(left, 0.0)
             if visits is not None:
                 left = np.array(np.broadcast_to(visits_per_prompt(visits, size, rounds_left), size))
-            to_come = float(((1.0 if self._costs is None else self._costs) * left).sum())
+            to_come = ledger.costs.of_visits(left)
             if not by_rounds:
                 added = ledger.round + int(left.sum()) - ledger.n_rounds
         ledger.require_spendable(more, self._most(left, to_come, ledger.rounds_left + added))
@@ -408,13 +410,12 @@ class ResolvingAllocator(RolloutRun):
     def _most(self, left: FloatArray | None, to_come: float, rounds: int) -> float:
         """Return the largest budget that so many rounds, and offers to come at one unit each, can spend."""
         ledger, h = self.ledger, self.horizon
-        pool = float(len(self.bank)) if self._costs is None else float(self._costs.sum())
-        most = h.max_units * (rounds * pool if left is None else to_come)
-        if self._costs is not None:
+        most = h.max_units * (rounds * ledger.costs.of_offer(None, len(self.bank)) if left is None else to_come)
+        if not ledger.costs.in_units:
             return min(most, rounds * self._pacing.capacity)
         if self._pacing.by_rounds:
             most = min(most, rounds * h.capacity_units)
-        return most * (h.unit_size if ledger.tokens_per_unit is None else ledger.tokens_per_unit)
+        return ledger.costs.budget_of(most)
 
     def _prices(self) -> tuple[float, float]:
         return self.price, self._batch_price * self._price_unit
@@ -465,12 +466,12 @@ class ResolvingAllocator(RolloutRun):
             return self._deal_units(rows, low, high)
         left = self._visits_left(rows)
         max_units, scores = self.horizon.max_units, self._scores
-        costs, funds = _ONE if self._costs is None else self._costs, self.ledger.left
+        costs, funds = self.ledger.costs.rates, self.ledger.funds
         if self._group:
             left = np.array(np.broadcast_to(left, len(self.bank)))
             clearing = scores.clear_groups(left, costs, self._pacing.min_units, funds, self._price or 1e-3)
             return self._deal(rows, scores.of_group(rows), clearing, low, high)
-        q, z = scores.values(None), self.ledger.exposure.astype(np.float64)
+        q, z = scores.values(None), self.ledger.exposure_units.astype(np.float64)
         room = np.array(np.broadcast_to(left * max_units, q.size))
         rest = Remaining(q, z, room, costs, funds, self.horizon.equal_share_units, self.utility)
         clearing = rest.clear(self._price or _first_price(q, rest))
@@ -487,8 +488,12 @@ class ResolvingAllocator(RolloutRun):
             assert rows is not None
             q, z, left, plan, self._price = found
         else:
-            left, q, z = self._visits_left(rows), self._scores.values(None), self.ledger.exposure.astype(np.float64)
-            rest = Remaining(q, z, left * max_units, _ONE, self.ledger.left, share, self.utility)
+            left, q, z = (
+                self._visits_left(rows),
+                self._scores.values(None),
+                self.ledger.exposure_units.astype(np.float64),
+            )
+            rest = Remaining(q, z, left * max_units, _ONE, self.ledger.funds, share, self.utility)
             plan, self._price = rest.units(self._price or _first_price(q, rest), self._tie)
             if rows is not None:
                 q, z, plan = q[rows], z[rows], plan[rows]
@@ -517,8 +522,11 @@ class ResolvingAllocator(RolloutRun):
         if size == 0:
             return BatchSolution(units, self._price, 0.0, 0.0)
         max_units, q = self.horizon.max_units, self._scores.values(None)
-        z, left = self.ledger.exposure.astype(np.float64), np.array(np.broadcast_to(self._visits_left(rows), q.size))
-        rest = Remaining(q, z, left * max_units, _ONE, self.ledger.left, self.horizon.equal_share_units, self.utility)
+        z, left = (
+            self.ledger.exposure_units.astype(np.float64),
+            np.array(np.broadcast_to(self._visits_left(rows), q.size)),
+        )
+        rest = Remaining(q, z, left * max_units, _ONE, self.ledger.funds, self.horizon.equal_share_units, self.utility)
         clearing = rest.clear(self._price or _first_price(q, rest))
         self._price = clearing.low
         places = slice(None) if rows is None else np.argsort(rows)
@@ -543,8 +551,8 @@ class ResolvingAllocator(RolloutRun):
             return None
         self._log, changed = bank._changes(self._log)
         if changed is None or self._running is None:
-            q, z = self._scores.values(None), self.ledger.exposure.astype(np.float64)
-            upper = np.minimum(self._visits_left(rows) * horizon.max_units, self.ledger.units).astype(np.int64)
+            q, z = self._scores.values(None), self.ledger.exposure_units.astype(np.float64)
+            upper = np.minimum(self._visits_left(rows) * horizon.max_units, self.ledger.total_units).astype(np.int64)
             pool = Units(q, z, self._tie, upper, horizon.equal_share_units, self.utility, ahead=z)
             self._running = RunningPlan(pool)
         else:
@@ -552,8 +560,8 @@ class ResolvingAllocator(RolloutRun):
             left = self._offers_left(changed)
             offered = np.searchsorted(changed, rows)
             left[offered] = np.maximum(left[offered], 1.0)
-            upper = np.minimum(left * horizon.max_units, self.ledger.units).astype(np.int64)
-            q, z = self._scores.values(changed), self.ledger.exposure[changed].astype(np.float64)
+            upper = np.minimum(left * horizon.max_units, self.ledger.total_units).astype(np.int64)
+            q, z = self._scores.values(changed), self.ledger.exposure_units[changed].astype(np.float64)
             self._running.change(changed, q, z, upper)
         found = self._running.solve(budget, rows, self._price)
         if found is None:
@@ -571,8 +579,8 @@ class ResolvingAllocator(RolloutRun):
         if self._pacing.min_units > 1:
             retired = self.bank._retired
             active = None if retired is None else np.flatnonzero(~retired)
-            groups = self.ledger.left / (
-                self._pacing.min_units * max(1.0, self.ledger.offer_of(active, self.bank._n_active))
+            groups = self.ledger.funds / (
+                self._pacing.min_units * max(1.0, self.ledger.costs.of_offer(active, self.bank._n_active))
             )
             visits = np.minimum(visits, max(1.0, groups))
         return visits
@@ -587,13 +595,12 @@ class ResolvingAllocator(RolloutRun):
             weak = self._solve(rows, gains, 0.0, np.inf, clearing.low).wanted
             part = strict + clearing.share * (weak - strict)
             if weak > strict and low < part < high:
-                low = high = part if self._costs is not None else float(round(part))
+                low = high = self.ledger.costs.whole(part)
         return self._solve(rows, gains, low, high, clearing.low)
 
     def _solve(self, rows: IntArray | None, gains: FloatArray, low: float, high: float, floor: float) -> BatchSolution:
-        tie, costs = self._tie if rows is None else self._tie[rows], self._costs
+        tie, costs = self._tie if rows is None else self._tie[rows], self.ledger.costs.of_rows(rows)
         if costs is not None:
-            costs = costs if rows is None else costs[rows]
             if (costs != np.floor(costs)).any():  # sums of fractions round
                 high *= 1.0 - 1e-12
             low = min(low, high)
@@ -607,7 +614,7 @@ class ResolvingAllocator(RolloutRun):
         if self._group:
             gains = self._scores.of_group(rows)
         else:
-            z = self.ledger.exposure[rows].astype(np.float64)
+            z = self.ledger.exposure_units[rows].astype(np.float64)
             gains = self._scores.of_exposure(self._scores.values(rows), z, np.ones(rows.size))
         if self._price <= 0.0:  # the price that clears the first batch
             self._price = max(0.0, self._solve(rows, gains, 0.0, max(1.0, np.floor(rate)), 0.0).price)
@@ -619,12 +626,12 @@ class ResolvingAllocator(RolloutRun):
     @property
     def _costs(self) -> FloatArray | None:
         """Tokens per unit and prompt; None where all units cost the same, so that the solvers count units."""
-        return self.ledger.unit_costs
+        return self.ledger.costs.unit_costs
 
     @property
     def _price_unit(self) -> float:
         """What turns a price of the solvers into the one that users see."""
-        mean_cost = 1.0 if self._costs is None else float(self._costs.mean())
+        mean_cost = self.ledger.costs.mean
         if self._group:
             return mean_cost / self.horizon.unit_size
         return mean_cost * self.horizon.equal_share_units / self.utility.saturation
@@ -636,7 +643,7 @@ class ResolvingAllocator(RolloutRun):
             return
         self._tie = np.concatenate([self._tie, tie_ranks(self._rng, new - old, old)])
         if self._left is not None:
-            visits, cost = max(1.0, self._left.min()), 1.0 if self._costs is None else float(self._costs.mean())
+            visits, cost = max(1.0, self._left.min()), self.ledger.costs.mean
             self._left = np.concatenate([self._left, np.full(new - old, visits)])
             if self.ledger.all_offers is not None:
                 self.ledger.all_offers += (new - old) * visits * cost

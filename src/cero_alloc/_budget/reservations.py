@@ -1,14 +1,14 @@
-"""Reservations: which round's rollouts are still to be reported."""
+"""Reservations: the rollouts of each round that are still to be reported."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc._checks import IntArray
+from cero_alloc._checks import IntArray, error_text
 from cero_alloc._saving.state import State, check_array, require
 
 Outstanding = npt.NDArray[np.integer[Any]]  # rollouts per prompt, of all rounds together
@@ -26,9 +26,10 @@ class Deal(NamedTuple):
 class Reservations:
     """Deals by round, oldest first.
 
-    Feedback that names its round settles that round's deals. Other feedback settles a prompt's oldest rollouts first, so
-    that what is outstanding of a prompt belongs to its newest deals: nothing is done until somebody asks, and a trainer
-    whose feedback is in before the next round pays nothing. A deal takes 16 bytes per prompt until it is settled.
+    Feedback that names its round settles the deals of that round. Other feedback settles the oldest rollouts of a prompt
+    first, so that what is outstanding of a prompt belongs to its newest deals. That split is computed only when it is
+    asked for; where all feedback arrives before the next round, it never is. A deal takes 16 bytes per prompt until it
+    is settled.
     """
 
     def __init__(self) -> None:
@@ -145,6 +146,20 @@ def check_reservations(state: object, label: str, outstanding: Outstanding, roun
     total = np.zeros(outstanding.size, dtype=np.int64)
     np.add.at(total, row, rollouts)
     require(f"{label}['rollouts']", "add up to what is outstanding", bool((total == outstanding).all()))
+
+
+def require_refundable(
+    rollouts: IntArray, outstanding: npt.NDArray[np.integer[Any]], unit_size: int, name_of: Callable[[int], object]
+) -> None:
+    """Refuse a refund of no whole units, or of more than is outstanding; ``name_of`` gives the id of an entry's prompt."""
+    bad = np.flatnonzero((rollouts < 0) | (rollouts > outstanding) | (rollouts % unit_size != 0))
+    if bad.size:
+        i = int(bad[0])
+        condition = (
+            f"be a multiple of {unit_size} between 0 and the {outstanding[i]} outstanding of prompt {name_of(i)!r}"
+        )
+        remedy = "Refund only what allocate dealt and update has not reported; a unit of which a part was reported stays spent."
+        raise ValueError(error_text("rollouts", condition, int(rollouts[i]), remedy, i))
 
 
 def _some(deal: Deal, rollouts: IntArray) -> Deal:
