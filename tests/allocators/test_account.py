@@ -162,7 +162,7 @@ def test_deliveries_that_do_not_repeat_what_they_were_are_refused():
     run = new()
     run.allocate()
     run.update(["a", "b"], [1, 0], [2, 1], delivery_id="x")
-    must = re.escape("delivery_id must name one delivery, got delivery_id = 'x'. Repeat a delivery as it was")
+    must = re.escape("delivery_id must name one delivery, got delivery_id = 'x'. Repeat a delivery unchanged")
     for others in ((["a", "b"], [1, 1], [2, 1]), (["a", "c"], [1, 0], [2, 1]), (["a"], [1], [2])):
         with pytest.raises(ValueError, match=must):
             run.update(*others, delivery_id="x")

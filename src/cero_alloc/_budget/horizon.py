@@ -109,7 +109,7 @@ class Horizon:
 
 
 def visits_per_prompt(visits: npt.ArrayLike | None, n_prompts: int, n_rounds: int | None) -> FloatArray:
-    """Return visits as one float, or one per prompt."""
+    """Return visits as float64, one entry for all prompts or one per prompt."""
     if visits is None:
         return np.array([float(min(n_rounds or 0, MOST))])
     remedy = "Give how often each prompt is offered over the run."
@@ -132,7 +132,7 @@ def visits_per_prompt(visits: npt.ArrayLike | None, n_prompts: int, n_rounds: in
 
 
 def whole_units(total: float, step: float) -> int:
-    """Return how many whole units of cost ``step`` a total pays for, to the last bit."""
+    """Return how many whole units of cost ``step`` a total pays for: the largest n with n * step <= total in float64."""
     if total == np.inf:
         return 2**62
     units = int(total // step)

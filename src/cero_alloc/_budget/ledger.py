@@ -196,7 +196,7 @@ class RolloutLedger(Stateful):
 
     @property
     def progress(self) -> float:
-        """Share of the run that is over since the plan last changed, by rounds, or by visits where no rounds are told."""
+        """Share of the run that is over since the plan last changed, by rounds, or by visits where no number of rounds is given."""
         if self.all_offers is None:
             return (self.round - self._since_round) / max(1, self.n_rounds - self._since_round)
         to_come = self.all_offers - self._since_offered
@@ -214,7 +214,7 @@ class RolloutLedger(Stateful):
 
     @property
     def projected_leftover(self) -> float:
-        """Rollouts or tokens that stay unspent if the run goes on at its mean pace so far."""
+        """Rollouts or tokens that stay unspent if the run continues at its mean pace so far."""
         progress = self.progress
         if progress == 0.0:
             return 0.0
@@ -287,7 +287,7 @@ class RolloutLedger(Stateful):
         return total // h.unit_size
 
     def paced_units(self, n_offered: int, budget: SupportsIndex | None, exact: bool) -> int:
-        """Return the units of a round that keeps to the uniform schedule B / K within ``budget``, or exactly that."""
+        """Return the units of a round on the uniform schedule B / K, at most ``budget``, or ``budget`` when ``exact``."""
         cap = self.round_units(n_offered, budget, exact)
         if exact:
             return cap
@@ -297,7 +297,7 @@ class RolloutLedger(Stateful):
         return max(0, min(cap, due, self.units_left))
 
     def debit(self, rows: IntArray | None, units: IntArray) -> IntArray:
-        """Open the next round with these counts and return them in rollouts; rows None means the whole pool."""
+        """Open the next round with these units per prompt and return them in rollouts; rows None means the whole pool."""
         places = np.flatnonzero(units)
         return self.open_round(rows, units.size, places, units[places])
 
@@ -335,7 +335,7 @@ class RolloutLedger(Stateful):
     def settle(self, rows: IntArray, rollouts: IntArray, round_: int | None = None) -> int:
         """Note reported rollouts of a round, or of the oldest; return how many were outstanding.
 
-        Reports beyond what was dealt (older logs, or rollouts that had expired) are evidence but no debt.
+        Reports beyond what was dealt (older logs, or rollouts that had expired) are evidence but do not change the account.
         """
         reported = int(rollouts.sum())
         settled = int(kernels.settle(rows, self._take(round_, rows, rollouts), self.accounts))

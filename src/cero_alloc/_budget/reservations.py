@@ -16,7 +16,7 @@ _NONE = np.empty(0, dtype=np.int64)
 
 
 class Deal(NamedTuple):
-    """Rollouts that a round lent."""
+    """Rollouts that a round dealt."""
 
     round: int  # rounds count from 1
     rows: IntArray  # each once
@@ -34,8 +34,10 @@ class Reservations:
 
     def __init__(self) -> None:
         self._deals: dict[int, list[Deal]] = {}  # by round; a round that is dealt in waves has several
-        self._exact = True  # whether the deals are what is outstanding, or what was before feedback without a round
-        self._entries, self._room = 0, 1024  # noted entries, and how many may be before settled ones are swept out
+        self._exact = (
+            True  # whether the deals are what is outstanding; feedback without a round makes them an upper bound
+        )
+        self._entries, self._room = 0, 1024  # entries noted, and how many there may be before settled ones are removed
 
     def note(self, round_: int, rows: IntArray, rollouts: IntArray, outstanding: Outstanding) -> None:
         """Note a deal; ``outstanding`` as it is after it."""
@@ -50,7 +52,7 @@ class Reservations:
         self._keep([])
 
     def blur(self) -> None:
-        """Take note that rollouts of no particular round were settled."""
+        """Note that rollouts of no particular round were settled."""
         self._exact = False
 
     def split(self, outstanding: Outstanding) -> list[Deal]:
@@ -78,7 +80,7 @@ class Reservations:
         return owed
 
     def take(self, round_: int, rows: IntArray, rollouts: IntArray, outstanding: Outstanding) -> IntArray:
-        """Take rollouts of these rows off the reservations of one round, as far as there are any; return how many."""
+        """Take rollouts of these rows off the reservations of one round, at most as many as there are; return how many."""
         self.split(outstanding)
         left, kept = rollouts.copy(), []
         for deal in self._deals.get(round_, ()):
@@ -121,7 +123,7 @@ class Reservations:
         self._keep([Deal(int(number), *part) for number, part in zip(rounds[first], parts, strict=False)])
 
     def _keep(self, deals: list[Deal]) -> list[Deal]:
-        """Hold these deals alone, all of them outstanding."""
+        """Hold only these deals, all of which are outstanding."""
         kept = [deal for deal in deals if deal.rows.size]
         self._deals, self._exact, self._entries = {}, True, 0
         for deal in kept:
@@ -131,7 +133,7 @@ class Reservations:
 
 
 def check_reservations(state: object, label: str, outstanding: Outstanding, rounds: int) -> None:
-    """Raise unless a state adds up to what is outstanding after so many rounds."""
+    """Raise unless a state adds up to what is outstanding after this number of rounds."""
     columns = ("round", "row", "rollouts")
     if not isinstance(state, Mapping) or set(state) != set(columns):
         raise ValueError(f"{label} must hold {', '.join(columns)}. Pass what state_dict returned.")
@@ -163,7 +165,7 @@ def require_refundable(
 
 
 def _some(deal: Deal, rollouts: IntArray) -> Deal:
-    """Return a deal of these rollouts, where there are any."""
+    """Return a deal of these rollouts without the rows that have none."""
     if rollouts.size and rollouts.min() > 0:
         return Deal(deal.round, deal.rows, rollouts)
     some = rollouts > 0
@@ -179,6 +181,6 @@ def _summed(waves: list[Deal]) -> Deal:
 
 
 def _places(rows: IntArray, others: IntArray) -> tuple[IntArray, IntArray]:
-    """Return where rows stand in both, each once in either."""
+    """Return the positions of the common rows in both arrays, in which no row repeats."""
     _, at, mine = np.intersect1d(rows, others, assume_unique=True, return_indices=True)
     return at, mine

@@ -113,7 +113,7 @@ class Baseline(RolloutRun):
             round_capacity=round_capacity,
         )
         if self.horizon.max_units > MOST_UNITS:  # some rules hold a table of a prompt's units
-            condition = f"be at most {MOST_UNITS} groups"
+            condition = f"be at most {MOST_UNITS} units"
             raise ValueError(error_text("max_rollouts", condition, self.horizon.max_rollouts, "Lower it."))
         # Place of each row of the last offer among the ids that the caller named, and the number of those.
         self._order, self._named = np.arange(0), 0
