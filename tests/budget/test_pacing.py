@@ -348,7 +348,7 @@ def test_horizons_by_rounds_by_visits_and_by_both():
     h = ledger().horizon
     assert (h.n_rounds, h.round_capacity, h.total_budget) == (10, 32, 120)
     h = ledger(n_rounds=None, visits=visits(1, 2, 6, 6)).horizon
-    assert (h.n_rounds, h.round_capacity) == (15, 32)  # a round offers somebody
+    assert (h.n_rounds, h.round_capacity) == (15, 32)  # every round offers a prompt
     h = ledger(visits=visits(5, 5, 5, 5)).horizon
     assert (h.n_rounds, h.round_capacity) == (10, 16)  # two prompts a round
     h = ledger(unit_size=4, round_capacity=24).horizon
@@ -357,7 +357,7 @@ def test_horizons_by_rounds_by_visits_and_by_both():
     assert ledger(n_rounds=None, visits=visits(1, 2, 6, 6), total_budget=120).remaining_budget == 120
 
 
-def test_tokens_buy_everybody_an_equal_share():
+def test_tokens_buy_every_prompt_an_equal_share():
     account = ledger(unit_costs=np.array([1.0, 2.0, 3.0, 6.0]), total_budget=240.0)
     assert account.remaining_budget == 240.0
     assert account.horizon.total_budget == 80  # at 3 tokens each

@@ -62,7 +62,7 @@ class RolloutLedger(Stateful):
     _OPTIONAL: ClassVar[tuple[str, ...]] = ("all_offers",)
     _STATE: ClassVar[tuple[str, ...]] = (
         "round", "n_rounds", "total_units", "funds", "total", "costs", "offered", "least_offer", "all_offers",
-        "allocating_rounds", "unreserved", "_everyone", "_since_round", "_since_dealt", "_since_offered",
+        "allocating_rounds", "unreserved", "_pool_rounds", "_since_round", "_since_dealt", "_since_offered",
     )  # fmt: skip
 
     def __init__(
@@ -87,7 +87,7 @@ class RolloutLedger(Stateful):
         self.offered = 0.0  # what one unit for each prompt offered so far would have cost, in all
         self.least_offer = float("inf")  # the same for the smallest round
         self.all_offers: float | None = None  # the same for the whole run, where visits are its clock
-        self._everyone = 0  # rounds that offered the whole pool
+        self._pool_rounds = 0  # rounds that offered the whole pool
         # Per prompt, side by side because a round touches all of them: units dealt and not refunded; rollouts dealt,
         # neither reported nor refunded; offers beyond those of the whole pool. In 32 bits where no run can overflow them.
         size = horizon.n_prompts if n_accounts is None else n_accounts
@@ -223,13 +223,13 @@ class RolloutLedger(Stateful):
     @property
     def offers(self) -> IntArray:
         """How often each prompt was offered so far; shape (n_accounts,)."""
-        return self.accounts[:, _OFFERS].astype(np.int64) + self._everyone
+        return self.accounts[:, _OFFERS].astype(np.int64) + self._pool_rounds
 
     def grow(self, n_prompts: int) -> None:
         """Open accounts for prompts that joined the pool; they cost what the others do on average."""
         extra = n_prompts - len(self.accounts)
         fresh = np.zeros((extra, 3), dtype=self.accounts.dtype)
-        fresh[:, _OFFERS] = -self._everyone  # they joined after these rounds
+        fresh[:, _OFFERS] = -self._pool_rounds  # they joined after these rounds
         self.accounts = np.concatenate([self.accounts, fresh])
         self.costs.grow(extra)
         self.journal.note(None)
@@ -315,7 +315,7 @@ class RolloutLedger(Stateful):
         self.offered += offered
         self.least_offer = min(self.least_offer, float(offered))
         if rows is None:
-            self._everyone += 1
+            self._pool_rounds += 1
         else:
             kernels.count_offers(rows, self.accounts)
         return rollouts
@@ -392,8 +392,9 @@ class RolloutLedger(Stateful):
         return self.reservations.take(round_, rows, rollouts, self.outstanding)
 
     def _release(self, rows: IntArray, rollouts: int) -> None:
-        """Take rollouts of these rows off those outstanding, and note the rows."""
-        self.journal.note(rows)
+        """Take rollouts of these rows off the sum outstanding, and note the rows."""
+        if rollouts:
+            self.journal.note(rows)
         self.reserved -= rollouts
         if not self.reserved:
             self.reservations.clear()
