@@ -163,12 +163,15 @@ class UniformCosts(RolloutCosts):
         self.unit_budget = unit_cost
 
     def units_of(self, budget: float) -> int:
+        """Return the whole units that tokens pay for, at the mean cost where costs differ."""
         return whole_units(budget, self.unit_budget)
 
     def reserved(self, outstanding: npt.NDArray[np.integer[Any]], total: int) -> float:
+        """Return the tokens that outstanding rollouts cost."""
         return total * self.unit_budget / self.unit_size
 
     def round_budget(self, budget: Any, most: int, *, exact: bool) -> Any:
+        """Return a round's tokens as rollouts of whole units."""
         if budget is None:
             return None
         tokens = real("budget", budget, low=0.0, high=np.inf, remedy="Count tokens.")
@@ -180,6 +183,7 @@ class UniformCosts(RolloutCosts):
         return units * self.unit_size
 
     def checked_extension(self, more: Any, total: float, remaining: float) -> float:
+        """Return tokens to add to a budget; raise where more is taken away than remains."""
         remedy = "Count tokens; no more can be taken away than is left."
         return real("rollouts", more, low=-remaining, high=np.inf, remedy=remedy)
 
@@ -206,36 +210,47 @@ class PromptCosts(UniformCosts):
         self._set(unit_costs)
 
     def of_units(self, rows: IntArray | None, units: npt.NDArray[np.integer[Any]], total: int | None = None) -> float:
+        """Return the tokens that units of these prompts (None: of all) cost."""
         return float(((self.unit_costs if rows is None else self.unit_costs[rows]) * units).sum())
 
     def of_offer(self, rows: IntArray | None, size: int) -> float:
+        """Return the tokens of one unit for each prompt on offer."""
         return float((self.unit_costs if rows is None else self.unit_costs[rows]).sum())
 
     def of_rows(self, rows: IntArray | None) -> FloatArray | None:
+        """Return the tokens per unit of each of these prompts."""
         return self.unit_costs if rows is None else self.unit_costs[rows]
 
     def amount(self, budget: float, units: int) -> float:
+        """Return the budget: the account is in tokens, too."""
         return budget
 
     def whole(self, amount: float) -> float:
+        """Return the amount: any number of tokens can be spent."""
         return amount
 
     def window(self, low: float, high: float, pace: float) -> Window:
+        """Return the window unchanged: any number of tokens can be spent."""
         return low, high
 
     def units_of(self, budget: float) -> int:
+        """Return the whole units that tokens pay for, at the mean cost where costs differ."""
         return whole_units(budget, self.mean)
 
     def remaining(self, total: float, total_units: int, funds: float) -> float:
+        """Return the tokens not dealt."""
         return funds
 
     def reserved(self, outstanding: npt.NDArray[np.integer[Any]], total: int) -> float:
+        """Return the tokens that outstanding rollouts cost."""
         return float((self.unit_costs * outstanding).sum()) / self.unit_size if total else 0.0
 
     def grow(self, extra: int) -> None:
+        """Add prompts at the mean cost."""
         self._set(np.concatenate([self.unit_costs, np.full(extra, self.mean)]))
 
     def restored(self, state: Mapping[str, Any]) -> RolloutCosts:
+        """Return the model of a checked state, which may hold more prompts."""
         return PromptCosts(self.unit_size, state["unit_costs"])
 
     def _put(self, state: Mapping[str, Any]) -> None:

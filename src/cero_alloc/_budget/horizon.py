@@ -39,27 +39,18 @@ class Horizon:
     round_capacity : int
         Largest total of one round, C g.
 
-    Attributes
-    ----------
-    budget_units : int
-        The budget in units, B.
-    max_units : int
-        Most units of one prompt in one round, N_max.
-    capacity_units : int
-        Most units of one round, C.
-    units_per_round : float
-        Budget per round in units, B / K.
-    equal_share_units : float
-        Budget per prompt in units, R = B / M.
-    price_scale_units : float
-        Largest possible gap between the budget and the use of a round in units, max(B / K, C - B / K).
-
     Raises
     ------
     ValueError
         For sizes below 1, rollouts that are not whole units, or a budget that the caps cannot spend.
     TypeError
         For sizes that are not integers.
+
+    Notes
+    -----
+    Constants that follow from these are computed once, in units: ``budget_units``, B; ``max_units``, N_max, and
+    ``capacity_units``, C, the caps; ``units_per_round``, B / K; ``equal_share_units``, R = B / M;
+    ``price_scale_units``, max(B / K, C - B / K), the largest possible gap between the budget and the use of a round.
 
     References
     ----------
