@@ -3,8 +3,8 @@
 from ._allocators.fenchel_dual import FenchelDualAllocator
 from ._allocators.resolving import ResolvingAllocator
 from ._allocators.training import training_allocator
+from ._budget.balance import Balance
 from ._budget.horizon import Horizon
-from ._budget.ledger import Balance
 from ._evidence.bank import BetaPosteriorBank
 from ._evidence.calibration import Calibration
 from ._evidence.prior import ForgettingChoice, PriorFit

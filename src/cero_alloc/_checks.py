@@ -1,7 +1,7 @@
 """Coercion of inputs at the boundary, and the text of every input error.
 
-Everything raises before any state changes. A message names the argument, the index where there is one, the value, and
-what to do.
+Every check raises before any state changes. A message names the argument, the index where there is one, and the value, and
+says what to do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Kind = TypeVar("_Kind")
 
 
 def error_text(name: str, condition: str, value: object, remedy: str, index: int | None = None) -> str:
-    """Word an input error the way all of them are worded."""
+    """Return the text of an input error."""
     where = name if index is None else f"{name}[{index}]"
     return f"{name} must {condition}, got {where} = {value!r}. {remedy}"
 
@@ -38,14 +38,14 @@ def instance(name: str, value: object, kind: type[_Kind], remedy: str) -> _Kind:
 
 
 def flag(name: str, value: object) -> bool:
-    """Return ``value`` as a bool: a truthy "no" is a mistake, not a yes."""
+    """Return ``value`` as a bool; other types are refused, because a string such as "no" is truthy."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(error_text(name, "be True or False", value, "Pass a bool."))
     return bool(value)
 
 
 def generator(seed: Any) -> np.random.Generator:
-    """Return the random generator of a seed; a generator is taken as it is."""
+    """Return the random generator of a seed; a generator is returned unchanged."""
     try:
         return np.random.default_rng(seed)
     except (TypeError, ValueError) as error:
@@ -69,10 +69,14 @@ def integer(name: str, value: SupportsIndex, *, least: int, remedy: str, most: i
 
 
 def multiple(name: str, value: SupportsIndex, unit_size: int, *, least: int, most: int | None = None) -> int:
-    """Return ``value`` rollouts as an int that whole groups make up."""
-    remedy = f"Give whole groups of {unit_size} rollouts."
+    """Return ``value`` rollouts as an int that is a multiple of ``unit_size``."""
+    remedy = "Count whole rollouts." if unit_size == 1 else f"Give a multiple of unit_size = {unit_size} rollouts."
+    if isinstance(value, (float, np.floating)) and abs(float(value)) <= MOST_COUNT and float(value) % unit_size == 0.0:
+        remedy = f"Pass an int: {int(value)}."
     result = integer(name, value, least=least, remedy=remedy, most=most)
     if result % unit_size:
+        below = result - result % unit_size
+        remedy = f"The nearest multiples are {below} and {below + unit_size}."
         raise ValueError(error_text(name, f"be a multiple of unit_size = {unit_size}", result, remedy))
     return result
 
@@ -86,7 +90,7 @@ def real(name: str, value: Any, *, low: float, high: float, open_low: bool = Fal
     if open_low and not math.isfinite(high):
         condition = f"be finite and greater than {low:g}"
     try:
-        # float() would read numbers out of words, and drop what is imaginary or masked
+        # float() would parse strings, and drop imaginary parts and masks
         if isinstance(value, (str, bytes, bytearray, bool, np.bool_, np.complexfloating)) or _first_masked(value) >= 0:
             raise TypeError
         result = float(value)
@@ -122,11 +126,11 @@ def counts(name: str, values: npt.ArrayLike, size: int) -> IntArray:
 
 
 def integers(name: str, array: npt.NDArray[Any], remedy: str) -> IntArray:
-    """Return an array as int64, at most 2**53 either way; bools and whole floats are no integers."""
+    """Return an array as int64, at most 2**53 in magnitude; bools and whole floats are refused."""
     if array.dtype.kind not in "iu" and array.size:
         entries = array.ravel().tolist()
         odd = [i for i, entry in enumerate(entries) if isinstance(entry, bool) or not hasattr(entry, "__index__")]
-        if odd:  # what makes a column of integers one of floats is mostly a missing value: name that one
+        if odd:  # a missing value turns a column of integers into floats: name that one
             i = next((i for i in odd if not (isinstance(entries[i], float) and entries[i].is_integer())), odd[0])
             raise ValueError(error_text(name, "be integers", entries[i], remedy, i if array.ndim else None))
         array = np.array([operator.index(entry) for entry in entries], dtype=object).reshape(array.shape)
@@ -141,13 +145,13 @@ def successes(name: str, values: npt.ArrayLike, size: int) -> FloatArray:
     """Return ``values`` as ``size`` float64 successes; the range is checked against the rollouts."""
     remedy = "Pass summed rewards, one sum per prompt."
     array = vector(name, values, size)
-    if array.dtype.kind in "iu" or array.dtype == np.float64:  # words for an error cost more than this
+    if array.dtype.kind in "iu" or array.dtype == np.float64:  # building the error text takes longer than this
         return np.array(array, dtype=np.float64)
     return _floats(name, array, remedy, ValueError(f"{name} must be numbers, got an array of {array.dtype}. {remedy}"))
 
 
 def _floats(name: str, array: npt.NDArray[Any], remedy: str, error: Exception) -> FloatArray:
-    """Return a copy of an array as float64, for the caller may go on writing into his; or raise the error."""
+    """Return a copy of an array as float64, which the caller cannot write to, or raise the error."""
     if array.dtype.kind == "O" and array.size:
         entries = array.ravel().tolist()
         for i, entry in enumerate(entries):
@@ -155,20 +159,20 @@ def _floats(name: str, array: npt.NDArray[Any], remedy: str, error: Exception) -
                 raise type(error)(error_text(name, "be numbers", entry, remedy, i)) if array.ndim else error
         try:
             return np.array([float(entry) for entry in entries]).reshape(array.shape)
-        except OverflowError:  # of an int; no bound admits it
+        except OverflowError:  # of an int beyond every bound
             return np.full(array.shape, np.inf)
     if array.dtype.kind not in "biuf" and array.size:
         raise error
-    with np.errstate(over="ignore"):  # of a wider float: infinite, and refused as that
+    with np.errstate(over="ignore"):  # of a wider float, which becomes infinite and is refused
         return np.array(array, dtype=np.float64)
 
 
 def plain_array(name: str, values: Any, remedy: str, ragged: Exception | None = None) -> npt.NDArray[Any]:
-    """Return ``values`` as an array: of any sequence, iterator or tensor whose entries are all there and in order."""
+    """Return ``values`` (a sequence, iterator or tensor) as an array; refuse masked entries and sets, which have no order."""
     require_unmasked(name, values)
     require_ordered(name, values)
     single = isinstance(values, Iterable) and not hasattr(values, "__len__") and not hasattr(values, "__array__")
-    if single or isinstance(values, MappingView):  # an iterator: to NumPy one object
+    if single or isinstance(values, MappingView):  # an iterator, which NumPy would take for one object
         values = list(values)
     try:
         return np.asarray(values)
@@ -182,7 +186,7 @@ def plain_array(name: str, values: Any, remedy: str, ragged: Exception | None = 
 
 
 def require_unmasked(name: str, values: object) -> None:
-    """Refuse masked entries, which conversion would bring to light."""
+    """Refuse masked entries, because conversion would drop the mask."""
     first = _first_masked(values)
     if first >= 0:
         raise ValueError(error_text(name, "have no masked entries", values, "Fill or drop them.", first))
@@ -190,7 +194,7 @@ def require_unmasked(name: str, values: object) -> None:
 
 def _first_masked(values: object) -> int:
     """Return the first masked entry, -1 where there is none."""
-    masked = sys.modules.get("numpy.ma")  # where nobody has loaded it, nobody has such an array
+    masked = sys.modules.get("numpy.ma")  # as long as it is not loaded, no such array exists
     if masked is None or not isinstance(values, masked.MaskedArray):
         return -1
     places = np.flatnonzero(masked.getmaskarray(values).ravel())
@@ -198,7 +202,7 @@ def _first_masked(values: object) -> int:
 
 
 def require_ordered(name: str, values: object) -> None:
-    """Refuse a set: what stands beside it is aligned to nothing. A dict and its views keep the order of insertion."""
+    """Refuse a set, because nothing can be aligned with it. A dict and its views keep the order of insertion."""
     if isinstance(values, Set) and not isinstance(values, MappingView):
         raise TypeError(error_text(name, "be in an order", values, "Pass sorted(...): a set has none."))
 

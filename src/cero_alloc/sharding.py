@@ -14,7 +14,8 @@ from . import checkpoint
 from ._allocators.fenchel_dual import SlopeStep, next_price, step_sizes
 from ._allocators.metrics import ledger_metrics
 from ._budget.horizon import Horizon
-from ._budget.ledger import RolloutLedger, require_refundable
+from ._budget.ledger import RolloutLedger
+from ._budget.reservations import require_refundable
 from ._checks import FloatArray, IntArray, TieArray, counts, error_text, flag, generator, instance, integer, real
 from ._evidence.bank import BetaPosteriorBank, checked_feedback
 from ._evidence.ids import PromptIndex, tie_ranks
@@ -151,7 +152,7 @@ class PoolShard(Saved):
     @locked
     def exposure(self) -> IntArray:
         """Rollouts dealt to each prompt and not refunded; shape (n_shard,)."""
-        return self.ledger.rollouts
+        return self.ledger.exposure
 
     def extent(self) -> tuple[int, int, Horizon]:
         """Return the shard's first row, its number of prompts, and the run that it was built for.
@@ -319,7 +320,7 @@ class PoolShard(Saved):
         rows : numpy.ndarray of int64, shape (n_rows,)
             Rows in the pool, of this shard, each once.
         rollouts : numpy.ndarray of int64, shape (n_rows,)
-            Rollouts of each: whole groups, at most what is outstanding.
+            Rollouts of each: whole units, at most what is outstanding.
 
         Raises
         ------
@@ -478,7 +479,7 @@ class ShardedAllocator(OwnLock, Saved):
         Parameters
         ----------
         budget : int or None
-            Cap of this round in rollouts, on top of ``round_capacity``; rounded down to whole groups.
+            Cap of this round in rollouts, on top of ``round_capacity``; rounded down to whole units.
         exact : bool
             Spend exactly ``budget``.
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator
-from cero_alloc._budget.ledger import Balance
+from cero_alloc._budget.balance import Balance
 from cero_alloc.baselines import CONTROLS, DAPO, DUET, PEERS, FixedPacing, Preset, Uniform
 
 EVERY = [FenchelDualAllocator, ResolvingAllocator, *CONTROLS, *PEERS]
@@ -162,7 +162,7 @@ def test_deliveries_that_do_not_repeat_what_they_were_are_refused():
     run = new()
     run.allocate()
     run.update(["a", "b"], [1, 0], [2, 1], delivery_id="x")
-    must = re.escape("delivery_id must name one delivery, got delivery_id = 'x'. Repeat a delivery as it was")
+    must = re.escape("delivery_id must name one delivery, got delivery_id = 'x'. Repeat a delivery unchanged")
     for others in ((["a", "b"], [1, 1], [2, 1]), (["a", "c"], [1, 0], [2, 1]), (["a"], [1], [2])):
         with pytest.raises(ValueError, match=must):
             run.update(*others, delivery_id="x")
@@ -361,7 +361,7 @@ def test_what_cannot_be_is_refused():
 def test_tokens_can_be_added_and_taken():
     one = new(ResolvingAllocator, costs=2.5, total_budget=101.0, n_rounds=4)
     one.extend_budget(1.5)
-    assert (one.ledger.units, one.balance.total) == (41, 102.5)
+    assert (one.ledger.total_units, one.balance.total) == (41, 102.5)
     each = new(ResolvingAllocator, costs=[1.0, 2.0, 3.0, 4.0], total_budget=101.0, n_rounds=4)
     counts = each.allocate()
     spent = float(counts @ [1.0, 2.0, 3.0, 4.0])

@@ -833,9 +833,9 @@ def test_the_ledger_counts_tokens():
     costs = np.array([1.0, 2.0, 5.0])
     allocator = token_run(costs)
     ledger = allocator.ledger
-    assert ledger.unit_costs.tolist() == [2.0, 4.0, 10.0]
-    assert ledger.cost_of(None, np.array([1, 2, 3])) == 2 + 8 + 30
-    assert ledger.cost_of(np.array([2, 0]), np.array([1, 2])) == 10 + 4
+    assert ledger.costs.unit_costs.tolist() == [2.0, 4.0, 10.0]
+    assert ledger.costs.of_units(None, np.array([1, 2, 3])) == 2 + 8 + 30
+    assert ledger.costs.of_units(np.array([2, 0]), np.array([1, 2])) == 10 + 4
     counts = allocator.allocate()
     assert ledger.dealt == pytest.approx(costs @ counts, rel=1e-15)
     assert ledger.remaining_budget == 100 - ledger.dealt
@@ -848,8 +848,8 @@ def test_the_ledger_counts_tokens():
 def test_one_cost_for_all():
     allocator = token_run(3.0)
     ledger = allocator.ledger  # in units: what they cost matters at the edges only
-    assert (ledger.unit_costs, ledger.tokens_per_unit) == (None, 6.0)
-    assert ledger.cost_of(np.array([1]), np.array([2])) == 2
+    assert (ledger.costs.unit_costs, ledger.costs.unit_budget) == (None, 6.0)
+    assert ledger.costs.of_units(np.array([1]), np.array([2])) == 2
     counts = allocator.allocate([1], budget=12, exact=True)
     assert counts.tolist() == [4]
     assert allocator.remaining_budget == 88.0

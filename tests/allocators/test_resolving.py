@@ -654,7 +654,7 @@ def streamed_regret(policy, rates, epochs, size, seed, utility, units):
     share = units * epochs
     result = OfflineOracle(utility).solve(q, share * m, equal_share=share, upper=32 * epochs)
     assert policy.ledger.remaining_budget <= 0.001 * share * m
-    return 1 - utility.value(q, policy.ledger.exposure / share).sum() / result.optimum
+    return 1 - utility.value(q, policy.ledger.exposure_units / share).sum() / result.optimum
 
 
 @pytest.mark.parametrize("scaling", naive.SCALINGS)

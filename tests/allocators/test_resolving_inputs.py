@@ -164,11 +164,11 @@ def test_prompts_may_join(horizon, costs, signal):
     assert allocator.metrics()["certificate_regret"] >= 0
     for _ in range(8):
         allocator.allocate()
-    per_rollout = allocator.ledger.unit_costs if np.ndim(costs) else costs or 1.0
+    per_rollout = allocator.ledger.costs.unit_costs if np.ndim(costs) else costs or 1.0
     tokens = np.broadcast_to(per_rollout, 6) @ allocator.exposure
     assert allocator.remaining_budget == pytest.approx(96 - tokens, abs=1e-9)
     if np.ndim(costs):
-        assert allocator.ledger.unit_costs[3:].tolist() == pytest.approx([7 / 3] * 3)
+        assert allocator.ledger.costs.unit_costs[3:].tolist() == pytest.approx([7 / 3] * 3)
 
 
 def test_prompts_that_join_take_the_smallest_number_of_visits_left():

@@ -53,7 +53,7 @@ class Worker(threading.Thread):
             return
         if what > 0.98:
             state = run.state_dict()  # one moment of it, whole
-            total, left = state["ledger"]["total"], state["ledger"]["left"]
+            total, left = state["ledger"]["total"], state["ledger"]["funds"]
             assert int(state["ledger"]["accounts"][:, 0].sum()) == total - left
             return
         if what > 0.96:

@@ -70,7 +70,7 @@ def test_uniform_is_even():
     for k in range(1, 31):
         counts = blocks.allocate()
         assert sorted(set(counts.tolist())) == [0, 4]
-        exposure = blocks.ledger.exposure
+        exposure = blocks.ledger.exposure_units
         assert exposure.max() - exposure.min() <= 4, k  # epochs: nobody is visited twice before everybody once
     assert blocks.allocate([1, 2]).tolist() == [0, 0]
     with pytest.raises(

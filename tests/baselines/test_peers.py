@@ -525,7 +525,7 @@ def test_one_cost_for_all_is_a_run_in_rollouts(seed, cost):
         world.new(),
         DUET(BetaPosteriorBank(world.m, prior=world.prior, forgetting=world.forgetting), costs=cost, **kwargs),
     )
-    assert priced.ledger.unit_costs is None
+    assert priced.ledger.costs.unit_costs is None
     for k, (rows, cap) in enumerate(world.offers):
         size = world.m if rows is None else rows.size
         most = min(size * world.max_rollouts, plain.ledger.units_left * world.g, world.capacity or 10**9) // world.g
@@ -605,7 +605,7 @@ def test_tokens_of_one_cost_must_pay_for_a_group():
         ({"total_budget": 5}, "total_budget"),
         ({"round_capacity": 5, "total_budget": 50}, "round_capacity"),
     ]:
-        match = rf"{name} must pay for a group of 6 tokens, got {name} = 5\.0?"
+        match = rf"{name} must pay for a unit of 6 tokens, got {name} = 5\.0?"
         with pytest.raises(ValueError, match=match):
             token_run(costs=3.0, unit_size=2, **change)
 
@@ -859,12 +859,12 @@ def test_refunds_return_to_the_budget(name, seed):
     counts = policy.allocate()
     while policy.remaining_budget and policy.ledger.rounds_left and not counts.any():
         counts = policy.allocate()
-    left, exposure = policy.remaining_budget, policy.ledger.exposure.copy()
+    left, exposure = policy.remaining_budget, policy.ledger.exposure_units.copy()
     back = world.rng.integers(0, counts // world.g + 1) * world.g
     policy.refund(None, back)
     cost = np.ones(world.m) if world.tokens is None else world.tokens
     assert policy.remaining_budget == pytest.approx(left + float(cost @ back))
-    assert (policy.ledger.exposure == exposure - back // world.g).all()
+    assert (policy.ledger.exposure_units == exposure - back // world.g).all()
     assert (policy.ledger.outstanding == counts - back).all()
     with pytest.raises(ValueError, match="rollouts must be a multiple of"):
         policy.refund([0], [int(counts[0] - back[0]) + world.g])

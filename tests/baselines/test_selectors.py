@@ -240,11 +240,11 @@ def test_greso_always_keeps_the_never_seen():
     m = 400
     policy = GRESO(BetaPosteriorBank(m), total_budget=2 * m * 8, n_rounds=20, max_rollouts=8, seed=1)
     for _ in range(10):
-        before = policy.ledger.exposure > 0
+        before = policy.ledger.exposure_units > 0
         counts = policy.allocate()
         assert not (counts[before] > 0).any()  # everybody once before anybody twice
         policy.update(None, counts, counts)
-    assert (policy.ledger.exposure == 8).all()
+    assert (policy.ledger.exposure_units == 8).all()
 
 
 @pytest.mark.parametrize("kind", [0, 1])

@@ -472,7 +472,7 @@ def test_waves_count_as_one_visit_and_one_round(rule):
         bank_time.append(policy.bank.state_dict()["now"])
     assert bank_time == [1, 2, 3, 4]
     assert (policy._visits <= 4).all()
-    assert policy.ledger.exposure.sum() == policy.ledger.dealt
+    assert policy.ledger.exposure_units.sum() == policy.ledger.dealt
     assert policy.ledger.outstanding.sum() == 0
 
 

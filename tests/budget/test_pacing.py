@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cero_alloc._budget.pacing import Pacing, open_ledger, token_costs, whole_units
+from cero_alloc._budget.costs import token_costs
+from cero_alloc._budget.horizon import whole_units
+from cero_alloc._budget.opening import open_ledger
+from cero_alloc._budget.pacing import Pacing
 
 ARGUMENTS = {
     "total_budget": 120, "n_rounds": 10, "visits": None, "unit_size": 1, "max_rollouts": 8, "round_capacity": None,
@@ -138,7 +141,7 @@ def test_rounds_to_come_are_as_large_as_the_mean_of_those_so_far(told):
         offer = np.arange(size)
         others = (9 - k) * sum(sizes[: k + 1]) / (k + 1)
         rate, later = p.pace(offer, size, left)
-        assert rate == pytest.approx(p.ledger.left * size / (size + others), rel=1e-14)
+        assert rate == pytest.approx(p.ledger.funds * size / (size + others), rel=1e-14)
         # The last round may be as small as the smallest so far.
         last = min(sizes[: k + 1])
         expected = 8 * (others - sum(sizes[: k + 1]) / (k + 1) + last) if k < 9 else 0.0
@@ -146,7 +149,7 @@ def test_rounds_to_come_are_as_large_as_the_mean_of_those_so_far(told):
         if left is not None:
             left[offer] -= 1.0  # below 0 where the visits were told too low: no part of the pace
         p.ledger.debit(offer, np.full(size, 2))
-    assert p.pace(offer, 1, left) == (p.ledger.left, 0.0)  # past the last round
+    assert p.pace(offer, 1, left) == (p.ledger.funds, 0.0)  # past the last round
 
 
 def test_rounds_to_come_weigh_what_their_prompts_cost():
@@ -174,7 +177,7 @@ def test_a_given_budget_is_a_cap_without_a_floor():
     for budget, high in ((0, 0), (5, 5), (31, 31), (1000, 32)):
         assert p.window(None, 4, None, budget, False) == (0.0, high)
     p.ledger.debit(None, np.array([8, 8, 8, 8]))
-    p.ledger.left = 3
+    p.ledger.funds = 3
     assert p.window(None, 4, None, 1000, False) == (0.0, 3)
     assert p.window(None, 4, None, 2, True) == (2, 2)
 
@@ -190,7 +193,7 @@ def test_a_window_never_raises_where_nothing_is_left():
     for band in (0.0, 0.25, 1.0, np.inf):
         for told in (None, visits(2, 2)):
             p = pacing(2, total_budget=16, n_rounds=4, band=band, visits=told)
-            p.ledger.left = 0
+            p.ledger.funds = 0
             left = None if told is None else visits(1, 1)
             assert p.window(None, 2, left, None, False) == (0, 0)
             assert p.window(np.array([], dtype=np.int64), 0, left, None, False) == (0, 0)
@@ -218,7 +221,7 @@ def test_totals_between_the_sums_of_counts(min_units, total, nearest):
     below, above = (int(t) for t in nearest.split(", "))
     assert p.window(None, 4, None, below, True) == (below, below)
     assert p.window(None, 4, None, above, True) == (above, above)
-    p.ledger.left = above - 1  # the upper one is out of reach
+    p.ledger.funds = above - 1  # the upper one is out of reach
     with pytest.raises(ValueError, match=rf"got budget = {total}\. Nearest such totals: {below}\.$"):
         p.window(None, 4, None, total, True)
 
@@ -252,7 +255,7 @@ def test_tokens_keep_the_pace_of_the_costs_on_offer():
     capped = pacing(unit_costs=costs, total_budget=240.0, capacity=25.0)
     assert capped.window(None, 4, None, None, False) == (18.0, 25.0)
     assert capped.window(None, 4, None, 100, False) == (0.0, 25.0)
-    capped.ledger.left = 7.0
+    capped.ledger.funds = 7.0
     assert capped.window(None, 4, None, 100, False) == (0.0, 7.0)
 
 
@@ -345,21 +348,21 @@ def test_horizons_by_rounds_by_visits_and_by_both():
     h = ledger().horizon
     assert (h.n_rounds, h.round_capacity, h.total_budget) == (10, 32, 120)
     h = ledger(n_rounds=None, visits=visits(1, 2, 6, 6)).horizon
-    assert (h.n_rounds, h.round_capacity) == (15, 32)  # a round offers somebody
+    assert (h.n_rounds, h.round_capacity) == (15, 32)  # every round offers a prompt
     h = ledger(visits=visits(5, 5, 5, 5)).horizon
     assert (h.n_rounds, h.round_capacity) == (10, 16)  # two prompts a round
     h = ledger(unit_size=4, round_capacity=24).horizon
     assert (h.budget_units, h.max_units, h.capacity_units) == (30, 2, 6)
-    assert ledger().unit_costs is None
+    assert ledger().costs.unit_costs is None
     assert ledger(n_rounds=None, visits=visits(1, 2, 6, 6), total_budget=120).remaining_budget == 120
 
 
-def test_tokens_buy_everybody_an_equal_share():
+def test_tokens_buy_every_prompt_an_equal_share():
     account = ledger(unit_costs=np.array([1.0, 2.0, 3.0, 6.0]), total_budget=240.0)
     assert account.remaining_budget == 240.0
     assert account.horizon.total_budget == 80  # at 3 tokens each
     assert account.horizon.equal_share_units == 20
-    assert account.cost_of(None, np.array([20, 20, 20, 20])) == 240.0
+    assert account.costs.of_units(None, np.array([20, 20, 20, 20])) == 240.0
     grouped = ledger(unit_costs=np.array([10.0]), total_budget=205.0, unit_size=2)
     assert (grouped.horizon.total_budget, grouped.horizon.budget_units) == (40, 20)
     least = ledger(unit_costs=np.array([10.0, 20.0, 30.0, 40.0]), total_budget=0.5)
@@ -412,12 +415,12 @@ def test_tokens_buy_everybody_an_equal_share():
         (
             {"unit_costs": np.array([10.0]), "total_budget": 9.5},
             ValueError,
-            "total_budget must pay for a group of 10 tokens, got total_budget = 9.5. Raise it, or check costs.",
+            "total_budget must pay for a unit of 10 tokens, got total_budget = 9.5. Raise it, or check costs.",
         ),
         (
             {"unit_costs": np.array([2.0]), "round_capacity": 1.5, "total_budget": 12.0},
             ValueError,
-            "round_capacity must pay for a group of 2 tokens, got round_capacity = 1.5",
+            "round_capacity must pay for a unit of 2 tokens, got round_capacity = 1.5",
         ),
         ({"unit_costs": np.array([2.0]), "total_budget": 0.0}, ValueError, "total_budget must be finite and greater"),
         ({"unit_costs": np.array([2.0]), "total_budget": None}, TypeError, "total_budget must be finite and greater"),

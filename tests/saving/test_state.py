@@ -456,7 +456,7 @@ def test_a_ledger_refuses_what_does_not_fit():
     must = r"^state\['accounts'\] must be int32 of shape \(3, 3\), got "
     refuses(account, good | {"accounts": np.zeros((3, 3))}, must + ".*'float64")
     refuses(account, good | {"accounts": [0, 0, 0]}, must + ".*'list'")
-    refuses(account, good | {"left": None}, r"^state\['left'\] must be a number, got state\['left'\] = None")
+    refuses(account, good | {"funds": None}, r"^state\['funds'\] must be a number, got state\['funds'\] = None")
     refuses(account, {}, r"^state\['class'\] must be 'RolloutLedger', got state\['class'\] = None\." + REMEDY)
     few = {"class": "RolloutLedger", "horizon": good["horizon"]}
     refuses(account, few, "state must hold the entries of a RolloutLedger, missing or foreign: .*'allocating_rounds'")

@@ -161,9 +161,9 @@ def test_what_is_returned_is_what_was_dealt(rule, feedback, seed):
             return rng.binomial(seen, p[rows[positions]]), seen
 
         cap = None if rng.random() < 0.7 else int(rng.integers(0, m * most))
-        before, spent = policy.ledger.exposure.copy(), policy.ledger.dealt
+        before, spent = policy.ledger.exposure_units.copy(), policy.ledger.dealt
         counts, won, answered = play_round(policy, names[rows], draw, budget=cap, feedback=feedback)
-        assert (counts == (policy.ledger.exposure - before)[rows]).all()
+        assert (counts == (policy.ledger.exposure_units - before)[rows]).all()
         assert counts.sum() == policy.ledger.dealt - spent
         assert counts.max(initial=0) <= most
         assert counts.sum() <= (np.inf if cap is None else cap)

@@ -320,7 +320,7 @@ def test_waves_of_a_round_are_one_group_per_prompt(rule, batches):
     policy = rule(pool.bank(), total_budget=12 * 200, n_rounds=12, max_rollouts=32)
     result = simulate(policy, pool, 12, seed=6, batches=batches)
     assert result.group_rollouts.sum() == result.exposure.sum() == policy.ledger.dealt <= 12 * 200
-    assert (policy.ledger.exposure == result.exposure).all()
+    assert (policy.ledger.exposure_units == result.exposure).all()
     pairs = np.stack([result.group_round, result.group_prompt], axis=1)
     assert len(np.unique(pairs, axis=0)) == len(pairs)
     assert result.group_rollouts.max() <= 32

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from cero_alloc._budget.balance import Balance
 from cero_alloc._budget.deliveries import Deliveries, DeliveryId, check_deliveries
 from cero_alloc._budget.horizon import Horizon
-from cero_alloc._budget.ledger import Balance, RolloutLedger
+from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._checks import FloatArray, IntArray, counts, error_text, integer
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.prior import PriorFit
@@ -160,7 +161,7 @@ class Allocator(Saved):
     def exposure(self) -> IntArray:
         """Rollouts dealt to each prompt and not refunded; shape (n_prompts,)."""
         self._grow()
-        return self.ledger.rollouts
+        return self.ledger.exposure
 
     @property
     @locked
@@ -264,7 +265,7 @@ class Allocator(Saved):
         prompt_ids : iterable of hashable, or None
             Prompts, each once; None names the whole pool in row order.
         rollouts : array_like of int, shape (n_ids,)
-            Rollouts to return to the budget: whole groups, at most what is outstanding, of the round if one is given.
+            Rollouts to return to the budget: whole units, at most what is outstanding, of the round if one is given.
         round : int or None
             Number of the round that dealt them; None takes each prompt's oldest rollouts.
         delivery_id : int, str or None

@@ -89,7 +89,7 @@ class FenchelDualAllocator(Allocator):
     Raises
     ------
     ValueError
-        For sizes out of range, rollouts that are not whole groups, or a budget that cannot be spent.
+        For sizes out of range, rollouts that are not whole units, or a budget that cannot be spent.
     TypeError
         For sizes that are not integers.
 
@@ -160,7 +160,7 @@ class FenchelDualAllocator(Allocator):
             unit_size=unit_size,
             max_rollouts=max_rollouts,
             round_capacity=round_capacity,
-            offered=offered,
+            mean_offer=offered,
         )
         self._max_units = self.horizon.max_units
         slope_step, self._price_step = step_sizes(step_size, rounds, batch=visits is not None)
@@ -205,7 +205,7 @@ class FenchelDualAllocator(Allocator):
         Parameters
         ----------
         rollouts : int
-            Rollouts to add, whole groups; negative to take away what is not dealt.
+            Rollouts to add, whole units; negative to take away what is not dealt.
         rounds : int, at least 0
             Rounds to add.
         visits : int, array_like of int with shape (n_prompts,), or None
@@ -241,7 +241,7 @@ class FenchelDualAllocator(Allocator):
             self._visits, self._offers_before = told, self.ledger.offers
         else:
             self._visits = np.array([float(max(1, left))])
-        self._start = self.ledger.exposure.astype(np.float64)
+        self._start = self.ledger.exposure_units.astype(np.float64)
         if not self._own_step:
             self._price_step = 1.0 / sqrt(max(1, left))
         self.ledger.extend(more, added)

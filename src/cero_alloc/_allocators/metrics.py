@@ -55,9 +55,9 @@ def regret_certificate(bank: BetaPosteriorBank, ledger: RolloutLedger, utility: 
     prompt. The oracle only judges: no decision depends on it.
     """
     q, h, size = bank._values(None), ledger.horizon, len(bank)
-    cost = 1.0 if ledger.unit_costs is None else ledger.unit_costs
-    achieved = float(utility.value(q, ledger.exposure / h.equal_share_units).sum())
-    spent, upper = float((cost * ledger.exposure).sum()), cost * ledger.offers * h.max_units
+    cost = ledger.costs.rates
+    achieved = float(utility.value(q, ledger.exposure_units / h.equal_share_units).sum())
+    spent, upper = float((cost * ledger.exposure_units).sum()), cost * ledger.offers * h.max_units
     share = np.broadcast_to(cost * h.equal_share_units, size)
     result = OfflineOracle(utility).solve(q, spent, equal_share=share, upper=upper)
     return {

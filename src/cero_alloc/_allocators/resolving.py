@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Literal, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from cero_alloc._budget.costs import Window, token_costs
 from cero_alloc._budget.horizon import visits_per_prompt
-from cero_alloc._budget.pacing import Pacing, Window, open_ledger, token_costs
+from cero_alloc._budget.opening import open_ledger
+from cero_alloc._budget.pacing import Pacing
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integer, multiple, real
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._objective.utility import SaturatingUtility
@@ -94,7 +96,7 @@ class ResolvingAllocator(Allocator):
     Raises
     ------
     ValueError
-        For sizes out of range, rollouts that are not whole groups, neither rounds nor visits, or a budget that cannot
+        For sizes out of range, rollouts that are not whole units, neither rounds nor visits, or a budget that cannot
         be spent; for "spread" with costs that differ or the group signal, and a coverage without "spread" or beyond the
         budget.
     TypeError
@@ -201,7 +203,7 @@ class ResolvingAllocator(Allocator):
             raise ValueError(error_text("signal", "be 'variance' or 'group'", signal, "Correct the spelling."))
         if np.ndim(order) or order not in ("best", "spread"):
             raise ValueError(error_text("order", "be 'best' or 'spread'", order, "Correct the spelling."))
-        group, costly = signal == "group", self.ledger.unit_costs is not None
+        group, costly = signal == "group", not self.ledger.costs.in_units
         for what, given in (("costs that differ", costly), ("signal = 'group'", group)):
             if order == "spread" and given:
                 raise ValueError(error_text("order", f"be 'best' with {what}", order, "Leave out one of the two."))
@@ -288,7 +290,7 @@ class ResolvingAllocator(Allocator):
         if added and not by_rounds:
             remedy = "Give visits: they tell the horizon here."
             raise ValueError(error_text("rounds", "be 0 without n_rounds", added, remedy))
-        left, to_come, costs = self._plan.left, 0.0, self.ledger.unit_costs
+        left, to_come = self._plan.left, 0.0
         if visits is not None and left is None:
             remedy = "Leave them out: rounds tell the horizon here."
             raise ValueError(error_text("visits", "be None where the constructor had none", visits, remedy))
@@ -297,7 +299,7 @@ class ResolvingAllocator(Allocator):
             left = np.maximum(left, 0.0)
             if visits is not None:
                 left = np.array(np.broadcast_to(visits_per_prompt(visits, size, rounds_left), size))
-            to_come = float(((1.0 if costs is None else costs) * left).sum())
+            to_come = ledger.costs.of_visits(left)
             if not by_rounds:
                 added = ledger.round + int(left.sum()) - ledger.n_rounds
         ledger.require_spendable(more, self._most(left, to_come, ledger.rounds_left + added))
@@ -329,8 +331,8 @@ class ResolvingAllocator(Allocator):
         plan, left = self._plan, None
         plan.check_retirements()
         if plan.left is not None:
-            costly = self.ledger.unit_costs is not None
-            left = plan.visits_left(offer.rows) if costly else np.array([plan.offers_to_come(offer.selector)])
+            in_units = self.ledger.costs.in_units
+            left = np.array([plan.offers_to_come(offer.selector)]) if in_units else plan.visits_left(offer.rows)
         elif self._streaming is None and not self._knows(offer) and offer.size:
             raise ValueError(
                 "prompt_ids must name the whole pool where visits are not told and order is 'spread', got "
@@ -353,14 +355,13 @@ class ResolvingAllocator(Allocator):
 
     def _most(self, left: FloatArray | None, to_come: float, rounds: int) -> float:
         """Return the largest budget that so many rounds, and offers to come at one unit each, can spend."""
-        ledger, h, costs = self.ledger, self.horizon, self.ledger.unit_costs
-        pool = float(len(self.bank)) if costs is None else float(costs.sum())
-        most = h.max_units * (rounds * pool if left is None else to_come)
-        if costs is not None:
+        ledger, h = self.ledger, self.horizon
+        most = h.max_units * (rounds * ledger.costs.of_offer(None, len(self.bank)) if left is None else to_come)
+        if not ledger.costs.in_units:
             return min(most, rounds * self._pacing.capacity)
         if self._pacing.by_rounds:
             most = min(most, rounds * h.capacity_units)
-        return most * (h.unit_size if ledger.tokens_per_unit is None else ledger.tokens_per_unit)
+        return ledger.costs.budget_of(most)
 
     def _prices(self) -> tuple[float, float]:
         return self.price, self._batch_price * self._price_unit
@@ -372,8 +373,7 @@ class ResolvingAllocator(Allocator):
     @property
     def _price_unit(self) -> float:
         """Factor from a price of the solvers to the one that users see."""
-        costs = self.ledger.unit_costs
-        mean_cost = 1.0 if costs is None else float(costs.mean())
+        mean_cost = self.ledger.costs.mean
         if self._group:
             return mean_cost / self.horizon.unit_size
         return mean_cost * self.horizon.equal_share_units / self.utility.saturation

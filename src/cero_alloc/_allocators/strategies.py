@@ -110,8 +110,7 @@ class Plan(Stateful):
             visits = max(1.0, self.left.min())
             self.left = np.concatenate([self.left, np.full(extra, visits)])
             if self.ledger.all_offers is not None:
-                cost = 1.0 if self.ledger.unit_costs is None else float(self.ledger.unit_costs.mean())
-                self.ledger.all_offers += extra * visits * cost
+                self.ledger.all_offers += extra * visits * self.ledger.costs.mean
         self.forget()
 
     def visited(self, offered: IntArray | slice) -> None:
@@ -131,7 +130,7 @@ class Plan(Stateful):
 
     def exposure(self) -> FloatArray:
         """Return the units dealt to each prompt so far; a copy."""
-        return self.ledger.exposure.astype(np.float64)
+        return self.ledger.exposure_units.astype(np.float64)
 
     def visits_left(self, rows: IntArray | None) -> FloatArray:
         """Return the offers to come, this one of ``rows`` included: per prompt, or one entry for all."""
@@ -169,13 +168,13 @@ class Plan(Stateful):
         if self.min_units > 1:
             retired = self.bank._retired
             active = None if retired is None else np.flatnonzero(~retired)
-            pool = max(1.0, self.ledger.offer_of(active, self.bank._n_active))
-            visits = np.minimum(visits, max(1.0, self.ledger.left / (self.min_units * pool)))
+            pool = max(1.0, self.ledger.costs.of_offer(active, self.bank._n_active))
+            visits = np.minimum(visits, max(1.0, self.ledger.funds / (self.min_units * pool)))
         return visits
 
     def remaining(self, q: FloatArray, z: FloatArray, left: FloatArray, cost: FloatArray = _ONE) -> Remaining:
         """Return the remaining problem over the pool."""
-        return Remaining(q, z, left * self.max_units, cost, self.ledger.left, self.share, self.utility)
+        return Remaining(q, z, left * self.max_units, cost, self.ledger.funds, self.share, self.utility)
 
     def guess(self, q: FloatArray, cost: FloatArray = _ONE) -> float:
         """Return the last price, or at first the marginal utility at an equal share."""
@@ -241,7 +240,7 @@ class WholeUnits:
         self._log, changed = plan.bank._changes(self._log)
         if changed is None or plan.running is None:
             z = plan.exposure()
-            upper = np.minimum(plan.visits_left(rows) * plan.max_units, plan.ledger.units).astype(np.int64)
+            upper = np.minimum(plan.visits_left(rows) * plan.max_units, plan.ledger.total_units).astype(np.int64)
             pool = Units(plan.values(None), z, plan.tie, upper, plan.share, plan.utility, ahead=z)
             plan.running = RunningPlan(pool)
         else:
@@ -249,8 +248,8 @@ class WholeUnits:
             left = plan.offers_left(changed)
             offered = np.searchsorted(changed, rows)
             left[offered] = np.maximum(left[offered], 1.0)
-            upper = np.minimum(left * plan.max_units, plan.ledger.units).astype(np.int64)
-            z = plan.ledger.exposure[changed].astype(np.float64)
+            upper = np.minimum(left * plan.max_units, plan.ledger.total_units).astype(np.int64)
+            z = plan.ledger.exposure_units[changed].astype(np.float64)
             plan.running.change(changed, plan.values(changed), z, upper)
         found = plan.running.solve(budget, rows, plan.price)
         if found is None:
@@ -296,22 +295,21 @@ class Tables:
     def deal(self, rows: IntArray | None, low: float, high: float) -> Visit:
         """Return the units of these rows; where demand jumps at the price, the visit takes its part of the jump."""
         clearing, gains = self._planned(rows)
-        costs, self.plan.price = self.plan.ledger.unit_costs, clearing.low
+        self.plan.price = clearing.low
         if clearing.high > clearing.low:
             strict = self.solve(rows, gains, 0.0, np.inf, clearing.high).wanted
             weak = self.solve(rows, gains, 0.0, np.inf, clearing.low).wanted
             part = strict + clearing.share * (weak - strict)
             if weak > strict and low < part < high:
-                low = high = part if costs is not None else float(round(part))
+                low = high = self.plan.ledger.costs.whole(part)
         solution = self.solve(rows, gains, low, high, clearing.low)
         return Visit(solution.units, solution.price)
 
     def solve(self, rows: IntArray | None, gains: FloatArray, low: float, high: float, floor: float) -> BatchSolution:
         """Return the best counts of a table within a window."""
         plan = self.plan
-        tie, costs = plan.tie if rows is None else plan.tie[rows], plan.ledger.unit_costs
+        tie, costs = plan.tie if rows is None else plan.tie[rows], plan.ledger.costs.of_rows(rows)
         if costs is not None:
-            costs = costs if rows is None else costs[rows]
             if (costs != np.floor(costs)).any():  # sums of fractions round
                 high *= 1.0 - 1e-12
             low = min(low, high)
@@ -337,12 +335,11 @@ class ExposureTables(Tables):
 
     def once(self, rows: IntArray) -> FloatArray:
         """Return the unit gains of a visit as if it were the last."""
-        z = self.plan.ledger.exposure[rows].astype(np.float64)
+        z = self.plan.ledger.exposure_units[rows].astype(np.float64)
         return self.gains(self.plan.values(rows), z, np.ones(rows.size))
 
     def _planned(self, rows: IntArray | None) -> tuple[Clearing, FloatArray]:
-        plan = self.plan
-        costs = _ONE if plan.ledger.unit_costs is None else plan.ledger.unit_costs
+        plan, costs = self.plan, self.plan.ledger.costs.rates
         q, z = plan.values(None), plan.exposure()
         left = np.array(np.broadcast_to(plan.visits_left(rows), q.size))
         clearing = plan.remaining(q, z, left, costs).clear(plan.guess(q, costs))
@@ -363,15 +360,15 @@ class GroupTables(Tables):
     def _planned(self, rows: IntArray | None) -> tuple[Clearing, FloatArray]:
         plan, signal = self.plan, self._signal(None)
         left = np.array(np.broadcast_to(plan.visits_left(rows), signal[0].size))
-        costs = _ONE if plan.ledger.unit_costs is None else plan.ledger.unit_costs
-        stride, unit = int(costs.size > 1), plan.ledger.horizon.unit_size
+        costs, unit = plan.ledger.costs.rates, plan.ledger.horizon.unit_size
+        stride = int(costs.size > 1)
 
         def demand(price: float) -> tuple[float, float]:
             bounds = plan.min_units, plan.max_units
             return gains_kernels.remaining_groups(price, *signal, left, costs, stride, unit, *bounds), 0.0
 
         most = float((costs * left).sum()) * plan.max_units
-        clearing = clear(demand, plan.ledger.left, most, plan.price or 1e-3, width=_SIGNAL_WIDTH)
+        clearing = clear(demand, plan.ledger.funds, most, plan.price or 1e-3, width=_SIGNAL_WIDTH)
         return clearing, self.once(rows)
 
     def _signal(self, rows: IntArray | None) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -1,4 +1,4 @@
-"""Deliveries: feedback that says which it is, so that a repetition is known for one."""
+"""Deliveries: feedback with an id, so that a repeated delivery is recognised."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ class Receipt(NamedTuple):
 
 
 class Deliveries:
-    """Ids of all deliveries so far, with a digest of each; some 150 bytes apiece."""
+    """Ids of all deliveries so far, with a digest of each: about 150 bytes per delivery."""
 
     def __init__(self) -> None:
         self._seen: dict[str, dict[int | str, int]] = {}  # by method: a report and a refund may share an id
-        self.repeated = 0  # deliveries that had come before
+        self.repeated = 0  # deliveries that were received again
 
     def receive(
         self, method: str, delivery_id: DeliveryId | np.integer[Any], rows: IntArray, *columns: np.ndarray[Any, Any]
     ) -> Receipt:
-        """Tell whether a delivery has come before; it is kept by :meth:`keep`, once it has been taken.
+        """Tell whether a delivery is a repetition. :meth:`keep` remembers it once it has been processed.
 
         Raises
         ------
         TypeError
             For an id that is neither an integer nor a string.
         ValueError
-            For an id that came with another content.
+            For an id that was received before with other content.
         """
         if delivery_id is None:
             return Receipt(method, None, 0, False)
@@ -50,20 +50,20 @@ class Deliveries:
             raise TypeError(
                 error_text("delivery_id", "be an integer or a string", delivery_id, "Number the deliveries.")
             )
-        order = np.argsort(rows)  # of its prompts: no part of the content
+        order = np.argsort(rows)  # the order of the prompts is no part of the content
         content = blake2b(digest_size=8)
         for column in (rows, *columns):
             content.update(column[order].tobytes())
         digest = int.from_bytes(content.digest(), "little", signed=True)
         before = self._seen.get(method, {}).get(delivery_id)
         if before not in (None, digest):
-            remedy = "Repeat a delivery as it was, and give every other one an id of its own."
+            remedy = "Repeat a delivery unchanged, and give every other delivery its own id."
             raise ValueError(error_text("delivery_id", "name one delivery", delivery_id, remedy))
         self.repeated += before is not None
         return Receipt(method, delivery_id, digest, before is not None)
 
     def keep(self, receipt: Receipt) -> None:
-        """Remember a delivery that has been taken."""
+        """Remember a delivery that has been processed."""
         if receipt.delivery_id is not None:
             self._seen.setdefault(receipt.method, {})[receipt.delivery_id] = receipt.digest
 
@@ -85,7 +85,7 @@ class Deliveries:
 
 
 def check_deliveries(state: object, label: str) -> None:
-    """Raise unless a state is one of deliveries."""
+    """Raise unless a state is one that :meth:`Deliveries.state_dict` can return."""
     remedy = "Pass what state_dict returned."
     if not isinstance(state, Mapping) or set(state) != {"repeated", "seen"} or not isinstance(state["seen"], Mapping):
         raise ValueError(f"{label} must hold repeated and seen. {remedy}")

@@ -1,8 +1,9 @@
-"""The constants of a run: how many prompts, rounds and rollouts, and how often each prompt is offered."""
+"""The constants of a run: prompts, rounds, rollouts and caps, and how often each prompt is offered."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +11,18 @@ import numpy.typing as npt
 from cero_alloc._checks import MOST_COUNT, FloatArray, error_text, integer, integers, multiple, plain_array
 
 MOST = 2**62  # of any sum of counts
-_LAST_VISIT = 2**31 - 1  # rounds that a bank's clock can count
+MOST_UNITS = 2**20  # of one prompt in one round, where a table may hold an entry for each
+_LAST_VISIT = 2**31 - 1  # rounds that the clock of a bank can count
+
+
+def _derived() -> Any:
+    """Return a field that follows from the arguments: computed once, and no part of repr, comparison or state."""
+    return field(init=False, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Horizon:
-    """The constants of one run: how many prompts, rounds and rollouts, and the caps.
+    """The constants of one run: prompts, rounds, rollouts and caps.
 
     Parameters
     ----------
@@ -35,9 +42,15 @@ class Horizon:
     Raises
     ------
     ValueError
-        For sizes below 1, rollouts that are not whole groups, or a budget that the caps cannot spend.
+        For sizes below 1, rollouts that are not whole units, or a budget that the caps cannot spend.
     TypeError
         For sizes that are not integers.
+
+    Notes
+    -----
+    Constants that follow from these are computed once, in units: ``budget_units``, B; ``max_units``, N_max, and
+    ``capacity_units``, C, the caps; ``units_per_round``, B / K; ``equal_share_units``, R = B / M;
+    ``price_scale_units``, max(B / K, C - B / K), the largest possible gap between the budget and the use of a round.
 
     References
     ----------
@@ -56,6 +69,12 @@ class Horizon:
     unit_size: int = 1
     max_rollouts: int
     round_capacity: int
+    budget_units: int = _derived()
+    max_units: int = _derived()
+    capacity_units: int = _derived()
+    units_per_round: float = _derived()
+    equal_share_units: float = _derived()
+    price_scale_units: float = _derived()
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -71,40 +90,17 @@ class Horizon:
             condition = f"be spendable in {self.n_rounds} rounds of at most {self.round_capacity} rollouts"
             remedy = "Lower the budget, or raise n_rounds, max_rollouts or round_capacity."
             raise ValueError(error_text("total_budget", condition, self.total_budget, remedy))
-
-    @property
-    def budget_units(self) -> int:
-        """The budget in units, B."""
-        return self.total_budget // self.unit_size
-
-    @property
-    def max_units(self) -> int:
-        """Most units of one prompt in one round, N_max."""
-        return self.max_rollouts // self.unit_size
-
-    @property
-    def capacity_units(self) -> int:
-        """Most units of one round, C."""
-        return self.round_capacity // self.unit_size
-
-    @property
-    def units_per_round(self) -> float:
-        """Budget per round in units, B / K."""
-        return self.budget_units / self.n_rounds
-
-    @property
-    def equal_share_units(self) -> float:
-        """Budget per prompt in units, R = B / M."""
-        return self.budget_units / self.n_prompts
-
-    @property
-    def price_scale_units(self) -> float:
-        """Largest possible gap between the budget and the use of a round in units, max(B / K, C - B / K)."""
-        return max(self.units_per_round, self.capacity_units - self.units_per_round)
+        g, per_round = self.unit_size, self.total_budget // self.unit_size / self.n_rounds
+        put(self, "budget_units", self.total_budget // g)
+        put(self, "max_units", self.max_rollouts // g)
+        put(self, "capacity_units", self.round_capacity // g)
+        put(self, "units_per_round", per_round)
+        put(self, "equal_share_units", self.budget_units / self.n_prompts)
+        put(self, "price_scale_units", max(per_round, self.capacity_units - per_round))
 
 
 def visits_per_prompt(visits: npt.ArrayLike | None, n_prompts: int, n_rounds: int | None) -> FloatArray:
-    """Return visits as one float, or one per prompt."""
+    """Return visits as float64, one entry for all prompts or one per prompt."""
     if visits is None:
         return np.array([float(min(n_rounds or 0, MOST))])
     remedy = "Give how often each prompt is offered over the run."
@@ -127,7 +123,7 @@ def visits_per_prompt(visits: npt.ArrayLike | None, n_prompts: int, n_rounds: in
 
 
 def whole_units(total: float, step: float) -> int:
-    """Return how many whole units of cost ``step`` a total pays for, to the last bit."""
+    """Return how many whole units of cost ``step`` a total pays for: the largest n with n * step <= total in float64."""
     if total == np.inf:
         return 2**62
     units = int(total // step)

@@ -7,7 +7,7 @@ from cero_alloc._numba import kernel
 
 @kernel
 def lend(rows, units, g, accounts):
-    """Deal units of g rollouts to these rows, or take them back where negative; return their sum."""
+    """Deal units of g rollouts to these rows, or take them back where they are negative; return the sum of the units."""
     total = np.int64(0)
     for r in range(rows.size):
         accounts[rows[r], 0] += units[r]
@@ -25,7 +25,7 @@ def count_offers(rows, accounts):
 
 @kernel
 def settle(rows, rollouts, accounts):
-    """Take reported rollouts off those outstanding, as far as there are any; return how many that are."""
+    """Take reported rollouts off those outstanding, at most as many as there are; return how many were taken."""
     total = np.int64(0)
     for r in range(rows.size):
         if rollouts[r] > 0:
@@ -37,7 +37,7 @@ def settle(rows, rollouts, accounts):
 
 @kernel
 def first_bad_count(n, unit_size, most):
-    """Return the index of the first count that is no multiple of the group size in [0, most], or -1, and the sum."""
+    """Return the index of the first count that is no multiple of unit_size in [0, most], or -1, and the sum so far."""
     total = 0
     for r in range(n.size):
         if n[r] < 0 or n[r] > most or n[r] % unit_size != 0:

@@ -1,79 +1,68 @@
-"""The running account of a budget: who was dealt how much, what was reported, what is left."""
+"""The running account of a budget: what each prompt was dealt, what was reported, what is left."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import ceil
-from typing import Any, ClassVar, NamedTuple, SupportsIndex
+from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc._checks import MOST_COUNT, FloatArray, IntArray, error_text, flag, integer, multiple, real
+from cero_alloc._checks import IntArray, error_text, flag, integer, multiple
+from cero_alloc._evidence.journal import Journal
 from cero_alloc._saving.state import State, Stateful, check_array, require
 
 from . import kernels
-from .horizon import MOST, Horizon, whole_units
-from .reservations import Reservations, check_reservations
+from .balance import Balance
+from .costs import RolloutCosts
+from .horizon import MOST, Horizon
+from .reservations import Reservations, check_reservations, require_refundable
 
 _EXPOSURE, _OUTSTANDING, _OFFERS = 0, 1, 2  # columns of the accounts
 
 
-class Balance(NamedTuple):
-    """Where the budget is: at all times spent + reserved + left = total, in rollouts, or in tokens where they are counted.
-
-    Attributes
-    ----------
-    total : float
-        The budget of the run as it stands, an int where rollouts are counted.
-    spent : float
-        Rollouts or tokens reported, written off, or begun and given up.
-    reserved : float
-        Rollouts or tokens dealt, and neither reported, refunded, expired nor written off.
-    left : float
-        Rollouts or tokens not dealt.
-
-    Examples
-    --------
-    >>> total, spent, reserved, left = Balance(64, 24, 16, 24)
-    >>> spent + reserved + left == total
-    True
-    """
-
-    total: float
-    spent: float
-    reserved: float
-    left: float
-
-
 class RolloutLedger(Stateful):
-    """Who has been given how many rollouts, what has been reported back, and what is left of the budget.
+    """What each prompt has been dealt, what has been reported back, and what is left of the budget.
 
-    Shared by the allocators; counts in units of ``unit_size`` inside, in rollouts at its properties. The budget is in
-    rollouts too, or in tokens where rollouts have a token cost.
+    Every allocator has one. Budgets are in the user's terms: rollouts, or tokens where ``costs`` counts them. ``funds``,
+    ``offered``, ``least_offer`` and ``all_offers`` are in the account's: whole units, or tokens where prompts differ in
+    cost. ``costs`` converts between the two.
 
     Parameters
     ----------
     horizon : Horizon
         The constants of the run.
     capped : bool
-        Whether the capacity caps every round; else only ``max_rollouts`` per offered prompt does.
-    tokens : float or None
-        Budget in tokens; None counts rollouts.
-    unit_costs : numpy.ndarray of float64, shape (1,) or (n_prompts,), or None
-        Tokens per unit. One for all prompts leaves the account in units, and only says what they cost.
+        Whether the capacity caps every round; otherwise only ``max_rollouts`` per offered prompt does.
+    costs : RolloutCosts or None
+        What units cost; None counts rollouts.
+    total : float or None
+        Budget in tokens; None takes the horizon's rollouts.
     n_accounts : int or None
-        Prompts that have an account each; None for all of the horizon's. A shard keeps those of its own prompts, and the
-        run that shards share keeps one for all of them together.
+        Prompts that have an account each; None for all of the horizon's. A shard keeps the accounts of its own prompts,
+        and the run that shards share keeps one for all of them together.
+
+    Attributes
+    ----------
+    round, n_rounds : int
+        Rounds opened so far, and rounds of the run as it stands.
+    total : float
+        Budget of the run as it stands: an int of rollouts, or tokens.
+    total_units : int
+        The same in units, at their mean cost where prompts differ.
+    funds : float
+        What is not dealt: whole units, or tokens where prompts differ in cost.
+    journal : Journal
+        Rows whose exposure or outstanding rollouts changed.
     """
 
     _EXTRA: ClassVar[tuple[str, ...]] = ("accounts", "reservations")
     _FIXED: ClassVar[tuple[str, ...]] = ("horizon",)
     _OPTIONAL: ClassVar[tuple[str, ...]] = ("all_offers",)
-    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("unit_costs",)
     _STATE: ClassVar[tuple[str, ...]] = (
-        "round", "n_rounds", "units", "left", "total", "unit_costs", "offered", "least_offer", "all_offers", "allocating_rounds",
-        "unreserved", "_everyone", "_since_round", "_since_dealt", "_since_offered",
+        "round", "n_rounds", "total_units", "funds", "total", "costs", "offered", "least_offer", "all_offers",
+        "allocating_rounds", "unreserved", "_pool_rounds", "_since_round", "_since_dealt", "_since_offered",
     )  # fmt: skip
 
     def __init__(
@@ -81,32 +70,26 @@ class RolloutLedger(Stateful):
         horizon: Horizon,
         *,
         capped: bool = True,
-        tokens: float | None = None,
-        unit_costs: FloatArray | None = None,
+        costs: RolloutCosts | None = None,
+        total: float | None = None,
         n_accounts: int | None = None,
     ) -> None:
         self.horizon = horizon
-        one_cost = unit_costs is not None and unit_costs.size == 1
-        self.unit_costs = None if one_cost else unit_costs  # tokens per unit, where prompts differ
-        self.tokens_per_unit = float(unit_costs[0]) if unit_costs is not None and one_cost else None
+        self.costs = RolloutCosts(horizon.unit_size) if costs is None else costs
         self._capped = capped
-        self.round = 0  # rounds opened so far
-        self.n_rounds = horizon.n_rounds  # rounds of the run, as it stands
-        self.total: float = horizon.total_budget if tokens is None else tokens  # rollouts or tokens, as it stands
-        self.units = (
-            horizon.budget_units
-        )  # units of the run, as it stands; where prompts differ in cost, at their mean cost
-        self.left: float = horizon.budget_units  # units, or tokens where prompts differ in cost
-        if self.unit_costs is not None:
-            self.left = self.total
+        self.round = 0
+        self.n_rounds = horizon.n_rounds
+        self.total: float = horizon.total_budget if total is None else total
+        self.total_units = horizon.budget_units
+        self.funds = self.costs.amount(self.total, self.total_units)
         # Since when the plan is what it is: the even pace spreads what was left then over the rounds that were left.
         self._since_round, self._since_dealt, self._since_offered = 0, 0.0, 0.0
         self.offered = 0.0  # what one unit for each prompt offered so far would have cost, in all
         self.least_offer = float("inf")  # the same for the smallest round
         self.all_offers: float | None = None  # the same for the whole run, where visits are its clock
-        self._everyone = 0  # rounds that offered the whole pool
+        self._pool_rounds = 0  # rounds that offered the whole pool
         # Per prompt, side by side because a round touches all of them: units dealt and not refunded; rollouts dealt,
-        # neither reported nor refunded; offers beyond those to everyone. In 32 bits where no run can overflow them.
+        # neither reported nor refunded; offers beyond those of the whole pool. In 32 bits where no run can overflow them.
         size = horizon.n_prompts if n_accounts is None else n_accounts
         self._most = horizon.max_rollouts if size > 1 or horizon.n_prompts == 1 else horizon.round_capacity
         self.accounts = np.zeros((size, 3), dtype=self._width(horizon.total_budget, horizon.n_rounds))
@@ -114,6 +97,7 @@ class RolloutLedger(Stateful):
         self.reserved = 0  # rollouts outstanding, of all prompts
         self.unreserved = 0  # rollouts that were reported beyond those outstanding
         self.reservations = Reservations()
+        self.journal = Journal(size)
 
     @classmethod
     def plan(
@@ -125,18 +109,18 @@ class RolloutLedger(Stateful):
         unit_size: SupportsIndex,
         max_rollouts: SupportsIndex,
         round_capacity: SupportsIndex | None = None,
-        offered: float | None = None,
-        tokens: float | None = None,
-        unit_costs: FloatArray | None = None,
+        mean_offer: float | None = None,
+        costs: RolloutCosts | None = None,
+        total: float | None = None,
     ) -> RolloutLedger:
         """Open an account from an allocator's arguments.
 
-        ``offered`` is the mean number of prompts offered per round, the whole pool unless given. Without a
-        ``round_capacity`` the caps of the offered prompts add up to one; a larger capacity than that is cut to it.
+        ``mean_offer`` is the mean number of prompts offered per round; None means the whole pool. The capacity of a round
+        is at most what that many prompts can take at ``max_rollouts``, which is also what None stands for.
         """
         g = integer("unit_size", unit_size, least=1, remedy="Count from 1.")
         most = multiple("max_rollouts", max_rollouts, g, least=g, most=MOST)
-        reach = max(1, ceil((n_prompts if offered is None else offered) * (most // g))) * g
+        reach = max(1, ceil((n_prompts if mean_offer is None else mean_offer) * (most // g))) * g
         capacity = reach if round_capacity is None else multiple("round_capacity", round_capacity, g, least=g)
         horizon = Horizon(
             n_prompts=n_prompts,
@@ -146,10 +130,10 @@ class RolloutLedger(Stateful):
             max_rollouts=most,
             round_capacity=min(reach, capacity),
         )
-        return cls(horizon, capped=round_capacity is not None, tokens=tokens, unit_costs=unit_costs)
+        return cls(horizon, capped=round_capacity is not None, costs=costs, total=total)
 
     @property
-    def exposure(self) -> npt.NDArray[np.integer[Any]]:
+    def exposure_units(self) -> npt.NDArray[np.integer[Any]]:
         """Units dealt to each prompt and not refunded; a view, shape (n_accounts,)."""
         return self.accounts[:, _EXPOSURE]
 
@@ -159,33 +143,29 @@ class RolloutLedger(Stateful):
         return self.accounts[:, _OUTSTANDING]
 
     @property
-    def rollouts(self) -> IntArray:
+    def exposure(self) -> IntArray:
         """Rollouts dealt to each prompt and not refunded; a copy, shape (n_accounts,)."""
-        return self.exposure.astype(np.int64) * self.horizon.unit_size
+        return self.exposure_units.astype(np.int64) * self.horizon.unit_size
 
     @property
     def units_left(self) -> int:
-        """Units not dealt yet, of a budget in rollouts."""
-        return int(self.left)
+        """Units not dealt yet, where the account counts units."""
+        return int(self.funds)
 
     @property
     def remaining_budget(self) -> float:
         """Rollouts not dealt yet, an int, or tokens."""
-        if self.unit_costs is not None:
-            return self.left
-        if self.tokens_per_unit is not None:
-            return self.total - self.units_dealt * self.tokens_per_unit
-        return self.units_left * self.horizon.unit_size
+        return self.costs.remaining(self.total, self.total_units, self.funds)
 
     @property
     def units_dealt(self) -> int:
-        """Units dealt and not refunded, of a budget in rollouts."""
-        return self.units - self.units_left
+        """Units dealt and not refunded, where the account counts units."""
+        return self.total_units - self.units_left
 
     @property
     def even_pace(self) -> float:
-        """Budget per round, in units or tokens, since the plan last changed."""
-        total = self.units if self.unit_costs is None else self.total
+        """Amount per round since the plan last changed: units, or tokens where prompts differ in cost."""
+        total = self.costs.amount(self.total, self.total_units)
         return (total - self._since_dealt) / max(1, self.n_rounds - self._since_round)
 
     @property
@@ -202,10 +182,7 @@ class RolloutLedger(Stateful):
     @property
     def reserved_budget(self) -> float:
         """Rollouts or tokens outstanding."""
-        g = self.horizon.unit_size
-        if self.unit_costs is not None:
-            return float((self.unit_costs * self.outstanding).sum()) / g if self.reserved else 0.0
-        return self.reserved if self.tokens_per_unit is None else self.reserved * self.tokens_per_unit / g
+        return self.costs.reserved(self.outstanding, self.reserved)
 
     @property
     def rounds_left(self) -> int:
@@ -214,13 +191,12 @@ class RolloutLedger(Stateful):
 
     @property
     def finished(self) -> bool:
-        """Whether no round can be opened any more, the horizon being over or the budget gone."""
-        least = 1.0 if self.unit_costs is None else float(self.unit_costs.min())
-        return self.rounds_left <= 0 or self.left < least
+        """Whether no round can be opened any more: the horizon is over, or the budget pays for no unit."""
+        return self.rounds_left <= 0 or self.funds < self.costs.least
 
     @property
     def progress(self) -> float:
-        """Share of the run that is over since the plan last changed, by rounds, or by visits where no rounds are told."""
+        """Share of the run that is over since the plan last changed, by rounds, or by visits where no number of rounds is given."""
         if self.all_offers is None:
             return (self.round - self._since_round) / max(1, self.n_rounds - self._since_round)
         to_come = self.all_offers - self._since_offered
@@ -229,9 +205,7 @@ class RolloutLedger(Stateful):
     @property
     def _dealt_before(self) -> float:
         """Rollouts or tokens that had been dealt when the plan last changed."""
-        if self.unit_costs is not None:
-            return self._since_dealt
-        return self._since_dealt * (self.horizon.unit_size if self.tokens_per_unit is None else self.tokens_per_unit)
+        return self.costs.budget_of(self._since_dealt)
 
     @property
     def pacing_gap(self) -> float:
@@ -240,7 +214,7 @@ class RolloutLedger(Stateful):
 
     @property
     def projected_leftover(self) -> float:
-        """Rollouts or tokens that stay unspent if the run goes on at its mean pace so far."""
+        """Rollouts or tokens that stay unspent if the run continues at its mean pace so far."""
         progress = self.progress
         if progress == 0.0:
             return 0.0
@@ -249,62 +223,39 @@ class RolloutLedger(Stateful):
     @property
     def offers(self) -> IntArray:
         """How often each prompt was offered so far; shape (n_accounts,)."""
-        return self.accounts[:, _OFFERS].astype(np.int64) + self._everyone
-
-    def units_of(self, budget: float) -> int:
-        """Return the whole units that a budget in rollouts, or in tokens at the mean cost, pays for."""
-        if self.unit_costs is not None:
-            return whole_units(budget, float(self.unit_costs.mean()))
-        if self.tokens_per_unit is not None:
-            return whole_units(budget, self.tokens_per_unit)
-        return int(budget) // self.horizon.unit_size
-
-    def cost_of(self, rows: IntArray | None, units: IntArray) -> float:
-        """Return what units of these prompts cost, in units or tokens."""
-        if self.unit_costs is None:
-            return int(units.sum())
-        return float(((self.unit_costs if rows is None else self.unit_costs[rows]) * units).sum())
-
-    def offer_of(self, rows: IntArray | None, size: int) -> float:
-        """Return what one unit for each prompt on offer costs, in units or tokens."""
-        return size if self.unit_costs is None else self.cost_of(rows, np.ones(size, dtype=np.int64))
+        return self.accounts[:, _OFFERS].astype(np.int64) + self._pool_rounds
 
     def grow(self, n_prompts: int) -> None:
-        """Open accounts for prompts that joined the pool; they cost as the others do on average."""
+        """Open accounts for prompts that joined the pool; they cost what the others do on average."""
         extra = n_prompts - len(self.accounts)
         fresh = np.zeros((extra, 3), dtype=self.accounts.dtype)
-        fresh[:, _OFFERS] = -self._everyone  # they were not there when the others were offered
+        fresh[:, _OFFERS] = -self._pool_rounds  # they joined after these rounds
         self.accounts = np.concatenate([self.accounts, fresh])
-        if self.unit_costs is not None:
-            self.unit_costs = np.concatenate([self.unit_costs, np.full(extra, self.unit_costs.mean())])
+        self.costs.grow(extra)
+        self.journal.note(None)
 
     def checked_extension(self, rollouts: Any, rounds: SupportsIndex) -> tuple[float, int]:
         """Return budget and rounds to add; raise where more would be taken away than is left."""
         added = integer("rounds", rounds, least=0, remedy="Count the rounds to add.", most=MOST - self.n_rounds)
-        least = -self.remaining_budget
-        if self.unit_costs is None and self.tokens_per_unit is None:
-            most = MOST_COUNT - int(self.total)
-            return multiple("rollouts", rollouts, self.horizon.unit_size, least=int(least), most=most), added
-        remedy = "Count tokens; no more can be taken away than is left."
-        return real("rollouts", rollouts, low=least, high=np.inf, remedy=remedy), added
+        return self.costs.checked_extension(rollouts, self.total, self.remaining_budget), added
 
     def require_spendable(self, rollouts: float, most: float) -> None:
-        """Refuse to add what the rest of the run, which can hold so much, could not spend."""
+        """Refuse an extension after which the rest of the run, which can spend ``most``, could not spend its budget."""
         if rollouts > 0 and self.remaining_budget + rollouts > most:
             condition = f"leave no more than the {most:g} that the rest of the run can spend"
             raise ValueError(error_text("rollouts", condition, rollouts, "Add rounds or visits, too, or less budget."))
 
     def extend(self, rollouts: float, rounds: int, visits: float = 0.0) -> None:
-        """Change the plan of the rest: more budget, or less, more rounds, and so many offers left at one unit each."""
-        dealt = self.dealt if self.unit_costs is not None else self.units_dealt
+        """Change the plan of the rest of the run; ``visits`` is what one unit at each visit to come costs."""
+        dealt = self.costs.amount(self.total, self.total_units) - self.funds
         self.total += rollouts
         self.n_rounds += rounds
-        self.units = self.units_of(self.total)
-        self.left = self.total - dealt if self.unit_costs is not None else self.units - int(dealt)
+        self.total_units = self.costs.units_of(self.total)
+        self.funds = self.costs.amount(self.total, self.total_units) - dealt
         if self.all_offers is not None:
             self.all_offers = self.offered + visits
         self._since_round, self._since_dealt, self._since_offered = self.round, float(dealt), self.offered
-        width = self._width(self.units * self.horizon.unit_size, self.n_rounds)
+        width = self._width(self.total_units * self.horizon.unit_size, self.n_rounds)
         self.accounts = self.accounts.astype(width, copy=False)
 
     def reach(self, n_offered: int) -> int:
@@ -325,7 +276,7 @@ class RolloutLedger(Stateful):
             )
         if budget is None:
             raise ValueError(
-                "budget must be given with exact=True, got budget = None. Name the total to spend, in rollouts."
+                f"budget must be given with exact=True, got budget = None. Give the {self.costs.word} to spend."
             )
         total = multiple("budget", budget, h.unit_size, least=0)
         most = 0 if self.finished else min(cap, self.units_left) * h.unit_size
@@ -336,35 +287,35 @@ class RolloutLedger(Stateful):
         return total // h.unit_size
 
     def paced_units(self, n_offered: int, budget: SupportsIndex | None, exact: bool) -> int:
-        """Return the units of a round that keeps to the uniform schedule B / K within ``budget``, or exactly that."""
+        """Return the units of a round on the uniform schedule B / K, at most ``budget``, or ``budget`` when ``exact``."""
         cap = self.round_units(n_offered, budget, exact)
         if exact:
             return cap
         before = int(self._since_dealt)
         turn, turns = self.round + 1 - self._since_round, max(1, self.n_rounds - self._since_round)
-        due = (self.units - before) * turn // turns - (self.units_dealt - before)
+        due = (self.total_units - before) * turn // turns - (self.units_dealt - before)
         return max(0, min(cap, due, self.units_left))
 
     def debit(self, rows: IntArray | None, units: IntArray) -> IntArray:
-        """Open the next round with these counts and return them in rollouts; rows None means the whole pool."""
+        """Open the next round with these units per prompt and return them in rollouts; rows None means the whole pool."""
         places = np.flatnonzero(units)
         return self.open_round(rows, units.size, places, units[places])
 
     def open_round(self, rows: IntArray | None, size: int, places: IntArray, units: IntArray) -> IntArray:
         """Open the next round: ``units`` for the prompts at ``places`` of the ``size`` on offer; return all rollouts.
 
-        What is not dealt costs nothing: zeros are pages that the system hands out when they are written to.
+        Prompts that get nothing cost no memory traffic: the system hands out pages of zeros when they are written to.
         """
         rollouts = np.zeros(size, dtype=np.int64)
         rollouts[places] = units * self.horizon.unit_size
         self.round += 1
         total = self.top_up(places if rows is None else rows[places], units)
         self.allocating_rounds += total > 0
-        offered = self.offer_of(rows, size)
+        offered = self.costs.of_offer(rows, size)
         self.offered += offered
         self.least_offer = min(self.least_offer, float(offered))
         if rows is None:
-            self._everyone += 1
+            self._pool_rounds += 1
         else:
             kernels.count_offers(rows, self.accounts)
         return rollouts
@@ -372,24 +323,24 @@ class RolloutLedger(Stateful):
     def top_up(self, rows: IntArray, units: IntArray) -> float:
         """Deal these counts within the open round; return what they cost."""
         g = self.horizon.unit_size
-        total: float = kernels.lend(rows, units, g, self.accounts)
+        total = int(kernels.lend(rows, units, g, self.accounts))
         if total:
-            self.reserved += int(total) * g
+            self.reserved += total * g
             self.reservations.note(self.round, rows, units * g, self.outstanding)
-        if self.unit_costs is not None:
-            total = self.cost_of(rows, units)
-        self.left -= total
-        return total
+            self.journal.note(rows)
+        cost = self.costs.of_units(rows, units, total)
+        self.funds -= cost
+        return cost
 
     def settle(self, rows: IntArray, rollouts: IntArray, round_: int | None = None) -> int:
         """Note reported rollouts of a round, or of the oldest; return how many were outstanding.
 
-        Reports beyond what was dealt (older logs, or rollouts that had expired) are evidence but no debt.
+        Reports beyond what was dealt (older logs, or rollouts that had expired) are evidence but do not change the account.
         """
         reported = int(rollouts.sum())
         settled = int(kernels.settle(rows, self._take(round_, rows, rollouts), self.accounts))
         self.unreserved += reported - settled
-        self._release(settled)
+        self._release(rows, settled)
         return settled
 
     def refund(
@@ -400,8 +351,8 @@ class RolloutLedger(Stateful):
         require_refundable(rollouts, self.owed(rows, round_), g, lambda i: name_of(int(rows[i])))
         self._take(round_, rows, rollouts)
         kernels.lend(rows, -(rollouts // g), g, self.accounts)
-        self.left += self.cost_of(rows, rollouts // g)
-        self._release(int(rollouts.sum()))
+        self.funds += self.costs.of_units(rows, rollouts // g)
+        self._release(rows, int(rollouts.sum()))
 
     def write_off(
         self, rows: IntArray, rollouts: IntArray, name_of: Callable[[int], object], round_: int | None = None
@@ -409,12 +360,12 @@ class RolloutLedger(Stateful):
         """Count rollouts of a round, or of any, as spent that will never be reported."""
         require_refundable(rollouts, self.owed(rows, round_), 1, lambda i: name_of(int(rows[i])))
         self._take(round_, rows, rollouts)
-        self._release(int(kernels.settle(rows, rollouts, self.accounts)))
+        self._release(rows, int(kernels.settle(rows, rollouts, self.accounts)))
 
     def expire(self, older_than: int) -> tuple[IntArray, IntArray]:
-        """Take back what is outstanding from more than so many rounds ago; return rows and rollouts, a row per deal.
+        """Take back what is outstanding from more than ``older_than`` rounds ago; return rows and rollouts, one row per deal.
 
-        A group of which a part was reported stays spent.
+        Units of which a part was reported stay spent.
         """
         g, old = self.horizon.unit_size, self.reservations.drop_before(self.round - older_than, self.outstanding)
         if not old:
@@ -423,8 +374,8 @@ class RolloutLedger(Stateful):
         units = rollouts // g
         kernels.lend(rows, -units, g, self.accounts)
         kernels.settle(rows, rollouts - units * g, self.accounts)
-        self.left += self.cost_of(rows, units)
-        self._release(int(rollouts.sum()))
+        self.funds += self.costs.of_units(rows, units)
+        self._release(rows, int(rollouts.sum()))
         return rows, units * g
 
     def owed(self, rows: IntArray, round_: int | None) -> IntArray:
@@ -440,7 +391,10 @@ class RolloutLedger(Stateful):
             return rollouts
         return self.reservations.take(round_, rows, rollouts, self.outstanding)
 
-    def _release(self, rollouts: int) -> None:
+    def _release(self, rows: IntArray, rollouts: int) -> None:
+        """Take rollouts of these rows off the sum outstanding, and note the rows."""
+        if rollouts:
+            self.journal.note(rows)
         self.reserved -= rollouts
         if not self.reserved:
             self.reservations.clear()
@@ -448,7 +402,9 @@ class RolloutLedger(Stateful):
     def _width(self, total: int, n_rounds: int) -> type[np.integer[Any]]:
         """Return the narrowest type that no account of such a run can overflow."""
         most = n_rounds * self._most
-        return np.int32 if (most if self.unit_costs is not None else min(total, most)) < 2**31 else np.int64
+        if self.costs.in_units:  # else a prompt that costs less than the mean may get more than the total
+            most = min(total, most)
+        return np.int32 if most < 2**31 else np.int64
 
     def _snapshot(self) -> State:
         reservations = self.reservations.state_dict(self.outstanding)
@@ -457,20 +413,19 @@ class RolloutLedger(Stateful):
     def _check_state(self, state: Any, label: str, size: int | None) -> None:
         super()._check_state(state, label, size)
         accounts, g = state["accounts"], self.horizon.unit_size
-        like = np.empty((len(self.accounts), 3), dtype=self._width(state["units"] * g, state["n_rounds"]))
+        like = np.empty((len(self.accounts), 3), dtype=self._width(state["total_units"] * g, state["n_rounds"]))
         check_array(f"{label}['accounts']", like, accounts, size)
         require(f"{label}['accounts']", "be counts of at least 0", accounts[:, :_OFFERS] >= 0)
         require(f"{label}['round']", "be a round of the run", 0 <= state["round"] <= state["n_rounds"])
-        for name in ("left", "total", "offered", "since_dealt", "since_offered"):
+        for name in ("funds", "total", "offered", "since_dealt", "since_offered"):
             require(f"{label}[{name!r}]", "be finite and at least 0", 0 <= state[name] < np.inf)
         require(f"{label}['since_round']", "be a round so far", 0 <= state["since_round"] <= state["round"])
-        dealt, total, units, costs = accounts[:, _EXPOSURE], state["total"], state["units"], state["unit_costs"]
-        if costs is None:
-            require(f"{label}['left']", "be what is not dealt", state["left"] == units - int(dealt.sum(dtype=np.int64)))
-            require(f"{label}['total']", f"pay for {units} units", units == self.units_of(total) or total == self.total)
-        else:
-            gap = total - float((costs * dealt).sum()) - state["left"]
-            require(f"{label}['left']", "be what is not dealt", abs(gap) <= 1e-6 * total)
+        costs, total, units = self.costs.restored(state["costs"]), state["total"], state["total_units"]
+        gap = costs.amount(total, units) - costs.of_units(None, accounts[:, _EXPOSURE]) - state["funds"]
+        require(f"{label}['funds']", "be what is not dealt", abs(gap) <= costs.tolerance * total)
+        if costs.in_units:
+            paid = units == costs.units_of(total) or total == self.total
+            require(f"{label}['total']", f"pay for {units} units", paid)
         rounds = max(1, state["round"])
         check_reservations(state["reservations"], f"{label}['reservations']", accounts[:, _OUTSTANDING], rounds)
 
@@ -479,17 +434,4 @@ class RolloutLedger(Stateful):
         self.accounts = state["accounts"].copy()
         self.reserved = int(self.outstanding.sum(dtype=np.int64))
         self.reservations.load_state_dict(state["reservations"])
-
-
-def require_refundable(
-    rollouts: IntArray, outstanding: npt.NDArray[np.integer[Any]], unit_size: int, name_of: Callable[[int], object]
-) -> None:
-    """Refuse a refund that is not of whole groups, or more than is outstanding; ``name_of`` names an entry's prompt."""
-    bad = np.flatnonzero((rollouts < 0) | (rollouts > outstanding) | (rollouts % unit_size != 0))
-    if bad.size:
-        i = int(bad[0])
-        condition = (
-            f"be a multiple of {unit_size} between 0 and the {outstanding[i]} outstanding of prompt {name_of(i)!r}"
-        )
-        remedy = "Refund only what allocate dealt and update has not reported; a group that was begun stays spent."
-        raise ValueError(error_text("rollouts", condition, int(rollouts[i]), remedy, i))
+        self.journal.note(None)

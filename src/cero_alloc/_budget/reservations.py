@@ -1,14 +1,14 @@
-"""Reservations: which round's rollouts are still to be reported."""
+"""Reservations: the rollouts of each round that are still to be reported."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc._checks import IntArray
+from cero_alloc._checks import IntArray, error_text
 from cero_alloc._saving.state import State, check_array, require
 
 Outstanding = npt.NDArray[np.integer[Any]]  # rollouts per prompt, of all rounds together
@@ -16,7 +16,7 @@ _NONE = np.empty(0, dtype=np.int64)
 
 
 class Deal(NamedTuple):
-    """Rollouts that a round lent."""
+    """Rollouts that a round dealt."""
 
     round: int  # rounds count from 1
     rows: IntArray  # each once
@@ -26,15 +26,18 @@ class Deal(NamedTuple):
 class Reservations:
     """Deals by round, oldest first.
 
-    Feedback that names its round settles that round's deals. Other feedback settles a prompt's oldest rollouts first, so
-    that what is outstanding of a prompt belongs to its newest deals: nothing is done until somebody asks, and a trainer
-    whose feedback is in before the next round pays nothing. A deal takes 16 bytes per prompt until it is settled.
+    Feedback that names its round settles the deals of that round. Other feedback settles the oldest rollouts of a prompt
+    first, so that what is outstanding of a prompt belongs to its newest deals. That split is computed only when it is
+    asked for; where all feedback arrives before the next round, it never is. A deal takes 16 bytes per prompt until it
+    is settled.
     """
 
     def __init__(self) -> None:
         self._deals: dict[int, list[Deal]] = {}  # by round; a round that is dealt in waves has several
-        self._exact = True  # whether the deals are what is outstanding, or what was before feedback without a round
-        self._entries, self._room = 0, 1024  # noted entries, and how many may be before settled ones are swept out
+        self._exact = (
+            True  # whether the deals are what is outstanding; feedback without a round makes them an upper bound
+        )
+        self._entries, self._room = 0, 1024  # entries noted, and how many there may be before settled ones are removed
 
     def note(self, round_: int, rows: IntArray, rollouts: IntArray, outstanding: Outstanding) -> None:
         """Note a deal; ``outstanding`` as it is after it."""
@@ -49,7 +52,7 @@ class Reservations:
         self._keep([])
 
     def blur(self) -> None:
-        """Take note that rollouts of no particular round were settled."""
+        """Note that rollouts of no particular round were settled."""
         self._exact = False
 
     def split(self, outstanding: Outstanding) -> list[Deal]:
@@ -77,7 +80,7 @@ class Reservations:
         return owed
 
     def take(self, round_: int, rows: IntArray, rollouts: IntArray, outstanding: Outstanding) -> IntArray:
-        """Take rollouts of these rows off the reservations of one round, as far as there are any; return how many."""
+        """Take rollouts of these rows off the reservations of one round, at most as many as there are; return how many."""
         self.split(outstanding)
         left, kept = rollouts.copy(), []
         for deal in self._deals.get(round_, ()):
@@ -120,7 +123,7 @@ class Reservations:
         self._keep([Deal(int(number), *part) for number, part in zip(rounds[first], parts, strict=False)])
 
     def _keep(self, deals: list[Deal]) -> list[Deal]:
-        """Hold these deals alone, all of them outstanding."""
+        """Hold only these deals, all of which are outstanding."""
         kept = [deal for deal in deals if deal.rows.size]
         self._deals, self._exact, self._entries = {}, True, 0
         for deal in kept:
@@ -130,7 +133,7 @@ class Reservations:
 
 
 def check_reservations(state: object, label: str, outstanding: Outstanding, rounds: int) -> None:
-    """Raise unless a state adds up to what is outstanding after so many rounds."""
+    """Raise unless a state adds up to what is outstanding after this number of rounds."""
     columns = ("round", "row", "rollouts")
     if not isinstance(state, Mapping) or set(state) != set(columns):
         raise ValueError(f"{label} must hold {', '.join(columns)}. Pass what state_dict returned.")
@@ -147,8 +150,22 @@ def check_reservations(state: object, label: str, outstanding: Outstanding, roun
     require(f"{label}['rollouts']", "add up to what is outstanding", bool((total == outstanding).all()))
 
 
+def require_refundable(
+    rollouts: IntArray, outstanding: npt.NDArray[np.integer[Any]], unit_size: int, name_of: Callable[[int], object]
+) -> None:
+    """Refuse a refund of no whole units, or of more than is outstanding; ``name_of`` gives the id of an entry's prompt."""
+    bad = np.flatnonzero((rollouts < 0) | (rollouts > outstanding) | (rollouts % unit_size != 0))
+    if bad.size:
+        i = int(bad[0])
+        condition = (
+            f"be a multiple of {unit_size} between 0 and the {outstanding[i]} outstanding of prompt {name_of(i)!r}"
+        )
+        remedy = "Refund only what allocate dealt and update has not reported; a unit of which a part was reported stays spent."
+        raise ValueError(error_text("rollouts", condition, int(rollouts[i]), remedy, i))
+
+
 def _some(deal: Deal, rollouts: IntArray) -> Deal:
-    """Return a deal of these rollouts, where there are any."""
+    """Return a deal of these rollouts without the rows that have none."""
     if rollouts.size and rollouts.min() > 0:
         return Deal(deal.round, deal.rows, rollouts)
     some = rollouts > 0
@@ -164,6 +181,6 @@ def _summed(waves: list[Deal]) -> Deal:
 
 
 def _places(rows: IntArray, others: IntArray) -> tuple[IntArray, IntArray]:
-    """Return where rows stand in both, each once in either."""
+    """Return the positions of the common rows in both arrays, in which no row repeats."""
     _, at, mine = np.intersect1d(rows, others, assume_unique=True, return_indices=True)
     return at, mine

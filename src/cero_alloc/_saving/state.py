@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -172,7 +172,7 @@ def plain(part: Any) -> Any:
     if isinstance(part, Stateful):
         return part._snapshot()
     if is_dataclass(part) and not isinstance(part, type):
-        return plain(asdict(part))
+        return {field.name: plain(getattr(part, field.name)) for field in fields(part) if field.init}
     if isinstance(part, np.ndarray):
         return part.copy()
     if isinstance(part, np.generic):

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Required, SupportsIndex, TypedDict
 import numpy as np
 
 from cero_alloc._allocators.base import Allocator, Offer
+from cero_alloc._budget.horizon import MOST_UNITS
 from cero_alloc._budget.ledger import RolloutLedger
-from cero_alloc._budget.pacing import MOST_UNITS, require_reachable
+from cero_alloc._budget.pacing import require_reachable
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, multiple
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.ids import tie_ranks
@@ -68,7 +69,7 @@ class Baseline(Allocator):
     Raises
     ------
     ValueError
-        For sizes out of range, rollouts that are not whole groups, or a budget that cannot be spent.
+        For sizes out of range, rollouts that are not whole units, or a budget that cannot be spent.
     TypeError
         For anything but a bank, sizes that are not integers, or ``rollouts_per_visit`` for a rule without visits.
 
@@ -112,7 +113,7 @@ class Baseline(Allocator):
             round_capacity=round_capacity,
         )
         if self.horizon.max_units > MOST_UNITS:  # some rules hold a table of a prompt's units
-            condition = f"be at most {MOST_UNITS} groups"
+            condition = f"be at most {MOST_UNITS} units"
             raise ValueError(error_text("max_rollouts", condition, self.horizon.max_rollouts, "Lower it."))
         # Place of each row of the last offer among the ids that the caller named, and the number of those.
         self._order, self._named = np.arange(0), 0
@@ -132,7 +133,7 @@ class Baseline(Allocator):
         Parameters
         ----------
         rollouts : int
-            Rollouts to add, whole groups, or tokens; negative to take away what is not dealt.
+            Rollouts to add, whole units, or tokens; negative to take away what is not dealt.
         rounds : int, at least 0
             Rounds to add.
 

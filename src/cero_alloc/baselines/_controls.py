@@ -53,7 +53,7 @@ class Uniform(Baseline):
         return 1 if rollouts_per_visit is None else super()._visit_units(rollouts_per_visit)
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
-        return self._to_first(-self.ledger.exposure[rows].astype(np.float64), rows, total)
+        return self._to_first(-self.ledger.exposure_units[rows].astype(np.float64), rows, total)
 
 
 class FixedPacing(FenchelDualAllocator):
@@ -161,7 +161,7 @@ class Greedy(Baseline):
         if self._known[0] is not worth:
             self._known = (worth, np.full((3, len(self.bank)), np.nan))  # values, exposures, and the gains there
         q, gain = self.bank._values(rows), np.empty(rows.size)
-        z = self.ledger.exposure[rows].astype(np.int64)
+        z = self.ledger.exposure_units[rows].astype(np.int64)
         block = h.max_units / h.equal_share_units
         _kernels.block_gains(rows, q, z, h.equal_share_units, block, *worth.codes, *self._known[1], gain)
         first = self._first(gain, rows, -(-total // h.max_units))
@@ -185,7 +185,7 @@ class Preset(Baseline):
     Raises
     ------
     ValueError
-        For a schedule of the wrong shape, with negative entries, entries that are not whole groups, or nothing in it.
+        For a schedule of the wrong shape, with negative entries, entries that are not whole units, or nothing in it.
     TypeError
         For a schedule that is not of integers.
 

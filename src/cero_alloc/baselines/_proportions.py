@@ -7,8 +7,10 @@ from typing import Any, SupportsIndex, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from cero_alloc._budget.costs import token_costs
 from cero_alloc._budget.ledger import RolloutLedger
-from cero_alloc._budget.pacing import Pacing, open_ledger, token_costs
+from cero_alloc._budget.opening import open_ledger
+from cero_alloc._budget.pacing import Pacing
 from cero_alloc._checks import FloatArray, IntArray, integer, real
 from cero_alloc._evidence.bank import BetaPosteriorBank
 
@@ -157,19 +159,17 @@ class DUET(Baseline):
 
     @property
     def _most_per_round(self) -> float:
-        ledger, h = self.ledger, self.horizon
-        if ledger.unit_costs is not None:
-            return min(self._capacity, h.max_units * float(ledger.unit_costs.sum()))
-        return h.capacity_units * ledger.tokens_per_unit if ledger.tokens_per_unit is not None else h.round_capacity
+        costs, h = self.ledger.costs, self.horizon
+        if costs.in_units:
+            return costs.budget_of(h.capacity_units)
+        return min(self._capacity, h.max_units * costs.of_offer(None, len(self.bank)))
 
     def _round_total(  # type: ignore[override]
         self, rows: IntArray | None, size: int, budget: SupportsIndex | None, exact: bool
     ) -> float:
         """Return the total of this round in units, or in tokens where prompts differ in cost."""
-        if self._costs is None:
-            return super()._round_total(rows, size, budget, exact)
         pacing = Pacing(self.ledger, 1, 0.0, self._capacity, by_rounds=True)
-        if self.ledger.unit_costs is None:  # one cost for all: whole units, at the pace of all rules
+        if self.ledger.costs.in_units:  # the pace of all rules
             pace: float = super()._round_total(rows, size, None, False)
         else:
             pace = pacing.window(rows, size, None, None, False)[1]
@@ -179,9 +179,10 @@ class DUET(Baseline):
         return cap if exact else min(cap, pace)
 
     def _deal(self, rows: IntArray, total: float) -> IntArray:
-        if self.ledger.unit_costs is None:
+        costs = self.ledger.costs.of_rows(rows)
+        if costs is None:
             return super()._deal(rows, int(total))
-        units, costs = np.zeros(rows.size, dtype=np.int64), self.ledger.unit_costs[rows]
+        units = np.zeros(rows.size, dtype=np.int64)
         left, waiting = total, self._next(rows, rows.size)
         while (waiting := waiting[costs[waiting] <= left]).size:
             enough = 1 + int(np.searchsorted(np.cumsum(self._block * costs[waiting]), left))
