@@ -15,8 +15,8 @@ from typing import Any, get_args
 
 from .replay._lines import Format
 from .replay._reader import read_with_progress
-from .replay._replay import Offer
 from .replay._report import ReplayReport, replay_report, report_json, report_rows, report_text, row_names
+from .replay._results import Offer
 
 _ROLES = ("prompt_id", "step", "reward", "successes", "trials")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cero_alloc._checks import instance
-from cero_alloc.replay._replay import UNIFORM, ReplayResult
+from cero_alloc.replay._results import UNIFORM, ReplayResult
 
 from ._axes import COLORS, drawn_on, text_size
 

@@ -53,15 +53,15 @@ class RolloutLog:
         Ids as the log writes them, in order of appearance; the row of a prompt is its place here.
     steps : numpy.ndarray of float64, shape (n_steps,)
         The log's own step numbers, ascending.
-    cell_prompt : numpy.ndarray of int64, shape (n_cells,)
+    group_prompt : numpy.ndarray of int64, shape (n_groups,)
         Row of the cell's prompt.
-    cell_step : numpy.ndarray of int64, shape (n_cells,)
+    group_step : numpy.ndarray of int64, shape (n_groups,)
         Place of the cell's step in ``steps``.
-    trials : numpy.ndarray of int64, shape (n_cells,)
+    trials : numpy.ndarray of int64, shape (n_groups,)
         Rollouts of the cell.
-    successes : numpy.ndarray of float64, shape (n_cells,)
+    successes : numpy.ndarray of float64, shape (n_groups,)
         Sums of the rewards of the cell, in [0, trials].
-    entry_cell : numpy.ndarray of int64, shape (n_entries,)
+    entry_group : numpy.ndarray of int64, shape (n_entries,)
         Cell of each entry.
     entry_reward : numpy.ndarray of float64, shape (n_entries,)
         Reward, in [0, 1].
@@ -91,11 +91,11 @@ class RolloutLog:
 
     prompt_ids: tuple[str, ...]
     steps: FloatArray
-    cell_prompt: IntArray
-    cell_step: IntArray
+    group_prompt: IntArray
+    group_step: IntArray
     trials: IntArray
     successes: FloatArray
-    entry_cell: IntArray
+    entry_group: IntArray
     entry_reward: FloatArray
     entry_rollouts: IntArray
     n_lines: int
@@ -155,11 +155,11 @@ class RolloutLog:
         return cls(
             prompt_ids=prompt_ids,
             steps=steps,
-            cell_prompt=prompt[first],
-            cell_step=place[first],
+            group_prompt=prompt[first],
+            group_step=place[first],
             trials=np.add.reduceat(rollouts, first),
             successes=np.add.reduceat(rollouts * reward, first),
-            entry_cell=np.repeat(np.arange(first.size), np.diff(np.append(first, prompt.size))),
+            entry_group=np.repeat(np.arange(first.size), np.diff(np.append(first, prompt.size))),
             entry_reward=reward,
             entry_rollouts=rollouts,
             n_lines=n_lines,
@@ -190,16 +190,16 @@ class RolloutLog:
 
     @property
     def dead(self) -> npt.NDArray[np.bool_]:
-        """Whether all rewards of a cell are equal, which leaves GRPO without a gradient; shape (n_cells,)."""
-        dead: npt.NDArray[np.bool_] = np.bincount(self.entry_cell, minlength=self.trials.size) == 1
+        """Whether all rewards of a cell are equal, which leaves GRPO without a gradient; shape (n_groups,)."""
+        dead: npt.NDArray[np.bool_] = np.bincount(self.entry_group, minlength=self.trials.size) == 1
         return dead
 
     @property
     def visits(self) -> IntArray:
         """Steps in which each prompt was dealt a rollout; shape (n_prompts,)."""
-        return np.bincount(self.cell_prompt, minlength=self.n_prompts)
+        return np.bincount(self.group_prompt, minlength=self.n_prompts)
 
-    def cells_of_steps(self) -> list[slice]:
+    def groups_of_steps(self) -> list[slice]:
         """Return the cells of each step, in order.
 
         Returns
@@ -211,10 +211,10 @@ class RolloutLog:
         --------
         >>> step = np.array([1.0, 1.0, 2.0])
         >>> log = RolloutLog.of_rows(("a", "b"), np.array([0, 1, 0]), step, np.ones(3), np.array([8, 8, 8]), n_lines=24)
-        >>> [log.cell_prompt[cells].tolist() for cells in log.cells_of_steps()]
+        >>> [log.group_prompt[cells].tolist() for cells in log.groups_of_steps()]
         [[0, 1], [0]]
         """
-        ends = np.cumsum(np.bincount(self.cell_step, minlength=self.n_steps)).tolist()
+        ends = np.cumsum(np.bincount(self.group_step, minlength=self.n_steps)).tolist()
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def history(self) -> list[tuple[list[Hashable], FloatArray, IntArray]]:
@@ -234,8 +234,8 @@ class RolloutLog:
         """
         ids = np.array(self.prompt_ids, dtype=object)
         return [
-            (ids[self.cell_prompt[cells]].tolist(), self.successes[cells], self.trials[cells])
-            for cells in self.cells_of_steps()
+            (ids[self.group_prompt[cells]].tolist(), self.successes[cells], self.trials[cells])
+            for cells in self.groups_of_steps()
         ]
 
     def bank(
@@ -302,12 +302,12 @@ class RolloutLog:
         kept = np.sort(generator(seed).choice(self.n_prompts, n_prompts, replace=False))
         row = np.full(self.n_prompts, -1)
         row[kept] = np.arange(n_prompts)
-        prompt = row[self.cell_prompt[self.entry_cell]]
+        prompt = row[self.group_prompt[self.entry_group]]
         chosen = prompt >= 0
         return RolloutLog.of_rows(
             tuple(self.prompt_ids[i] for i in kept.tolist()),
             prompt[chosen],
-            self.steps[self.cell_step[self.entry_cell[chosen]]],
+            self.steps[self.group_step[self.entry_group[chosen]]],
             self.entry_reward[chosen],
             self.entry_rollouts[chosen],
             n_lines=self.n_lines,

@@ -33,14 +33,14 @@ class ListedOutcomes:
     def __init__(self, log: RolloutLog, seed: int) -> None:
         # Cells by prompt, then by time; a fraction added to the place of its cell shuffles a rollout within it.
         place = np.empty(log.trials.size)
-        place[np.argsort(log.cell_prompt, kind="stable")] = np.arange(log.trials.size)
-        key = np.repeat(place[log.entry_cell], log.entry_rollouts)
+        place[np.argsort(log.group_prompt, kind="stable")] = np.arange(log.trials.size)
+        key = np.repeat(place[log.entry_group], log.entry_rollouts)
         key += np.random.default_rng([seed, 1]).random(key.size)
         reward = np.repeat(log.entry_reward, log.entry_rollouts)[np.argsort(key)]
         self._sums = np.concatenate([[0.0], np.cumsum(reward)])
         ends = np.append(np.flatnonzero(np.diff(reward)) + 1, reward.size)  # of runs of equal outcomes
         self._run_end = np.repeat(ends, np.diff(np.concatenate([[0], ends])))
-        per_prompt = np.bincount(log.cell_prompt, log.trials, log.n_prompts).astype(np.int64)
+        per_prompt = np.bincount(log.group_prompt, log.trials, log.n_prompts).astype(np.int64)
         self._end = np.cumsum(per_prompt)
         self._start = self._end - per_prompt
         self.restart()
@@ -68,7 +68,7 @@ class CountedOutcomes:
     """Outcomes 0 and 1 that are too many to list: what is left of a cell is two numbers, a draw hypergeometric."""
 
     def __init__(self, log: RolloutLog, seed: int) -> None:
-        order = np.argsort(log.cell_prompt, kind="stable")  # by prompt, then by time
+        order = np.argsort(log.group_prompt, kind="stable")  # by prompt, then by time
         self._trials = log.trials[order]
         self._successes = log.successes[order].astype(np.int64)
         self._visits = log.visits

@@ -12,7 +12,9 @@ import numpy as np
 from cero_alloc._evidence.calibration import Calibration
 
 from ._log import RolloutLog
-from ._replay import Offer, ReplayResult, ReplayRow, default_policies, replay
+from ._policies import default_policies
+from ._replay import replay
+from ._results import Offer, ReplayResult, ReplayRow
 from ._settings import SATURATIONS, LearntSettings, SaturationChoice, choose_saturation, learn_settings, python_lines
 
 _WIDTH = 100  # of a paragraph, in characters

@@ -15,7 +15,9 @@ from cero_alloc._evidence.prior import ForgettingChoice, PriorFit
 from cero_alloc._objective.utility import SaturatingUtility
 
 from ._log import RolloutLog
-from ._replay import Offer, ReplayResult, ReplayRow, least_cap, least_group, replay, resolving
+from ._policies import least_cap, least_group, resolving
+from ._replay import replay
+from ._results import Offer, ReplayResult, ReplayRow
 
 SATURATIONS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -84,7 +86,7 @@ def learn_settings(log: RolloutLog) -> LearntSettings:
     The prior is fitted to evidence that does not fade: a fit to faded evidence comes out too strong.
     """
     # Rows in place of ids: a bank need not look them up then.
-    history = [(log.cell_prompt[step], log.successes[step], log.trials[step]) for step in log.cells_of_steps()]
+    history = [(log.group_prompt[step], log.successes[step], log.trials[step]) for step in log.groups_of_steps()]
 
     def seen(**settings: Any) -> BetaPosteriorBank:
         bank = BetaPosteriorBank(log.n_prompts, **settings)
