@@ -1,4 +1,4 @@
-"""Training logs: read one, and replay it under other policies."""
+"""Read training logs and replay them under other policies."""
 
 from ._log import BadLine, RolloutLog
 from ._policies import default_policies

@@ -1,4 +1,4 @@
-"""The policies that a replay plays by default, and the group sizes that a log allows."""
+"""The default policies of a replay, and the group sizes that fit a log."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from cero_alloc.baselines import BOTS, GRESO, PEERS, FixedPacing, Greedy, MoPPS,
 from ._log import RolloutLog
 from ._results import UNIFORM, Offer
 
-_SELECTORS = (MoPPS, GRESO, BOTS)  # of prompts, for groups of one size
+_SELECTORS = (MoPPS, GRESO, BOTS)  # rules that choose prompts for groups of equal size
 
 
 def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Callable[..., Any]]:
-    """Return what a replay of this log plays unless told otherwise: the allocators and every peer.
+    """Return the policies that :func:`replay` plays by default: the allocators and every peer.
 
-    In batches the allocators are told how often the log visits each prompt, as a data loader's epochs tell. Rules that
-    deal groups of one size deal the log's from the pool, and twice that in batches, where they can only choose half of
-    the prompts; re-solving allocators deal at least the log's from the pool, and at least two in batches.
+    With ``offer="batch"`` the allocators are given the number of visits of each prompt, which a data loader's epochs
+    determine. Rules with groups of equal size use the log's mean group size with ``offer="pool"`` and twice that with
+    ``offer="batch"``, so that they choose half of each batch. Re-solving allocators deal groups of at least the log's mean
+    size with ``offer="pool"``, and of at least 2 with ``offer="batch"``.
 
     Parameters
     ----------
@@ -37,14 +38,14 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Ca
     Returns
     -------
     dict of name to callable
-        For the argument ``policies`` of :func:`replay`.
+        A value for the argument ``policies`` of :func:`replay`.
 
     Raises
     ------
     ValueError
         For an unknown offer.
     TypeError
-        For a log that is none.
+        For a log that is not a :class:`RolloutLog`.
 
     Examples
     --------
@@ -67,7 +68,7 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Ca
         ),
         "FenchelDualAllocator": partial(_capped, FenchelDualAllocator, one_size, visits=visits),
         **{cls.__name__: partial(_capped, cls, one_size) for cls in (FixedPacing, Greedy)},
-        UNIFORM: partial(peer, Uniform, per_visit if offer == "pool" else None),  # of a batch, everybody
+        UNIFORM: partial(peer, Uniform, per_visit if offer == "pool" else None),  # None: every prompt of a batch
         **{cls.__name__: partial(peer, cls, one_size if cls in _SELECTORS else per_visit) for cls in PEERS},
     }
 
@@ -78,12 +79,12 @@ def check_offer(offer: str) -> None:
 
 
 def least_group(log: RolloutLog, offer: Offer) -> int:
-    """Return the least group of re-solving allocators: pairs in batches, the log's mean group from the pool."""
+    """Return the smallest group of re-solving allocators: 2 rollouts in batches, the log's mean group from the pool."""
     return 2 if offer == "batch" else max(2, mean_group(log))
 
 
 def mean_group(log: RolloutLog) -> int:
-    """Return the rollouts that a prompt had in a step: the median over the steps of their means, a broken step aside."""
+    """Return the typical group size in rollouts: the median over the steps of each step's mean, robust to odd steps."""
     totals = np.bincount(log.group_step, log.trials, log.n_steps)
     return max(1, round(float(np.median(totals / np.bincount(log.group_step, minlength=log.n_steps)))))
 
@@ -97,25 +98,25 @@ def resolving(
     forgetting: float = 1.0,
     **options: Any,
 ) -> ResolvingAllocator:
-    """Build a re-solving allocator with a least group, over a bank of this prior and forgetting."""
+    """Build a re-solving allocator with groups of at least ``least``, over a bank with this prior and forgetting."""
     own = BetaPosteriorBank(len(bank), prior=prior, forgetting=forgetting)
     return ResolvingAllocator(own, max_rollouts=max_rollouts, min_rollouts=min(least, max_rollouts), **options)
 
 
 def _capped(cls: Any, most: int, bank: BetaPosteriorBank, *, max_rollouts: int, **run: Any) -> Any:
-    """Build a rule that deals its cap to everybody whom it visits: one group size, and not the cap of the others."""
+    """Build a rule that deals its cap to every prompt that it visits: ``most`` is its group size."""
     return cls(bank, max_rollouts=min(max_rollouts, most), **run)
 
 
 def peer(cls: Any, per_visit: int | None, bank: BetaPosteriorBank, *, max_rollouts: int, **run: Any) -> Any:
-    """Build a peer that deals ``per_visit`` rollouts to a prompt, or as many as its rule and the cap allow."""
+    """Build a peer that deals ``per_visit`` rollouts per visit, within the limits of its rule and the cap."""
     if per_visit is not None and cls.takes_visits:
         run["rollouts_per_visit"] = min(max_rollouts, max(per_visit, cls.least_rollouts))
     return cls(bank, max_rollouts=max_rollouts, **run)
 
 
 def least_cap(log: RolloutLog, offer: Offer) -> int:
-    """Return the least cap of a prompt in a round with which every step's total can be spent."""
+    """Return the smallest cap, in rollouts per prompt and round, with which every step's total can be spent."""
     totals = np.bincount(log.group_step, log.trials, log.n_steps)
     sizes = np.full(log.n_steps, log.n_prompts) if offer == "pool" else np.bincount(log.group_step)
     return int(np.ceil(totals / sizes).max())

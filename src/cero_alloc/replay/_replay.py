@@ -1,4 +1,4 @@
-"""Replay of a log: what other policies would have bought with the same rollouts, as far as the log can answer."""
+"""Replay of a log: play other policies against the logged rewards, with the same rollouts per step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ._results import COLUMNS, UNIFORM, Offer, ReplayResult, rows_of
 
 Policies = Mapping[str, Callable[..., Any]]  # name -> callable(bank, total_budget=, n_rounds=, max_rollouts=, seed=)
 
-_LARGEST = 128  # rollouts of one prompt in one round, the most that published allocators deal
+_LARGEST = 128  # rollouts per prompt and round, the largest cap among published allocators
 
 
 def replay(
@@ -34,31 +34,31 @@ def replay(
     n_boot: SupportsIndex = 1000,
     progress: Callable[[], object] = lambda: None,
 ) -> ReplayResult:
-    r"""Play policies against the outcomes of a log.
+    r"""Play policies against the rewards of a log.
 
-    Every policy is given the log's rounds and their totals. The rollouts that it deals to a prompt are answered by the
-    logged outcomes of that prompt, in order of time, each at most once, shuffled within a step. Rollouts beyond the last
-    outcome are spent but bring no feedback: they count in nothing but the unanswerable share.
+    Every policy is given the log's steps as rounds, with their totals. Each rollout that it deals receives that prompt's
+    next logged reward: in order of time, each reward at most once, shuffled within a step. Once a prompt's logged rewards
+    are used up, its further rollouts are spent without feedback; they count in the unanswerable share only.
 
     Parameters
     ----------
     log : RolloutLog
-        As :func:`read_log` returns it.
+        A log, as returned by :func:`read_log`.
     policies : mapping of name to callable, or None
-        Called as ``policy(bank, total_budget=, n_rounds=, max_rollouts=, seed=)``; returns an object with ``allocate``
-        and ``update``. The bank calls the prompts by their rows in the log. None takes :func:`default_policies`. Uniform
-        is added where it is missing, because everything is compared with it.
+        Each is called as ``policy(bank, total_budget=, n_rounds=, max_rollouts=, seed=)`` and returns an object with
+        ``allocate`` and ``update``; ids in the bank are rows of the log. None means :func:`default_policies`. Uniform is
+        added if missing, because every policy is compared with it.
     offer : {"batch", "pool"}
-        Whether a round offers the prompts that the log visited in the step, or all of them.
+        Prompts offered in a round: those that the log visited in the step, or all of them.
     max_rollouts : int or None
-        Most rollouts of one prompt in one round; None takes four times the largest logged group, at most 128, but never
-        less than the totals need.
+        Largest number of rollouts per prompt and round. None takes four times the largest logged group, at most 128, or
+        more if the totals cannot be spent otherwise.
     seed : int
-        Draws the order of the outcomes, the policies' ties and the bootstrap.
+        Seed of the order of the rewards, the policies' tie-breaking and the bootstrap.
     n_boot : int, at least 2
-        Resamplings of the bootstrap, which draws the prompts of the finished replays anew, the same for all policies.
+        Bootstrap resamplings of the prompts. The finished replays are resampled, with the same prompts for all policies.
     progress : callable
-        Called after every policy played.
+        Called after each policy has been played.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def replay(
 
     References
     ----------
-    As :class:`ReplayRow`.
+    See :class:`ReplayRow`.
 
     Examples
     --------
@@ -91,12 +91,12 @@ def replay(
     instance("log", log, RolloutLog, "Read one with read_log(...).")
     check_offer(offer)
     replicates = integer("n_boot", n_boot, least=2, remedy="Take 1000.")
-    cells = log.groups_of_steps()
-    totals = [int(log.trials[step].sum()) for step in cells]
+    steps = log.groups_of_steps()
+    totals = [int(log.trials[step].sum()) for step in steps]
     pool = np.arange(log.n_prompts)
-    offers = [pool] * len(cells) if offer == "pool" else [log.group_prompt[step] for step in cells]
+    offers = [pool] * len(steps) if offer == "pool" else [log.group_prompt[step] for step in steps]
     most = _most_rollouts(log, offer, max_rollouts)
-    run = {"total_budget": sum(totals), "n_rounds": len(cells), "max_rollouts": most, "seed": seed}
+    run = {"total_budget": sum(totals), "n_rounds": len(steps), "max_rollouts": most, "seed": seed}
 
     stage = _Stage(log.n_prompts, logged_outcomes(log, seed), offers, totals, run)
     defaults = default_policies(log, offer=offer)
@@ -118,7 +118,7 @@ def replay(
 
 
 def _most_rollouts(log: RolloutLog, offer: Offer, max_rollouts: SupportsIndex | None) -> int:
-    """Return the cap of a prompt in a round."""
+    """Return the cap in rollouts per prompt and round."""
     needed = least_cap(log, offer)
     if max_rollouts is None:
         return max(needed, min(_LARGEST, 4 * int(log.trials.max())))
@@ -130,7 +130,7 @@ def _most_rollouts(log: RolloutLog, offer: Offer, max_rollouts: SupportsIndex | 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Stage:
-    """What all policies are given."""
+    """What is the same for all policies of a replay."""
 
     n_prompts: int
     outcomes: Outcomes
@@ -139,7 +139,7 @@ class _Stage:
     run: dict[str, int]
 
     def play(self, make: Callable[..., Any]) -> FloatArray | str:
-        """Play all rounds, and return the policy's tally, or why these caps do not allow a default policy."""
+        """Play all rounds and return the policy's tally, or the reason why a default policy does not fit the caps."""
         try:
             policy = make(BetaPosteriorBank(self.n_prompts), **self.run)
         except ValueError as error:
@@ -152,7 +152,7 @@ class _Stage:
         for rows, total in zip(self.offers, self.totals, strict=True):
             try:
                 wave = policy.allocate(rows, total, exact=True)
-            except ValueError:  # no counts that the policy may deal add up to this total
+            except ValueError:  # the policy cannot deal exactly this total: give it as a cap
                 wave = policy.allocate(rows, total)
             counts, won, answered = play_round(policy, rows, self._answers(rows, total), wave=wave)
             dealt = np.flatnonzero(counts)
@@ -173,15 +173,15 @@ class _Stage:
 
 
 def _logged(log: RolloutLog) -> FloatArray:
-    """Return the log's own tally."""
+    """Return the tally of the logged run itself."""
     tally, mixed = np.zeros((log.n_prompts, COLUMNS)), ~log.dead
-    for cells in log.groups_of_steps():
-        _note(tally, log.group_prompt[cells], log.trials[cells], log.trials[cells], mixed[cells])
+    for step in log.groups_of_steps():
+        _note(tally, log.group_prompt[step], log.trials[step], log.trials[step], mixed[step])
     return tally
 
 
 def _note(
     tally: FloatArray, rows: IntArray, counts: IntArray, answered: IntArray, mixed: npt.NDArray[np.bool_]
 ) -> None:
-    """Add the groups of one round, at most one per prompt."""
+    """Add the groups of one round to the tally, at most one per prompt."""
     tally[rows] += np.stack([counts, answered, answered > 0, mixed, np.where(mixed, 0, answered)], axis=1)

@@ -1,4 +1,4 @@
-"""What replayed policies bought: one row per policy, with bootstrap intervals."""
+"""Results of a replay: one row per policy, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from cero_alloc.simulation._result import top_tenth
 Offer = Literal["batch", "pool"]
 
 UNIFORM = "Uniform"
-COLUMNS = 5  # of a tally: dealt, answered, groups, mixed groups, answered rollouts in dead groups
+COLUMNS = 5  # of a tally: rollouts dealt, rollouts answered, groups, mixed groups, answered rollouts in dead groups
 _WEIGHTS = 1 << 22  # bootstrap weights held at a time
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayRow:
-    """What one policy bought.
+    """Result of one policy.
 
-    A *group* is the answered rollouts of one prompt in one round; it is mixed where its rewards are not all equal,
-    and dead otherwise. Intervals hold 95% of the bootstrap's replicates; NaN where nothing was answered.
+    A rollout is *answered* if a logged reward of its prompt was left for it. A *group* is all answered rollouts of one
+    prompt in one round. It is *mixed* if its rewards differ and *dead* if they are all equal. Intervals are 95% bootstrap
+    percentile intervals. Figures of a policy without answered rollouts are NaN.
 
     Attributes
     ----------
@@ -31,37 +32,36 @@ class ReplayRow:
     dealt : int
         Rollouts spent.
     unanswerable : float
-        Share of those for which the log had no outcome left.
+        Share of the spent rollouts for which the log had no reward left.
     groups : int
-        Groups with at least one answer.
+        Groups with at least one answered rollout.
     mean_group : float
         Answered rollouts per group.
     rate : float
-        Effective groups per 1,000 answered rollouts.
+        Mixed groups per 1,000 answered rollouts.
     standard_error : float
         Bootstrap standard error of the rate.
     interval : tuple of two floats
-        Bounds of the rate, in the same unit.
+        Interval of the rate, in the same unit.
     dead_share : float
         Share of the answered rollouts in dead groups.
     dead_interval : tuple of two floats
-        Bounds of that share.
+        Interval of the dead share.
     difference : float
-        Rate less uniform's rate, mixed groups per 1,000 answered rollouts.
+        Rate minus uniform's rate, in mixed groups per 1,000 answered rollouts.
     difference_interval : tuple of two floats
-        Bounds of the difference of the rates, by the same resampled prompts.
+        Interval of the difference, paired by prompt.
     floor : float
-        Effective groups per 1,000 rollouts of the log: what is left of the rate if no rollout without an answer, or
-        left undealt, had bought anything.
+        Mixed groups per 1,000 rollouts of the log: the rate if unanswered and undealt rollouts had added no mixed group.
     floor_interval : tuple of two floats
-        Bounds of the floor less uniform's floor, mixed groups per 1,000 rollouts of the log.
+        Interval of floor minus uniform's floor, in mixed groups per 1,000 rollouts of the log.
     top_tenth : float
-        Share of the rollouts on the tenth of the prompts that got most.
+        Share of the rollouts dealt to the tenth of the prompts with the most rollouts.
 
     References
     ----------
-    Efron, Bootstrap methods: another look at the jackknife, Ann. Statist. 7 (1979). The page "Replaying your log" says
-    what is resampled.
+    Efron, Bootstrap methods: another look at the jackknife, Ann. Statist. 7 (1979). The page "Replaying your log"
+    describes the resampling.
 
     Examples
     --------
@@ -91,12 +91,12 @@ class ReplayRow:
 
     @property
     def mark(self) -> str:
-        """Whether the policy does better than uniform, ``"+"``, worse, ``"-"``, or neither beyond chance, ``""``.
+        """Comparison with uniform by the interval: ``"+"`` better, ``"-"`` worse, ``""`` no significant difference.
 
-        In brackets, ``"(+)"``, where rollouts without an answer or left undealt could account for it: fewer of them make
-        smaller groups, and smaller groups a higher rate.
+        ``"(+)"`` is better in rate but not in floor: unanswered or undealt rollouts make groups smaller, and smaller groups
+        raise the rate, so that they could explain the difference.
         """
-        if np.isnan(self.difference_interval).any():  # replicates without an answer
+        if np.isnan(self.difference_interval).any():  # some replicates have no answered rollouts
             return ""
         if self.difference_interval[1] < 0.0:
             return "-"
@@ -107,26 +107,26 @@ class ReplayRow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReplayResult:
-    """The policies' rows, best rate first, beside the log's own.
+    """Results of all policies of a replay.
 
     Attributes
     ----------
     rows : tuple of ReplayRow
-        One per policy.
+        One per policy, highest rate first.
     logged : ReplayRow
-        What the run itself bought.
+        The logged run itself.
     offer : {"batch", "pool"}
-        Which prompts a round offered.
+        Prompts offered in a round: those that the log visited in the step, or all of them.
     max_rollouts : int
-        Most rollouts of one prompt in one round.
+        Largest number of rollouts per prompt and round.
     n_boot : int
-        Resamplings of the prompts by the bootstrap.
+        Bootstrap resamplings of the prompts.
     left_out : tuple of str
-        Default policies that these caps do not allow, and why.
+        Default policies that do not fit the caps, with the reason.
 
     References
     ----------
-    As :class:`ReplayRow`.
+    See :class:`ReplayRow`.
 
     Examples
     --------
@@ -156,12 +156,12 @@ class ReplayResult:
         Returns
         -------
         ReplayRow
-            The first with this name.
+            The row with this name.
 
         Raises
         ------
         KeyError
-            For a name that no row has.
+            For an unknown name.
 
         Examples
         --------
@@ -181,7 +181,7 @@ class ReplayResult:
 
 
 def rows_of(tallies: dict[str, FloatArray], n_boot: int, seed: int) -> list[ReplayRow]:
-    """Return the rows of all tallies, in their order."""
+    """Return one row per tally, in their order; a tally has shape (n_prompts, COLUMNS)."""
     table = np.concatenate(list(tallies.values()), axis=1)
     totals = table.sum(axis=0).reshape(-1, COLUMNS)
     replicates = _resampled(table, n_boot, np.random.default_rng([seed, 2])).reshape(n_boot, -1, COLUMNS)
@@ -214,9 +214,9 @@ def rows_of(tallies: dict[str, FloatArray], n_boot: int, seed: int) -> list[Repl
 
 
 def _ratios(sums: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return mixed groups per 1,000 answered and per 1,000 logged rollouts, and the share in dead groups.
+    """Return mixed groups per 1,000 answered rollouts and per 1,000 logged ones, and the share of rollouts in dead groups.
 
-    The log's own tally is the last one; everything it dealt was logged.
+    The last tally is the log's own: its answered rollouts are the logged ones.
     """
     _, answered, _, mixed, dead = np.moveaxis(sums, -1, 0)
     with np.errstate(invalid="ignore"):
@@ -224,7 +224,7 @@ def _ratios(sums: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 def _resampled(table: FloatArray, n_boot: int, rng: np.random.Generator) -> FloatArray:
-    """Return the column sums of the table with its rows drawn with replacement; shape (n_boot, n_columns)."""
+    """Return column sums of the table over rows drawn with replacement; shape (n_boot, n_columns)."""
     size = len(table)
     block = max(1, _WEIGHTS // size)
     parts = []
@@ -237,6 +237,6 @@ def _resampled(table: FloatArray, n_boot: int, rng: np.random.Generator) -> Floa
 
 
 def _interval(replicates: FloatArray) -> tuple[float, float]:
-    """Return the 2.5% and 97.5% quantiles; NaN where a replicate has no answers."""
+    """Return the 2.5% and 97.5% quantiles; NaN if any replicate is NaN."""
     low, high = np.quantile(replicates, [0.025, 0.975])
     return float(low), float(high)
