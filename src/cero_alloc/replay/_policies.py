@@ -50,7 +50,7 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Ca
     Examples
     --------
     >>> one, step = np.array([0, 0, 1, 1]), np.array([0.0, 0.0, 1.0, 1.0])
-    >>> log = RolloutLog.ofrows_of(("a", "b"), one, step, np.array([0.0, 1.0] * 2), np.array([4] * 4), n_lines=4)
+    >>> log = RolloutLog.of_rows(("a", "b"), one, step, np.array([0.0, 1.0] * 2), np.array([4] * 4), n_lines=4)
     >>> list(default_policies(log))[2:6]
     ['FenchelDualAllocator', 'FixedPacing', 'Greedy', 'Uniform']
     """
@@ -74,6 +74,7 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Ca
 
 
 def check_offer(offer: str) -> None:
+    """Raise for an unknown offer."""
     if offer not in get_args(Offer):
         raise ValueError(error_text("offer", f"be one of {list(get_args(Offer))}", offer, "Correct the spelling."))
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, instance, integer
 from cero_alloc._evidence.bank import BetaPosteriorBank
-from cero_alloc.simulation._rounds import Draw, check_counts, play_round
+from cero_alloc.simulation._rounds import Draw, checked_draw, play_round
 
 from ._log import RolloutLog
 from ._outcomes import Outcomes, logged_outcomes
@@ -154,22 +154,16 @@ class _Stage:
                 wave = policy.allocate(rows, total, exact=True)
             except ValueError:  # the policy cannot deal exactly this total: give it as a cap
                 wave = policy.allocate(rows, total)
-            counts, won, answered = play_round(policy, rows, self._answers(rows, total), wave=wave)
+            draw = checked_draw(self._answers(rows), total, most=self.run["max_rollouts"])
+            counts, won, answered = play_round(policy, rows, draw, wave=wave)
             dealt = np.flatnonzero(counts)
             rows, counts, won, answered = rows[dealt], counts[dealt], won[dealt], answered[dealt]
             _note(tally, rows, counts, answered, outcomes.mixed(rows, won, answered))
         return tally
 
-    def _answers(self, rows: IntArray, total: int) -> Draw:
-        """Return the draw of one round of so many rollouts."""
-        left = total
-
-        def draw(positions: IntArray, n: IntArray) -> tuple[npt.NDArray[Any], IntArray]:
-            nonlocal left
-            left -= check_counts(n, 1, self.run["max_rollouts"], left)
-            return self.outcomes.draw(rows[positions], n)
-
-        return draw
+    def _answers(self, rows: IntArray) -> Draw:
+        """Return the draw of the logged rewards of the prompts in ``rows``."""
+        return lambda positions, n: self.outcomes.draw(rows[positions], n)
 
 
 def _logged(log: RolloutLog) -> FloatArray:

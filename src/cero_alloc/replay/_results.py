@@ -67,7 +67,7 @@ class ReplayRow:
     --------
     >>> from cero_alloc.replay import RolloutLog, replay
     >>> one, step = np.array([0, 0, 1, 1]), np.array([0.0, 0.0, 1.0, 1.0])
-    >>> log = RolloutLog.ofrows_of(("a", "b"), one, step, np.array([0.0, 1.0] * 2), np.array([4] * 4), n_lines=4)
+    >>> log = RolloutLog.of_rows(("a", "b"), one, step, np.array([0.0, 1.0] * 2), np.array([4] * 4), n_lines=4)
     >>> row = replay(log, {}, n_boot=10).row("Uniform")
     >>> row.dealt, row.groups, row.rate, row.mark
     (16, 2, 125.0, '')
@@ -132,7 +132,7 @@ class ReplayResult:
     --------
     >>> from cero_alloc.replay import RolloutLog, replay
     >>> one, step = np.array([0, 0, 1, 1]), np.array([0.0, 0.0, 1.0, 1.0])
-    >>> log = RolloutLog.ofrows_of(("a", "b"), one, step, np.array([0.0, 1.0] * 2), np.array([4] * 4), n_lines=4)
+    >>> log = RolloutLog.of_rows(("a", "b"), one, step, np.array([0.0, 1.0] * 2), np.array([4] * 4), n_lines=4)
     >>> result = replay(log, {}, n_boot=10)
     >>> [row.name for row in result.rows], result.offer, result.max_rollouts
     (['Uniform'], 'batch', 32)
@@ -167,7 +167,7 @@ class ReplayResult:
         --------
         >>> from cero_alloc.replay import RolloutLog, replay
         >>> one, step = np.array([0, 0, 1, 1]), np.array([0.0, 0.0, 1.0, 1.0])
-        >>> log = RolloutLog.ofrows_of(("a", "b"), one, step, np.array([0.0, 1.0] * 2), np.array([4] * 4), n_lines=4)
+        >>> log = RolloutLog.of_rows(("a", "b"), one, step, np.array([0.0, 1.0] * 2), np.array([4] * 4), n_lines=4)
         >>> replay(log, {}, n_boot=10).row("Uniform").dealt
         16
         """

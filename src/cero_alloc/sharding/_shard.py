@@ -21,25 +21,26 @@ _NO_START = np.zeros(1)  # visits count from the beginning of the run
 
 
 class PoolShard(Saved):
-    """Some consecutive prompts of a pool: their evidence, slopes, tie ranks and account.
+    """Consecutive prompts of a pool with their evidence, slopes, tie ranks and ledger.
 
-    :class:`ShardedAllocator` calls its methods; a shard needs nothing of the others, so that each may live in a process
-    or on a machine of its own.
+    :class:`ShardedAllocator` calls the methods of a shard. Shards are independent of each other, so each may live in its
+    own process or on its own machine.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Evidence of the shard's prompts, in order. Prompts are not added later.
+        Evidence of the shard's prompts, in order. Prompts cannot be added later.
     horizon : Horizon
-        The constants of the whole run, over the whole pool.
+        Constants of the run, over the whole pool.
     start : int
         Row of the shard's first prompt in the pool.
     utility : SaturatingUtility
-        What exposure is worth, the same for all shards.
+        Value of exposure, the same for all shards.
     step_size : float, pair of floats, or None
-        Step of the normalised slopes and price, as in :class:`~cero_alloc.FenchelDualAllocator`, the same for all shards.
+        Step sizes of the normalised slopes and price, as in :class:`~cero_alloc.FenchelDualAllocator`; the same for all
+        shards.
     seed : int or SeedSequence
-        Draws the permutation that breaks ties, of the whole pool; the same for all shards.
+        Seed of the tie ranks of the whole pool; the same for all shards.
 
     Raises
     ------
@@ -50,7 +51,7 @@ class PoolShard(Saved):
 
     Notes
     -----
-    A shard holds 44 bytes per prompt. Drawing the tie ranks takes 4 bytes per prompt of the *pool* for a moment.
+    A shard holds 44 bytes per prompt. Drawing the tie ranks temporarily takes 4 bytes per prompt of the *pool*.
 
     References
     ----------
@@ -92,7 +93,7 @@ class PoolShard(Saved):
         self.ledger = RolloutLedger(horizon, n_accounts=len(bank))
         self._slopes = np.minimum(1.0, 4.0 * bank._values(None))
         ties = tie_ranks(generator(seed), horizon.n_prompts)
-        self._tie = ties[self.start : self.start + len(bank)].copy()  # the rest is let go
+        self._tie = ties[self.start : self.start + len(bank)].copy()  # frees the ranks of the other shards
         self._open: tuple[IntArray, IntArray] | None = None  # places and virtual proposal of the open round
         self._visits = np.array([float(horizon.n_rounds)])
 
@@ -114,7 +115,7 @@ class PoolShard(Saved):
         return self.ledger.rollouts
 
     def extent(self) -> tuple[int, int, Horizon]:
-        """Return the shard's first row, its number of prompts, and the run that it was built for.
+        """Return the shard's first row, its number of prompts, and the constants of its run.
 
         Returns
         -------
@@ -123,7 +124,7 @@ class PoolShard(Saved):
         size : int
             Prompts of the shard.
         horizon : Horizon
-            The constants of the whole run.
+            Constants of the run, over the whole pool.
 
         Examples
         --------
@@ -135,21 +136,21 @@ class PoolShard(Saved):
 
     @locked
     def candidates(self, threshold: float, k: int) -> tuple[FloatArray, TieArray, IntArray]:
-        """Close the open round, then return those who rank first with a slope above ``threshold``.
+        """Close the open round and return the highest-ranked prompts with slopes above ``threshold``.
 
         Parameters
         ----------
         threshold : float
-            Normalised price; below 0 everybody is in.
+            Normalised price; a negative threshold admits every prompt.
         k : int
-            Most prompts to return.
+            Largest number of prompts to return.
 
         Returns
         -------
         slopes : numpy.ndarray of float64, shape (n_candidates,)
-            Normalised, in [0, 1].
+            Normalised slopes, in [0, 1].
         ties : numpy.ndarray of int32, shape (n_candidates,)
-            Ranks that break ties, all different over the pool.
+            Ranks that break ties, distinct over the pool.
         rows : numpy.ndarray of int64, shape (n_candidates,)
             Rows in the pool.
 
@@ -175,14 +176,14 @@ class PoolShard(Saved):
 
     @locked
     def deal(self, rows: IntArray, proposal: IntArray, units: IntArray) -> None:
-        """Open the next round with the pool's decision, and let the evidence age.
+        """Open the next round with the counts decided for the pool, and age the evidence by one round.
 
         Parameters
         ----------
         rows : numpy.ndarray of int64, shape (n_dealt,)
-            Rows in the pool, of this shard.
+            Rows in the pool of prompts of this shard.
         proposal, units : numpy.ndarray of int64, shape (n_dealt,)
-            Units of ``unit_size`` that were proposed, and that the budget covered.
+            Units proposed, and units dealt within the budget; a unit is ``unit_size`` rollouts.
 
         Examples
         --------
@@ -200,7 +201,7 @@ class PoolShard(Saved):
 
     @locked
     def close(self) -> None:
-        """Take the dual step of the open round, if there is one, with the posterior as it stands.
+        """Take the dual step of the open round, if any, with the current posterior.
 
         Examples
         --------
@@ -223,7 +224,7 @@ class PoolShard(Saved):
         Parameters
         ----------
         rows : numpy.ndarray of int64, shape (n_rows,)
-            Rows in the pool, of this shard, each once.
+            Rows in the pool of prompts of this shard, each once.
         successes : numpy.ndarray of float64, shape (n_rows,)
             Sum of the rewards of each prompt.
         rollouts : numpy.ndarray of int64, shape (n_rows,)
@@ -232,7 +233,7 @@ class PoolShard(Saved):
         Returns
         -------
         int
-            Outstanding rollouts that it settles.
+            Outstanding rollouts settled by this feedback.
 
         Examples
         --------
@@ -248,12 +249,12 @@ class PoolShard(Saved):
 
     @locked
     def outstanding(self, rows: IntArray) -> IntArray:
-        """Return the rollouts of some prompts that were dealt and are neither reported nor refunded.
+        """Return the outstanding rollouts of prompts: dealt, and neither reported nor refunded.
 
         Parameters
         ----------
         rows : numpy.ndarray of int64, shape (n_rows,)
-            Rows in the pool, of this shard.
+            Rows in the pool of prompts of this shard.
 
         Returns
         -------
@@ -272,19 +273,19 @@ class PoolShard(Saved):
 
     @locked
     def refund(self, rows: IntArray, rollouts: IntArray) -> None:
-        """Take back rollouts that were dealt but never generated.
+        """Return rollouts to the budget that were dealt but never generated.
 
         Parameters
         ----------
         rows : numpy.ndarray of int64, shape (n_rows,)
-            Rows in the pool, of this shard, each once.
+            Rows in the pool of prompts of this shard, each once.
         rollouts : numpy.ndarray of int64, shape (n_rows,)
-            Rollouts of each: whole groups, at most what is outstanding.
+            Rollouts of each prompt: multiples of ``unit_size``, at most its outstanding rollouts.
 
         Raises
         ------
         ValueError
-            For more than is outstanding; nothing changes.
+            For more rollouts than are outstanding; nothing has changed.
 
         Examples
         --------

@@ -23,12 +23,12 @@ Gather = Callable[[Sequence[Any], str, Sequence[tuple[Any, ...]]], list[Any]]
 
 
 def in_process(shards: Sequence[Any], method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Call a method of every shard, each with its own arguments, and return the results in the order of the shards.
+    """Call a method of every shard with its own arguments and return the results in the order of the shards.
 
     Parameters
     ----------
     shards : sequence
-        The shards, or what stands for them.
+        Shards, or other objects with the method.
     method : str
         Name of a method of :class:`PoolShard`.
     arguments : sequence of tuple, one per shard
@@ -37,12 +37,12 @@ def in_process(shards: Sequence[Any], method: str, arguments: Sequence[tuple[Any
     Returns
     -------
     list
-        What each shard returned.
+        Return value of each shard.
 
     Raises
     ------
     ValueError
-        For more or fewer tuples than shards.
+        If the numbers of tuples and shards differ.
 
     Examples
     --------
@@ -55,38 +55,40 @@ def in_process(shards: Sequence[Any], method: str, arguments: Sequence[tuple[Any
 class ShardedAllocator(OwnLock, Saved):
     r"""Algorithm 1 with one price over a pool in shards.
 
-    A round asks every shard for its :math:`\lceil C / N_{\max} \rceil` prompts of largest slope, merges them, and deals as
-    :class:`~cero_alloc.FenchelDualAllocator` does over the whole pool: those who rank first in the pool rank first in
-    their shard, so the counts, slopes and prices are the same to the last bit.
+    Each round asks every shard for its :math:`\lceil C / N_{\max} \rceil` prompts with the largest slopes, merges them, and
+    deals like :class:`~cero_alloc.FenchelDualAllocator`. The prompts that rank first in the pool also rank first in their
+    shards, so counts, slopes and prices are bitwise equal to those of an undivided pool.
 
     Parameters
     ----------
     shards : sequence of PoolShard, or of handles to them
-        In the order of their rows; together they are the pool.
+        The shards of the pool, in the order of their rows.
     horizon : Horizon
-        The constants of the run, those of the shards.
+        Constants of the run, equal to those of the shards.
     gather : callable
-        ``gather(shards, method, arguments)`` calls a method of every shard and returns the results in order;
-        :func:`in_process` for shards in this process, ``ray.get`` over actors elsewhere. Calls must arrive in order.
+        ``gather(shards, method, arguments)`` calls a method of every shard and returns the results in order. Use
+        :func:`in_process` for shards in this process, and a remote call such as ``ray.get`` otherwise. Calls to a shard
+        must arrive in order.
     step_size : float, pair of floats, or None
-        Step of the normalised slopes and price, as in :class:`~cero_alloc.FenchelDualAllocator`; that of the slopes is
-        the shards' own.
+        Step sizes of the normalised slopes and price, as in :class:`~cero_alloc.FenchelDualAllocator`. Only the step of the
+        price is used here; the shards use that of the slopes.
     initial_price : float, in [0, 1]
         First normalised price.
     catch_up : bool
-        Never let the budget outgrow what the rounds to come can spend, as in :class:`~cero_alloc.FenchelDualAllocator`.
+        Whether to spend more in a round if the remaining rounds could not spend the remaining budget, as in
+        :class:`~cero_alloc.FenchelDualAllocator`.
 
     Raises
     ------
     ValueError
-        For shards that are not the pool, or were built for another run, and numbers out of range.
+        For shards that do not cover the pool or were built for another run, and for numbers out of range.
     TypeError
-        For a price that is not a number, or a catch_up that is no bool.
+        For a price that is not a number, or a catch_up that is not a bool.
 
     Notes
     -----
-    Prompts are named by their row in the pool, and all of them are on offer in every round. ``state_dict`` holds the price
-    and the account; each shard has a state of its own, to be saved in the same moment.
+    Prompts are identified by their row in the pool, and every prompt is on offer in every round. ``state_dict`` holds the
+    price and the ledger. Each shard has a state of its own, which must be saved at the same time.
 
     References
     ----------
@@ -130,7 +132,7 @@ class ShardedAllocator(OwnLock, Saved):
         self._bounds = np.cumsum([0] + [size for _, size, _ in extents])
         for i, (start, _, run) in enumerate(extents):
             if start != self._bounds[i]:
-                condition = f"begin at row {self._bounds[i]}, where the one before ends"
+                condition = f"begin at row {self._bounds[i]}, where the shard before ends"
                 raise ValueError(error_text("shards", condition, start, "Give them in the order of their rows.", i))
             if run != horizon:
                 raise ValueError(error_text("shards", f"be of {horizon}", run, "Build all shards for one run.", i))
@@ -168,26 +170,26 @@ class ShardedAllocator(OwnLock, Saved):
 
     @locked
     def allocate(self, budget: SupportsIndex | None = None, *, exact: bool = False) -> tuple[IntArray, IntArray]:
-        """Close the previous round, then deal this one over the whole pool.
+        """Close the previous round and deal the next one over the whole pool.
 
         Parameters
         ----------
         budget : int or None
-            Cap of this round in rollouts, on top of ``round_capacity``; rounded down to whole groups.
+            Cap of this round in rollouts, in addition to ``round_capacity``; rounded down to whole units.
         exact : bool
-            Spend exactly ``budget``.
+            Whether to spend exactly ``budget``.
 
         Returns
         -------
         rows : numpy.ndarray of int64, shape (n_dealt,)
             Rows of the prompts that get rollouts, ascending.
         rollouts : numpy.ndarray of int64, shape (n_dealt,)
-            Their counts, multiples of ``unit_size`` up to ``max_rollouts``.
+            Rollouts of each, multiples of ``unit_size`` up to ``max_rollouts``.
 
         Raises
         ------
         ValueError
-            For a negative budget, or an exact total that is not feasible; the message names the feasible range.
+            For a negative budget, or an infeasible exact total; the message gives the feasible range.
         TypeError
             For a budget that is not an integer.
 
@@ -232,12 +234,12 @@ class ShardedAllocator(OwnLock, Saved):
 
     @locked
     def update(self, rows: Iterable[Hashable], successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
-        """Add observed rewards; order-free, additive, at any time.
+        """Add observed rewards. Calls are additive, in any order and at any time.
 
         Parameters
         ----------
         rows : array_like of int, shape (n_rows,)
-            Rows of the prompts that were observed, each once per call.
+            Rows of the observed prompts, each once per call.
         successes : array_like of float, shape (n_rows,)
             Sum of the rewards of each prompt, in [0, rollouts].
         rollouts : array_like of int, shape (n_rows,)
@@ -248,9 +250,9 @@ class ShardedAllocator(OwnLock, Saved):
         KeyError
             For a row outside the pool.
         ValueError
-            As :meth:`~cero_alloc.BetaPosteriorBank.update`; no shard changes after any error.
+            As :meth:`~cero_alloc.BetaPosteriorBank.update`; no shard has changed.
         TypeError
-            For rows that are no collection.
+            For rows that are not a collection.
 
         Examples
         --------
@@ -271,23 +273,23 @@ class ShardedAllocator(OwnLock, Saved):
 
     @locked
     def refund(self, rows: Iterable[Hashable], rollouts: npt.ArrayLike) -> None:
-        """Hand back rollouts that were dealt but never generated.
+        """Return rollouts to the budget that were dealt but never generated.
 
         Parameters
         ----------
         rows : array_like of int, shape (n_rows,)
             Rows of the prompts, each once.
         rollouts : array_like of int, shape (n_rows,)
-            Whole groups, at most what is dealt and neither reported nor refunded.
+            Multiples of ``unit_size``, at most the prompt's outstanding rollouts.
 
         Raises
         ------
         KeyError
             For a row outside the pool.
         ValueError
-            For a repeated row or more than is outstanding; no shard changes after any error.
+            For a repeated row, or more rollouts than are outstanding; no shard has changed.
         TypeError
-            For rows that are no collection.
+            For rows that are not a collection.
 
         Examples
         --------
@@ -312,14 +314,14 @@ class ShardedAllocator(OwnLock, Saved):
 
     @locked
     def metrics(self) -> dict[str, float]:
-        """Return the run's state as a flat dict of floats; keys of :meth:`~cero_alloc.FenchelDualAllocator.metrics`.
+        """Return the metrics of the ledger and the price as a flat dict of floats.
 
-        Without the mixed groups, the calibration and the certificate, which take a pass over every shard.
+        Mixed groups, calibration and certificate are left out, because they need a pass over every shard.
 
         Returns
         -------
         dict of str to float
-            In the units that :meth:`~cero_alloc.FenchelDualAllocator.metrics` names.
+            Keys and units of :meth:`~cero_alloc.FenchelDualAllocator.metrics`: rollouts, rounds and normalised prices.
 
         Examples
         --------
@@ -337,26 +339,26 @@ class ShardedAllocator(OwnLock, Saved):
     def load(  # type: ignore[override]
         cls, path: str | os.PathLike[str], shards: Sequence[Any], *, gather: Gather = in_process
     ) -> Self:
-        """Build the allocator that ``save`` wrote to a file, over shards that were saved in the same moment.
+        """Load an allocator written by ``save``, over shards that were saved at the same time.
 
         Parameters
         ----------
         path : path
             The file.
         shards : sequence of PoolShard, or of handles to them
-            In the order of their rows; :meth:`PoolShard.load` reads a shard.
+            In the order of their rows; :meth:`PoolShard.load` loads a shard.
         gather : callable
-            Calls a method of every shard, as the constructor takes it.
+            As in the constructor.
 
         Returns
         -------
         ShardedAllocator
-            In the state that it was in.
+            The allocator in its saved state.
 
         Raises
         ------
         OSError, ValueError, TypeError
-            As :meth:`~cero_alloc.FenchelDualAllocator.load`, and for shards that are not the pool.
+            As :meth:`~cero_alloc.FenchelDualAllocator.load`, and for shards that do not cover the pool.
 
         Examples
         --------
@@ -380,10 +382,10 @@ class ShardedAllocator(OwnLock, Saved):
         return self._gather(self.shards, method, [()] * len(self.shards) if arguments is None else arguments)
 
     def _members(self, rows: IntArray) -> list[npt.NDArray[np.bool_]]:
-        """Tell for each shard which rows are its own."""
+        """Return for each shard which of the rows belong to it."""
         owner = np.searchsorted(self._bounds, rows, side="right") - 1
         return [owner == i for i in range(len(self.shards))]
 
     def _parts(self, rows: IntArray, *columns: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], ...]]:
-        """Return each shard's part of these columns."""
+        """Return each shard's part of the columns."""
         return [tuple(column[members] for column in columns) for members in self._members(rows)]
