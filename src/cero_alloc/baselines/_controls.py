@@ -1,4 +1,4 @@
-"""The paper's controls: how far an even hand, the ranking alone, the pace alone or chance would get."""
+"""The paper's controls: uniform, fixed pacing, greedy ranking, preset schedules and random prompts."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ._base import Baseline, Run
 
 
 class Uniform(Baseline):
-    """Deal evenly, whatever the rewards say: the least exposed prompts first, as epochs over shuffled data do.
+    """Deal evenly regardless of the rewards: the least exposed prompts first, as in epochs over shuffled data.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Ids and evidence; the evidence is kept but not used.
+        Ids and evidence; the evidence is updated but not used.
     rollouts_per_visit : int or None
-        Rollouts that a visited prompt gets, GRPO's group size: a round then visits as few prompts as its total allows.
+        Rollouts of a visited prompt, GRPO's group size; a round visits total / ``rollouts_per_visit`` prompts.
         None spreads a round over as many prompts as possible.
     **run
         total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
@@ -59,16 +59,16 @@ class Uniform(Baseline):
 
 
 class FixedPacing(Baseline):
-    """Algorithm 1 with its price switched off: the same slopes, exactly the uniform schedule's total in every round.
+    """Algorithm 1 without its price: the same slopes, but every round spends the total of the uniform schedule.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
         Evidence per prompt.
     visits : int, array_like of int with shape (n_prompts,), or None
-        How often each prompt is offered over the run, in rounds; None means every round.
+        Number of rounds in which each prompt is offered; None means every round.
     utility : SaturatingUtility
-        What exposure is worth.
+        Value of exposure.
     **run
         total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
@@ -114,7 +114,7 @@ class FixedPacing(Baseline):
         budget : int or None
             Cap of this round in rollouts.
         exact : bool
-            Spend exactly ``budget``, whatever the schedule says.
+            Spend exactly ``budget``, regardless of the schedule.
 
         Returns
         -------
@@ -137,19 +137,19 @@ class FixedPacing(Baseline):
         return spread(self._inner._deal(rows, size, self.ledger.paced_units(size, budget, exact), True), places, named)
 
     def extend_budget(self, rollouts: SupportsIndex = 0, *, rounds: SupportsIndex = 0) -> None:
-        """Change the plan of the rest of the run, as :meth:`~cero_alloc.FenchelDualAllocator.extend_budget` does.
+        """Change the budget and rounds of the rest of the run; see :meth:`~cero_alloc.FenchelDualAllocator.extend_budget`.
 
         Parameters
         ----------
         rollouts : int
-            Rollouts to add, whole groups; negative to take away what is not dealt.
+            Rollouts to add, in multiples of ``unit_size``; a negative number removes undealt rollouts.
         rounds : int, at least 0
             Rounds to add.
 
         Raises
         ------
         ValueError, TypeError
-            As :meth:`Baseline.extend_budget`; nothing changes then.
+            As :meth:`Baseline.extend_budget`; nothing has changed.
 
         Examples
         --------
@@ -163,7 +163,7 @@ class FixedPacing(Baseline):
 
 
 class Greedy(Baseline):
-    r"""Deal ``max_rollouts`` to the prompts with the largest next gain, at the uniform schedule's pace.
+    r"""Deal ``max_rollouts`` to the prompts with the largest next gains, on the uniform schedule.
 
     .. math:: \text{rank by } U(\hat q_i, z_i + N_{\max}) - U(\hat q_i, z_i)
 
@@ -172,7 +172,7 @@ class Greedy(Baseline):
     bank : BetaPosteriorBank
         Evidence per prompt.
     utility : SaturatingUtility
-        What exposure is worth.
+        Value of exposure.
     **run
         total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
@@ -225,7 +225,7 @@ class Preset(Baseline):
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Ids and evidence; the evidence is kept but not used.
+        Ids and evidence; the evidence is updated but not used.
     schedule : array_like of int, shape (n_rounds, n_prompts)
         Rollouts per round and prompt.
     unit_size : int
@@ -234,7 +234,7 @@ class Preset(Baseline):
     Raises
     ------
     ValueError
-        For a schedule of the wrong shape, with negative entries, entries that are not whole groups, or nothing in it.
+        For a schedule of the wrong shape, without rollouts, or with entries that are not multiples of ``unit_size``.
     TypeError
         For a schedule that is not of integers.
 
@@ -280,7 +280,7 @@ class Preset(Baseline):
         )
 
     def extend_budget(self, rollouts: SupportsIndex = 0, *, rounds: SupportsIndex = 0) -> None:
-        """Refuse: the schedule is the plan.
+        """Raise, because the schedule is fixed.
 
         Parameters
         ----------
@@ -327,12 +327,12 @@ class Preset(Baseline):
 
 
 class RandomMatched(Preset):
-    """Another run's counts on randomly permuted prompts: its pacing and concentration without its choice of prompts.
+    """Counts of another run on randomly permuted prompts: its pacing and concentration without its choice of prompts.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Ids and evidence; the evidence is kept but not used.
+        Ids and evidence; the evidence is updated but not used.
     schedule : array_like of int, shape (n_rounds, n_prompts)
         Rollouts per round and prompt of the run to match.
     unit_size : int
