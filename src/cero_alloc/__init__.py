@@ -1,4 +1,4 @@
-"""Which prompts get how many rollouts, and when, under one fixed rollout budget."""
+"""Allocate a fixed rollout budget over prompts and rounds of RL post-training."""
 
 from ._allocators.fenchel_dual import FenchelDualAllocator
 from ._allocators.resolving import ResolvingAllocator

@@ -1,4 +1,4 @@
-"""``python -m cero_alloc replay LOG``: what an allocator would have bought with the rollouts of a log."""
+"""The command ``python -m cero_alloc replay LOG``: replay a training log under other policies and report the results."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any, get_args
 
 from .replay._lines import Format
 from .replay._reader import read_with_progress
-from .replay._replay import Offer
 from .replay._report import ReplayReport, replay_report, report_json, report_rows, report_text, row_names
+from .replay._results import Offer
 
 _ROLES = ("prompt_id", "step", "reward", "successes", "trials")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, or 2 for a log or arguments that cannot be used."""
+    """Run the command and return its exit status: 0, or 2 if the log or the arguments cannot be used."""
     args = _parser().parse_args(argv)
     try:
         report = _report(args)
@@ -35,17 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m cero_alloc", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m cero_alloc", description="Allocate rollouts in RL post-training.")
     command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "replay",
         help="replay a training log under other policies",
-        description="Read a log of rewarded rollouts, and report how many groups taught nothing, what each policy would "
-        "have bought with the same rollouts, how well reward variances are predicted, and which settings the log recommends.",
+        description="Read a log of rewarded rollouts. Report how many groups were dead, how many mixed groups each policy "
+        "would have obtained from the same rollouts, how well reward variances are predicted, and which settings to use next.",
     )
     command.add_argument(
-        "log", metavar="LOG", help="CSV with a header or JSONL, plain or gzipped; - for standard input"
+        "log", metavar="LOG", help="CSV with a header or JSONL, plain or gzipped; - reads standard input"
     )
-    command.add_argument("--format", choices=get_args(Format), help="default: by the extension, else by the first line")
+    command.add_argument("--format", choices=get_args(Format), help="default: by extension, if unknown by first line")
     for role in _ROLES:
         flag = "--" + role.replace("_", "-")
         command.add_argument(flag, metavar="NAME", help=f"column or key of the {role.replace('_', ' ')}")
@@ -53,17 +53,17 @@ def _parser() -> argparse.ArgumentParser:
         "--offer",
         choices=get_args(Offer),
         default="batch",
-        help="which prompts a step offers: those that the log visited in it, or all (default: batch)",
+        help="prompts offered in a step: those logged in that step, or the whole pool (default: batch)",
     )
-    most = "most of one prompt in one step (default: 4 times the largest logged group, at most 128)"
+    most = "largest group of one prompt in one step (default: 4 times the largest logged group, at most 128)"
     command.add_argument("--max-rollouts", type=int, metavar="N", help=most)
     command.add_argument("--n-boot", type=int, default=1000, metavar="N", help="bootstrap samples (default: 1000)")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="of all random choices (default: 0)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices (default: 0)")
     command.add_argument("--csv", type=Path, metavar="FILE", help="write the table of policies as CSV")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON")
-    command.add_argument("--plot", type=Path, metavar="FILE", help="where to draw the table (default: replay.png)")
-    command.add_argument("--no-plot", action="store_true", help="draw nothing")
-    command.add_argument("--progress", action="store_true", help="show progress even where stderr is no terminal")
+    command.add_argument("--plot", type=Path, metavar="FILE", help="file of the figure (default: replay.png)")
+    command.add_argument("--no-plot", action="store_true", help="write no figure")
+    command.add_argument("--progress", action="store_true", help="show progress even if stderr is not a terminal")
     return parser
 
 
@@ -90,7 +90,7 @@ def _report(args: argparse.Namespace) -> ReplayReport:
 
 
 class _NoBar:
-    """Stands in for a progress bar that is not wanted, or not installed."""
+    """Replaces the progress bar if none is wanted or tqdm is not installed."""
 
     n = 0
 
@@ -103,7 +103,7 @@ class _NoBar:
 
 @contextmanager
 def _bar(args: argparse.Namespace, **options: Any) -> Iterator[Any]:
-    """Give a progress bar on stderr where somebody looks at it and tqdm is installed."""
+    """Give a progress bar on stderr if stderr is a terminal and tqdm is installed."""
     if find_spec("tqdm") is None or not (args.progress or sys.stderr.isatty()):
         yield _NoBar()
         return
@@ -114,7 +114,7 @@ def _bar(args: argparse.Namespace, **options: Any) -> Iterator[Any]:
 
 
 def _write(report: ReplayReport, args: argparse.Namespace) -> None:
-    """Write the files that were asked for, and say where."""
+    """Write the requested files and print their names."""
     written = []
     if args.csv:
         with open(args.csv, "w", newline="", encoding="utf-8") as handle:

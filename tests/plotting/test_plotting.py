@@ -265,7 +265,7 @@ def test_calibration_joins_bins_of_equally_many_groups(runs):
     seen = np.concatenate([r.observed_variance() for r in runs["uniform"]])
     assert_allclose(shown, [[value.mean(), seen.mean()]])
     singles = replace(runs["uniform"][0], group_rollouts=np.ones_like(runs["uniform"][0].group_rollouts))
-    with pytest.raises(ValueError, match=r"runs\['a'\] must have groups of two rollouts or more, got \d+ of one"):
+    with pytest.raises(ValueError, match=r"runs\['a'\] must have groups of two or more rollouts, got \d+ of one"):
         plotting.plot_calibration({"a": singles})
 
 

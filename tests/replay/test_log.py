@@ -23,8 +23,8 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 def table_of(log):
     """Return {(prompt, step): {reward: rollouts}}."""
     table = defaultdict(dict)
-    for cell, reward, rollouts in zip(log.entry_cell, log.entry_reward, log.entry_rollouts, strict=True):
-        key = log.prompt_ids[log.cell_prompt[cell]], float(log.steps[log.cell_step[cell]])
+    for cell, reward, rollouts in zip(log.entry_group, log.entry_reward, log.entry_rollouts, strict=True):
+        key = log.prompt_ids[log.group_prompt[cell]], float(log.steps[log.group_step[cell]])
         table[key][float(reward)] = int(rollouts)
     return dict(table)
 
@@ -196,12 +196,12 @@ def test_what_the_fields_hold(tmp_path):
     log = read_log(file)
     assert log.prompt_ids == ("b", "a")
     assert log.steps.tolist() == [1.0, 2.0]
-    assert (log.cell_prompt.tolist(), log.cell_step.tolist()) == ([1, 0, 1], [0, 1, 1])
+    assert (log.group_prompt.tolist(), log.group_step.tolist()) == ([1, 0, 1], [0, 1, 1])
     assert (log.trials.tolist(), log.successes.tolist()) == ([2, 3, 1], [1.0, 2.0, 0.0])
     assert log.dead.tolist() == [True, False, True]
     assert (log.n_prompts, log.n_steps, log.n_rollouts, log.fractional) == (2, 2, 6, True)
     assert log.visits.tolist() == [1, 2]
-    assert log.cells_of_steps() == [slice(0, 1), slice(1, 3)]
+    assert log.groups_of_steps() == [slice(0, 1), slice(1, 3)]
     bank = log.bank(prior=(2.0, 2.0), forgetting=0.9)
     history = log.history()
     assert [entry[0] for entry in history] == [["a"], ["b", "a"]]

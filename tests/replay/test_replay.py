@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from cero_alloc import BetaPosteriorBank, ResolvingAllocator, SaturatingUtility
 from cero_alloc.baselines import FixedPacing, Greedy, Uniform
 from cero_alloc.replay import _outcomes as _replay_outcomes
-from cero_alloc.replay import _replay as _replay
+from cero_alloc.replay import _results
 from cero_alloc.replay import _settings as _replay_settings
 from cero_alloc.replay._log import RolloutLog, changes
 from cero_alloc.replay._outcomes import CountedOutcomes, ListedOutcomes, logged_outcomes
-from cero_alloc.replay._replay import ReplayRow, default_policies, replay
+from cero_alloc.replay._policies import default_policies
+from cero_alloc.replay._replay import replay
 from cero_alloc.replay._report import replay_report, report_json, report_rows, report_text, row_names
+from cero_alloc.replay._results import ReplayRow
 from cero_alloc.replay._settings import SATURATIONS, choose_saturation, learn_settings, python_lines
 from cero_alloc.simulation import epoch_batches
 
@@ -67,7 +69,7 @@ def test_each_outcome_is_drawn_once_in_order_of_time(log, seed, outcomes_of, dat
     outcomes = outcomes_of(log, seed)
     outcomes.draw(np.arange(log.n_prompts), np.full(log.n_prompts, 3))
     outcomes.restart()
-    total = np.bincount(log.cell_prompt, log.trials, log.n_prompts).astype(int)
+    total = np.bincount(log.group_prompt, log.trials, log.n_prompts).astype(int)
     taken, won = np.zeros(log.n_prompts, dtype=int), np.zeros(log.n_prompts)
     for _ in range(8):
         rows = np.array(data.draw(st.lists(st.integers(0, log.n_prompts - 1), unique=True, min_size=1)))
@@ -82,7 +84,7 @@ def test_each_outcome_is_drawn_once_in_order_of_time(log, seed, outcomes_of, dat
         taken[rows] += answered
         won[rows] += s
         for row in range(log.n_prompts):  # whatever is complete in time adds up to what was logged
-            cells = np.flatnonzero(log.cell_prompt == row)
+            cells = np.flatnonzero(log.group_prompt == row)
             ends = np.cumsum(log.trials[cells])
             if taken[row] in ends:
                 upto = cells[: np.searchsorted(ends, taken[row]) + 1]
@@ -90,7 +92,7 @@ def test_each_outcome_is_drawn_once_in_order_of_time(log, seed, outcomes_of, dat
     everyone = np.arange(log.n_prompts)
     s, answered = outcomes.draw(everyone, total)
     assert (taken + answered == total).all()
-    np.testing.assert_allclose(won + s, np.bincount(log.cell_prompt, log.successes, log.n_prompts))
+    np.testing.assert_allclose(won + s, np.bincount(log.group_prompt, log.successes, log.n_prompts))
 
 
 def test_a_group_of_equal_fractions_is_dead():
@@ -262,20 +264,20 @@ def test_progress_is_told_of_every_policy():
 
 def test_the_bootstrap_resamples_prompts():
     table = np.arange(12.0).reshape(6, 2)
-    sums = _replay._resampled(table, 4000, np.random.default_rng(0))
+    sums = _results._resampled(table, 4000, np.random.default_rng(0))
     assert sums.shape == (4000, 2)
     np.testing.assert_allclose(sums.mean(axis=0), table.sum(axis=0), rtol=0.02)
     np.testing.assert_allclose(sums.std(axis=0), np.sqrt(6 * table.var(axis=0)), rtol=0.05)
-    weights = _replay._resampled(np.eye(6), 100, np.random.default_rng(0))
+    weights = _results._resampled(np.eye(6), 100, np.random.default_rng(0))
     assert (weights.sum(axis=1) == 6).all()
     assert (weights == np.round(weights)).all()
 
 
 def test_the_bootstrap_in_blocks_is_no_other(monkeypatch):
     table = np.random.default_rng(1).random((50, 3))
-    whole = _replay._resampled(table, 33, np.random.default_rng(0))
-    monkeypatch.setattr(_replay, "_CELLS", 500)
-    np.testing.assert_allclose(_replay._resampled(table, 33, np.random.default_rng(0)), whole)
+    whole = _results._resampled(table, 33, np.random.default_rng(0))
+    monkeypatch.setattr(_results, "_WEIGHTS", 500)
+    np.testing.assert_allclose(_results._resampled(table, 33, np.random.default_rng(0)), whole)
 
 
 @pytest.mark.parametrize(
@@ -339,8 +341,8 @@ def test_one_broken_step_does_not_change_the_groups():
     whole = simulated_log(seed=3)
     last = whole.n_steps
     names = whole.prompt_ids
-    cell = whole.entry_cell
-    rows = (whole.cell_prompt[cell], whole.cell_step[cell].astype(float), whole.entry_reward, whole.entry_rollouts)
+    cell = whole.entry_group
+    rows = (whole.group_prompt[cell], whole.group_step[cell].astype(float), whole.entry_reward, whole.entry_rollouts)
     cut = RolloutLog.of_rows(
         names, *(np.append(part, more) for part, more in zip(rows, (0, last, 1.0, 1), strict=True)), n_lines=1
     )  # a log that ends in mid-step

@@ -166,7 +166,7 @@ def test_shards_that_are_not_the_pool_are_refused():
     ours = sharded()
     with pytest.raises(ValueError, match="shards must be at least one"):
         ShardedAllocator([], HORIZON)
-    with pytest.raises(ValueError, match="shards must begin at row 0, where the one before ends, got shards"):
+    with pytest.raises(ValueError, match="shards must begin at row 0, where the shard before ends, got shards"):
         ShardedAllocator(ours.shards[::-1], HORIZON)
     with pytest.raises(ValueError, match="shards must hold the 6 prompts of the pool, got shards = 3"):
         ShardedAllocator(ours.shards[:2], HORIZON)

@@ -1,19 +1,19 @@
-"""Published allocators and the paper's controls, behind the methods of this package's own.
+"""Published allocation rules and the paper's controls, with the same methods as this package's allocators.
 
 Every class is built as ``cls(bank, total_budget=, n_rounds=, max_rollouts=)``, with the optional arguments
 ``unit_size``, ``round_capacity`` and ``seed``, all as in :class:`~cero_alloc.FenchelDualAllocator`, and has
 ``allocate(prompt_ids=None, budget=None, *, exact=False)``, ``update(prompt_ids, successes, rollouts)``,
-``state_dict()`` and ``load_state_dict(state)``. The rules were written from the published formulas; each docstring
-names its source and what differs.
+``state_dict()`` and ``load_state_dict(state)``. The rules are implemented from the published formulas; each docstring
+names its source and, under *Deviations*, all differences from it.
 
-A round keeps to the uniform schedule, floor(B k / K) units after k of K rounds, as far as the caps allow. Rules that
-distribute a batch take in, of the prompts on offer, what a data loader would have brought: total / ``rollouts_per_visit``
-prompts, the least visited first. Rules that look at rewards within a round (:class:`DAPO`, :class:`ReinforceAda`,
-:class:`VIGOR`, :class:`SpeedRL`, :class:`PilotCommit`) have ``continue_round(counts, successes)`` in addition, which
-deals the next wave.
+Rounds follow the uniform schedule, floor(B k / K) units after k of K rounds, as far as the caps allow. Rules that
+distribute a batch first choose one from the prompts on offer, as a data loader would: total / ``rollouts_per_visit``
+prompts, the least visited first. Rules that use rewards within a round (:class:`DAPO`, :class:`ReinforceAda`,
+:class:`VIGOR`, :class:`SpeedRL`, :class:`PilotCommit`) also have ``continue_round(counts, successes)``, which deals the
+next wave.
 
-``PEERS`` lists the published rules, ``CONTROLS`` the controls that need no schedule; all of them take the shared
-arguments alone.
+``PEERS`` lists the published rules and ``CONTROLS`` the controls without a schedule; all of them can be built from the
+shared arguments alone.
 """
 
 from ._base import Baseline
@@ -25,9 +25,9 @@ from ._selectors import BOTS, GRESO, MoPPS
 from ._values import HORA, VIP, CoBARL, KnapsackRL
 from ._waves import Waves
 
-#: The paper's controls that need no schedule, built by the shared arguments alone.
+#: The paper's controls without a schedule, which can be built from the shared arguments alone.
 CONTROLS = (Uniform, FixedPacing, Greedy)
-#: The published rules, built by the shared arguments alone.
+#: The published rules, which can be built from the shared arguments alone.
 PEERS = (
     KnapsackRL, VIP, CoBARL, HORA, GVM, Neyman, DUET, MoPPS, GRESO, BOTS, DAPO, ReinforceAda, VIGOR, SpeedRL, PilotCommit,
 )  # fmt: skip

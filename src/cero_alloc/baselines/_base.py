@@ -1,4 +1,4 @@
-"""What every baseline shares: the account, an even pace, visits in epochs, and an answer that ignores the ids' order."""
+"""The base class of all baselines: ledger, uniform schedule, visits in epochs, and counts independent of the ids' order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cero_alloc._saving.saved import locked
 from cero_alloc._saving.state import Stateful, key_of, require
 from cero_alloc._solvers import ranking_kernels
 
-_VISIT = 8  # rollouts per visited prompt where nobody says otherwise: the group size of most published runs
+_VISIT = 8  # default rollouts per visited prompt: the group size of most published runs
 
 
 class Run(TypedDict, total=False):
@@ -34,22 +34,22 @@ class Run(TypedDict, total=False):
 
 
 class VisitRun(Run, total=False):
-    """The same, and how many rollouts a visit is meant to have."""
+    """The same arguments and the mean number of rollouts per visit."""
 
     rollouts_per_visit: SupportsIndex | None
 
 
 class Baseline(Allocator):
-    """A rule behind the package's methods; a subclass says in ``_share`` or ``_deal`` who gets how much.
+    """A rule with the package's methods; a subclass decides the counts in ``_share`` or ``_deal``.
 
-    A round keeps to the uniform schedule, floor(B k / K) units after k of K rounds, unless ``budget`` caps it or
-    ``exact`` names its total. Rules that deal with a batch, and not with a pool, first take in what their trainer's data
-    loader would have brought: total / ``rollouts_per_visit`` of the prompts on offer, those visited least.
+    Rounds follow the uniform schedule, floor(B k / K) units after k of K rounds, unless ``budget`` caps a round or
+    ``exact`` sets its total. Rules for batches first choose a batch from the prompts on offer, as a data loader would:
+    total / ``rollouts_per_visit`` prompts, the least visited first.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Evidence per prompt. The allocator ticks it once per round, so a bank serves one allocator.
+        Evidence per prompt. The allocator ticks the bank once per round, so a bank can serve only one allocator.
     total_budget : int
         Rollouts over the run.
     n_rounds : int
@@ -62,14 +62,14 @@ class Baseline(Allocator):
         Largest total of one round, in rollouts; None means ``max_rollouts`` for every offered prompt.
     rollouts_per_visit : int or None
         Mean rollouts of a visited prompt, a multiple of ``unit_size`` up to ``max_rollouts``; None takes 8, or the
-        nearest that these allow. Rules without visits refuse it.
+        nearest feasible value. Rules without visits do not accept it.
     seed : int or numpy.random.Generator
-        Draws the permutation that breaks ties, and what a rule draws.
+        Draws the permutation that breaks ties, and the random choices of a rule.
 
     Raises
     ------
     ValueError
-        For sizes out of range, rollouts that are not whole units, or a budget that cannot be spent.
+        For sizes out of range, rollouts that are not multiples of ``unit_size``, or a budget that cannot be spent.
     TypeError
         For anything but a bank, sizes that are not integers, or ``rollouts_per_visit`` for a rule without visits.
 
@@ -84,8 +84,8 @@ class Baseline(Allocator):
     """
 
     least_rollouts: int = 1  # of a visited prompt, as published
-    takes_visits: ClassVar[bool] = True  # whether rollouts_per_visit means anything to the rule
-    utility: SaturatingUtility = SaturatingUtility()  # judges the run; a few rules also use it
+    takes_visits: ClassVar[bool] = True  # whether the rule uses rollouts_per_visit
+    utility: SaturatingUtility = SaturatingUtility()  # of the certificate; a few rules also decide by it
     _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_rng", "_tie", "_visits")
 
     def __init__(
@@ -115,7 +115,7 @@ class Baseline(Allocator):
         if self.horizon.max_units > MOST_UNITS:  # some rules hold a table of a prompt's units
             condition = f"be at most {MOST_UNITS} units"
             raise ValueError(error_text("max_rollouts", condition, self.horizon.max_rollouts, "Lower it."))
-        # Place of each row of the last offer among the ids that the caller named, and the number of those.
+        # Place of each row of the last offer among the caller's ids, and the number of these ids.
         self._order, self._named = np.arange(0), 0
         self._least = self._units_of(self.least_rollouts)
         self._block = self._visit_units(rollouts_per_visit)
@@ -128,20 +128,20 @@ class Baseline(Allocator):
 
     @locked
     def extend_budget(self, rollouts: SupportsIndex = 0, *, rounds: SupportsIndex = 0) -> None:
-        """Change the plan of the rest of the run: more budget, or less, more rounds; the pace is even from there on.
+        """Change the budget and the number of rounds of the rest of the run, which then follows a uniform schedule.
 
         Parameters
         ----------
         rollouts : int
-            Rollouts to add, whole units, or tokens; negative to take away what is not dealt.
+            Rollouts to add, in multiples of ``unit_size``, or tokens; a negative number removes undealt budget.
         rounds : int, at least 0
             Rounds to add.
 
         Raises
         ------
         ValueError, TypeError
-            For a budget that is dealt already or that the rounds left cannot spend, and for numbers that are not integers;
-            nothing changes then.
+            For a budget that is already dealt or that the remaining rounds cannot spend, and for numbers that are not
+            integers; nothing has changed.
 
         Examples
         --------
@@ -159,7 +159,7 @@ class Baseline(Allocator):
     # ------------------------------------------------------------ what a rule says
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
-        """Return units per row that add up to ``total``; ``rows`` ascend and are all that is on offer."""
+        """Return units per row that sum to ``total``; ``rows`` are all rows on offer, ascending."""
         units = np.zeros(rows.size, dtype=np.int64)
         visited = np.sort(self._next(rows, self._n_visits(rows.size, total)))
         if visited.size:
@@ -167,14 +167,14 @@ class Baseline(Allocator):
         return units
 
     def _share(self, rows: IntArray, total: int) -> IntArray:
-        """Return units per visited row that add up to ``total``; ``rows`` ascend."""
+        """Return units per visited row that sum to ``total``; ``rows`` ascend."""
         raise NotImplementedError
 
     def _check_state(self, state: Any, label: str, size: int | None) -> None:
         super()._check_state(state, label, size)
         require_counts(self, state, label)
 
-    # ------------------------------------------------------------ what rules share
+    # ------------------------------------------------------------ shared by the rules
 
     def _request(self, offer: Offer, budget: Any, exact: bool) -> Any:
         return self._round_total(offer.rows, offer.size, budget, exact)
@@ -191,32 +191,35 @@ class Baseline(Allocator):
 
     @property
     def _most_per_round(self) -> float:
-        """The largest total of a round, in the unit of the budget."""
+        """Largest total of a round, in the unit of the budget."""
         return self.horizon.round_capacity
 
     def _prices(self) -> None:
         return None
 
     def _grow(self) -> None:
-        require_size(self.bank, self.horizon.n_prompts)
+        """Raise if prompts were added to the bank, because the arrays of a rule have a fixed size."""
+        if len(self.bank) != self.horizon.n_prompts:
+            condition = f"keep its {self.horizon.n_prompts} prompts under a baseline"
+            raise ValueError(error_text("bank", condition, len(self.bank), "Build a new one for the larger pool."))
 
     def _n_visits(self, size: int, total: int) -> int:
-        """Return how many prompts a total visits: its share of visits, as far as the caps allow."""
+        """Return the number of prompts to visit with a total: total / block, as far as the caps allow."""
         fewest, most = -(-total // self.horizon.max_units), total // max(1, self._least)
         return max(min(size, most, -(-total // self._block)), min(fewest, size))
 
     def _next(self, rows: IntArray, k: int) -> IntArray:
-        """Return the positions of the next ``k`` prompts of the epoch: the least visited, shuffled."""
+        """Return the positions of the next ``k`` prompts of the epoch: the least visited ones, in random order."""
         return self._first(-self._visits[rows].astype(np.float64), rows, k)
 
     def _first(self, key: FloatArray, rows: IntArray, k: int) -> IntArray:
-        """Return the positions of the ``k`` largest keys in falling order, equal ones by tie rank."""
+        """Return the positions of the ``k`` largest keys in descending order; ties are broken by tie rank."""
         tie, order = self._tie[rows], np.empty(min(rows.size, 2 * k), dtype=np.int64)
         first = order[: ranking_kernels.rank(key, tie, -np.inf, k, order)]
         return first[np.lexsort((tie[first], -key[first]))]
 
     def _to_first(self, key: FloatArray, rows: IntArray, total: int) -> IntArray:
-        """Return units that visit the largest keys and share the total evenly among them."""
+        """Return units that visit the prompts with the largest keys and split the total evenly among them."""
         units = np.zeros(rows.size, dtype=np.int64)
         first = self._first(key, rows, self._n_visits(rows.size, total))
         if first.size:
@@ -225,12 +228,12 @@ class Baseline(Allocator):
         return units
 
     def _bounds(self, size: int, total: int) -> tuple[IntArray, IntArray]:
-        """Return the least and the most units of each of ``size`` visited prompts: no more than the others can leave."""
+        """Return the lower and upper bounds in units of ``size`` visited prompts; each leaves the others their minimum."""
         most = max(self._least, min(self.horizon.max_units, total - self._least * (size - 1)))
         return np.full(size, self._least), np.full(size, most)
 
     def _units_of(self, rollouts: int) -> int:
-        """Return the units that hold this many rollouts, within the cap of a prompt."""
+        """Return the smallest number of units with this many rollouts, or raise if it exceeds the cap of a prompt."""
         h = self.horizon
         units = -(-rollouts // h.unit_size)
         if units > h.max_units:
@@ -250,7 +253,7 @@ class Baseline(Allocator):
         return block // h.unit_size
 
     def _round_total(self, rows: IntArray | None, size: int, budget: SupportsIndex | None, exact: bool) -> int:
-        """Return the units of this round; raise for an exact total that no counts add up to."""
+        """Return the units of this round, or raise for an exact total that no valid counts sum to."""
         total = self.ledger.paced_units(size, budget, exact)
         max_units, g = self.horizon.max_units, self.horizon.unit_size
         if exact:
@@ -262,7 +265,7 @@ class Baseline(Allocator):
 
 
 def size_of(bank: BetaPosteriorBank) -> int:
-    """Return the number of prompts of a bank, checked to be one."""
+    """Return the number of prompts of ``bank``, or raise if it is not a bank."""
     return len(instance("bank", bank, BetaPosteriorBank, "Build one over the prompts."))
 
 
@@ -274,7 +277,7 @@ def require_size(bank: BetaPosteriorBank, n_prompts: int) -> None:
 
 
 def require_counts(owner: Stateful, state: Mapping[str, Any], label: str) -> None:
-    """Refuse negative numbers in the arrays of a state: all that rules keep of their own counts something."""
+    """Raise for negative numbers in the arrays of a state, which are all counts or sums."""
     for name in owner._STATE:
         entry = state[key_of(name)]
         if isinstance(entry, np.ndarray):
@@ -282,7 +285,7 @@ def require_counts(owner: Stateful, state: Mapping[str, Any], label: str) -> Non
 
 
 class RoundTally(Stateful):
-    """Rewards of each prompt since the last call of :meth:`take`: those of one round, in whatever parts they came."""
+    """Rewards of each prompt since the last call of :meth:`take`, summed over all updates of a round."""
 
     _STATE: ClassVar[tuple[str, ...]] = ("successes", "rollouts")
 
@@ -296,12 +299,12 @@ class RoundTally(Stateful):
         self.rollouts = np.zeros(n_prompts, dtype=np.int64)
 
     def add(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> None:
-        """Add rewards of distinct rows."""
+        """Add the rewards of distinct rows."""
         self.successes[rows] += successes
         self.rollouts[rows] += rollouts
 
     def take(self) -> tuple[IntArray, FloatArray, IntArray]:
-        """Return rows with rollouts, their successes and rollouts; start anew."""
+        """Return the rows with rollouts, with their successes and rollouts, and reset the tally."""
         rows = np.flatnonzero(self.rollouts)
         successes, rollouts = self.successes[rows], self.rollouts[rows]
         self.successes[rows], self.rollouts[rows] = 0.0, 0

@@ -1,4 +1,4 @@
-"""The paper's controls: how far an even hand, the ranking alone, the pace alone or chance would get."""
+"""The paper's controls: uniform, fixed pacing, greedy ranking, preset schedules and random prompts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ._base import Baseline, Run, require_size
 
 
 class Uniform(Baseline):
-    """Deal evenly, whatever the rewards say: the least exposed prompts first, as epochs over shuffled data do.
+    """Deal evenly regardless of the rewards: the least exposed prompts first, as in epochs over shuffled data.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Ids and evidence; the evidence is kept but not used.
+        Ids and evidence; the evidence is updated but not used.
     rollouts_per_visit : int or None
-        Rollouts that a visited prompt gets, GRPO's group size: a round then visits as few prompts as its total allows.
+        Rollouts of a visited prompt, GRPO's group size; a round visits total / ``rollouts_per_visit`` prompts.
         None spreads a round over as many prompts as possible.
     **run
         total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
@@ -57,16 +57,16 @@ class Uniform(Baseline):
 
 
 class FixedPacing(FenchelDualAllocator):
-    """Algorithm 1 with its price switched off: the same slopes, exactly the uniform schedule's total in every round.
+    """Algorithm 1 without its price: the same slopes, but every round spends the total of the uniform schedule.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
         Evidence per prompt.
     visits : int, array_like of int with shape (n_prompts,), or None
-        How often each prompt is offered over the run, in rounds; None means every round.
+        Number of rounds in which each prompt is offered; None means every round.
     utility : SaturatingUtility
-        What exposure is worth.
+        Value of exposure.
     **run
         total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
@@ -114,7 +114,7 @@ class FixedPacing(FenchelDualAllocator):
 
 
 class Greedy(Baseline):
-    r"""Deal ``max_rollouts`` to the prompts with the largest next gain, at the uniform schedule's pace.
+    r"""Deal ``max_rollouts`` to the prompts with the largest next gains, on the uniform schedule.
 
     .. math:: \text{rank by } U(\hat q_i, z_i + N_{\max}) - U(\hat q_i, z_i)
 
@@ -123,7 +123,7 @@ class Greedy(Baseline):
     bank : BetaPosteriorBank
         Evidence per prompt.
     utility : SaturatingUtility
-        What exposure is worth.
+        Value of exposure.
     **run
         total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
@@ -176,7 +176,7 @@ class Preset(Baseline):
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Ids and evidence; the evidence is kept but not used.
+        Ids and evidence; the evidence is updated but not used.
     schedule : array_like of int, shape (n_rounds, n_prompts)
         Rollouts per round and prompt.
     unit_size : int
@@ -185,7 +185,7 @@ class Preset(Baseline):
     Raises
     ------
     ValueError
-        For a schedule of the wrong shape, with negative entries, entries that are not whole units, or nothing in it.
+        For a schedule of the wrong shape, without rollouts, or with entries that are not multiples of ``unit_size``.
     TypeError
         For a schedule that is not of integers.
 
@@ -231,7 +231,7 @@ class Preset(Baseline):
         )
 
     def extend_budget(self, rollouts: SupportsIndex = 0, *, rounds: SupportsIndex = 0) -> None:
-        """Refuse: the schedule is the plan.
+        """Raise, because the schedule is fixed.
 
         Parameters
         ----------
@@ -278,12 +278,12 @@ class Preset(Baseline):
 
 
 class RandomMatched(Preset):
-    """Another run's counts on randomly permuted prompts: its pacing and concentration without its choice of prompts.
+    """Counts of another run on randomly permuted prompts: its pacing and concentration without its choice of prompts.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Ids and evidence; the evidence is kept but not used.
+        Ids and evidence; the evidence is updated but not used.
     schedule : array_like of int, shape (n_rounds, n_prompts)
         Rollouts per round and prompt of the run to match.
     unit_size : int

@@ -1,4 +1,4 @@
-"""Success rates by Gaussian-process regression on the prompts' features, after VIP."""
+"""Gaussian-process regression of success rates on the prompts' features, as in VIP."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cero_alloc._saving.state import Stateful
 
 from ._base import RoundTally
 
-_JITTER = 1e-4  # of the kernel's diagonal: equal features must not make it singular
-_SAMPLE = 1000  # rows that the median distance is taken over
+_JITTER = 1e-4  # added to the kernel's diagonal, which equal features would make singular
+_SAMPLE = 1000  # rows used for the median distance
 
 
 class GaussianProcess(Stateful):
-    r"""Logits of success rates as a Gaussian process over features, its mean carried from round to round.
+    r"""Logits of success rates as a Gaussian process over features, with its mean carried over between rounds.
 
     .. math:: m \leftarrow m + K_{\cdot B} K_{BB}^{-1} (\text{logit} \, \hat p_B - m_B), \qquad
         K_{ij} = e^{-|x_i - x_j|^2 / (2 h^2)}
@@ -29,7 +29,7 @@ class GaussianProcess(Stateful):
     embeddings : array_like of float, shape (n_prompts, n_features)
         Features.
     n_prompts : int
-        Rows to expect.
+        Expected number of rows.
 
     Examples
     --------
@@ -56,7 +56,7 @@ class GaussianProcess(Stateful):
         self.tally = RoundTally(n_prompts)
 
     def learn(self) -> None:
-        """Take in the rewards since the last call."""
+        """Update the mean with the rewards since the last call."""
         rows, successes, rollouts = self.tally.take()
         if rows.size == 0:
             return
@@ -75,8 +75,8 @@ class GaussianProcess(Stateful):
 
 
 def _centred(features: FloatArray) -> FloatArray:
-    """Return features around 0 and at most 1 in size: the process knows distances only, in units of their median."""
-    for _ in range(2):  # before the mean, so that it cannot overflow; and after it
+    """Return features centred at 0 and scaled to at most 1; the process uses distances relative to their median only."""
+    for _ in range(2):  # scaled before centring too, so that the mean cannot overflow
         largest = float(np.abs(features).max())
         features = features / largest if largest > 0.0 else features
         features = features - features.mean(axis=0)
@@ -84,7 +84,7 @@ def _centred(features: FloatArray) -> FloatArray:
 
 
 def _squared_distances(x: FloatArray, y: FloatArray) -> FloatArray:
-    from scipy.spatial.distance import cdist  # loaded on first use, and exact where two rows are equal
+    from scipy.spatial.distance import cdist  # loaded on first use; exactly 0 for equal rows
 
     distances: FloatArray = cdist(x, y, "sqeuclidean")
     return distances

@@ -6,7 +6,7 @@ from cero_alloc._objective.kernels import scale_of, u
 
 @kernel
 def block_gains(rows, q, z, share, block, shape, scaling, lam, seen_q, seen_z, known, out):
-    """Write U(x + block) - U(x) of these rows, x = z / share; where value and exposure are those last seen, as known."""
+    """Write U(x + block) - U(x) of these rows, x = z / share, from ``known`` if value and exposure are unchanged."""
     for r in range(rows.size):
         i = rows[r]
         if q[r] != seen_q[i] or z[r] != seen_z[i]:

@@ -19,11 +19,11 @@ from ._separable import best_counts, proportional
 
 
 class GVM(Baseline):
-    r"""GVM: the counts that minimise the variance of the gradient of rejection sampling, for gradients of one norm.
+    r"""GVM: the counts that minimise the variance of rejection sampling's gradient, if all gradients have equal norm.
 
     .. math:: n \propto \frac{1}{\sqrt{p + 10^{-3} / p}}
 
-    Most goes to hard prompts, and nothing to those near p = 0.
+    Hard prompts get the most rollouts, and prompts near p = 0 get none.
 
     Parameters
     ----------
@@ -40,13 +40,13 @@ class GVM(Baseline):
 
     Notes
     -----
-    Deviations. As published p and the gradients' norms come from a pilot of the present policy, every few steps; here p
-    is the posterior mean and every norm is 1. Rounding is by largest remainder, as published; no prompt gets more than
-    ``max_rollouts``, and some may get 0 or 1.
+    Deviations. In the publication p and the gradient norms are estimated by a pilot of the current policy every few steps;
+    here p is the posterior mean and all norms are 1. Rounding is by largest remainder, as published. Counts are capped at
+    ``max_rollouts`` and may be 0 or 1.
 
     References
     ----------
-    arXiv 2505.02391, GVM-RAFT, with alpha = .001 and beta = 2.
+    arXiv 2505.02391, GVM-RAFT, with alpha = 0.001 and beta = 2.
 
     Examples
     --------
@@ -66,7 +66,7 @@ class GVM(Baseline):
 class Neyman(Baseline):
     r"""Neyman's allocation: counts in proportion to the rewards' standard deviation, :math:`n \propto \sqrt{\hat q}`.
 
-    It minimises the variance of a mean over strata. At least 2 rollouts per visited prompt.
+    It minimises the variance of a stratified mean. Visited prompts get at least 2 rollouts.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class DUET(Baseline):
 
     .. math:: n = \text{clip}\left(\text{round} \frac{s}{\sqrt{\lambda L}}, 1, n_{\max}\right), \qquad \sum n L = \text{budget}
 
-    with s the rewards' standard deviation and L the expected tokens of a rollout.
+    with s the standard deviation of the rewards and L the expected tokens of a rollout.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ class DUET(Baseline):
         Evidence per prompt; s is the root of its value.
     costs : array_like of float, shape (n_prompts,), or None
         Expected tokens of a rollout; ``total_budget`` and ``budget`` then count tokens, and a round's total is a cap
-        that whole rollouts fill as well as they fit. None counts rollouts, which fit exactly.
+        that whole rollouts may not fill exactly. None counts rollouts, which fill it exactly.
     **run
         total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
@@ -124,11 +124,11 @@ class DUET(Baseline):
 
     Notes
     -----
-    Deviations. The published s is the spread of advantage times log-probability, which no allocator outside the trainer
-    knows; here it is that of the reward. The published cap of 32 is ``max_rollouts``. A price with rounding can miss the
-    budget by a few rollouts: what is left goes to those that would round up next. With different costs a round visits
-    prompts until they could take its total at ``rollouts_per_visit`` each, and passes over those of which it cannot pay one
-    rollout; its pace is even in the tokens of what is offered.
+    Deviations. The published s is the standard deviation of advantage times log-probability, which is not available outside
+    the trainer; here it is that of the reward. The published cap of 32 is ``max_rollouts``. Rounding at one price can miss
+    the budget by a few rollouts; the rest goes to the prompts that would round up next. If costs differ, a round visits
+    prompts until ``rollouts_per_visit`` each would spend its total, and skips prompts whose first rollout it cannot pay;
+    the schedule is uniform in tokens of the prompts on offer.
 
     References
     ----------
@@ -167,7 +167,7 @@ class DUET(Baseline):
     def _round_total(  # type: ignore[override]
         self, rows: IntArray | None, size: int, budget: SupportsIndex | None, exact: bool
     ) -> float:
-        """Return the total of this round in units, or in tokens where prompts differ in cost."""
+        """Return the total of this round in units, or in tokens if the prompts differ in cost."""
         pacing = Pacing(self.ledger, 1, 0.0, self._capacity, by_rounds=True)
         if self.ledger.costs.in_units:  # the pace of all rules
             pace: float = super()._round_total(rows, size, None, False)
@@ -197,20 +197,20 @@ class DUET(Baseline):
         return best_counts(self._keys(rows, np.ones(rows.size), upper[0]), lower, upper, total, self._tie[rows])
 
     def _share_tokens(self, rows: IntArray, total: float, costs: FloatArray) -> IntArray:
-        """Return units whose cost stays within the total: the largest keys, then whichever of the next still fit."""
+        """Return units whose cost is within the total: in descending order of their keys, skipping units that do not fit."""
         units = np.ones(rows.size, dtype=np.int64)
         left = total - float(costs.sum())
         most = min(self.horizon.max_units, 1 + int(left / costs.min()))
         keys = self._keys(rows, costs, most)[:, 1:]
         for entry in np.lexsort((np.repeat(self._tie[rows], keys.shape[1]), -keys.ravel())):
             row = entry // keys.shape[1]
-            if costs[row] <= left:  # what does not fit now never will: the next units of a row are never taken alone
+            if costs[row] <= left:  # once a unit does not fit, the later units of its row do not fit either
                 units[row] += 1
                 left -= costs[row]
         return units
 
     def _keys(self, rows: IntArray, costs: FloatArray, most: int) -> FloatArray:
-        """Return 1 / sqrt(lambda) at which the rounded count exceeds n, inverted: the larger, the earlier."""
+        """Return for each n the sqrt(lambda) below which the rounded count exceeds n; larger keys are dealt first."""
         weight = np.sqrt(self.bank._values(rows) / costs)
         keys: FloatArray = weight[:, None] / (np.arange(most) + 0.5)
         return keys

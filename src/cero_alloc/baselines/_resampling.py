@@ -1,4 +1,4 @@
-"""Rules that go on sampling within a round where it pays: DAPO, Reinforce-Ada and VIGOR."""
+"""Rules that continue sampling within a round depending on its rewards: DAPO, Reinforce-Ada and VIGOR."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ._waves import OpenRound, Waves
 
 
 class DAPO(Waves):
-    """DAPO's dynamic sampling: replace all-right and all-wrong groups by groups of further prompts.
+    """DAPO's dynamic sampling: replace dead groups by groups of other prompts.
 
-    The first wave gives ``rollouts_per_visit`` to as many prompts as the round wants mixed groups; every later one to as
-    many fresh prompts as groups were dead, until none is missing or the round's total is spent.
+    The first wave deals ``rollouts_per_visit`` to as many prompts as the round needs mixed groups. Every later wave deals
+    to as many new prompts as mixed groups are missing, until none is missing or the round's total is spent.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Ids and evidence; the evidence is kept but not used.
+        Ids and evidence; the evidence is updated but not used.
     reserve : float, in [0, 1]
-        Share of the round's total that is held back for replacements.
+        Share of the round's total reserved for replacements.
     **run
         total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`;
         rollouts_per_visit: the size of a group.
@@ -36,9 +36,9 @@ class DAPO(Waves):
 
     Notes
     -----
-    Deviations. As published further batches are sampled until a training batch is full, at any cost, and surplus mixed
-    groups are thrown away; here the round's total bounds it, and exactly what is missing is sampled. Dead groups count
-    as spent. Only sums are seen: a group of equal fractional rewards counts as mixed.
+    Deviations. In the publication further batches are sampled until a training batch is full, at any cost, and surplus
+    mixed groups are discarded; here sampling stops at the round's total, and only missing groups are sampled. Dead groups
+    count as spent. Because only reward sums are known, a group of equal fractional rewards counts as mixed.
 
     References
     ----------
@@ -67,19 +67,19 @@ class DAPO(Waves):
 
 
 class ReinforceAda(Waves):
-    """Reinforce-Ada: go on sampling a prompt until it has shown what a training group needs.
+    """Reinforce-Ada: sample a prompt until it has the outcomes that a training group needs.
 
-    Every wave gives ``wave_rollouts`` to the prompts that have not left. A prompt leaves with one right answer
-    ("positive"), or with half of ``kept_rollouts`` right and half wrong ("balanced").
+    Every wave deals ``wave_rollouts`` to each active prompt. A prompt becomes inactive after one success ("positive"), or
+    after successes and failures for half of ``kept_rollouts`` each ("balanced").
 
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Ids and evidence; the evidence is kept but not used.
+        Ids and evidence; the evidence is updated but not used.
     exit : {"balanced", "positive"}
-        When a prompt leaves.
+        Condition under which a prompt becomes inactive.
     wave_rollouts, max_waves : int
-        Rollouts per wave, and the most waves of a round: 8 and 4 as published.
+        Rollouts per prompt and wave, and largest number of waves of a round: 8 and 4 as published.
     kept_rollouts : int
         Rollouts of a training group, 4 as published.
     **run
@@ -92,9 +92,9 @@ class ReinforceAda(Waves):
 
     Notes
     -----
-    Deviations. As published a step starts with a whole batch and spends what it takes; here a round starts as many
-    prompts as its total could carry through all waves (at least one), and what they do not need goes to later rounds. All rollouts
-    count, those too that the published sampler leaves out of the group.
+    Deviations. In the publication a step starts with a whole batch, at any cost; here a round starts as many prompts as its
+    total could pay through all waves (at least one), and unspent rollouts go to later rounds. All rollouts count as spent,
+    including those that the published sampler leaves out of the group.
 
     References
     ----------
@@ -144,15 +144,15 @@ class ReinforceAda(Waves):
 class VIGOR(Waves):
     """VIGOR: successive halving by reward variance.
 
-    The first wave gives 2 rollouts to every prompt; each of the next three keeps the half with the largest variance of
-    all its rewards so far and gives it twice as many again, so that every wave costs the same.
+    The first wave deals 2 rollouts to every prompt. Each of the next three keeps the half of the prompts with the largest
+    variance of their rewards so far and deals twice as many rollouts to each, so that every wave costs the same.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Ids and evidence; the evidence is kept but not used.
+        Ids and evidence; the evidence is updated but not used.
     first_rollouts, max_waves : int
-        Rollouts of the first wave, and waves: 2 and 4 as published.
+        Rollouts per prompt of the first wave, and number of waves: 2 and 4 as published.
     **run
         total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
@@ -163,10 +163,10 @@ class VIGOR(Waves):
 
     Notes
     -----
-    Deviations. The rule is taken from summaries that agree with each other, not from the paper's text, which names no
-    tie-break; ties, many after 2 rewards, go by one random order. The variance is that of 0/1 rewards of the same mean.
-    Half of an odd number is rounded up; the total decides what of it is dealt, and ``max_rollouts`` may cut the last
-    wave.
+    Deviations. The rule is implemented from consistent summaries rather than the text of the paper, which specifies no
+    tie-break; ties, which are frequent after 2 rewards, are broken by one random order. The variance is that of 0/1
+    rewards with the same mean. Half of an odd number is rounded up as far as the total allows, and ``max_rollouts`` may
+    reduce the last wave.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Rules that sample every prompt a little, and the promising ones much more: SPEED-RL and Pilot-Commit."""
+"""Rules that screen prompts with a few rollouts and then sample some of them much more: SPEED-RL and Pilot-Commit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._waves import OpenRound, Waves
 
 
 class TwoStage(Waves):
-    """Sample every prompt a little, then those that look promising much more, while new ones take their turn."""
+    """Screen prompts with a few rollouts, then deal many more to the promising ones while new prompts are screened."""
 
     takes_visits = False
 
@@ -35,7 +35,7 @@ class TwoStage(Waves):
         self._require_capacity(self._few + self._more, "both stages of one prompt")
 
     def _promising(self, opened: OpenRound, screened: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Return which of the prompts just screened go on."""
+        """Return which of the screened prompts proceed to the second stage."""
         raise NotImplementedError
 
     def _candidates(self, opened: OpenRound, k: int) -> IntArray:
@@ -45,18 +45,18 @@ class TwoStage(Waves):
         screened = (opened.dealt == self._few) & (opened.last > 0) & (opened.seen > 0)
         go_on = np.flatnonzero(self._promising(opened, screened))
         go_on = go_on[np.argsort(self._tie[opened.rows[go_on]])]
-        # A prompt is screened only where its second stage could still be paid.
+        # A prompt is screened only if the round could still pay its second stage.
         start = self._candidates(opened, (opened.left - go_on.size * self._more) // (self._few + self._more))
         return np.concatenate([go_on, start]), np.repeat([self._more, self._few], [go_on.size, start.size])
 
 
 class SpeedRL(TwoStage):
-    """SPEED-RL: screen prompts with a few rollouts, and go on with those that were not all right or all wrong.
+    """SPEED-RL: screen prompts with a few rollouts, and continue with those that have both successes and failures.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Ids and evidence; the evidence is kept but not used.
+        Ids and evidence; the evidence is updated but not used.
     screen_rollouts, more_rollouts : int
         Rollouts of the two stages: 4 and 20 as published.
     **run
@@ -69,9 +69,9 @@ class SpeedRL(TwoStage):
 
     Notes
     -----
-    Deviations. As published a wave holds the second stage of some prompts and the first of others, over training steps;
-    here within a round. What ``max_rollouts`` does not allow is cut from the second stage. Only sums are seen: a screen of
-    equal fractional rewards goes on.
+    Deviations. In the publication a prompt's two stages are in successive training steps, here in waves of one round. If
+    ``max_rollouts`` is too small for both stages, the second is reduced. Because only reward sums are known, a prompt with
+    equal fractional rewards proceeds to the second stage.
 
     References
     ----------
@@ -100,18 +100,18 @@ class SpeedRL(TwoStage):
 
 
 class PilotCommit(TwoStage):
-    """Pilot-Commit: a pilot of each prompt, then many more rollouts where its pass rate lies in a band.
+    """Pilot-Commit: a pilot of each prompt, then many more rollouts if its pass rate lies in a band.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Ids and evidence; the evidence is kept but not used.
+        Ids and evidence; the evidence is updated but not used.
     pilot_rollouts, commit_rollouts : int
-        Rollouts of the two stages; one to three as in the published runs (16 and 48, 32 and 96).
+        Rollouts of the two stages, in the ratio 1:3 of the published runs (16 and 48, 32 and 96).
     band : tuple of two floats, in [0, 1]
-        Lowest and highest pass rate that is committed to, both included.
+        Lowest and highest pass rate for the second stage, both included.
     solved : float or None
-        Pass rate of a pilot from which on a prompt is not piloted again while others are left; None never drops one.
+        Pass rate of a pilot from which a prompt counts as solved and is piloted last; None never does so.
     **run
         total_budget, n_rounds, unit_size, max_rollouts, round_capacity, seed as in :class:`Baseline`.
 
@@ -122,8 +122,8 @@ class PilotCommit(TwoStage):
 
     Notes
     -----
-    Deviations. As published commits wait in a buffer, up to four training steps; here they come within the round. Solved
-    prompts are dropped at once, not at the end of an epoch.
+    Deviations. In the publication the second stage may wait in a buffer for up to four training steps; here it is in the
+    same round. Solved prompts are put last at once, not dropped at the end of an epoch.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Rules that pick prompts and give each the same count: MoPPS, GRESO and BOTS."""
+"""Rules that select prompts and deal the same count to each: MoPPS, GRESO and BOTS."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from cero_alloc._evidence.bank import BetaPosteriorBank
 
 from ._base import Baseline, RoundTally, VisitRun, size_of
 
-_NO_GAP = 0.01  # of two reference models: to divide by less would only blow up the noise
+_NO_GAP = 0.01  # between the mean rates of the reference models: dividing by less would only amplify noise
 
 
 class MoPPS(Baseline):
-    r"""MoPPS: Thompson sampling for prompts whose success rate is nearest to one half.
+    r"""MoPPS: Thompson sampling of prompts with success rates near one half.
 
-    Draw :math:`r_i \sim \text{Beta}(a_i, b_i)` and visit the prompts with the smallest :math:`(r_i - .5)^2`. A visited
+    Draw :math:`r_i \sim \text{Beta}(a_i, b_i)` and visit the prompts with the smallest :math:`(r_i - 0.5)^2`. A visited
     prompt's evidence decays before its rewards are added, :math:`a \leftarrow \lambda a + (1 - \lambda) a_0 + S`.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Ids and prior; the rule keeps evidence of its own, since only visits age it.
+        Ids and prior; the rule keeps its own evidence, which ages with visits only.
     forgetting : float, in (0, 1]
-        Share :math:`\lambda` of the evidence that survives a visit: 1 as published for MATH, .5 for Countdown.
+        Share :math:`\lambda` of the evidence that survives a visit: 1 as published for MATH, 0.5 for Countdown.
     target : float, in [0, 1]
-        Success rate sought.
+        Target success rate.
     **run
         total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
@@ -40,8 +40,8 @@ class MoPPS(Baseline):
 
     Notes
     -----
-    Deviations. As published the candidates are a random part of the pool, 8 to 16 times the batch; here they are the
-    prompts on offer. Where a round's total is not a multiple of the group, the visited prompts share it evenly.
+    Deviations. In the publication the candidates are a random subset of the pool, 8 to 16 times the batch; here they are
+    the prompts on offer. If a round's total is not a multiple of the group size, the visited prompts share it evenly.
 
     References
     ----------
@@ -82,18 +82,18 @@ class MoPPS(Baseline):
 
 
 class GRESO(Baseline):
-    r"""GRESO: skip prompts whose latest visits were all right or all wrong, the surer the longer that lasts.
+    r"""GRESO: skip prompts whose latest visits were all right or all wrong, more likely with every such visit.
 
-    A prompt is kept with probability :math:`\max(p_e^z, .01)`, z its run of latest visits that were all right (with
-    :math:`p_e` for the easy) or all wrong (for the hard). After each round :math:`p_e` moves by .01, down where the share
-    of such groups is at least its target, up where it is not, within [.05, .95].
+    A prompt is kept with probability :math:`\max(p_e^z, 0.01)`, where z is the number of latest visits in a row that were
+    all right (easy prompts) or all wrong (hard prompts). Either kind has its own :math:`p_e`, which changes by 0.01 after
+    each round within [0.05, 0.95]: down if the share of such groups is at least its target, up if not.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Ids and evidence; the rule uses its own runs.
-    keep : float, in [.05, .95]
-        First :math:`p_e`, the probability that a prompt of either kind is kept.
+        Ids and evidence; the rule keeps its own counts of dead visits.
+    keep : float, in [0.05, 0.95]
+        Initial :math:`p_e`, the probability that a prompt of either kind is kept.
     targets : tuple of two floats, in [0, 1]
         Target shares of all-right and all-wrong groups.
     **run
@@ -107,14 +107,14 @@ class GRESO(Baseline):
 
     Notes
     -----
-    Deviations. As published the program also drops dead groups after the fact and samples again, as
-    :class:`DAPO` does: those rollouts would count here, so the filter stands alone. Prompts come in the order of epochs;
-    where the filter keeps fewer than the round needs, skipped ones fill it in the same order. The probabilities move
-    after rounds that visited a prompt again. Visits that are reported together count as one.
+    Deviations. The published program also discards dead groups and samples again, as :class:`DAPO` does; here only the
+    filter is used, because those rollouts would count as spent. Prompts come in the order of epochs; if the filter keeps
+    fewer than the round needs, skipped prompts are added in the same order. The probabilities change after rounds that
+    visited a prompt again. Visits that are reported together count as one.
 
     References
     ----------
-    arXiv 2506.02177, GRESO; the targets 1/12 and 1/6, the first .5 and the bounds are its program's.
+    arXiv 2506.02177, GRESO; the targets 1/12 and 1/6, the initial 0.5 and the bounds are from its program.
 
     Examples
     --------
@@ -153,7 +153,7 @@ class GRESO(Baseline):
         return self._to_first(-epoch, rows, total)
 
     def _take_round(self) -> None:
-        """Lengthen or end the runs of the prompts seen since the last round, and move the probabilities."""
+        """Update the runs of dead visits by the rewards since the last round, and then the probabilities."""
         rows, successes, rollouts = self._tally.take()
         if rows.size == 0:
             return
@@ -168,28 +168,28 @@ class GRESO(Baseline):
 
 
 class BOTS(Baseline):
-    r"""BOTS: Thompson sampling near a target rate, with forgetting, and evidence from reference models for the unseen.
+    r"""BOTS: Thompson sampling near a target rate, with forgetting and pseudo-evidence from two reference models.
 
     Every round, for every prompt,
 
     .. math:: a \leftarrow (1 - \lambda) a + \lambda a_0 + (1 - \rho) S + \rho \tilde S, \qquad
-        \tilde S = S \text{ where visited, else } n \tilde p
+        \tilde S = S \text{ if visited, } n \tilde p \text{ if not}
 
-    and likewise b; :math:`\tilde p = w + \tilde\mu (g - w)` lies between the success rates of a weak and a strong
-    reference model, where :math:`\tilde\mu` is the moving average of how far the round's prompts have come.
+    and likewise b. :math:`\tilde p = w + \tilde\mu (g - w)` interpolates between the success rates of a weak and a strong
+    reference model; :math:`\tilde\mu` is a moving average of the position of the round's rewards between the two.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Ids and prior; the rule keeps evidence of its own.
+        Ids and prior; the rule keeps its own evidence.
     forgetting : float, in [0, 1]
         :math:`1 - \lambda`, the share of the evidence that survives a round; 1 keeps everything.
     reference_rate : float, in [0, 1]
-        :math:`\rho`, the share of the references in what a round adds.
+        :math:`\rho`, the share of the references in the evidence that a round adds.
     references : tuple of two array_like of float, shape (n_prompts,), or None
-        Success rates of the weak and the strong model; None has none, and :math:`\rho` is then 0.
+        Success rates of the weak and the strong model; None uses no references, with :math:`\rho = 0`.
     target : float, in [0, 1]
-        Success rate sought.
+        Target success rate.
     **run
         total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
@@ -202,12 +202,12 @@ class BOTS(Baseline):
     Notes
     -----
     Deviations. The published pseudo-count of a reference is the group size m = 16; here it is ``rollouts_per_visit``.
-    The best draws are visited; the published softmax with a temperature is not there. A round whose references differ by
-    less than .01 on the mean says nothing of how far its prompts have come, and leaves the average as it is.
+    The prompts with the best draws are visited, without the published softmax and its temperature. A round whose references
+    differ by less than 0.01 on average does not change the moving average.
 
     References
     ----------
-    arXiv 2510.26374, BOTS, with lambda = rho = .1 and target .5.
+    arXiv 2510.26374, BOTS, with lambda = rho = 0.1 and target 0.5.
 
     Examples
     --------
@@ -258,7 +258,7 @@ class BOTS(Baseline):
         return self._to_first(-np.abs(drawn - self._target), rows, total)
 
     def _take_round(self) -> None:
-        """Age all evidence by a round and add what the round has shown."""
+        """Age all evidence by one round and add the evidence of the round."""
         rows, successes, rollouts = self._tally.take()
         if self.ledger.round == 0 and rows.size == 0:  # nothing has happened yet
             return

@@ -1,4 +1,4 @@
-"""Exact integer allocation of one total over rows with bounds: by falling unit gains, or in proportion to weights."""
+"""Exact integer allocation of a total over rows with bounds: by decreasing unit gains, or in proportion to weights."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ _ONE = np.ones(1)
 
 
 def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int, tie: TieArray) -> IntArray:
-    r"""Maximise separable concave values of whole counts under one total.
+    r"""Maximise a sum of concave functions of integer counts with a given total.
 
     .. math:: \max_n \sum_i \sum_{m < n_i} \Delta_i(m) \quad \text{s.t.} \quad \sum_i n_i = T, \; l_i \le n_i \le u_i
 
-    With :math:`\Delta_i` falling from :math:`l_i` on, the best counts are those of the T largest gains: a price splits
-    them off exactly, by bisection over the bit patterns of the gains, and units at the price itself are shared evenly.
+    As :math:`\Delta_i` decreases from :math:`l_i` on, the optimal counts take the T largest gains. Bisection over the bit
+    patterns of the gains finds the price that separates them exactly; units at the price itself are split evenly.
 
     Parameters
     ----------
     gains : numpy.ndarray of float64, shape (n_rows, max_units)
-        Worth of unit m + 1 on top of m, at least 0; falling along a row from ``lower`` on.
+        Gain of unit m + 1 on top of m units, at least 0; decreasing along a row from ``lower`` on.
     lower, upper : numpy.ndarray of int64, shape (n_rows,)
         Bounds in units.
     total : int
-        Units to deal. Below the sum of ``lower`` everybody gets ``lower``, above that of ``upper`` ``upper``.
+        Units to deal. Below the sum of ``lower`` the result is ``lower``, above the sum of ``upper`` it is ``upper``.
     tie : numpy.ndarray of int32, shape (n_rows,)
-        Rank of the rows where gains are equal.
+        Ranks that order rows with equal gains.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int,
     """
     falling = np.empty_like(gains)
     tables_kernels.fall(gains, lower, falling)
-    key = falling.view(np.int64)  # as integers the bit patterns of floats that are not negative keep their order
+    key = falling.view(np.int64)  # the bit patterns of non-negative floats keep their order as integers
     units, upto, trial = lower.copy(), upper.copy(), np.empty_like(lower)
     left = tables_kernels.clear_gains(key, total, units, upto, trial)
     share_ties(units, upto, left, tie)
@@ -53,21 +53,21 @@ def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int,
 
 
 def share_ties(units: IntArray, upto: IntArray, left: int, tie: TieArray) -> None:
-    """Spend ``left`` units on bringing the counts to one level within ``upto``, ties in order of ``tie``; in place."""
+    """Add ``left`` units in place so that the counts are as level as ``upto`` allows; ties are ordered by ``tie``."""
     if left > 0:
         tables_kernels.level(np.zeros_like(units), units, upto, _ONE, 0, np.argsort(tie), float(left))
 
 
 def proportional(weights: FloatArray, lower: IntArray, upper: IntArray, total: int, tie: TieArray) -> IntArray:
-    r"""Deal a total in proportion to weights, within bounds, and round by largest remainder.
+    r"""Deal a total in proportion to weights within bounds, rounded by largest remainder.
 
-    The shares are :math:`x_i = \min(u_i, \max(l_i, c w_i))` with the one :math:`c` that spends the total. What bounds
-    leave over goes evenly to rows without weight.
+    The shares are :math:`x_i = \min(u_i, \max(l_i, c w_i))` with the :math:`c` that spends the total. Units that the upper
+    bounds leave over are split evenly among rows without weight.
 
     Parameters
     ----------
     weights : numpy.ndarray of float64, shape (n_rows,)
-        At least 0.
+        Weights, at least 0.
     lower, upper, total, tie
         As in :func:`best_counts`.
 

@@ -1,4 +1,4 @@
-"""Rules that maximise a sum of concave values, one per prompt, exactly: Knapsack RL, VIP, CoBA-RL and HORA."""
+"""Rules that maximise a sum of concave values over the prompts exactly: Knapsack RL, VIP, CoBA-RL and HORA."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ._separable import best_counts, share_ties
 
 
 class KnapsackRL(Baseline):
-    r"""Knapsack RL: maximise the chance of a mixed group, weighted by what a gradient step on it is worth.
+    r"""Knapsack RL: maximise the sum of the probabilities of mixed groups, weighted by the value of a gradient step.
 
     .. math:: V(n, p) = (1 - p^n - (1 - p)^n) \, p (1 - p)^2
 
-    with :math:`\hat p` the share of right answers so far. Prompts with :math:`\hat p` 0 or 1 get 2 rollouts; budget
-    beyond :math:`\sum_i \ln .1 / \ln \max(\hat p_i, 1 - \hat p_i)`, where a mixed group is 90% sure, goes evenly to those
-    with :math:`\hat p = 0`. Until 8 samples are in, a prompt gets the uniform count.
+    with :math:`\hat p` the success rate so far. Prompts with :math:`\hat p` 0 or 1 get 2 rollouts. Budget beyond
+    :math:`\sum_i \ln 0.1 / \ln \max(\hat p_i, 1 - \hat p_i)`, at which each mixed group has a probability of 90%, is split
+    evenly among prompts with :math:`\hat p = 0`. Prompts with fewer than 8 samples get the uniform count.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
         Evidence per prompt, without its prior.
     min_samples : int
-        Rollouts of a prompt before :math:`\hat p` is used.
+        Rollouts of a prompt from which :math:`\hat p` is used.
     **run
         total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
@@ -42,14 +42,14 @@ class KnapsackRL(Baseline):
 
     Notes
     -----
-    Deviations. The optimum is exact: from 2 rollouts on V is concave, so that a threshold on its increments finds it.
-    The published program values "no rollout beyond 2" at 0, not at V(2, p), and must spend the whole budget: it can
-    miss the optimum (p = .75 four times and .25 four times, 24 rollouts: it deals 3 to each, the optimum is 2, 2, 2, 2, 4,
-    4, 4, 4). The published 128 is ``max_rollouts``; its window of 16 rewards is the bank's forgetting; the evenly dealt
-    surplus obeys the cap too. The authors' program counts the surplus after everybody's first 2 rollouts, takes prompts
-    without samples for :math:`\hat p = 0`, and gives a surplus that no such prompt can take to those with :math:`\hat p =
-    1`. Here it stays with the others; what nobody of them may take goes to prompts with :math:`\hat p` 0, then to those
-    without samples, then to all.
+    Deviations. The optimum is exact: V is concave from 2 rollouts on, so a threshold on its increments finds it. The
+    published program values "no rollout beyond 2" at 0 instead of V(2, p) and must spend the whole budget, so that it can
+    miss the optimum (four prompts with p = 0.75 and four with p = 0.25, 24 rollouts: it deals 3 to each, the optimum is 2,
+    2, 2, 2, 4, 4, 4, 4). The published cap of 128 is ``max_rollouts``, and the window of 16 rewards is replaced by the
+    bank's forgetting; the surplus obeys the cap too. The authors' program computes the surplus after the first 2 rollouts
+    of every prompt, treats prompts without samples as :math:`\hat p = 0`, and gives a surplus that no such prompt can take
+    to prompts with :math:`\hat p = 1`. Here it stays with mixed prompts; the rest goes to prompts with :math:`\hat p = 0`,
+    then to those with too few samples, then to all others.
 
     References
     ----------
@@ -99,30 +99,30 @@ class KnapsackRL(Baseline):
         return gains
 
     def _fill(self, units: IntArray, group: npt.NDArray[np.bool_], extra: int, rows: IntArray) -> None:
-        """Deal ``extra`` units evenly to a group, as far as its caps go; in place."""
+        """Deal ``extra`` units in place, evenly to the prompts in ``group`` as far as their caps allow."""
         share = units[group]
         share_ties(share, np.full(share.size, self.horizon.max_units), extra, self._tie[rows[group]])
         units[group] = share
 
 
 class VIP(Baseline):
-    r"""VIP: minimise the summed variance of the prompts' gradient estimates.
+    r"""VIP: minimise the sum of the variances of the prompts' gradient estimates.
 
-    With :math:`a_i = 4 p_i (1 - p_i)` the variance is :math:`a / (n - 1)` for RLOO, so that the best real counts are
+    With :math:`a_i = 4 p_i (1 - p_i)`, the variance is :math:`a / (n - 1)` for RLOO, so that the optimal real counts are
     :math:`1 + \sqrt{a / \lambda}`, and :math:`a (n - 1) / n^2` for Dr. GRPO, where :math:`a (n - 2) / n^3 = \lambda`.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
-        Evidence per prompt; its posterior mean predicts p where no embeddings are given.
+        Evidence per prompt; its posterior mean predicts p if no embeddings are given.
     estimator : {"rloo", "dr-grpo"}
-        Whose variance counts.
+        Gradient estimator whose variance is minimised.
     min_rollouts : int or None
-        Least count of a visited prompt in rollouts, at least 2 for RLOO and 3 for Dr. GRPO, whose variance is convex from there
-        on; None takes those.
+        Smallest count of a visited prompt in rollouts, at least 2 for RLOO and 3 for Dr. GRPO, from which on the variance
+        is convex; None takes these.
     embeddings : array_like of float, shape (n_prompts, n_features), or None
-        Features of the prompts: p is then predicted by a Gaussian process over them (RBF kernel, median heuristic), so
-        that a prompt's neighbours tell of it before it was ever sampled.
+        Features of the prompts. p is then predicted by a Gaussian process over them (RBF kernel, median heuristic), which
+        also predicts prompts that have not been sampled.
     **run
         total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
@@ -130,15 +130,15 @@ class VIP(Baseline):
     Raises
     ------
     ValueError, TypeError
-        As in :class:`Baseline`, and for an unknown estimator, too small a min_rollouts or
+        As in :class:`Baseline`, and for an unknown estimator, a min_rollouts that is too small, or
         embeddings that are not one row of finite numbers per prompt.
 
     Notes
     -----
-    Deviations. The counts are exact for whole numbers: a threshold on the increments replaces the published bisection,
-    floor and greedy completion, which rarely and slightly miss the least variance. Every visited prompt gets the minimum;
-    the authors' code drops some. The process carries its mean from round to round as published, starting at p = 1/2; it
-    sees :math:`\hat p` clipped by half a rollout.
+    Deviations. The integer counts are optimal: a threshold on the increments replaces the published bisection, floor and
+    greedy completion, which occasionally miss the minimum slightly. Every visited prompt gets the smallest count; the
+    authors' code drops some. As published, the process carries its mean over between rounds, starting at p = 0.5; observed
+    rates :math:`\hat p` are clipped by half a rollout.
 
     References
     ----------
@@ -175,12 +175,12 @@ class VIP(Baseline):
         super().__init__(bank, **run)
 
     def predict(self) -> FloatArray:
-        """Return the predicted success rate of every prompt, as of the last closed round.
+        """Return the predicted success rate of every prompt as of the last closed round.
 
         Returns
         -------
         numpy.ndarray of float64, shape (n_prompts,)
-            Success rates, in (0, 1): the posterior means, or with embeddings those of the Gaussian process.
+            Success rates, in (0, 1): posterior means, or with embeddings the predictions of the Gaussian process.
 
         Examples
         --------
@@ -213,24 +213,24 @@ class VIP(Baseline):
 
 
 class CoBARL(Baseline):
-    r"""CoBA-RL: a saturating value whose taste for easy or hard prompts follows the pool's failure rate.
+    r"""CoBA-RL: a saturating value whose preference for easy or hard prompts depends on the failure rate.
 
     .. math::
 
         V(n, p) = (1 - e^{-n p (1 - p) / \tau}) \, \text{BetaPDF}(p; \alpha_t, 11 - \alpha_t), \qquad
         \alpha_t = \text{clip}(1 + 9 f_t, 1, 10)
 
-    :math:`f_t` is the mean failure rate F of the last rounds' prompts, or sigmoid(10 (F - 1/2)) where F is at most 1/2:
-    while much fails, easy prompts count; later, hard ones.
+    :math:`f_t` is the mean failure rate F of the last rounds' prompts, or sigmoid(10 (F - 0.5)) if F is at most 0.5. A high
+    failure rate favours easy prompts, a low one hard prompts.
 
     Parameters
     ----------
     bank : BetaPosteriorBank
         Evidence per prompt; its posterior mean is p.
     tau : float or None
-        Rollouts that saturate a prompt, times p (1 - p). None takes 3 + 9 min(1, 6 Var p) over the visited prompts.
+        Scale at which n p (1 - p) saturates, in rollouts. None takes 3 + 9 min(1, 6 Var p) over the visited prompts.
     window : int
-        Rounds that F is averaged over.
+        Number of rounds over which F is averaged.
     **run
         total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
@@ -242,10 +242,10 @@ class CoBARL(Baseline):
 
     Notes
     -----
-    Deviations. The published text gives no numbers for tau, the window and the range of alpha: those here are the
-    authors' program's. That program also withholds a share of the budget from very hard and very easy prompts, which
-    the text does not have; this one follows the text. The published bounds [2, 128] are 2 and ``max_rollouts``. p is
-    the posterior mean within [.01, .99]; the program's is the rate over the window.
+    Deviations. The paper gives no values for tau, the window and the range of alpha; those here are from the authors'
+    program. That program also withholds a share of the budget from very hard and very easy prompts, which is not in the
+    paper and not done here. The published bounds [2, 128] are 2 and ``max_rollouts``. p is the posterior mean, clipped to
+    [0.01, 0.99]; the program uses the success rate over the window.
 
     References
     ----------
@@ -284,7 +284,7 @@ class CoBARL(Baseline):
 
     @property
     def alpha(self) -> float:
-        """First parameter of the taste, in [1, 10]; 9 before the first rewards."""
+        """First parameter of the Beta density of the preference, in [1, 10]; 9 before the first rewards."""
         if not self._failures:
             return 9.0
         failure = float(np.mean(self._failures))
@@ -307,7 +307,9 @@ class CoBARL(Baseline):
         n = self.horizon.unit_size * np.arange(most)
         rate = (p * (1.0 - p) / tau)[:, None]
         a = self.alpha
-        log_taste = (a - 1.0) * np.log(p) + (10.0 - a) * np.log1p(-p)  # up to a factor, the same for all
+        log_taste = (a - 1.0) * np.log(p) + (10.0 - a) * np.log1p(
+            -p
+        )  # up to a constant that is the same for all prompts
         taste = np.exp(log_taste - log_taste.max())[:, None]
         gains: FloatArray = -taste * np.exp(-rate * n) * np.expm1(-rate * self.horizon.unit_size)
         return gains
@@ -317,7 +319,7 @@ class CoBARL(Baseline):
 
 
 class HORA(Baseline):
-    r"""HORA: maximise the expected number of prompts with at least one right answer.
+    r"""HORA: maximise the expected number of prompts with at least one success.
 
     .. math:: \text{hit}(n) = 1 - \prod_{j < n} \frac{b + j}{a + b + j}
 
@@ -328,7 +330,7 @@ class HORA(Baseline):
     bank : BetaPosteriorBank
         Evidence per prompt.
     min_rollouts : int
-        Least count of a visited prompt, in rollouts.
+        Smallest count of a visited prompt, in rollouts.
     **run
         total_budget, n_rounds, unit_size, max_rollouts, round_capacity, rollouts_per_visit, seed as in
         :class:`Baseline`.
@@ -340,9 +342,8 @@ class HORA(Baseline):
 
     Notes
     -----
-    Deviations. As published the posterior comes from rollouts drawn first in the same step, from a uniform prior; here
-    it is the bank's, which costs nothing extra and remembers earlier rounds. There is no published cap;
-    ``max_rollouts`` is one.
+    Deviations. In the publication the posterior is computed from a uniform prior and pilot rollouts of the same step; here
+    it is the bank's, which needs no pilot and uses earlier rounds. The publication has no cap; ``max_rollouts`` is one.
 
     References
     ----------
@@ -370,8 +371,8 @@ class HORA(Baseline):
         g = self.horizon.unit_size
         n = np.arange(most * g, dtype=np.float64)
         a, b = a[:, None], b[:, None]
-        missed = np.cumprod((b + n) / (a + b + n), axis=1)  # by all of the first n + 1
+        missed = np.cumprod((b + n) / (a + b + n), axis=1)  # probability that the first n + 1 all fail
         before = np.concatenate([np.ones_like(a), missed[:, :-1]], axis=1)
-        first: FloatArray = before * (a / (a + b + n))  # the n-th is the first right one
+        first: FloatArray = before * (a / (a + b + n))  # probability that rollout n + 1 is the first success
         units: FloatArray = first.reshape(a.size, most, g).sum(axis=2)
         return units

@@ -1,4 +1,4 @@
-"""A round that is dealt in waves, each after the rewards of the one before."""
+"""Waves: the base class of rules that deal a round in waves, each after the rewards of the wave before."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _OPEN_FIRST = "Call allocate first; a round ends with the first wave of zeros."
 
 @dataclass(slots=True)
 class OpenRound:
-    """A round between two waves; arrays run over the prompts on offer, in ascending rows."""
+    """State of a round between two waves; arrays are over the prompts on offer, in ascending rows."""
 
     rows: IntArray
     order: IntArray  # place of each row in the caller's order
-    named: int  # ids that the caller named
+    named: int  # number of the caller's ids
     left: int  # units that the round may still deal
     wave: int  # waves dealt
     dealt: IntArray  # units of each prompt in this round
@@ -43,7 +43,7 @@ class OpenRound:
 
     @classmethod
     def fits(cls, state: Any, n_prompts: int) -> bool:
-        """Whether a state is that of a round over rows of so many prompts."""
+        """Whether a state is that of a round over rows of a pool of ``n_prompts``."""
         if not isinstance(state, Mapping) or set(state) != set(cls.__slots__):
             return False
         if not all(isinstance(state[name], (int, np.integer)) for name in ("named", "left", "wave")):
@@ -64,22 +64,22 @@ class OpenRound:
 
     @property
     def fresh(self) -> IntArray:
-        """Positions that no wave has dealt to."""
+        """Positions of the prompts without rollouts in this round."""
         return np.flatnonzero(self.dealt == 0)
 
     @property
     def mixed(self) -> npt.NDArray[np.bool_]:
-        """Whether a prompt has shown both outcomes in this round."""
+        """Whether a prompt has both successes and failures in this round."""
         return (self.won > 0.0) & (self.won < self.seen)
 
     @property
     def rate(self) -> FloatArray:
-        """Success rate in this round, 0 where nothing was reported."""
+        """Success rate in this round, 0 for prompts without reports."""
         return np.divide(self.won, self.seen, out=np.zeros(self.won.size), where=self.seen > 0)
 
 
 class Waves(Baseline):
-    """A rule whose round comes in waves; a subclass says in ``_wave`` who gets how much next.
+    """A rule that deals a round in waves; a subclass decides the next wave in ``_wave``.
 
     Parameters
     ----------
@@ -118,19 +118,19 @@ class Waves(Baseline):
         Parameters
         ----------
         counts : array_like of int, shape (n_offered,)
-            Rewarded rollouts of the last wave, at most those that were dealt, in the order of the round's ids.
+            Rewarded rollouts of the last wave, at most the rollouts dealt, in the order of the round's ids.
         successes : array_like of float, shape (n_offered,)
-            Sum of their rewards. They go to :meth:`Baseline.update`, too, where the bank learns from them.
+            Sum of their rewards. Report them to :meth:`Baseline.update` as well, from which the bank learns.
 
         Returns
         -------
         numpy.ndarray of int64, shape (n_offered,)
-            More rollouts per prompt. All zeros once the round is over.
+            Rollouts per prompt of the next wave. All zeros end the round.
 
         Raises
         ------
         ValueError
-            Without an open round, or for counts that do not fit it; nothing changes then.
+            Without an open round, or for counts that do not fit it; nothing has changed.
         TypeError
             For counts or successes in a set, which has no order.
 
@@ -189,7 +189,7 @@ class Waves(Baseline):
         return places, units
 
     def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
-        """Return positions in order of priority, and the units that each of them gets, or none where too few are left."""
+        """Return positions in order of priority, and their units; positions that the total cannot pay get none."""
         raise NotImplementedError
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
@@ -200,9 +200,9 @@ class Waves(Baseline):
         """Return the next wave, within the round's total and the caps."""
         wanted, units = self._wave(opened)
         units = np.minimum(units, self.horizon.max_units - opened.dealt[wanted])
-        if self.bank._retired is not None:  # since the round began
+        if self.bank._retired is not None:  # retired since the round began
             units[self.bank._retired[opened.rows[wanted]]] = 0
-        paid = np.cumsum(units) <= min(opened.left, self.ledger.units_left)  # the budget may have been cut
+        paid = np.cumsum(units) <= min(opened.left, self.ledger.units_left)  # the budget may have been reduced
         granted = np.zeros_like(opened.dealt)
         granted[wanted[paid]] = units[paid]
         opened.dealt += granted
@@ -212,12 +212,12 @@ class Waves(Baseline):
         return granted
 
     def _start(self, opened: OpenRound, k: int) -> IntArray:
-        """Return the positions of the next ``k`` prompts of the epoch that this round has not dealt to."""
+        """Return the positions of the next ``k`` prompts of the epoch without rollouts in this round."""
         fresh = opened.fresh
         return fresh[self._next(opened.rows[fresh], max(0, min(k, fresh.size)))]
 
     def _reported(self, opened: OpenRound, n: npt.ArrayLike, won: npt.ArrayLike) -> tuple[IntArray, FloatArray]:
-        """Check a wave's report and return it in ascending rows."""
+        """Check the report of a wave and return it in order of ascending rows."""
         rollouts, rewards = counts("counts", n, opened.named), successes("successes", won, opened.named)
         dealt = np.zeros(opened.named, dtype=np.int64)
         dealt[opened.order] = opened.last * self.horizon.unit_size
@@ -232,13 +232,13 @@ class Waves(Baseline):
         return rollouts[opened.order], rewards[opened.order]
 
     def _require_capacity(self, units: int, what: str) -> None:
-        """Refuse a round capacity that would never let a round begin."""
+        """Raise for a round capacity with which no round could begin."""
         h = self.horizon
         if units > h.capacity_units:
             condition = f"hold {what}, {units * h.unit_size} rollouts"
             raise ValueError(error_text("round_capacity", condition, h.round_capacity, "Raise it."))
 
     def _units(self, name: str, rollouts: SupportsIndex, least: int) -> int:
-        """Return a rule's own number of rollouts in whole units."""
+        """Return a rule's parameter in rollouts as whole units, rounded up."""
         n = integer(name, rollouts, least=least, remedy="Count rollouts.")
         return -(-n // self.horizon.unit_size)

@@ -1,11 +1,11 @@
-"""Figures of results; matplotlib is loaded when one is drawn.
+"""Figures of results; matplotlib is imported when the first figure is drawn.
 
-Every function draws on ``ax``, or on new axes 3.5 inches wide, the width of a paper's column, with text of 7 and 8
-points; it returns the axes. Colours are the Okabe-Ito set, which colour-blind readers tell apart; dashes, markers and
-hatches repeat the distinction for grey-scale print; ``COLORS``, ``DASHES`` and ``MARKERS`` are there for figures of your
-own. The legend stands above the axes, where it covers no data.
+Every function draws on ``ax`` and returns it. Without ``ax`` it makes new axes for a paper's column, 3.5 inches wide, with
+7 and 8 point text. Colours are the Okabe-Ito set, which colour-blind readers can distinguish; dashes, markers and hatches
+make the same distinction in grey-scale print. ``COLORS``, ``DASHES`` and ``MARKERS`` are public for other figures in the
+same style. The legend is above the axes, where it covers no data.
 
-Results of one name are seeds of one policy: a line is their mean, a band or an error bar one standard deviation to each
+Results under one name are seeds of one policy: lines show their mean, bands and error bars one standard deviation on each
 side.
 """
 

@@ -1,4 +1,4 @@
-"""What all figures share: size, palette, legend, and the line with a band."""
+"""Size, palette, legend, and lines with bands, shared by all figures."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ DASHES: tuple[Any, ...] = (
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----", "++++")
-GREY = "0.55"  # of reference lines
+GREY = "0.55"  # colour of reference lines
 
 _SIZE = (3.5, 2.6)  # inches: the width of a paper's column
 _LABEL, _TICK = 8.0, 7.0  # points
 
 
 def dashes(i: int) -> dict[str, Any]:
-    """Return colour and dashes of series ``i``; 49 series differ in one of them, any seven in a row in both."""
+    """Return colour and dashes of series ``i``: 49 combinations, and any seven successive ones differ in both."""
     count = len(COLORS)
     return {"color": COLORS[i % count], "linestyle": DASHES[(i + i // count) % count], "linewidth": 1.3}
 
 
 def points(i: int) -> dict[str, Any]:
-    """Return the style of series ``i`` where its line joins few points."""
+    """Return the style of series ``i`` for lines through few points, with markers."""
     return {**dashes(i), "marker": MARKERS[i % len(MARKERS)], "markersize": 3.5}
 
 
 def bars(i: int) -> dict[str, Any]:
-    """Return colour and hatch of the bars of series ``i``; the hatch is white, so that grey-scale shows it."""
+    """Return colour and hatch of the bars of series ``i``; the hatch is white, which shows in grey-scale print."""
     count = len(COLORS)
     hatch = HATCHES[(i + i // count) % count]
     return {"color": COLORS[i % count], "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
 
 
 def drawn_on(ax: Axes | None, size: tuple[float, float] = _SIZE) -> Axes:
-    """Return ``ax``, or new axes of a paper's column, whose text stays legible in print."""
+    """Return ``ax``, or new axes of ``size`` in inches with text that is legible in print."""
     if ax is not None:
         return ax
     from matplotlib import pyplot
@@ -64,18 +64,18 @@ def drawn_on(ax: Axes | None, size: tuple[float, float] = _SIZE) -> Axes:
 
 
 def text_size(ax: Axes) -> float:
-    """Return the size of small print: an eighth below that of the axis labels, whatever style the axes have."""
+    """Return the font size of small text in points: 7/8 of the axis labels', so that it follows the style of the axes."""
     return float(ax.xaxis.label.get_fontsize()) * _TICK / _LABEL
 
 
 def legend(ax: Axes, **settings: Any) -> None:
-    """Draw a legend above the axes, in as many columns as are likely to fit; none where nothing has a name."""
+    """Draw a legend above the axes in as many columns as are likely to fit; draw none if no series has a name."""
     labels = ax.get_legend_handles_labels()[1]
     if not labels:
         return
     size = text_size(ax)
     width = ax.get_window_extent().width / ax.figure.dpi * 72.0 / size  # in font sizes
-    columns = int(width / (4.5 + 0.55 * max(map(len, labels))))  # a handle, its gaps, and letters of mean width
+    columns = int(width / (4.5 + 0.55 * max(map(len, labels))))  # the handle with its gaps, and letters of mean width
     settings = {"ncols": max(1, min(columns, len(labels))), **settings}
     ax.legend(
         loc="lower left",
@@ -91,7 +91,7 @@ def legend(ax: Axes, **settings: Any) -> None:
 
 
 def band(table: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return mean and mean -+ one standard deviation over the first axis; NaN only where all entries are."""
+    """Return mean and mean -/+ one standard deviation over the first axis, ignoring NaN; NaN if all entries are NaN."""
     rows = np.ma.masked_invalid(np.atleast_2d(np.asarray(table, dtype=np.float64)))
     many = rows.count(axis=0)
     mean = rows.mean(axis=0).filled(np.nan)
@@ -100,7 +100,7 @@ def band(table: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 def band_by(keys: Any, values: Any) -> tuple[Any, FloatArray, FloatArray, FloatArray]:
-    """Return the distinct keys in order, and mean and mean -+ one standard deviation of the values of each."""
+    """Return the distinct keys in order, with mean and mean -/+ one standard deviation of each key's values."""
     found = np.unique(keys)
     bands = [band(values[keys == key][:, None]) for key in found]
     mean, low, high = (np.concatenate(side) for side in zip(*bands, strict=True))
@@ -108,13 +108,13 @@ def band_by(keys: Any, values: Any) -> tuple[Any, FloatArray, FloatArray, FloatA
 
 
 def draw_band(ax: Axes, i: int, name: str, x: npt.ArrayLike, table: Sequence[FloatArray]) -> None:
-    """Draw the mean of the rows with its band, where none of them is NaN."""
+    """Draw the mean of the rows with its band, except where any row is NaN."""
     mean, low, high = (np.where(np.isnan(table).any(axis=0), np.nan, side) for side in band(table))
     ax.plot(x, mean, label=name, **dashes(i))
     ax.fill_between(x, low, high, color=dashes(i)["color"], alpha=0.18, linewidth=0)
 
 
 def filled(name: str, entries: Mapping[str, Any]) -> None:
-    """Refuse a figure of nothing."""
+    """Raise if there is no series to draw."""
     if not entries:
-        raise ValueError(f"{name} must name at least one series, got {name} = {entries!r}. Pass what is to be drawn.")
+        raise ValueError(f"{name} must name at least one series, got {name} = {entries!r}. Pass the series to draw.")

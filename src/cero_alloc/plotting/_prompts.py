@@ -1,4 +1,4 @@
-"""Figures of who got how much: rollouts against what was known of the prompts."""
+"""Figures over the prompts: rollouts, lift and calibration by estimated success rate, and concentration."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def plot_allocation(runs: Runs, ax: Axes | None = None, *, n_bins: SupportsIndex = 20) -> Axes:
-    """Draw the rollouts that a prompt got over the run against its posterior mean success rate after it.
+    """Draw the rollouts per prompt over the run against the posterior mean success rate after it.
 
-    A line joins the means over the prompts, of all seeds, in equal bins of the posterior mean; the band is one standard
-    deviation of them to each side. Under a flat prior only prompts with many rollouts have means near 0 and 1, so that
-    lines may turn up there.
+    Lines show the mean over the prompts of all seeds in equal bins of the posterior mean, bands one standard deviation of
+    these prompts on each side. Under a flat prior only prompts with many rollouts have posterior means near 0 and 1, so
+    that lines may rise at both ends.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ def plot_allocation(runs: Runs, ax: Axes | None = None, *, n_bins: SupportsIndex
     Raises
     ------
     ValueError
-        Without runs, where seeds of one name differ in horizon, for a policy without a bank, or ``n_bins`` below 1.
+        For no runs, seeds of one name with different horizons, a policy without a bank, or ``n_bins`` below 1.
     TypeError
-        For anything but results, or ``n_bins`` that is no integer.
+        For anything but results, or ``n_bins`` that is not an integer.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def plot_allocation(runs: Runs, ax: Axes | None = None, *, n_bins: SupportsIndex
 
 
 def plot_exposure(runs: Runs, ax: Axes | None = None) -> Axes:
-    r"""Draw the distribution of the rollouts over the prompts: how many prompts got at most so much.
+    r"""Draw the cumulative distribution over the prompts of the rollouts per prompt.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def plot_exposure(runs: Runs, ax: Axes | None = None) -> Axes:
     Raises
     ------
     ValueError
-        Without runs, or where seeds of one name differ in horizon.
+        For no runs, or seeds of one name with different horizons.
     TypeError
         For anything but results.
 
@@ -125,7 +125,7 @@ def plot_exposure(runs: Runs, ax: Axes | None = None) -> Axes:
 
 
 def plot_lift(runs: Runs, ax: Axes | None = None) -> Axes:
-    """Draw how much likelier than chance prompts were dealt a group, by the success rate predicted of them.
+    """Draw the selection lift by predicted success rate: how much more often than by chance prompts were dealt a group.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def plot_lift(runs: Runs, ax: Axes | None = None) -> Axes:
     Raises
     ------
     ValueError
-        Without runs, or for a policy without a bank or one that dealt nothing.
+        For no runs, a policy without a bank, or one that dealt nothing.
     TypeError
         For anything but results.
 
@@ -156,7 +156,7 @@ def plot_lift(runs: Runs, ax: Axes | None = None) -> Axes:
     >>> pool = static_pool(16, seed=3)
     >>> ax = plot_lift(simulate(Greedy(pool.bank(), total_budget=256, n_rounds=16, max_rollouts=2), pool, 16))
     >>> [label.get_text() for label in ax.get_xticklabels()]
-    ['0-.2', '.2-.4', '.4-.6', '.6-.8', '.8-1']
+    ['0-0.2', '0.2-0.4', '0.4-0.6', '0.6-0.8', '0.8-1']
     """
     seeds = named(runs)
     require_known(seeds, "group_mean", "a policy with a bank that dealt something")
@@ -169,25 +169,24 @@ def plot_lift(runs: Runs, ax: Axes | None = None) -> Axes:
         error = np.nan_to_num([mean - low, high - mean]) if len(results) > 1 else None
         ax.bar(place, mean, width, yerr=error, label=name, error_kw={"linewidth": 0.8}, **bars(i))
     ax.axhline(1.0, color="0.3", linewidth=0.8)
-    ends = [f"{edge:.1g}".lstrip("0") or "0" for edge in MEAN_BINS]
-    ax.set_xticks(bins, [f"{low}-{high}" for low, high in pairwise(ends)])
+    ax.set_xticks(bins, [f"{low:.1g}-{high:.1g}" for low, high in pairwise(MEAN_BINS)])
     ax.set(xlabel="predicted success rate", ylabel="selection lift (1 = chance)")
     legend(ax)
     return ax
 
 
 def plot_calibration(runs: Runs, ax: Axes | None = None, *, n_bins: SupportsIndex = 8) -> Axes:
-    """Draw the reward variance seen within groups against the value that the bank predicted of them.
+    """Draw the reward variance observed within groups against the variance that the bank predicted.
 
     Parameters
     ----------
     runs : SimulationResult, sequence of them, or mapping of name to either
-        One run, seeds of one policy, or policies by name; the groups of all seeds are pooled, those of one rollout left
-        out.
+        One run, seeds of one policy, or policies by name. The groups of all seeds are pooled; groups of one rollout are
+        left out.
     ax : matplotlib.axes.Axes or None
         Where to draw.
     n_bins : int, at least 1
-        Bins of the prediction, of equally many groups.
+        Bins of the prediction, with equally many groups in each.
 
     Returns
     -------
@@ -196,9 +195,9 @@ def plot_calibration(runs: Runs, ax: Axes | None = None, *, n_bins: SupportsInde
     Raises
     ------
     ValueError
-        Without runs, for a policy without a bank or one whose groups are all of one rollout, or ``n_bins`` below 1.
+        For no runs, a policy without a bank or with groups of one rollout only, or ``n_bins`` below 1.
     TypeError
-        For anything but results, or ``n_bins`` that is no integer.
+        For anything but results, or ``n_bins`` that is not an integer.
 
     References
     ----------
@@ -225,7 +224,7 @@ def plot_calibration(runs: Runs, ax: Axes | None = None, *, n_bins: SupportsInde
         if not len(pairs):
             where = f"runs[{name!r}]" if name else "runs"
             raise ValueError(
-                f"{where} must have groups of two rollouts or more, got {value.size} of one. Leave it out."
+                f"{where} must have groups of two or more rollouts, got {value.size} of one. Leave it out."
             )
         pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
         x, y = np.array([part.mean(axis=0) for part in np.array_split(pairs, many) if len(part)]).T
@@ -237,12 +236,12 @@ def plot_calibration(runs: Runs, ax: Axes | None = None, *, n_bins: SupportsInde
 
 
 def plot_frontier(runs: Runs, ax: Axes | None = None) -> Axes:
-    r"""Draw concentration against saturation: the share of the rollouts on the tenth of the prompts that got most.
+    r"""Draw concentration against saturation: the share of the rollouts on the tenth of the prompts with the most.
 
     Parameters
     ----------
     runs : SimulationResult, sequence of them, or mapping of name to either
-        Runs of one policy, or of policies by name, judged by utilities of several saturations; runs of one name and one
+        Runs of one policy, or of policies by name, with utilities of several saturations; runs with the same name and
         saturation are seeds.
     ax : matplotlib.axes.Axes or None
         Where to draw.
@@ -254,7 +253,7 @@ def plot_frontier(runs: Runs, ax: Axes | None = None) -> Axes:
     Raises
     ------
     ValueError
-        Without runs, or for a run that dealt nothing.
+        For no runs, or a run that dealt nothing.
     TypeError
         For anything but results.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cero_alloc._checks import instance
-from cero_alloc.replay._replay import UNIFORM, ReplayResult
+from cero_alloc.replay._results import UNIFORM, ReplayResult
 
 from ._axes import COLORS, drawn_on, text_size
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 def plot_replay(result: ReplayResult, ax: Axes | None = None) -> Axes:
     """Draw the mixed groups per 1,000 answered rollouts of every replayed policy, with 95% intervals, best first.
 
-    The shape of a marker tells how the policy compares with uniform, the line; the column on the right, which share of
-    its rollouts the log could not answer.
+    Markers show the comparison with uniform, which is the vertical line. The column on the right is the share of the
+    rollouts for which the log had no reward left.
 
     Parameters
     ----------
     result : ReplayResult
-        As :func:`~cero_alloc.replay.replay` returns it.
+        Result of :func:`~cero_alloc.replay.replay`.
     ax : matplotlib.axes.Axes or None
         Where to draw.
 
@@ -35,7 +35,7 @@ def plot_replay(result: ReplayResult, ax: Axes | None = None) -> Axes:
     Raises
     ------
     TypeError
-        For anything but such a result.
+        For anything but a result.
 
     Examples
     --------
@@ -84,7 +84,9 @@ def plot_replay(result: ReplayResult, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=size)
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel="mixed groups per 1,000 answered rollouts")
     ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
-    below = ax.transAxes + ScaledTranslation(0.0, -0.4, ax.figure.dpi_scale_trans)  # inches: ticks and axis label
+    below = ax.transAxes + ScaledTranslation(
+        0.0, -0.4, ax.figure.dpi_scale_trans
+    )  # inches, below the ticks and the axis label
     ax.legend(
         loc="upper center",
         bbox_to_anchor=(0.4, 0.0),

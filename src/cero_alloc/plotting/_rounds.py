@@ -1,4 +1,4 @@
-"""Figures over the rounds of a run, and over the rollouts it spent."""
+"""Figures over the rounds of a run, and over the rollouts spent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def plot_pacing(runs: Runs, ax: Axes | None = None) -> Axes:
     Raises
     ------
     ValueError
-        Without runs, or where seeds of one name differ in horizon.
+        For no runs, or seeds of one name with different horizons.
     TypeError
         For anything but results.
 
@@ -62,10 +62,10 @@ def plot_pacing(runs: Runs, ax: Axes | None = None) -> Axes:
 
 
 def plot_price(runs: Runs, ax: Axes | None = None) -> Axes:
-    r"""Draw the price of a rollout after every round, as a share of the steepest slope that a utility can have.
+    r"""Draw the price of a rollout after every round, as a share of the steepest slope of the utility.
 
-    A prompt is worth dealing to while its slope exceeds the price :math:`\nu_k`: one that climbs says that the run
-    spends faster than its budget lasts.
+    A prompt is worth dealing to while its slope exceeds the price :math:`\nu_k`. A rising price means that the run spends
+    faster than its budget allows.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def plot_price(runs: Runs, ax: Axes | None = None) -> Axes:
     Raises
     ------
     ValueError
-        Without runs, where seeds of one name differ in horizon, or for a policy without a price.
+        For no runs, seeds of one name with different horizons, or a policy without a price.
     TypeError
         For anything but results.
 
@@ -111,14 +111,14 @@ def plot_price(runs: Runs, ax: Axes | None = None) -> Axes:
 
 
 def plot_mixed_groups(runs: Runs, ax: Axes | None = None) -> Axes:
-    r"""Draw the mixed groups, those with both successes and failures, against the rollouts spent.
+    r"""Draw the number of mixed groups, with both successes and failures, against the rollouts spent.
 
-    Of several policies each is shown ahead of the last one named, the baseline; of one, the groups themselves.
+    With several policies, the last one is the baseline, and lines show the difference from it.
 
     Parameters
     ----------
     runs : SimulationResult, sequence of them, or mapping of name to either
-        One run, seeds of one policy, or policies by name; the last one is the baseline.
+        One run, seeds of one policy, or policies by name, the baseline last.
     ax : matplotlib.axes.Axes or None
         Where to draw.
 
@@ -129,13 +129,13 @@ def plot_mixed_groups(runs: Runs, ax: Axes | None = None) -> Axes:
     Raises
     ------
     ValueError
-        Without runs, or where seeds of one name differ in horizon.
+        For no runs, or seeds of one name with different horizons.
     TypeError
         For anything but results.
 
     References
     ----------
-    arXiv 2610.09679 reports the share of effective groups, for Algorithm 1 and for its controls at equal rollouts.
+    arXiv 2610.09679 reports the share of mixed groups (there "effective") of Algorithm 1 and its controls at equal rollouts.
 
     Examples
     --------
@@ -161,7 +161,7 @@ def plot_mixed_groups(runs: Runs, ax: Axes | None = None) -> Axes:
 
 
 def _mixed_by(run: SimulationResult, spent: FloatArray) -> FloatArray:
-    """Return the mixed groups by the time that so many rollouts were spent; NaN beyond what the run spent."""
+    """Return the mixed groups after ``spent`` rollouts; NaN beyond the rollouts of the run."""
     by = np.append(0, np.cumsum(run.group_rollouts))
     reached: FloatArray = np.interp(spent, by, np.append(0, np.cumsum(run.mixed)), right=np.nan)
     return reached

@@ -1,4 +1,4 @@
-"""Which simulated runs a figure is to show, and whether they say what it needs."""
+"""The simulated runs of a figure by name, and checks of what the figure needs of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REMEDY = "Pass what simulate(...) returns, a sequence of such results, or a map
 
 
 def named(runs: Runs) -> dict[str, list[SimulationResult]]:
-    """Return the seeds of every name; runs without a name are of the empty one, which no legend shows."""
+    """Return the seeds of every name; runs without a name get the empty one, which legends leave out."""
     if not isinstance(runs, Mapping):
         return {"": _seeds("runs", runs)}
     if not runs:
@@ -40,23 +40,23 @@ def _seeds(where: str, entry: Any) -> list[SimulationResult]:
 
 
 def require_equal_horizons(runs: Mapping[str, list[SimulationResult]]) -> None:
-    """Refuse to average over runs of different size."""
+    """Raise if the seeds of a name differ in horizon, because they cannot be averaged then."""
     for name, seeds in runs.items():
         first = _size(seeds[0])
         for i, run in enumerate(seeds):
             if _size(run) != first:
-                remedy = "Give runs of another size another name."
-                condition = "have the horizon of the first of its name: (n_prompts, n_rounds, total_budget)"
+                remedy = "Give runs with another horizon another name."
+                condition = "have the horizon of the first run of its name: (n_prompts, n_rounds, total_budget)"
                 raise ValueError(error_text(_where(name, i), f"{condition} = {first}", _size(run), remedy))
 
 
 def _size(run: SimulationResult) -> tuple[int, int, int]:
-    """Return what makes runs comparable entry by entry."""
+    """Return prompts, rounds and budget, in which runs must agree to be averaged entry by entry."""
     return run.horizon.n_prompts, run.horizon.n_rounds, run.horizon.total_budget
 
 
 def require_known(runs: Mapping[str, list[SimulationResult]], attribute: str, need: str) -> None:
-    """Refuse a run whose policy does not reveal what a figure shows."""
+    """Raise if ``attribute`` is NaN throughout a run; ``need`` names the runs that have it."""
     for name, seeds in runs.items():
         for i, run in enumerate(seeds):
             if np.isnan(getattr(run, attribute)).all():
@@ -65,5 +65,5 @@ def require_known(runs: Mapping[str, list[SimulationResult]], attribute: str, ne
 
 
 def _where(name: str, i: int) -> str:
-    """Return how a message names a run."""
+    """Return the name of a run in error messages."""
     return f"runs[{name!r}][{i}]" if name else f"runs[{i}]"

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def plot_regret(curves: RegretCurve | Mapping[str, RegretCurve], ax: Axes | None = None) -> Axes:
-    r"""Draw regret per prompt against the number of rounds, both logarithmic, above it the theorem's bound.
+    r"""Draw regret per prompt against the number of rounds, with the theorem's bound, on logarithmic axes.
 
-    The bound is a thin line without markers in the colour and the dashes of its curve; the dotted one falls like
-    :math:`K^{-1/2}`, the bound's rate.
+    The bound is a thin line without markers in the colour and dashes of its curve. The dotted line falls like
+    :math:`K^{-1/2}`, the rate of the bound.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def plot_regret(curves: RegretCurve | Mapping[str, RegretCurve], ax: Axes | None
     Raises
     ------
     ValueError
-        Without curves, or for a curve without regret, which logarithmic axes cannot show.
+        For no curves, or a curve without positive regret, which logarithmic axes cannot show.
     TypeError
         For anything but curves.
 
@@ -84,7 +84,7 @@ def plot_regret(curves: RegretCurve | Mapping[str, RegretCurve], ax: Axes | None
 
 
 def plot_epochs(epochs: npt.ArrayLike, regret: Mapping[str, npt.ArrayLike], ax: Axes | None = None) -> Axes:
-    """Draw regret against the number of passes over the data, both logarithmic.
+    """Draw regret against the number of passes over the data, on logarithmic axes.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def plot_epochs(epochs: npt.ArrayLike, regret: Mapping[str, npt.ArrayLike], ax: 
     Raises
     ------
     ValueError
-        Without any series.
+        For no series.
 
     Examples
     --------
@@ -128,17 +128,17 @@ def plot_epochs(epochs: npt.ArrayLike, regret: Mapping[str, npt.ArrayLike], ax: 
 def plot_comparison(
     scores: Mapping[str, Mapping[str, npt.ArrayLike]], ax: Axes | None = None, *, label: str, log: bool = False
 ) -> Axes:
-    """Draw one figure of many policies on several pools: a dot per pool, with its 95% interval over seeds.
+    """Draw a score of many policies on several pools: one marker per pool, with its 95% interval over seeds.
 
     Parameters
     ----------
     scores : mapping of policy to mapping of pool to array_like, shape (n_seeds,)
-        The figure per seed, in the unit of ``label``, at least two of them. The policies are ordered by their mean over
-        the pools, largest first.
+        Score per seed, in the unit of ``label``, for at least two seeds. Policies are ordered by their mean over the pools,
+        largest first.
     ax : matplotlib.axes.Axes or None
         Where to draw.
     label : str
-        What the figure is, with its unit.
+        Name of the score with its unit.
     log : bool
         Whether the axis is logarithmic.
 
@@ -149,7 +149,7 @@ def plot_comparison(
     Raises
     ------
     ValueError
-        Without any policy, or where a pool has fewer than two seeds.
+        For no policies, or a pool with fewer than two seeds.
 
     Examples
     --------
@@ -163,7 +163,7 @@ def plot_comparison(
     for name, own in scores.items():
         for pool, values in own.items():
             if np.size(values) < 2:
-                remedy = "Give one figure per seed."
+                remedy = "Give one score per seed."
                 raise ValueError(error_text(f"scores[{name!r}][{pool!r}]", "have at least two seeds", values, remedy))
     names = sorted(scores, key=lambda name: -float(np.mean([np.mean(np.asarray(x)) for x in scores[name].values()])))
     pools = list(dict.fromkeys(pool for own in scores.values() for pool in own))

@@ -1,4 +1,4 @@
-"""From the bytes of a log to records: blocks of whole lines, records of CSV and JSONL, and the columns wanted of them."""
+"""From the bytes of a log to columns: blocks of whole lines, CSV and JSONL records, and the fields that are used."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Format = Literal["csv", "jsonl"]
 Progress = Callable[[int], None]
 Columns = list[list[Any]]
 
-_BLOCK = 1 << 20  # bytes: large enough that a block's own cost vanishes, small enough to hold a few
-_PIECE = 1000  # JSON objects that are alive at a time: more of them cost more, in garbage collection, than they save
-_MOST_LINES = 10_000  # of one record: a quote that stays open longer was never meant to open
-_scan = json.JSONDecoder().raw_decode  # json.loads without its checks of what the caller knows
+_BLOCK = 1 << 20  # bytes: large enough to amortise the cost per block, small enough to hold several in memory
+_PIECE = 1000  # JSON objects alive at a time: with more of them, garbage collection costs more than it saves
+_MOST_LINES = 10_000  # of one record: a quote that stays open longer is a stray one
+_scan = json.JSONDecoder().raw_decode  # json.loads without the checks that the caller makes anyway
 
 
 class WrongWidth(ValueError):
@@ -27,19 +27,19 @@ class WrongWidth(ValueError):
 
 
 class Source:
-    """The text of a plain or gzipped stream in blocks of whole lines, and how it ended.
+    """The text of a plain or gzipped stream in blocks of whole lines.
 
     Parameters
     ----------
     raw : binary file
-        With ``peek``, as ``open(file, "rb")`` and standard input have it.
+        Must have ``peek``, like ``open(file, "rb")`` and standard input.
     progress : callable
-        Told after each block how many bytes of the file have been read.
+        Called after each block with the number of bytes of the file read so far.
 
     Attributes
     ----------
     broken : str or None
-        Why a gzipped stream ended before its end, once it has been read.
+        Why a gzipped stream is incomplete; set when iteration ends.
     """
 
     def __init__(self, raw: Any, progress: Progress) -> None:
@@ -50,8 +50,8 @@ class Source:
         self._stream: Any = gzip.GzipFile(fileobj=raw) if zipped else raw
 
     def __iter__(self) -> Iterator[str]:
-        """Yield lines joined by newlines, without the last newline; half a line at a break is left out."""
-        parts: list[bytes] = []  # of a line that goes on in the next block
+        """Yield blocks of lines without the final newline; the incomplete line before a break is left out."""
+        parts: list[bytes] = []  # of a line that continues in the next block
         done = 0
         first = True
         for data in self._bytes():
@@ -75,7 +75,7 @@ class Source:
         more = True
         while more:
             try:
-                # read1 gives what one step of decompression gave; read would lose it when the next step fails.
+                # read1 returns after one decompression step; read would lose that data if the next step failed.
                 piece = self._stream.read1(_BLOCK)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 self.broken, piece = str(error).rstrip("."), b""
@@ -88,12 +88,12 @@ class Source:
 
 
 def _decode(data: bytes) -> str:
-    text = data.decode("utf-8", "backslashreplace")  # different bytes stay different, and can be printed
+    text = data.decode("utf-8", "backslashreplace")  # different invalid bytes stay different and printable
     return text.replace("\r\n", "\n").removesuffix("\r") if "\r" in text else text
 
 
 def line_records(blocks: Iterable[str]) -> Iterator[tuple[list[str], Sequence[int]]]:
-    """Yield the lines of each block with their numbers, from 1."""
+    """Yield the lines of each block with their line numbers, counted from 1."""
     number = 1
     for text in blocks:
         lines = text.split("\n")
@@ -102,7 +102,7 @@ def line_records(blocks: Iterable[str]) -> Iterator[tuple[list[str], Sequence[in
 
 
 def csv_records(blocks: Iterable[str]) -> Iterator[tuple[list[str], Sequence[int]]]:
-    """Yield the records of each block, quoted fields with line breaks in one piece, with the numbers of their lines."""
+    """Yield the records of each block with the numbers of their first lines; quoted fields may contain line breaks."""
     held: list[str] = []  # lines of a record whose quote is still open
     last = 0  # number of the last line taken
     for text in blocks:
@@ -132,15 +132,15 @@ def csv_records(blocks: Iterable[str]) -> Iterator[tuple[list[str], Sequence[int
 
 
 def csv_columns(texts: list[str], places: Sequence[int], width: int) -> Columns:
-    """Return the fields at ``places`` of records that all have ``width`` of them, one list per place."""
+    """Return the fields at ``places`` of records that all have ``width`` fields, one list per place."""
     text = "\n".join(texts)
     if '"' in text or "\r" in text:
         rows = list(csv.reader(texts))
         if set(map(len, rows)) != {width} or len(rows) != len(texts):
             raise WrongWidth
         return [[row[place] for row in rows] for place in places]
-    # Without quotes a record is its text split at the commas. Splitting all of them at once makes no list per record,
-    # which is three times as fast, garbage collection included; every width-th separator must be a line break then.
+    # Without quotes, records can be split at the commas all at once, which makes no list per record and is three times
+    # as fast. The records have equal width if and only if every width-th separator is a line break.
     codes = np.frombuffer(f"{text}\n".encode(), dtype=np.uint8)
     breaks = codes[(codes == ord(",")) | (codes == ord("\n"))] == ord("\n")
     if breaks.size != len(texts) * width or not breaks[width - 1 :: width].all():
@@ -158,7 +158,7 @@ def csv_row(text: str) -> list[str]:
 
 
 def csv_fields(text: str, places: Sequence[int], width: int) -> tuple[Any, ...]:
-    """Return the fields at ``places`` of one record; the error says what is wrong with it."""
+    """Return the fields at ``places`` of one record; the error text is the reason shown to the user."""
     row = csv_row(text)
     if len(row) != width:
         raise WrongWidth(f"{len(row)} field{'s' * (len(row) != 1)} where the header has {width}")
@@ -166,7 +166,7 @@ def csv_fields(text: str, places: Sequence[int], width: int) -> tuple[Any, ...]:
 
 
 def json_columns(texts: list[str], keys: Sequence[str]) -> Columns:
-    """Return what JSON objects, one per line, hold under ``keys``, one list per key."""
+    """Return the values of ``keys`` in JSON objects, one object per line, as one list per key."""
     columns: Columns = [[] for _ in keys]
     for start in range(0, len(texts), _PIECE):
         lines = list(map(str.strip, texts[start : start + _PIECE]))
@@ -179,7 +179,7 @@ def json_columns(texts: list[str], keys: Sequence[str]) -> Columns:
 
 
 def json_fields(text: str, keys: Sequence[str]) -> tuple[Any, ...]:
-    """Return what one JSON object holds under ``keys``; the error says what is wrong with it."""
+    """Return the values of ``keys`` in one JSON object; the error text is the reason shown to the user."""
     entry = json_object(text)
     missing = [key for key in keys if key not in entry]
     if missing:
@@ -188,7 +188,7 @@ def json_fields(text: str, keys: Sequence[str]) -> tuple[Any, ...]:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """Return the JSON object that a line holds."""
+    """Return the JSON object in a line."""
     try:
         entry = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""RolloutLog: which rollouts a run has dealt, to whom and when, and what they were rewarded."""
+"""RolloutLog: the rewards of a training run by prompt and step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BadLine:
     reason : str
         Why it could not be used.
     text : str
-        How the line begins, at most 60 characters.
+        Beginning of the line, at most 60 characters.
 
     Examples
     --------
@@ -44,37 +44,37 @@ class BadLine:
 class RolloutLog:
     r"""The rewarded rollouts of a run by prompt and step.
 
-    A *cell* is one prompt in one step, in GRPO a group. Cells are sorted by step, then by prompt; entries are the
-    distinct rewards of a cell, in ascending order, so that a log of 0/1 rewards holds at most two per cell.
+    A *group* is all rollouts of one prompt in one step. Groups are sorted by step, then by prompt. An *entry* is one
+    distinct reward of a group; a group's entries are in ascending order, at most two of them if rewards are 0 or 1.
 
     Attributes
     ----------
     prompt_ids : tuple of str
-        Ids as the log writes them, in order of appearance; the row of a prompt is its place here.
+        Ids as written in the log, in order of first appearance; the row of a prompt is its place here.
     steps : numpy.ndarray of float64, shape (n_steps,)
-        The log's own step numbers, ascending.
-    cell_prompt : numpy.ndarray of int64, shape (n_cells,)
-        Row of the cell's prompt.
-    cell_step : numpy.ndarray of int64, shape (n_cells,)
-        Place of the cell's step in ``steps``.
-    trials : numpy.ndarray of int64, shape (n_cells,)
-        Rollouts of the cell.
-    successes : numpy.ndarray of float64, shape (n_cells,)
-        Sums of the rewards of the cell, in [0, trials].
-    entry_cell : numpy.ndarray of int64, shape (n_entries,)
-        Cell of each entry.
+        Step numbers of the log, ascending.
+    group_prompt : numpy.ndarray of int64, shape (n_groups,)
+        Row of each group's prompt.
+    group_step : numpy.ndarray of int64, shape (n_groups,)
+        Place of each group's step in ``steps``.
+    trials : numpy.ndarray of int64, shape (n_groups,)
+        Rollouts of each group.
+    successes : numpy.ndarray of float64, shape (n_groups,)
+        Sum of the rewards of each group, in [0, trials].
+    entry_group : numpy.ndarray of int64, shape (n_entries,)
+        Group of each entry.
     entry_reward : numpy.ndarray of float64, shape (n_entries,)
-        Reward, in [0, 1].
+        Reward of each entry, in [0, 1].
     entry_rollouts : numpy.ndarray of int64, shape (n_entries,)
-        Rollouts of the cell that had this reward.
+        Rollouts of the group with this reward.
     n_lines : int
         Lines of data read, good and bad.
     n_bad : int
-        Bad lines among them, which count in nothing else.
+        Bad lines among them; they are not part of the other attributes.
     bad_lines : tuple of BadLine
-        The first five of those.
+        The first five bad lines.
     broken : str or None
-        Why a gzipped file could not be read to its end.
+        Why a gzipped file could not be read to its end; None if it could.
 
     Examples
     --------
@@ -91,11 +91,11 @@ class RolloutLog:
 
     prompt_ids: tuple[str, ...]
     steps: FloatArray
-    cell_prompt: IntArray
-    cell_step: IntArray
+    group_prompt: IntArray
+    group_step: IntArray
     trials: IntArray
     successes: FloatArray
-    entry_cell: IntArray
+    entry_group: IntArray
     entry_reward: FloatArray
     entry_rollouts: IntArray
     n_lines: int
@@ -117,7 +117,7 @@ class RolloutLog:
         bad_lines: tuple[BadLine, ...] = (),
         broken: str | None = None,
     ) -> RolloutLog:
-        """Return the log of distinct rows (prompt, step, reward), sorted by step, prompt and reward.
+        """Return the log of rows (prompt, step, reward) that are distinct and sorted by step, prompt and reward.
 
         Parameters
         ----------
@@ -130,18 +130,18 @@ class RolloutLog:
         reward : numpy.ndarray of float64, shape (n_entries,)
             Reward of each row, in [0, 1].
         rollouts : numpy.ndarray of int64, shape (n_entries,)
-            Rollouts of the prompt in the step that had this reward, at least 1.
+            Rollouts of the prompt in this step with this reward, at least 1.
         n_lines, n_bad : int
             Lines of data read, and bad lines among them.
         bad_lines : tuple of BadLine
-            Some of the bad lines.
+            The first bad lines.
         broken : str or None
-            Why a file could not be read to its end.
+            Why a file could not be read to its end; None if it could.
 
         Returns
         -------
         RolloutLog
-            With cells and entries in the order of the rows.
+            With groups and entries in the order of the rows.
 
         Examples
         --------
@@ -155,11 +155,11 @@ class RolloutLog:
         return cls(
             prompt_ids=prompt_ids,
             steps=steps,
-            cell_prompt=prompt[first],
-            cell_step=place[first],
+            group_prompt=prompt[first],
+            group_step=place[first],
             trials=np.add.reduceat(rollouts, first),
             successes=np.add.reduceat(rollouts * reward, first),
-            entry_cell=np.repeat(np.arange(first.size), np.diff(np.append(first, prompt.size))),
+            entry_group=np.repeat(np.arange(first.size), np.diff(np.append(first, prompt.size))),
             entry_reward=reward,
             entry_rollouts=rollouts,
             n_lines=n_lines,
@@ -180,41 +180,41 @@ class RolloutLog:
 
     @property
     def n_rollouts(self) -> int:
-        """All rollouts."""
+        """Rollouts of the log, over all groups."""
         return int(self.trials.sum())
 
     @property
     def fractional(self) -> bool:
-        """Whether some reward is neither 0 nor 1."""
+        """Whether any reward lies strictly between 0 and 1."""
         return bool(((self.entry_reward > 0.0) & (self.entry_reward < 1.0)).any())
 
     @property
     def dead(self) -> npt.NDArray[np.bool_]:
-        """Whether all rewards of a cell are equal, which leaves GRPO without a gradient; shape (n_cells,)."""
-        dead: npt.NDArray[np.bool_] = np.bincount(self.entry_cell, minlength=self.trials.size) == 1
+        """Whether all rewards of a group are equal, so that its GRPO gradient is 0; shape (n_groups,)."""
+        dead: npt.NDArray[np.bool_] = np.bincount(self.entry_group, minlength=self.trials.size) == 1
         return dead
 
     @property
     def visits(self) -> IntArray:
-        """Steps in which each prompt was dealt a rollout; shape (n_prompts,)."""
-        return np.bincount(self.cell_prompt, minlength=self.n_prompts)
+        """Number of steps in which each prompt has rollouts; shape (n_prompts,)."""
+        return np.bincount(self.group_prompt, minlength=self.n_prompts)
 
-    def cells_of_steps(self) -> list[slice]:
-        """Return the cells of each step, in order.
+    def groups_of_steps(self) -> list[slice]:
+        """Return the groups of each step, in order.
 
         Returns
         -------
         list of slice, one per step
-            Into the arrays with one entry per cell.
+            Slices of the arrays with shape (n_groups,).
 
         Examples
         --------
         >>> step = np.array([1.0, 1.0, 2.0])
         >>> log = RolloutLog.of_rows(("a", "b"), np.array([0, 1, 0]), step, np.ones(3), np.array([8, 8, 8]), n_lines=24)
-        >>> [log.cell_prompt[cells].tolist() for cells in log.cells_of_steps()]
+        >>> [log.group_prompt[groups].tolist() for groups in log.groups_of_steps()]
         [[0, 1], [0]]
         """
-        ends = np.cumsum(np.bincount(self.cell_step, minlength=self.n_steps)).tolist()
+        ends = np.cumsum(np.bincount(self.group_step, minlength=self.n_steps)).tolist()
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def history(self) -> list[tuple[list[Hashable], FloatArray, IntArray]]:
@@ -223,7 +223,7 @@ class RolloutLog:
         Returns
         -------
         list of tuple (prompt_ids, successes, rollouts), one per step
-            Ids of the prompts, and arrays of shape (n_ids,): sums of their rewards, and rewarded rollouts.
+            Ids of the prompts, and arrays of shape (n_ids,): the sum of each prompt's rewards, and its rewarded rollouts.
 
         Examples
         --------
@@ -234,8 +234,8 @@ class RolloutLog:
         """
         ids = np.array(self.prompt_ids, dtype=object)
         return [
-            (ids[self.cell_prompt[cells]].tolist(), self.successes[cells], self.trials[cells])
-            for cells in self.cells_of_steps()
+            (ids[self.group_prompt[groups]].tolist(), self.successes[groups], self.trials[groups])
+            for groups in self.groups_of_steps()
         ]
 
     def bank(
@@ -270,24 +270,24 @@ class RolloutLog:
         return BetaPosteriorBank(self.prompt_ids, prior=prior, forgetting=forgetting)
 
     def sample(self, n_prompts: int, seed: int | np.random.Generator = 0) -> RolloutLog:
-        """Return the log of some of the prompts, drawn without replacement; all of it where there are no more.
+        """Return the log of ``n_prompts`` prompts drawn without replacement, or the whole log if it has no more.
 
         Parameters
         ----------
         n_prompts : int, at least 1
             Prompts to keep.
         seed : int or numpy.random.Generator
-            Draws them.
+            Draws the prompts.
 
         Returns
         -------
         RolloutLog
-            With the steps in which one of them was dealt a rollout.
+            Steps without rollouts of the drawn prompts are left out.
 
         Raises
         ------
         ValueError, TypeError
-            For a number that is not at least 1, or a seed that is none.
+            For a number below 1 or not an integer, or an invalid seed.
 
         Examples
         --------
@@ -302,12 +302,12 @@ class RolloutLog:
         kept = np.sort(generator(seed).choice(self.n_prompts, n_prompts, replace=False))
         row = np.full(self.n_prompts, -1)
         row[kept] = np.arange(n_prompts)
-        prompt = row[self.cell_prompt[self.entry_cell]]
+        prompt = row[self.group_prompt[self.entry_group]]
         chosen = prompt >= 0
         return RolloutLog.of_rows(
             tuple(self.prompt_ids[i] for i in kept.tolist()),
             prompt[chosen],
-            self.steps[self.cell_step[self.entry_cell[chosen]]],
+            self.steps[self.group_step[self.entry_group[chosen]]],
             self.entry_reward[chosen],
             self.entry_rollouts[chosen],
             n_lines=self.n_lines,
@@ -315,7 +315,7 @@ class RolloutLog:
 
 
 def changes(*keys: npt.NDArray[Any]) -> IntArray:
-    """Return where sorted rows differ from the one before, the first included."""
+    """Return the places of sorted rows that differ from the row before; the first row is included."""
     new = np.zeros(keys[0].size, dtype=np.bool_)
     new[0] = True
     for key in keys:

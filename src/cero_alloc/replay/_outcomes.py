@@ -1,4 +1,4 @@
-"""The logged outcomes that a replay draws from: in order of time, each at most once, shuffled within a step."""
+"""The logged rewards that a replay draws from: in order of time, each at most once, shuffled within a step."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ _MOST_LISTED = 1 << 24  # rollouts: 16 bytes each
 
 
 class Outcomes(Protocol):
-    """The logged outcomes that are left."""
+    """The logged rewards, in the order in which a replay takes them."""
 
     def restart(self) -> None:
         """Put all outcomes back."""
 
     def draw(self, rows: IntArray, n: IntArray) -> tuple[npt.NDArray[Any], IntArray]:
-        """Take the next ``n`` outcomes of each row, or what is left; return summed rewards and how many there were."""
+        """Take the next ``n`` outcomes of each row, or all that are left; return the reward sums and the numbers taken."""
 
     def mixed(self, rows: IntArray, successes: npt.NDArray[Any], answered: IntArray) -> npt.NDArray[np.bool_]:
-        """Tell for which rows the last ``answered`` outcomes taken were not all equal."""
+        """Return whether the last ``answered`` outcomes taken from each row differ."""
 
 
 class ListedOutcomes:
-    """Outcomes one after the other, in one order for all policies, so that luck is the same for all; a draw is a piece."""
+    """Outcomes listed in one order for all policies, so that all policies face the same luck; a draw takes a slice."""
 
     def __init__(self, log: RolloutLog, seed: int) -> None:
-        # Cells by prompt, then by time; a fraction added to the place of its cell shuffles a rollout within it.
+        # Groups by prompt, then by time; a random fraction added to a rollout's place shuffles it within its group.
         place = np.empty(log.trials.size)
-        place[np.argsort(log.cell_prompt, kind="stable")] = np.arange(log.trials.size)
-        key = np.repeat(place[log.entry_cell], log.entry_rollouts)
+        place[np.argsort(log.group_prompt, kind="stable")] = np.arange(log.trials.size)
+        key = np.repeat(place[log.entry_group], log.entry_rollouts)
         key += np.random.default_rng([seed, 1]).random(key.size)
         reward = np.repeat(log.entry_reward, log.entry_rollouts)[np.argsort(key)]
         self._sums = np.concatenate([[0.0], np.cumsum(reward)])
         ends = np.append(np.flatnonzero(np.diff(reward)) + 1, reward.size)  # of runs of equal outcomes
         self._run_end = np.repeat(ends, np.diff(np.concatenate([[0], ends])))
-        per_prompt = np.bincount(log.cell_prompt, log.trials, log.n_prompts).astype(np.int64)
+        per_prompt = np.bincount(log.group_prompt, log.trials, log.n_prompts).astype(np.int64)
         self._end = np.cumsum(per_prompt)
         self._start = self._end - per_prompt
         self.restart()
@@ -55,20 +55,20 @@ class ListedOutcomes:
         taken = np.minimum(n, self._end[rows] - start)
         self._at[rows] = start + taken
         won = self._sums[start + taken] - self._sums[start]
-        return np.minimum(np.maximum(won, 0.0), taken), taken  # long sums of fractions round
+        return np.minimum(np.maximum(won, 0.0), taken), taken  # differences of long sums have rounding errors
 
     def mixed(self, rows: IntArray, successes: FloatArray, answered: IntArray) -> npt.NDArray[np.bool_]:
         """See :class:`Outcomes`."""
-        first = self._at[rows] - np.maximum(answered, 1)  # nothing taken is no more mixed than a single outcome
+        first = self._at[rows] - np.maximum(answered, 1)  # a row from which nothing was taken is not mixed
         mixed: npt.NDArray[np.bool_] = self._run_end[first] < self._at[rows]
         return mixed
 
 
 class CountedOutcomes:
-    """Outcomes 0 and 1 that are too many to list: what is left of a cell is two numbers, a draw hypergeometric."""
+    """Outcomes 0 and 1 too numerous to list: each group keeps two counts, and draws from it are hypergeometric."""
 
     def __init__(self, log: RolloutLog, seed: int) -> None:
-        order = np.argsort(log.cell_prompt, kind="stable")  # by prompt, then by time
+        order = np.argsort(log.group_prompt, kind="stable")  # by prompt, then by time
         self._trials = log.trials[order]
         self._successes = log.successes[order].astype(np.int64)
         self._visits = log.visits
@@ -79,21 +79,21 @@ class CountedOutcomes:
     def restart(self) -> None:
         """See :class:`Outcomes`."""
         self._left, self._good = self._trials.copy(), self._successes.copy()
-        self._at = self._end - self._visits  # the cell that each prompt has reached
+        self._at = self._end - self._visits  # the group that each prompt has reached
         self._rng = np.random.default_rng([self._seed, 1])
 
     def draw(self, rows: IntArray, n: IntArray) -> tuple[IntArray, IntArray]:
-        """See :class:`Outcomes`; a draw that goes beyond its cell goes on in the prompt's next one."""
+        """See :class:`Outcomes`; a draw larger than the rest of its group continues in the prompt's next group."""
         won, want = np.zeros_like(n), n.copy()
         some = np.flatnonzero((n > 0) & (self._at[rows] < self._end[rows]))
         while some.size:
-            cell = self._at[rows[some]]
-            left, good = self._left[cell], self._good[cell]
+            group = self._at[rows[some]]
+            left, good = self._left[group], self._good[group]
             taken = np.minimum(want[some], left)
             hits = self._rng.hypergeometric(good, left - good, taken)
             won[some] += hits
             want[some] -= taken
-            self._left[cell], self._good[cell] = left - taken, good - hits
+            self._left[group], self._good[group] = left - taken, good - hits
             some = some[taken == left]
             self._at[rows[some]] += 1
             some = some[(want[some] > 0) & (self._at[rows[some]] < self._end[rows[some]])]
@@ -105,6 +105,6 @@ class CountedOutcomes:
 
 
 def logged_outcomes(log: RolloutLog, seed: int) -> Outcomes:
-    """Return the outcomes of a log, none of them taken."""
+    """Return the outcomes of a log before any is taken."""
     listed = log.fractional or log.n_rollouts <= _MOST_LISTED
     return ListedOutcomes(log, seed) if listed else CountedOutcomes(log, seed)

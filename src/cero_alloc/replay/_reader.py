@@ -1,4 +1,4 @@
-"""read_log: a CSV or JSONL log of rollouts, read as a stream, its bad lines put aside."""
+"""read_log: read a CSV or JSONL log of rollouts as a stream, leaving out bad lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ._lines import (
 )
 from ._log import BadLine, RolloutLog, changes
 
-# What trainers call their columns, the usual name first; compared without case.
+# Column names used by trainers, the usual name first; compared without case.
 _NAMES = {
     "prompt_id": ("prompt_id", "prompt", "problem_id", "question_id", "task_id", "example_id", "id"),
     "step": ("step", "global_step", "training_step", "train_step", "iteration", "round", "epoch"),
@@ -42,14 +42,14 @@ _NAMES = {
 }
 _FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
 
-_WORDS = {"true": 1.0, "false": 0.0}  # how CSV writes booleans
+_WORDS = {"true": 1.0, "false": 0.0}  # booleans in CSV
 
-_SHOWN = 5  # bad lines that are named
-_MOST_TEXT = 60  # characters of a bad line that are shown
-_MOST_TRIALS = 10**8  # of one line; numpy draws without replacement from less than 10**9
+_SHOWN = 5  # bad lines kept with their reasons
+_MOST_TEXT = 60  # characters shown of a bad line
+_MOST_TRIALS = 10**8  # of one line; NumPy's hypergeometric draws need populations below 10**9
 _REMEMBERED = 1 << 16  # distinct texts of numbers
-_FLUSH = 1 << 20  # rows that are held before equal ones are merged
-_FEW = 16  # lines that are read one by one where one of them is bad
+_FLUSH = 1 << 20  # rows held before equal ones are merged
+_FEW = 16  # a block with a bad line is halved down to this many lines, which are then read one by one
 _ODD = (ValueError, TypeError, KeyError, OverflowError, RecursionError, CsvError)
 
 
@@ -65,19 +65,19 @@ def read_log(
 ) -> RolloutLog:
     r"""Read a log of rollouts: one reward per line, or successes and trials per line.
 
-    The file is read as a stream. Lines that cannot be used are counted and the first five kept; blank lines are not
-    lines. A gzipped file that breaks off yields what could be read, without the half line at the break.
+    The file is read as a stream. Bad lines are left out and counted, and the first five are kept with their reasons; blank
+    lines are ignored. A truncated gzipped file is used up to its last complete line.
 
     Parameters
     ----------
     file : str or path
         CSV with a header line, or JSONL with one object per line, plain or gzipped; "-" for standard input.
     prompt_id, step, reward, successes, trials : str or None
-        Names of the columns or keys; None looks for the usual ones. Prompts are texts or whole numbers, steps numbers,
-        rewards numbers in [0, 1] or booleans. Successes and trials are whole numbers; of a reward and a pair of these
-        the pair is taken unless ``reward`` is given.
+        Names of the columns or keys; None looks for the usual ones. Prompt ids are strings or whole numbers, steps are
+        numbers, rewards are numbers in [0, 1] or booleans, and successes and trials are whole numbers. If a log has both a
+        reward column and successes and trials, the latter are used unless ``reward`` is given.
     format : {"csv", "jsonl"} or None
-        None goes by the extension, else by whether the first line begins with a brace.
+        None decides by the extension, and if that is unknown by whether the first line begins with a brace.
 
     Returns
     -------
@@ -87,10 +87,10 @@ def read_log(
     Raises
     ------
     ValueError
-        For an unknown format, columns that cannot be found (the message lists those there are), or a log without a
-        line that can be used.
+        For an unknown format, columns that cannot be found (the message lists the columns of the log), or a log without a
+        good line.
     TypeError
-        For a file that is no path.
+        For a file that is not a path.
     OSError
         For a file that cannot be read.
 
@@ -109,10 +109,10 @@ def read_log(
 def read_with_progress(
     file: str | Path, names: dict[str, str | None], format: Format | None, progress: Progress
 ) -> RolloutLog:
-    """Do what :func:`read_log` does, and tell ``progress`` how many bytes have been read."""
+    """Read a log as :func:`read_log` does, calling ``progress`` with the number of bytes read so far."""
     if format is not None and format not in get_args(Format):
         raise ValueError(error_text("format", f"be one of {list(get_args(Format))}", format, "Correct the spelling."))
-    if not isinstance(file, (str, PathLike)):  # a number is a file that is open already
+    if not isinstance(file, (str, PathLike)):  # open() would take a number for a file descriptor
         raise TypeError(error_text("file", "be a path", file, "Name the log."))
     with ExitStack() as stack:
         raw = sys.stdin.buffer if str(file) == "-" else stack.enter_context(open(file, "rb"))
@@ -124,7 +124,7 @@ def read_with_progress(
 
 
 def _records(file: str, source: Source, format: str | None, tally: _Tally) -> Iterator[tuple[list[str], Any]]:
-    """Tell the format, find the columns, and yield the records that follow."""
+    """Determine the format and the columns, then yield the records."""
     blocks = iter(source)
     first = next((text for text in blocks if text.strip()), None)
     if first is None:
@@ -154,7 +154,7 @@ def _records(file: str, source: Source, format: str | None, tally: _Tally) -> It
 
 
 class _Prompts(dict[Any, int]):
-    """Codes of prompt ids in order of appearance; 7 and "7" are the same prompt."""
+    """Codes of prompt ids in order of first appearance; 7 and "7" are the same prompt."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -171,7 +171,7 @@ class _Prompts(dict[Any, int]):
 
 
 class _Numbers(dict[Any, float]):
-    """Numbers by their text, remembered: logs repeat a few of them."""
+    """Numbers by their text, cached because a log repeats a few of them."""
 
     def __missing__(self, key: Any) -> float:
         try:
@@ -184,7 +184,7 @@ class _Numbers(dict[Any, float]):
 
 
 class _Tally:
-    """The good lines so far by prompt, step and reward, and what was wrong with the bad ones."""
+    """The good lines read so far, counted by prompt, step and reward, and the bad lines with their reasons."""
 
     def __init__(self, file: str, names: dict[str, str | None]) -> None:
         self._file = file
@@ -193,7 +193,7 @@ class _Tally:
         self._numbers = _Numbers()
         self._held: list[tuple[npt.NDArray[Any], ...]] = []  # prompt, step, reward, rollouts
         self._n_held = 0
-        self._merged = 0  # of the held parts, how many rows the first one has
+        self._merged = 0  # rows of the first held part, which are distinct already
         self._n_lines = self._n_bad = 0
         self._bad: list[BadLine] = []
 
@@ -207,7 +207,7 @@ class _Tally:
         self._width: int | None = len(columns)
 
     def keys(self, lines: list[str]) -> None:
-        """Find the keys of a JSONL log: the first line that has them all tells their names."""
+        """Find the keys of a JSONL log in the first line that has all of them."""
         error: ValueError | None = None
         for line in lines:
             try:
@@ -227,7 +227,7 @@ class _Tally:
         raise error or ValueError(what)
 
     def _find(self, columns: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return which roles the log fills, and the columns that fill them."""
+        """Return the roles that the log has columns for, and the names of these columns."""
         spelled = {name.lower(): name for name in reversed(columns)}
         found: dict[str, str] = {}
         for role, given in self._names.items():
@@ -260,7 +260,7 @@ class _Tally:
     # ------------------------------------------------------------ the lines
 
     def take(self, texts: list[str], numbers: Any) -> None:
-        """Add records; where one is bad, halve them until the good ones are apart."""
+        """Add records; if one is bad, halve them until the bad ones are isolated."""
         if not texts:
             return
         try:
@@ -291,7 +291,7 @@ class _Tally:
             self._add([[field] for field in fields])
         except WrongWidth as error:
             lines = text.split("\n")
-            if len(lines) > 1:  # a stray quote has swallowed the lines that follow
+            if len(lines) > 1:  # a stray quote has joined this line with the lines that follow
                 self.take(lines, range(number, number + len(lines)))
                 return
             self._complain(number, str(error), text)
@@ -305,7 +305,7 @@ class _Tally:
             self._bad.append(BadLine(number, reason, _short(text)))
 
     def _explain(self, fields: tuple[Any, ...]) -> None:
-        """Raise what is wrong with a record, in words; :meth:`_add` finds the same faults in whole columns."""
+        """Raise a ValueError with the reason why a record is bad; :meth:`_add` checks the same rules on whole columns."""
         prompt, *numbers = fields
         if type(prompt) not in (str, int):
             raise ValueError("prompt id is neither text nor a whole number")
@@ -334,7 +334,7 @@ class _Tally:
             raise ValueError(f"trials are not between 1 and {_MOST_TRIALS}")
 
     def _add(self, columns: Columns) -> None:
-        """Add columns of good records, or raise where one is bad, before anything is added."""
+        """Add columns of records, or raise before anything is added if one of them is bad."""
         kinds = [set(map(type, column)) for column in columns]
         plain = {str, int, float, bool} if self._roles[-1] == "reward" else {str, int, float}
         if not (kinds[0] <= {str, int} and kinds[1] <= {str, int, float} and all(kind <= plain for kind in kinds[2:])):
@@ -366,7 +366,7 @@ class _Tally:
             self._merge()
 
     def _merge(self) -> None:
-        """Merge the held rows of one prompt, step and reward; sorted by step, prompt and reward."""
+        """Merge held rows with equal prompt, step and reward, and sort by step, prompt and reward."""
         prompt, step, reward, rollouts = (np.concatenate(column) for column in zip(*self._held, strict=True))
         order = np.lexsort((reward, prompt, step))
         prompt, step, reward = prompt[order], step[order], reward[order]
@@ -386,7 +386,7 @@ class _Tally:
             )
         self._merge()
         prompt, step, reward, rollouts = self._held[0]
-        rows, prompt = np.unique(prompt, return_inverse=True)  # bad lines may have named prompts of their own
+        rows, prompt = np.unique(prompt, return_inverse=True)  # prompts that only bad lines name have no rows
         return RolloutLog.of_rows(
             tuple(self._prompts.names[row] for row in rows.tolist()),
             prompt,

@@ -1,4 +1,4 @@
-"""The report of a replay, as text, CSV rows and JSON."""
+"""The report of a replay as text, CSV rows and JSON."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ import numpy as np
 from cero_alloc._evidence.calibration import Calibration
 
 from ._log import RolloutLog
-from ._replay import Offer, ReplayResult, ReplayRow, default_policies, replay
+from ._policies import default_policies
+from ._replay import replay
+from ._results import Offer, ReplayResult, ReplayRow
 from ._settings import SATURATIONS, LearntSettings, SaturationChoice, choose_saturation, learn_settings, python_lines
 
 _WIDTH = 100  # of a paragraph, in characters
-_FEW_PROMPTS = 20  # below that a bootstrap over prompts has too few of them to draw from
-_MANY_UNANSWERED = 0.05  # share
+_FEW_PROMPTS = 20  # with fewer prompts the bootstrap intervals are unreliable
+_MANY_UNANSWERED = 0.05  # share of the rollouts of a policy
 _OFFERS = {
     "batch": "Each step offered the prompts that the log visited in it (--offer batch)",
     "pool": "Each step offered all prompts (--offer pool)",
 }
 _KEPT = {
-    "too few prompts": "fewer than 20 prompts have two rollouts or more",
-    "no spread": "the prompts do not differ enough, or each was all right or all wrong, so that no prior fits best",
+    "too few prompts": "fewer than 20 prompts have two or more rollouts",
+    "no spread": "the likelihood has no maximum, because the prompts hardly differ or each is all right or all wrong",
 }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReplayReport:
-    """A log, what policies would have made of it, and the settings that it recommends.
+    """A log, its replay under the default policies, and the settings that it recommends.
 
-    ``result``, ``settings`` and ``saturation`` are None for a log whose rewards are all equal: nothing can be chosen
-    from it.
+    ``result``, ``settings`` and ``saturation`` are None if all rewards of the log are equal, because no policy then
+    differs from another.
     """
 
     name: str
@@ -44,7 +46,7 @@ class ReplayReport:
 
     @property
     def code(self) -> list[str]:
-        """Three lines of Python that build the recommended allocator."""
+        """Three lines of Python that build the recommended allocator; empty if all rewards are equal."""
         if self.result is None or self.settings is None or self.saturation is None:
             return []
         return python_lines(self.log, self.settings, self.saturation.saturation, self.result)
@@ -62,14 +64,14 @@ def replay_report(
 ) -> ReplayReport:
     """Replay a log under the default policies and the saturation grid, and learn its settings.
 
-    ``progress`` is told the number of policies, and returns what is called after each of them.
+    ``progress`` is called with the number of policies and returns a callable that is called after each of them.
     """
     if (log.entry_reward == log.entry_reward[0]).all():
         return ReplayReport(name, log)
     settings = learn_settings(log)
     policies = default_policies(log, offer=offer)
     options: dict[str, Any] = {"offer": offer, "seed": seed, "n_boot": n_boot}
-    options["progress"] = progress(len(policies) + len(SATURATIONS) + 1)  # the grid is compared with uniform, too
+    options["progress"] = progress(len(policies) + len(SATURATIONS) + 1)  # the grid's replay also plays uniform
     result = replay(log, policies, max_rollouts=max_rollouts, **options)
     choice = choose_saturation(log, settings, max_rollouts=result.max_rollouts, **options)
     return ReplayReport(name, log, result, settings, choice)
@@ -94,7 +96,7 @@ def report_text(report: ReplayReport) -> str:
 def _log_text(name: str, log: RolloutLog) -> str:
     kinds = _kinds(log)
     visits, sizes = log.visits, log.trials
-    shown = ", the first ones:" if log.n_bad > len(log.bad_lines) else ":"
+    shown = f"; the first {len(log.bad_lines)}:" if log.n_bad > len(log.bad_lines) else ":"
     bad = f", {log.n_bad:,} bad and left out{shown}" if log.n_bad else ""
     lines = [
         f"THE LOG: {name}",
@@ -119,13 +121,13 @@ def _log_text(name: str, log: RolloutLog) -> str:
 
 
 def _kinds(log: RolloutLog) -> dict[str, Any]:
-    """Return which groups are of which kind."""
+    """Return which groups are of each kind."""
     right, wrong = log.successes == log.trials, log.successes == 0.0
     equal = log.dead & ~right & ~wrong
     kinds = {"all right": right, "all wrong": wrong, "all equal, in between": equal}
     if not equal.any():
         del kinds["all equal, in between"]
-    return kinds | {"dead: one of these": log.dead, "mixed: rewards differ": ~log.dead}
+    return kinds | {"dead: all rewards equal": log.dead, "mixed: rewards differ": ~log.dead}
 
 
 def _range(counts: Any) -> str:
@@ -135,14 +137,15 @@ def _range(counts: Any) -> str:
 
 def _table_text(result: ReplayResult) -> str:
     width = max(len(row.name) for row in result.rows)
-    head = f"{'':<{width}}{'':>11}{'not':>8}{'mean':>7}{'mixed groups':>22}{'dead':>17}{'against':>23}"
-    second = f"{'policy':<{width}}{'rollouts':>11}{'in log':>8}{'group':>7}{'per 1,000 rollouts':>22}{'rollouts, %':>17}{'uniform':>23}"
+    head = f"{'':<{width}}{'':>11}{'not':>8}{'mean':>7}{'mixed groups':>22}{'rollouts in':>17}{'difference':>23}"
+    second = f"{'policy':<{width}}{'rollouts':>11}{'in log':>8}{'group':>7}{'per 1,000 rollouts':>22}"
+    second += f"{'dead groups, %':>17}{'from uniform':>23}"
     text = [
-        "WHAT EACH POLICY WOULD HAVE BOUGHT WITH THE SAME ROLLOUTS",
+        "MIXED GROUPS OF EACH POLICY WITH THE SAME ROLLOUTS",
         "",
         _wrapped(
-            f"{_OFFERS[result.offer]} and its total; at most {result.max_rollouts} rollouts per prompt and step. In "
-            f"brackets, 95% intervals by {result.n_boot:,} bootstrap samples of the prompts."
+            f"{_OFFERS[result.offer]} and its total; at most {result.max_rollouts} rollouts per prompt and step. "
+            f"Brackets hold 95% intervals from {result.n_boot:,} bootstrap samples of the prompts."
         ),
         "",
         head,
@@ -158,13 +161,14 @@ def _table_text(result: ReplayResult) -> str:
     text += [
         "",
         _wrapped(
-            "+ more than uniform, - less, by the interval. (+) rollouts that are not in the log, or that were not dealt, could "
-            "account for it: uniform is not behind if these bought nothing. A rollout is not in the log where a policy asked "
-            "for more of a prompt than was logged; it is spent, and counts in nothing else. Rules that deal in waves may leave "
-            "rollouts undealt. Smaller groups make a higher rate: compare policies of like mean group."
+            "+ significantly more than uniform, - significantly less, by the interval of the difference. (+) more, but not if "
+            "rollouts that were undealt or are not in the log had added no mixed group. A rollout is not in the log if its "
+            "policy asked for more rollouts of a prompt than were logged; it is spent and counts in no other column. Policies "
+            "that deal in waves may leave rollouts undealt. Smaller groups raise the rate: compare policies with similar mean "
+            "groups."
         ),
     ]
-    text += [_wrapped(f"Left out, {reason}") for reason in result.left_out]
+    text += [_wrapped(f"Left out: {reason}") for reason in result.left_out]
     return "\n".join(text)
 
 
@@ -172,7 +176,7 @@ def _calibration_text(log: RolloutLog, settings: LearntSettings) -> str:
     a, b = settings.prior
     names = ("Beta(1, 1), no forgetting", f"Beta({a:.3g}, {b:.3g}), forgetting {settings.forgetting.forgetting:g}")
     text = [
-        "CALIBRATION: variance of the rewards in a group, predicted before it was seen and observed",
+        "CALIBRATION: reward variance within groups, predicted before each group and observed in it",
         "",
         f"{'':<34}{'groups':>10}{'predicted':>12}{'observed':>11}{'bias':>20}{'error':>9}",
     ]
@@ -183,10 +187,13 @@ def _calibration_text(log: RolloutLog, settings: LearntSettings) -> str:
             f"{name:<34}{calibration.n_groups:>10,}{predicted:>12.4f}{observed:>11.4f}{bias:>20}{calibration.error:>9.4f}"
             + ("  biased" if calibration.warning else "")
         )
-    note = "Groups of two rollouts or more; bias with its standard error; error is the mean over ten bins of predicted variance."
+    note = (
+        "Groups of two or more rollouts. bias: predicted minus observed, with its standard error. error: mean absolute "
+        "difference over ten bins of the predicted variance."
+    )
     if log.fractional:
         note += (
-            " Rewards between 0 and 1 vary less than 0/1 rewards of the same mean: a positive bias is to be expected."
+            " Rewards between 0 and 1 vary less than 0/1 rewards of the same mean, so that a positive bias is expected."
         )
     return "\n".join([*text, "", _wrapped(note)])
 
@@ -204,24 +211,22 @@ def _settings_text(report: ReplayReport, settings: LearntSettings, choice: Satur
     prior = (
         f"Beta({a:.3g}, {b:.3g}), fitted to {fit.n_prompts:,} prompts ({fit.log_likelihood_gain:+.1f} nats against Beta(1, 1))"
         if fit.fitted
-        else f"Beta({a:g}, {b:g}) stays: {_KEPT[fit.status]}"
+        else f"Beta({a:g}, {b:g}), not fitted: {_KEPT[fit.status]}"
     )
     kept = (
-        f"{forgetting.forgetting:g} per step, by {forgetting.n_predictions:,} predictions"
+        f"{forgetting.forgetting:g} per step, chosen by {forgetting.n_predictions:,} predictions"
         if forgetting.status == "selected"
-        else f"{forgetting.forgetting:g} stays: no prompt was in two steps"
+        else f"{forgetting.forgetting:g}, not chosen: no prompt was in two steps"
     )
-    sample = f", on {choice.n_prompts:,} of the prompts" if choice.n_prompts < report.log.n_prompts else ""
+    sample = f" (replayed on {choice.n_prompts:,} of the prompts)" if choice.n_prompts < report.log.n_prompts else ""
     alike = choice.n_near == len(choice.rows)
-    which = (
-        ": the log does not tell the candidates apart" if alike else " of those within one standard error of the best"
-    )
+    which = "candidate: all are within" if alike else "of the candidates within"
     text = [
         "SETTINGS FOR THE NEXT RUN",
         "",
         f"prior        {prior}",
         f"forgetting   {kept}",
-        f"saturation   {choice.saturation:g}, the most even{which}{sample}:",
+        f"saturation   {choice.saturation:g}, the largest {which} one standard error of the best{sample}:",
         "",
         f"{'saturation':>10}{'mixed groups per 1,000':>32}{'std. error':>12}{'not in log':>12}{'on the top tenth':>18}",
     ]
@@ -235,33 +240,33 @@ def _settings_text(report: ReplayReport, settings: LearntSettings, choice: Satur
 
 
 def _warnings(report: ReplayReport) -> Iterator[str]:
-    """Yield what a reader of the figures must know."""
+    """Yield the reasons to doubt the figures."""
     log = report.log
     if log.broken:
-        yield f"{report.name} breaks off ({log.broken}). What was read before that was used."
+        yield f"{report.name} is incomplete ({log.broken}). The lines before the break were used."
     if report.result is None:
         yield (
-            f"all rewards are {log.entry_reward[0]:g}: every group is dead, whatever is dealt. There is nothing to choose from, "
-            "and nothing to learn from this log but that. Check that the reward column is the right one."
+            f"all rewards are {log.entry_reward[0]:g}: every group is dead under every policy, and no settings can be learnt "
+            "from this log. Check that the reward column is the right one."
         )
         return
     if (log.trials == 1).all():
         yield (
-            "every group is a single rollout. If the run had groups, the ids or steps tell its rollouts apart: name the "
-            "right columns with --prompt-id and --step."
+            "every group is a single rollout. If the run had larger groups, the id or step column differs between the rollouts "
+            "of a group: name the right columns with --prompt-id and --step."
         )
     if log.visits.max() == 1:
         yield (
-            "every prompt was seen in one step only. No policy could know anything of a prompt when its turn came: the table "
-            "shows what they do blind, and the settings say nothing about later epochs."
+            "every prompt was seen in one step only, so that every policy allocated without evidence about the prompts on "
+            "offer. The table and the settings say nothing about later epochs."
         )
     if log.n_prompts < _FEW_PROMPTS:
-        yield f"{log.n_prompts} prompts are too few for the intervals, which resample them. Do not trust the marks."
+        yield f"{log.n_prompts} prompts are too few for bootstrap intervals. Do not rely on the marks."
     asked = sum(row.unanswerable > _MANY_UNANSWERED for row in report.result.rows)
     if asked:
         yield (
-            f"{asked} of {len(report.result.rows)} policies asked for more than {_MANY_UNANSWERED:.0%} of their rollouts beyond "
-            "what the log holds of a prompt. Their figures are about the part that was logged."
+            f"for {asked} of {len(report.result.rows)} policies more than {_MANY_UNANSWERED:.0%} of the rollouts are not in the "
+            "log. Their figures cover the remaining rollouts only."
         )
 
 
@@ -306,7 +311,7 @@ def _flat(row: ReplayRow) -> dict[str, Any]:
 
 
 def report_json(report: ReplayReport) -> dict[str, Any]:
-    """Return the whole report as what JSON can hold; NaN becomes None."""
+    """Return the whole report as JSON types; NaN becomes None."""
     log, result, settings, choice = report.log, report.result, report.settings, report.saturation
     data: dict[str, Any] = {
         "log": {

@@ -1,4 +1,4 @@
-"""The settings that a log recommends: prior, forgetting and saturation, and how well the values were calibrated."""
+"""Settings recommended by a log: prior, forgetting and saturation, with the calibration of the predicted variances."""
 
 from __future__ import annotations
 
@@ -15,29 +15,32 @@ from cero_alloc._evidence.prior import ForgettingChoice, PriorFit
 from cero_alloc._objective.utility import SaturatingUtility
 
 from ._log import RolloutLog
-from ._replay import Offer, ReplayResult, ReplayRow, least_cap, least_group, replay, resolving
+from ._policies import least_cap, least_group, resolving
+from ._replay import replay
+from ._results import Offer, ReplayResult, ReplayRow
 
 SATURATIONS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 _SAMPLE = 2500  # prompts
 
-# An honest value near 0 is a reason not to look again; the flat prior overrates what it does not know, which explores.
+# The flat prior overestimates the variance of prompts with little evidence, which makes the allocator explore. A fitted
+# prior does not, and prompts with values near 0 would not be sampled again without a bonus.
 _EXPLORATION = 0.5  # posterior standard deviations, with a fitted prior
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LearntSettings:
-    """What the log says of the prior and of forgetting.
+    """Prior and forgetting learnt from a log.
 
     Attributes
     ----------
     prior_fit : PriorFit
-        The prior fitted to all evidence of the log, or why Beta(1, 1) stays.
+        The prior fitted to all evidence of the log, or the reason why Beta(1, 1) is kept.
     forgetting : ForgettingChoice
-        Share of the evidence that should survive a step, and the scores of the others.
+        Share of the evidence that should survive a step, and the scores of all candidates.
     before, after : Calibration
-        Of a bank that saw the log step by step with Beta(1, 1) and no forgetting, and with the settings above. The
-        latter knows the log's end at its beginning.
+        Calibration of a bank that observes the log step by step: with Beta(1, 1) and no forgetting, and with the settings
+        above. The latter are fitted to the same log and therefore use hindsight.
     """
 
     prior_fit: PriorFit
@@ -47,29 +50,29 @@ class LearntSettings:
 
     @property
     def prior(self) -> tuple[float, float]:
-        """The recommended prior, in pseudo-rollouts."""
+        """Parameters of the recommended Beta prior, in pseudo-rollouts."""
         return self.prior_fit.alpha, self.prior_fit.beta
 
     @property
     def exploration(self) -> float:
-        """The recommended bonus, in posterior standard deviations."""
+        """The recommended exploration bonus, in posterior standard deviations."""
         return _EXPLORATION if self.prior_fit.fitted else 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SaturationChoice:
-    """The most even spread that is as good as the best, by the one-standard-error rule.
+    """The saturation chosen by the one-standard-error rule: the most even allocation among the best.
 
     Attributes
     ----------
     saturation : float
-        The largest candidate whose rate is within one standard error of the best rate; NaN without any rate.
+        The largest candidate whose rate is within one standard error of the best rate; NaN if no candidate has a rate.
     rows : tuple of ReplayRow
         One per candidate, in the order of ``SATURATIONS``.
     n_near : int
         Candidates within one standard error of the best.
     n_prompts : int
-        Prompts that were played.
+        Prompts replayed.
     """
 
     saturation: float
@@ -79,12 +82,12 @@ class SaturationChoice:
 
 
 def learn_settings(log: RolloutLog) -> LearntSettings:
-    """Fit the prior to the log, choose the forgetting, and calibrate before and after.
+    """Fit the prior to the log, choose the forgetting, and compute the calibration before and after.
 
-    The prior is fitted to evidence that does not fade: a fit to faded evidence comes out too strong.
+    The prior is fitted to evidence without forgetting, because a fit to discounted evidence would be too strong.
     """
-    # Rows in place of ids: a bank need not look them up then.
-    history = [(log.cell_prompt[step], log.successes[step], log.trials[step]) for step in log.cells_of_steps()]
+    # Rows in place of ids, so that the bank need not look them up.
+    history = [(log.group_prompt[step], log.successes[step], log.trials[step]) for step in log.groups_of_steps()]
 
     def seen(**settings: Any) -> BetaPosteriorBank:
         bank = BetaPosteriorBank(log.n_prompts, **settings)
@@ -111,11 +114,11 @@ def choose_saturation(
     n_boot: SupportsIndex = 1000,
     progress: Callable[[], object] = lambda: None,
 ) -> SaturationChoice:
-    """Replay re-solving allocators with the learnt settings over the grid of saturations, and choose.
+    """Replay re-solving allocators with the learnt settings over the grid of saturations, and choose one.
 
-    Of a log with many prompts a sample is played: five more replays of all would take a third of the whole report's time.
-    The utility is of "height" scaling, with which more saturation always means a more even spread. Arguments are those
-    of :func:`replay`.
+    A log with many prompts is sampled, because five more replays of all prompts would take a third of the report's time.
+    The utility has "height" scaling, with which a larger saturation always gives a more even allocation. For the
+    arguments see :func:`replay`.
     """
     sample = log.sample(_SAMPLE, seed)
     policies = {
@@ -130,7 +133,7 @@ def choose_saturation(
         )
         for saturation in SATURATIONS
     }
-    most = max(max_rollouts, least_cap(sample, offer))  # the sample's groups may be larger than all in the mean
+    most = max(max_rollouts, least_cap(sample, offer))  # a step's groups may be larger on average in the sample
     result = replay(sample, policies, offer=offer, max_rollouts=most, seed=seed, n_boot=n_boot, progress=progress)
     rows = tuple(result.row(name) for name in policies)
     best = max(rows, key=lambda row: -np.inf if np.isnan(row.rate) else row.rate)
@@ -143,7 +146,7 @@ def choose_saturation(
 
 
 def python_lines(log: RolloutLog, settings: LearntSettings, saturation: float, result: ReplayResult) -> list[str]:
-    """Return the three lines that build an allocator with these settings, for a run like the log's."""
+    """Return three lines of Python that build an allocator with these settings for a run of the log's size."""
     a, b = settings.prior
     visits = f"visits={int(np.median(log.visits))}, " if result.offer == "batch" else ""
     bonus = f", exploration={settings.exploration:g}" if settings.exploration else ""

@@ -1,4 +1,4 @@
-"""Pools of prompts with known success rates, simulated runs over them, and what the theorems promise of such a run."""
+"""Pools of prompts with known success rates, simulated runs over them, and the theorems' bounds for such runs."""
 
 from ._bounds import path_optimum_bound, regret_bound
 from ._curves import RegretCurve

@@ -1,4 +1,4 @@
-"""What the theorems promise of a run: the bound on its regret, and a bound on the optimum along a path of rates."""
+"""Bounds from the theorems: on the regret of a run, and on the optimum along a path of success rates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from . import _kernels
 def regret_bound(
     horizon: Horizon, utility: SaturatingUtility, *, proxy_error: float = 0.0, variation: float = 0.0
 ) -> float:
-    r"""Return the bound on regret per prompt of Theorem 1, or of Theorem 2 for rates that move.
+    r"""Return the bound on regret per prompt of Theorem 1, or of Theorem 2 if the success rates move.
 
     .. math::
 
@@ -31,23 +31,23 @@ def regret_bound(
     horizon : Horizon
         Constants of the run.
     utility : SaturatingUtility
-        What exposure is worth; any shape and scaling.
+        Value of exposure; any shape and scaling.
     proxy_error : float, at least 0
         Mean over prompts and rounds of :math:`|\hat q_{i,k+1} - q_{i,k}|`.
     variation : float, at least 0
-        :math:`V_K = \sum_k \max_i |q_{i,k+1} - q_{i,k}|`. The kink of the capped line with
-        "rate" scaling costs another :math:`4 \lambda V_K`.
+        :math:`V_K = \sum_k \max_i |q_{i,k+1} - q_{i,k}|`, summed over the rounds. Shape "capped-linear" with "rate" scaling
+        adds another :math:`4 \lambda V_K`, because of its kink.
 
     Returns
     -------
     float
-        Utility per prompt. The cap, the most that the optimum can be worth, is min(1, saturation) for bounded shapes on
-        static rates and the saturation otherwise: a bound at the cap says nothing.
+        Utility per prompt. The cap is the largest possible optimum: min(1, saturation) for bounded shapes on static rates,
+        the saturation otherwise. A bound equal to the cap is vacuous.
 
     Raises
     ------
     ValueError, TypeError
-        For a horizon or utility of another class, and errors that are not finite numbers of at least 0.
+        For a horizon or utility of another class, or a proxy error or variation that is not a finite number of at least 0.
 
     References
     ----------
@@ -82,23 +82,22 @@ def path_optimum_bound(
     *,
     tolerance: float = 1e-4,
 ) -> tuple[float, float]:
-    """Return an upper bound on the best utility along a path of values, and the price that proves it.
+    """Return an upper bound on the optimal utility along a path of values, and the price that certifies it.
 
-    A round's new exposure is valued at that round's value. The budget is priced, which splits the problem into one
-    dynamic program over (round, exposure) per prompt; by weak duality every price gives a valid bound, and the round
-    capacity is dropped, which can only raise it. The price that gives the lowest bound is searched by bisection on the
-    budget's slack.
+    Exposure added in a round is worth its gain at that round's value. Pricing the budget splits the problem into one
+    dynamic program over (round, exposure) per prompt. By weak duality every price gives a valid bound; dropping the round
+    capacity can only raise it. Bisection on the slack of the budget finds the price with the lowest bound.
 
     Parameters
     ----------
     values : array_like of float, shape (n_prompts, n_rounds)
-        Values q of every prompt in every round.
+        Value q of every prompt in every round.
     horizon : Horizon
         Constants of the run; its n_prompts and n_rounds must match.
     utility : SaturatingUtility
-        What exposure is worth.
+        Value of exposure.
     tolerance : float
-        Width of the price bracket at which the search stops, as a share of the price.
+        Relative width of the price bracket at which the search stops, as a share of the price.
 
     Returns
     -------
@@ -110,7 +109,7 @@ def path_optimum_bound(
     Raises
     ------
     ValueError, TypeError
-        For values of the wrong shape or range, or that are not numbers.
+        For values of another shape, out of range, or not numbers.
 
     References
     ----------
@@ -144,7 +143,7 @@ def path_optimum_bound(
 
     top = 4.0 * lam * float(q.max()) / share
     best, best_price = float(horizon.n_prompts * lam), top
-    # The static optimum of the mean values has nearly the same price; try a bracket around it first.
+    # The static optimum at the mean values has nearly the same price, so a bracket around it is tried first.
     static = OfflineOracle(utility).solve(
         q.mean(axis=1), budget, equal_share=share, upper=horizon.n_rounds * horizon.max_units
     )
@@ -153,7 +152,7 @@ def path_optimum_bound(
         bound, bought = dual(price)
         best, best_price = min((best, best_price), (bound, price))
         lo, hi = (max(lo, price), hi) if bought > budget else (lo, min(hi, price))
-    while hi - lo > tolerance * hi and hi > 1e-6 * top:  # below that the budget is as good as slack
+    while hi - lo > tolerance * hi and hi > 1e-6 * top:  # below that, the budget is practically slack
         price = 0.5 * (lo + hi)
         bound, bought = dual(price)
         best, best_price = min((best, best_price), (bound, price))

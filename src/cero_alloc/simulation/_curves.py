@@ -1,4 +1,4 @@
-"""Regret against the number of rounds, over seeds."""
+"""RegretCurve: regret against the number of rounds, over seeds."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from cero_alloc._checks import FloatArray, IntArray, error_text, instance, integ
 
 from ._result import SimulationResult
 
-_ROUNDING = 1e-12  # regret per prompt that is no more than rounding
+_ROUNDING = 1e-12  # regret per prompt up to this size is rounding error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegretCurve:
-    """Regret per prompt of runs of growing length, over seeds, beside the theorem's bound.
+    """Regret per prompt for several numbers of rounds, over seeds, with the theorem's bound.
 
     Parameters
     ----------
     rounds : array_like of int, shape (n_points,)
-        Horizons K, in rounds, increasing.
+        Numbers of rounds K, increasing.
     regret : array_like of float, shape (n_seeds, n_points)
         Optimum minus achieved utility, per prompt.
     bound : array_like of float, broadcast to the same shape
-        What a theorem promises of it, per prompt; NaN, the default, where none does.
+        Bound on the regret per prompt; NaN, the default, if no theorem gives one.
 
     Raises
     ------
     ValueError
-        For horizons that are no increasing, positive integers, or tables of another shape.
+        For numbers of rounds that are not increasing positive integers, or tables of another shape.
     TypeError
-        For entries that are no numbers.
+        For entries that are not numbers.
 
     References
     ----------
@@ -70,23 +70,24 @@ class RegretCurve:
 
     @classmethod
     def of(cls, results: Iterable[SimulationResult]) -> RegretCurve:
-        """Build the curve of simulated runs; those of one horizon are seeds, in the order given.
+        """Build the curve from simulated runs; runs with the same number of rounds are seeds.
 
         Parameters
         ----------
         results : iterable of SimulationResult
-            Runs of one policy in any order of the horizons, equally many of each.
+            Runs of one policy, equally many for every number of rounds, in any order.
 
         Returns
         -------
         RegretCurve
+            Its seeds are in the order of the runs.
 
         Raises
         ------
         ValueError
-            Without runs, or with more of one horizon than of another.
+            For no runs, or unequal numbers of runs.
         TypeError
-            For anything but results.
+            For entries that are not results.
 
         Examples
         --------
@@ -116,9 +117,9 @@ class RegretCurve:
 
     @property
     def slope(self) -> float:
-        """Least-squares slope of the logarithm of the mean regret on that of the rounds.
+        """Least-squares slope of log mean regret against log rounds.
 
-        Horizons without regret, 1e-12 per prompt or less, cannot enter; NaN with fewer than two others.
+        Points with a mean regret of at most 1e-12 per prompt are left out; NaN if fewer than two points remain.
         """
         mean = self.regret.mean(axis=0)
         shown = mean > _ROUNDING
@@ -128,7 +129,7 @@ class RegretCurve:
 
 
 def _table(name: str, values: npt.ArrayLike, remedy: str) -> FloatArray:
-    """Return ``values`` as float64; NaN is a legitimate entry."""
+    """Return ``values`` as float64; NaN is allowed."""
     array = plain_array(name, values, remedy)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name} must be numbers, got an array of {array.dtype}. {remedy}")

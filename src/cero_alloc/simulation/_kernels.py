@@ -1,4 +1,4 @@
-"""Kernels of the simulation: the path optimum, and what a bank predicts of the pool."""
+"""Kernels of the simulation: the path optimum, and a bank's predictions for the pool."""
 
 import numpy as np
 
@@ -9,12 +9,12 @@ from cero_alloc._objective.kernels import EXPONENTIAL, demand, scale_of, unit_ga
 
 @kernel
 def unit_gains(shape, height, rate, size, out):
-    """Write the gains of the first ``size`` units, ``rate`` per unit."""
+    """Write the gains of the first ``size`` units, at ``rate`` per unit, into ``out``."""
     if shape != EXPONENTIAL:
         for z in range(size):
             out[z] = unit_gain(shape, height, rate, float(z))
         return
-    # A geometric series, by doubling: one exponential per doubling, and no rounding that grows with the length.
+    # A geometric series by doubling: one exponential per doubling, and rounding errors do not grow with the length.
     out[0] = unit_gain(shape, height, rate, 0.0)
     known = 1
     while known < size:
@@ -26,15 +26,15 @@ def unit_gains(shape, height, rate, size, out):
 
 @kernel
 def path_dual(price, q_path, max_units, share, shape, scaling, lam, worth, spent, gain):
-    """Price the drifting problem: each prompt's best plan by dynamic programming over (round, exposure).
+    """Return the dual of the drifting problem at ``price``: the sum of the optimal priced values, and the units bought.
 
-    q_path has shape (n_prompts, n_rounds); ``worth``, ``spent`` and ``gain`` are scratch of n_rounds * max_units + max_units +
-    1 entries. A unit bought in round k at exposure z gains U_k(z + 1) - U_k(z) at that round's rate. Returns the sum of
-    the optimal priced values and the units bought.
+    Each prompt's optimal plan is found by dynamic programming over (round, exposure). A unit bought in round k at exposure
+    z gains U_k(z + 1) - U_k(z) at that round's value. q_path has shape (n_prompts, n_rounds); ``worth``, ``spent`` and
+    ``gain`` are scratch of n_rounds * max_units + max_units + 1 entries.
 
-    A round that may buy max_units units is max_units chances to buy one, which leaves one comparison per exposure. No plan
-    misses a unit that gains less than its price: exposure is never worth having for the rounds to come, because the
-    utilities are concave.
+    A round that may buy max_units units is treated as max_units chances to buy one, which needs one comparison per
+    exposure. Units that gain less than their price need no consideration: the utilities are concave, so additional
+    exposure never raises later gains.
     """
     total, bought = 0.0, 0.0
     n_prompts, n_rounds = q_path.shape
@@ -47,7 +47,7 @@ def path_dual(price, q_path, max_units, share, shape, scaling, lam, worth, spent
             wanted = min(top, np.int64(share * demand(shape, height, rate, price * share, top / share)) + 1)
             unit_gains(shape, height, rate / share, wanted, gain)
             for chance in range(max_units):
-                for z in range(min(wanted, top - chance)):  # ascending: worth[z + 1] is still that of the next chance
+                for z in range(min(wanted, top - chance)):  # ascending z: worth[z + 1] still belongs to the next chance
                     more = worth[z + 1] + (gain[z] - price)
                     units = spent[z + 1] + 1.0
                     better = more > worth[z]
@@ -60,16 +60,16 @@ def path_dual(price, q_path, max_units, share, shape, scaling, lam, worth, spent
 
 @kernel
 def bin_of(mean, n_bins):
-    """Place of a number in [0, 1] among equal bins."""
+    """Return the bin of a number in [0, 1] among ``n_bins`` equal bins."""
     return min(np.int64(mean * n_bins), n_bins - 1)
 
 
 @kernel
 def forecast(a0, b0, stride, evidence, tick, now, rho, fade, q, alpha, beta, mean, value, bins):
-    """Bring means, values and the counts of means per bin up to date; return the sum of |value - q|.
+    """Update means, values and the counts of means per bin; return the sum of |value - q|.
 
-    ``alpha`` and ``beta`` are the Beta parameters that they belong to: a prompt whose parameters stand where they stood
-    costs no division, and that is all but those dealt, where nothing is forgotten.
+    ``alpha`` and ``beta`` hold the Beta parameters of the last call. Prompts with unchanged parameters need no division;
+    without forgetting, these are all prompts that were not dealt.
     """
     error, ageing = 0.0, rho < 1.0
     for i in range(q.size):

@@ -1,4 +1,4 @@
-"""Training a log-linear policy on what an allocator deals: curves of success over rollouts."""
+"""Training of a log-linear policy on the groups that an allocator deals: success against rollouts."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ import numpy as np
 from cero_alloc._checks import FloatArray, IntArray, error_text, flag, generator, instance, integer, real
 
 from ._loglinear import LogLinearPool, Weighting, group_coefficients, known_weighting, success_rates
-from ._rounds import Draw, Policy, check_counts, check_policy, offered_rows, play_round
+from ._rounds import Policy, bernoulli, check_policy, checked_draw, offered_rows, play_round
 
 Optimiser = Literal["sgd", "adam"]
 
-_MOMENTUM, _MEMORY, _TINY = 0.9, 0.999, 1e-8  # Adam's, as published
+_MOMENTUM, _MEMORY, _TINY = 0.9, 0.999, 1e-8  # Adam's published constants
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LearningResult:
-    """How well a policy did after each round of a simulated training run, and what it had cost by then.
+    """Success rates and rollouts spent over the rounds of a simulated training run.
 
     Attributes
     ----------
     rollouts : numpy.ndarray of int64, shape (n_rounds + 1,)
-        Rollouts spent by the start and after each round.
+        Rollouts spent: 0 at the start, then the total after each round.
     held_out : numpy.ndarray of float64, shape (n_rounds + 1,)
-        Mean success rate on the held-out prompts then.
+        Mean success rate on the held-out prompts at the same times.
     trained : numpy.ndarray of float64, shape (n_rounds + 1,)
-        Mean success rate on the training prompts then.
+        Mean success rate on the training prompts at the same times.
     signal : numpy.ndarray of float64, shape (n_rounds,)
-        Share of a round's rollouts in groups with both outcomes; NaN for a round without rollouts.
+        Share of each round's rollouts in mixed groups; NaN for a round without rollouts.
     exposure : numpy.ndarray of int64, shape (n_prompts,)
-        Rollouts per training prompt.
+        Rollouts per training prompt over the run.
     weights : numpy.ndarray of float64, shape (n_features,)
-        Weights of the policy at the end: log-odds per unit of a feature.
+        Final weights of the policy, in log-odds per unit of a feature.
 
     References
     ----------
-    The page "Does it learn faster?": the protocol that :meth:`area` and :meth:`rollouts_to` belong to.
+    The page "Does it learn faster?" describes the protocol that uses :meth:`area` and :meth:`rollouts_to`.
 
     Examples
     --------
@@ -57,7 +57,7 @@ class LearningResult:
     weights: FloatArray
 
     def rollouts_to(self, level: float) -> float:
-        """Return the rollouts at which success on the held-out prompts first reaches ``level``.
+        """Return the rollouts spent when the success rate on the held-out prompts first reaches ``level``.
 
         Parameters
         ----------
@@ -67,12 +67,12 @@ class LearningResult:
         Returns
         -------
         float
-            Rollouts, between two rounds on a straight line; inf if the level is never reached.
+            Rollouts, interpolated linearly between rounds; inf if the level is never reached.
 
         Raises
         ------
         ValueError, TypeError
-            For a level that is no number in [0, 1].
+            For a level that is not a number in [0, 1].
 
         Examples
         --------
@@ -85,7 +85,7 @@ class LearningResult:
         return first_reached(self.rollouts, self.held_out, level)
 
     def area(self) -> float:
-        """Return the mean height of the held-out curve over the rollouts spent; its start where none are.
+        """Return the mean of the held-out curve over the rollouts spent; its first value if none are spent.
 
         Returns
         -------
@@ -103,7 +103,7 @@ class LearningResult:
 
 
 def first_reached(rollouts: IntArray | FloatArray, success: FloatArray, level: float) -> float:
-    """Return the rollouts at which a curve first reaches a level, on straight lines between its points; inf if never."""
+    """Return the rollouts at which a curve first reaches a level, by linear interpolation; inf if never."""
     k = int(np.argmax(success >= level))
     if not success[k] >= level:
         return float("inf")
@@ -114,7 +114,7 @@ def first_reached(rollouts: IntArray | FloatArray, success: FloatArray, level: f
 
 
 def mean_height(rollouts: IntArray | FloatArray, success: FloatArray) -> float:
-    """Return the mean height of a curve over the rollouts spent; its start where none are."""
+    """Return the mean of a curve over the rollouts spent; its first value if none are spent."""
     if rollouts[-1] == 0:
         return float(success[0])
     return float(((success[1:] + success[:-1]) / 2.0) @ np.diff(rollouts) / rollouts[-1])
@@ -137,57 +137,56 @@ def simulate_learning(
 ) -> LearningResult:
     """Train a log-linear policy by GRPO on the groups that an allocator deals: allocate, draw, update, step.
 
-    Allocators are compared by what is learnt from equally many rollouts, not by a utility that stands for it. The other
-    side of it is that rates depend on what has been dealt before, on all prompts that share features.
+    This compares allocators by the success rates learnt from equal numbers of rollouts, without assuming a utility. The
+    success rates depend on all rollouts dealt before, including those of other prompts that share features.
 
     Parameters
     ----------
     policy : Policy
-        The allocator: anything with ``allocate`` and ``update``, and ``continue_round`` if it deals in waves; all the
-        rollouts of a prompt in a round are one group. Its ids are the rows of the pool, as :meth:`LogLinearPool.bank`
-        has them. One with a method ``observe_rates(rates)`` is told the true success rates, shape (n_prompts,), before
-        every round: a clairvoyant control.
+        The allocator: an object with ``allocate`` and ``update``, and ``continue_round`` if it deals in waves. Its ids are
+        the rows of the pool, as in :meth:`LogLinearPool.bank`. If it has a method ``observe_rates(rates)``, it is a
+        clairvoyant control and is told the true success rates, shape (n_prompts,), before every round.
     pool : LogLinearPool
-        Prompts to train on and prompts to be judged by.
+        Training prompts and held-out prompts.
     n_rounds : int, at least 1
-        Rounds, each of one step at most.
+        Rounds, with at most one optimiser step each.
     rollouts_per_round : int, at least 1
-        Rollouts of a round; over the run no more than ``n_rounds`` times as many may be spent.
+        Rollouts of a round. The run may spend at most ``n_rounds`` times as many.
     learning_rate : float, greater than 0
-        Step of the weights per unit of gradient, or with "adam" about the step of each weight.
+        Step of the weights per unit of gradient; with "adam", roughly the step of each weight.
     optimiser : {"sgd", "adam"}
-        Plain gradient ascent, or Adam with .9, .999 and 1e-8.
+        Plain gradient ascent, or Adam with constants 0.9, 0.999 and 1e-8.
     normalise : bool
         Whether advantages are divided by the group's standard deviation, as in :meth:`LogLinearPool.group_gradient`.
     weighting : {"rollout", "prompt", "importance"}
-        How groups are weighted, as there.
+        Weighting of the groups, as in :meth:`LogLinearPool.group_gradient`.
     exact : bool
-        Whether every round must deal ``rollouts_per_round``: ``allocate(budget=rollouts_per_round, exact=True)``. False
-        leaves the pace to the policy, ``allocate()``: for Algorithm 1, and for the rules that deal in waves, which take
-        no exact total. Give Algorithm 1 a ``round_capacity`` then: without one it may spend the run in one round.
+        Whether every round must deal exactly ``rollouts_per_round``. False calls ``allocate()`` without a budget and
+        leaves the pacing to the policy, for Algorithm 1 and for rules that deal in waves, which accept no exact total.
+        Give Algorithm 1 a ``round_capacity`` in that case: without one it may spend the whole budget in one round.
     batches : sequence of array_like of int, each of shape (n_offered,), or None
-        Rows offered in each round, as :func:`epoch_batches` makes them; None offers the whole pool.
+        Rows on offer in each round, as from :func:`epoch_batches`; None offers the whole pool in every round.
     mixed_only : bool
-        Whether the mean is over the groups with both outcomes alone, as with DAPO's dynamic sampling. Other groups add 0
-        to the gradient, so that this does not turn it but makes it longer.
+        Whether the gradient is averaged over mixed groups only, as in DAPO's dynamic sampling. Dead groups add 0 to the
+        gradient, so leaving them out changes its length but not its direction.
     seed : int or numpy.random.Generator
         Draws the rewards.
 
     Returns
     -------
     LearningResult
-        Success and cost, round by round.
+        Success rates and rollouts spent, by round.
 
     Raises
     ------
     ValueError, TypeError
-        For a policy without the methods of one, arguments out of range, batches that do not match, and counts that are
-        not integers of at least 0, are not one per prompt on offer, or exceed what the round (with ``exact``) or the run
-        has left.
+        For a policy without ``allocate`` and ``update``, arguments out of range, batches that do not match, and counts
+        that are not integers of at least 0, are not one per prompt on offer, or exceed the rollouts left in the round
+        (with ``exact``) or in the run.
 
     Notes
     -----
-    A round of which nothing enters the mean takes no step, and with Adam leaves the moments alone.
+    A round without any group in the average takes no step and does not change Adam's moments.
 
     References
     ----------
@@ -214,36 +213,27 @@ def simulate_learning(
     normalise, exact = flag("normalise", normalise), flag("exact", exact)
     mixed_only, weighting = flag("mixed_only", mixed_only), known_weighting(weighting)
     offers = None if batches is None else offered_rows(batches, pool.n_prompts, rounds)
-    rng, everyone = generator(seed), np.arange(pool.n_prompts)
+    rng, whole = generator(seed), np.arange(pool.n_prompts)
     observe = getattr(policy, "observe_rates", None)
-
-    def rewards(rows: IntArray, p: FloatArray, left: int) -> Draw:
-        def draw(positions: IntArray, n: IntArray) -> tuple[IntArray, IntArray]:
-            nonlocal left
-            left -= check_counts(n, 1, left, left)
-            return rng.binomial(n, p[rows[positions]]), n
-
-        return draw
-
     w, exposure = np.zeros(pool.n_features), np.zeros(pool.n_prompts, dtype=np.int64)
     spent, signal = np.zeros(rounds + 1, dtype=np.int64), np.full(rounds, np.nan)
     held_out, trained = np.empty((2, rounds + 1))
 
-    def judged(k: int) -> FloatArray:
+    def evaluate(k: int) -> FloatArray:
         p = success_rates(pool.features, pool.offsets, w)
         trained[k], held_out[k] = p.mean(), success_rates(pool.held_features, pool.held_offsets, w).mean()
         return p
 
-    p = judged(0)
+    p = evaluate(0)
     for k in range(rounds):
         if observe is not None:
             observe(p.copy())
-        rows = everyone if offers is None else offers[k]
+        rows = whole if offers is None else offers[k]
         left = quota if exact else rounds * quota - int(spent[k])
         counts, won, _ = play_round(
             policy,
             None if offers is None else rows,
-            rewards(rows, p, left),
+            checked_draw(bernoulli(rng, rows, p), left),
             budget=quota if exact else None,
             exact=exact,
         )
@@ -262,12 +252,12 @@ def simulate_learning(
             chosen, n, s = chosen[mixed], n[mixed], s[mixed]
         if n.size:
             w = w + ascend(pool.features[chosen].T @ group_coefficients(n, s, normalise, weighting, exposure[chosen]))
-        p = judged(k + 1)
+        p = evaluate(k + 1)
     return LearningResult(spent, held_out, trained, signal, exposure, w)
 
 
 def _optimiser(name: Optimiser, rate: float) -> Callable[[FloatArray], FloatArray]:
-    """Return what turns a gradient into a step uphill."""
+    """Return the function from a gradient to the step of the weights."""
     if name == "sgd":
         return lambda gradient: rate * gradient
     if name != "adam":

@@ -1,4 +1,4 @@
-"""A policy that learns, as small as it can be: logistic success rates over features, and GRPO's gradient of its groups."""
+"""A minimal model of a policy that learns: logistic success rates over features, and GRPO's gradient of its groups."""
 
 from __future__ import annotations
 
@@ -25,32 +25,33 @@ from cero_alloc._evidence.bank import BetaPosteriorBank
 
 Weighting = Literal["rollout", "prompt", "importance"]
 
-_LARGEST = 1e50  # of a feature, offset or weight: sums of products of two stay finite
+_LARGEST = 1e50  # of a feature, offset or weight, so that sums of products of two of them stay finite
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogLinearPool:
-    r"""Prompts whose success rates move together as a policy learns.
+    r"""Prompts whose success rates share the weights of a policy that learns.
 
-    The policy has weights :math:`w`, which start at 0, and answers prompt i right with probability
+    The policy has weights :math:`w`, which start at 0, and solves prompt i with probability
 
     .. math:: p_i(w) = \sigma(x_i \cdot w + b_i), \qquad \sigma(s) = 1 / (1 + e^{-s}) .
 
-    A step on prompt j moves the logit of prompt i in proportion to :math:`x_i \cdot x_j`: what is learnt transfers.
+    A gradient step on prompt j changes the logit of prompt i in proportion to :math:`x_i \cdot x_j`, the transfer between
+    the two prompts.
 
     Parameters
     ----------
     features : array_like of float, shape (n_prompts, n_features)
-        :math:`x_i` of the training prompts, which rollouts are spent on.
+        :math:`x_i` of the training prompts.
     offsets : array_like of float, shape (n_prompts,)
-        :math:`b_i`, their logits before training.
+        :math:`b_i` of the training prompts: their logits before training.
     held_features, held_offsets : array_like of float, shapes (n_held, n_features) and (n_held,)
-        The same of prompts that no rollout is spent on, by which the policy is judged.
+        :math:`x_i` and :math:`b_i` of the held-out prompts, which get no rollouts and are used for evaluation.
 
     Raises
     ------
     ValueError, TypeError
-        For shapes that do not match, an empty table, and entries that are not finite or beyond 1e50.
+        For shapes that do not match, an empty table, and entries that are not finite or exceed 1e50 in magnitude.
 
     References
     ----------
@@ -87,12 +88,12 @@ class LogLinearPool:
 
     @property
     def n_prompts(self) -> int:
-        """Prompts to train on."""
+        """Training prompts."""
         return int(self.features.shape[0])
 
     @property
     def n_features(self) -> int:
-        """Features of a prompt; the policy has a weight for each."""
+        """Features of a prompt, and weights of the policy."""
         return int(self.features.shape[1])
 
     def bank(
@@ -210,9 +211,9 @@ class LogLinearPool:
         Parameters
         ----------
         weights : array_like of float, shape (n_features,)
-            Log-odds per unit of each feature, where the gradient is taken.
+            Log-odds per unit of each feature, at which the gradient is taken.
         held_out : bool
-            Whether the mean is over the held-out prompts, or over the training prompts.
+            Whether to average over the held-out prompts instead of the training prompts.
 
         Returns
         -------
@@ -222,7 +223,7 @@ class LogLinearPool:
         Raises
         ------
         ValueError, TypeError
-            For weights that are not finite numbers of this shape, and a held_out that is no bool.
+            For weights that are not finite numbers of this shape, and a held_out that is not a bool.
 
         Examples
         --------
@@ -246,33 +247,32 @@ class LogLinearPool:
         weighting: Weighting = "rollout",
         exposure: npt.ArrayLike | None = None,
     ) -> FloatArray:
-        r"""Return GRPO's gradient of sampled groups, to be ascended.
+        r"""Return GRPO's gradient of sampled groups, for gradient ascent.
 
-        A group is the n rollouts of one prompt, S of them right. A rollout with reward :math:`r \in \{0, 1\}` has the
-        score :math:`\nabla \log \pi = (r - p) x` and the advantage :math:`A = r - S/n`. Advantages of a group sum to 0, so
-        the p in the scores cancels and
+        A group is the n rollouts of one prompt, S of them successful. A rollout with reward :math:`r \in \{0, 1\}` has the
+        score :math:`\nabla \log \pi = (r - p) x` and the advantage :math:`A = r - S/n`. The advantages of a group sum to 0,
+        so the p in the scores cancels:
 
         .. math:: \sum A \, \nabla \log \pi = x \sum A r = x \, S (n - S) / n .
 
-        With ``normalise`` advantages are divided by the group's standard deviation :math:`\sqrt{S(n-S)}/n`, which makes
-        it :math:`x \sqrt{S(n-S)}`. Groups without both outcomes add 0 either way.
+        With ``normalise`` the advantages are divided by the group's standard deviation :math:`\sqrt{S(n-S)}/n`, which gives
+        :math:`x \sqrt{S(n-S)}`. Dead groups add 0 in both cases.
 
         Parameters
         ----------
         rows : array_like of int, shape (n_groups,)
             Training prompt of each group.
         rollouts, successes : array_like of int, shape (n_groups,)
-            n, at least 1, and S of each group.
+            n and S of each group, with n at least 1.
         normalise : bool
             Whether advantages are divided by the group's standard deviation.
         weighting : {"rollout", "prompt", "importance"}
-            "rollout": the sum over all groups is divided by all rollouts, as trainers do, so that a prompt weighs as its
-            rollouts. "prompt": the mean over groups of each one's sum by its rollouts; all weigh the same. "importance":
-            that mean with weights in proportion to 1 / exposure, which average 1; it takes back what a prompt that is
-            visited often gains by it.
+            "rollout": the sum over all rollouts divided by their number, as in most trainers; a prompt's weight is
+            proportional to its rollouts. "prompt": the mean over groups of each group's mean; all prompts weigh the same.
+            "importance": that mean with weights proportional to 1 / exposure, normalised to average 1, which offsets the
+            influence of frequent visits.
         exposure : array_like of int, shape (n_groups,), or None
-            Rollouts that each group's prompt has had up to now, these included. "importance" needs it, the others ignore
-            it.
+            Rollouts of each group's prompt so far, including these. Required for "importance" and ignored otherwise.
 
         Returns
         -------
@@ -282,13 +282,13 @@ class LogLinearPool:
         Raises
         ------
         ValueError, TypeError
-            For rows outside the pool, columns of other lengths, a group without rollouts, successes that are not whole
+            For rows outside the pool, columns of different lengths, a group without rollouts, successes that are not whole
             numbers from 0 to the rollouts, an unknown weighting, and an exposure that is missing or below the rollouts.
 
         Notes
         -----
-        What is estimated, where the counts do not depend on the rewards they bring (a rule that deals in waves chooses
-        them by these rewards), is by Claim 19 the gradient of
+        By Claim 19, if the counts do not depend on the rewards of the same round (as they do for rules that deal in waves),
+        the expectation is the gradient of
 
         ============  =========================================
         weighting     objective
@@ -298,9 +298,9 @@ class LogLinearPool:
         "importance"  :math:`\text{mean} \, w_i (1 - 1/n_i) p_i`
         ============  =========================================
 
-        over the prompts visited, with the weights held fixed. With ``normalise`` :math:`(1 - 1/n_i) p_i` gives way to
-        :math:`2 \arcsin \sqrt{p_i}`, which stabilises the variance of a rate and pays most near 0 and 1, but for a factor
-        between :math:`1 - 1/(2 n p (1-p))` and :math:`\sqrt{1 - 1/n}`.
+        over the visited prompts, with the weights held fixed. With ``normalise``, :math:`(1 - 1/n_i) p_i` is replaced by
+        :math:`2 \arcsin \sqrt{p_i}`, up to a factor between :math:`1 - 1/(2 n p (1-p))` and :math:`\sqrt{1 - 1/n}`. This
+        transform stabilises the variance of a rate, and its slope is largest near 0 and 1.
 
         References
         ----------
@@ -332,7 +332,7 @@ class LogLinearPool:
         return self.features[chosen].T @ group_coefficients(n, s, flag("normalise", normalise), weighting, z)
 
     def _weights(self, weights: npt.ArrayLike) -> FloatArray:
-        """Return weights as an array that fits."""
+        """Return weights as an array, checked."""
         w = _finite("weights", weights)
         if w.shape != (self.n_features,):
             raise ValueError(
@@ -351,23 +351,23 @@ def loglinear_pool(
     n_held_out: SupportsIndex = 1000,
     seed: int | np.random.Generator = 0,
 ) -> LogLinearPool:
-    r"""Return a pool with drawn features and difficulties, the held-out prompts drawn like the others.
+    r"""Return a pool with random features and difficulties; held-out prompts have the same distribution.
 
     .. math:: x_i = \sqrt{s} \, u + \sqrt{1 - s} \, z_i, \qquad b_i \sim N(\text{mean}, \text{spread}^2)
 
-    with :math:`s` = ``shared``, :math:`u = (1, \dots, 1) / \sqrt F` common to all and :math:`z_i` uniform on the unit
-    sphere. Two prompts transfer :math:`x_i \cdot x_j`, which is s on average, with a noise of order
-    :math:`1/\sqrt F`; so ``shared`` is what everybody learns from everybody, and ``n_features`` against ``n_prompts``
-    says how much of the rest is shared. With few features all prompts press on the same directions, for and against each
-    other; with more features than prompts each learns by itself. As the :math:`z_i` have no mean, held-out prompts gain
-    by the shared direction alone, but for noise; the rest is what training prompts are learnt by heart with.
+    with :math:`s` = ``shared``, a common direction :math:`u = (1, \dots, 1) / \sqrt F`, and :math:`z_i` uniform on the unit
+    sphere. The transfer :math:`x_i \cdot x_j` between two prompts is s on average, with fluctuations of order
+    :math:`1/\sqrt F`. ``shared`` is therefore the mean transfer between all prompts, and the ratio of ``n_features`` to
+    ``n_prompts`` controls the rest: with few features, prompts help or hinder each other along the same directions; with
+    more features than prompts, each prompt is learnt almost independently. Because the :math:`z_i` have mean 0, held-out
+    prompts improve through the common direction only, up to noise; the other directions memorise training prompts.
 
     Parameters
     ----------
     n_prompts, n_features : int, at least 1
         Training prompts, and weights of the policy.
     mean : float
-        Mean :math:`b_i`: the mean log-odds of a success before training.
+        Mean of :math:`b_i`: the mean log-odds of a success before training.
     spread : float, at least 0
         Standard deviation of :math:`b_i`, in log-odds.
     shared : float, in [0, 1]
@@ -380,7 +380,7 @@ def loglinear_pool(
     Returns
     -------
     LogLinearPool
-        Before training: weights are not a part of it.
+        The pool before training; the weights are not part of it.
 
     Raises
     ------
@@ -428,7 +428,7 @@ def success_rates(features: FloatArray, offsets: FloatArray, weights: FloatArray
 def group_coefficients(
     n: IntArray, s: FloatArray, normalise: bool, weighting: Weighting, exposure: IntArray | None
 ) -> FloatArray:
-    """Return what each group's features are multiplied by in :meth:`LogLinearPool.group_gradient`, of checked counts."""
+    """Return the coefficient of each group's features in :meth:`LogLinearPool.group_gradient`; the counts are checked."""
     mixed = s * (n - s)
     total = np.sqrt(mixed) if normalise else mixed / n
     if weighting == "rollout":
@@ -438,7 +438,7 @@ def group_coefficients(
 
 
 def known_weighting(weighting: Weighting) -> Weighting:
-    """Return a weighting, checked to be one."""
+    """Return ``weighting``, or raise if it is unknown."""
     if weighting not in get_args(Weighting):
         condition = "be 'rollout', 'prompt' or 'importance'"
         raise ValueError(error_text("weighting", condition, weighting, "Correct the spelling."))
@@ -446,13 +446,13 @@ def known_weighting(weighting: Weighting) -> Weighting:
 
 
 def _finite(name: str, values: npt.ArrayLike) -> FloatArray:
-    """Return ``values`` as float64 whose products cannot overflow."""
+    """Return ``values`` as float64, bounded so that products cannot overflow."""
     return reals(name, values, low=-_LARGEST, high=_LARGEST, remedy="Rescale.")
 
 
 def _require_each(
     name: str, values: npt.NDArray[np.generic], good: npt.NDArray[np.bool_], condition: str, remedy: str
 ) -> None:
-    """Refuse the first entry that is not good."""
+    """Raise for the first entry that is not good."""
     for i in np.flatnonzero(~good)[:1].tolist():
         raise ValueError(error_text(name, condition, values[i].item(), remedy, i))

@@ -1,4 +1,4 @@
-"""Pools of prompts with known success rates: drawn, drifting, or measured."""
+"""Pools of prompts with known success rates: drawn at random, drifting, or measured."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import numpy.typing as npt
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integer, real, reals
 from cero_alloc._evidence.bank import BetaPosteriorBank
 
-_KNOWN = 1e15  # pseudo-rollouts of a prior that no run can move
+_KNOWN = 1e15  # pseudo-rollouts: no run has enough evidence to move this prior
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pool:
-    """True success rates of a pool of prompts along a run.
+    """True success rates of a pool of prompts during a run.
 
     Parameters
     ----------
@@ -28,13 +28,13 @@ class Pool:
     prompt_ids : sequence of hashable, or None
         Ids in column order; None means 0 .. n_prompts - 1.
     path : {"step", "linear"}
-        Whether the run jumps from stage to stage, each lasting equally long, or moves along straight lines between
-        them.
+        "step": the rates jump from stage to stage, and all stages last equally long. "linear": the rates are interpolated
+        linearly between the stages.
 
     Raises
     ------
     ValueError
-        For rates outside [0, 1], a wrong shape, an unknown path, or another number of ids.
+        For rates outside [0, 1], a wrong shape or number of ids, or an unknown path.
     TypeError
         For rates that are not numbers, or ids without a length.
 
@@ -69,7 +69,7 @@ class Pool:
 
     @property
     def static(self) -> bool:
-        """Whether the rates never move."""
+        """Whether the rates stay the same over all stages."""
         return bool((self.rates == self.rates[0]).all())
 
     def bank(
@@ -111,7 +111,7 @@ class Pool:
         k : int, in [0, n_rounds)
             Round, counted from 0.
         n_rounds : int, at least 1
-            Rounds of the run, over which the stages are spread.
+            Rounds of the run; the stages are spread over them.
 
         Returns
         -------
@@ -121,7 +121,7 @@ class Pool:
         Raises
         ------
         ValueError, TypeError
-            For a round that is not one of the run's, or a run without rounds.
+            For a round outside the run, or a run without rounds.
 
         Examples
         --------
@@ -141,14 +141,14 @@ class Pool:
         return start if weight == 0.0 else (1.0 - weight) * start + weight * self.rates[low + 1]
 
     def sample(self, n_prompts: int, seed: int | np.random.Generator = 0) -> Pool:
-        """Return a pool of some of these prompts, drawn without replacement, or with it where there are too few.
+        """Return a pool of prompts drawn from this one: without replacement, or with it if there are too few.
 
         Parameters
         ----------
         n_prompts : int, at least 1
             Prompts to draw.
         seed : int or numpy.random.Generator
-            Draws them.
+            Draws the prompts.
 
         Returns
         -------
@@ -158,7 +158,7 @@ class Pool:
         Raises
         ------
         ValueError, TypeError
-            For a number that is not an integer of at least 1, or a seed that is none.
+            For a number that is not an integer of at least 1, or an invalid seed.
 
         Examples
         --------
@@ -170,12 +170,12 @@ class Pool:
         return Pool(self.rates[:, chosen], None, self.path)
 
     def drifted(self, drift: float, seed: int | np.random.Generator = 0) -> Pool:
-        r"""Return a pool that moves from the first stage in a straight line, each prompt by its own logit shift.
+        r"""Return a pool whose rates move linearly from this pool's first stage, each prompt by its own logit shift.
 
         .. math:: p_i \to \sigma(\text{logit} \, p_i + |\varepsilon_i|), \qquad \varepsilon_i \sim N(0, \text{drift}^2)
 
-        Training that helps every prompt by its own amount looks like this: the solved stay solved, the hopeless come
-        within reach.
+        This models training that helps every prompt by a different amount: solved prompts stay solved, and some unsolved
+        prompts become solvable.
 
         Parameters
         ----------
@@ -192,7 +192,7 @@ class Pool:
         Raises
         ------
         ValueError, TypeError
-            For a drift that is not a finite number of at least 0, or a seed that is none.
+            For a drift that is not a finite number of at least 0, or an invalid seed.
 
         Examples
         --------
@@ -207,14 +207,14 @@ class Pool:
 
 
 def static_pool(n_prompts: int, a: float = 1.0, b: float = 1.0, *, seed: int | np.random.Generator = 0) -> Pool:
-    """Return a pool whose rates are drawn once from Beta(a, b) and never move.
+    """Return a pool whose rates are drawn once from Beta(a, b) and stay fixed.
 
     Parameters
     ----------
     n_prompts : int, at least 1
         Prompts of the pool.
     a, b : float, greater than 0
-        Parameters of the Beta distribution of the success rates; their mean is a / (a + b).
+        Parameters of the Beta distribution of the success rates, whose mean is a / (a + b).
     seed : int or numpy.random.Generator
         Draws the rates.
 
@@ -227,7 +227,7 @@ def static_pool(n_prompts: int, a: float = 1.0, b: float = 1.0, *, seed: int | n
     ------
     ValueError, TypeError
         For a number of prompts that is not an integer of at least 1, parameters that are not positive finite numbers, or
-        a seed that is none.
+        an invalid seed.
 
     Examples
     --------
@@ -250,16 +250,16 @@ def _drawn(n_prompts: SupportsIndex, a: float, b: float, rng: np.random.Generato
 def drifting_pool(
     n_prompts: int, a: float = 1.0, b: float = 1.0, *, drift: float = 1.0, seed: int | np.random.Generator = 0
 ) -> Pool:
-    """Return a pool whose rates start at Beta(a, b) draws and then move as :meth:`Pool.drifted` has it.
+    """Return a pool whose rates start at draws from Beta(a, b) and move as in :meth:`Pool.drifted`.
 
     Parameters
     ----------
     n_prompts : int, at least 1
         Prompts of the pool.
     a, b : float, greater than 0
-        Parameters of the Beta distribution of the first success rates.
+        Parameters of the Beta distribution of the initial success rates.
     drift : float, at least 0
-        Standard deviation of the shift of a prompt over the run, in logits.
+        Standard deviation of each prompt's shift over the run, in logits.
     seed : int or numpy.random.Generator
         Draws rates and shifts.
 
@@ -286,18 +286,18 @@ def drifting_pool(
 def epoch_batches(
     n_prompts: SupportsIndex, batch_size: SupportsIndex, n_epochs: SupportsIndex, *, seed: int | np.random.Generator = 0
 ) -> list[IntArray]:
-    """Return the batches of a data loader: the pool shuffled anew every epoch, the last batch of an epoch ragged.
+    """Return the batches of a data loader that shuffles the pool every epoch; an epoch's last batch may be smaller.
 
     Parameters
     ----------
     n_prompts, batch_size, n_epochs : int, at least 1
-        Prompts of the pool, prompts per batch, passes over the pool.
+        Prompts of the pool, prompts per batch, and passes over the pool.
     seed : int or numpy.random.Generator
         Draws the orders.
 
     Returns
     -------
-    list of numpy.ndarray of int64, shape (batch_size,) or, for the last of an epoch, fewer
+    list of numpy.ndarray of int64, shape (batch_size,) or smaller
         Rows of the pool, one array per batch.
 
     Raises
@@ -320,12 +320,12 @@ def epoch_batches(
 
 
 def load_counts(file: str | FilePath, *, path: Literal["step", "linear"] = "step") -> Pool:
-    r"""Read measured success counts as the true rates of a pool, successes / trials per prompt and epoch.
+    r"""Read measured success counts and take successes / trials per prompt and epoch as the true rates of a pool.
 
     Parameters
     ----------
     file : str or path
-        CSV with the columns ``prompt_id,epoch,trials,successes``. Epochs in ascending order become the stages of the
+        CSV with the columns ``prompt_id,epoch,trials,successes``. The epochs, in ascending order, become the stages of the
         pool.
     path : {"step", "linear"}
         As in :class:`Pool`.
@@ -333,14 +333,14 @@ def load_counts(file: str | FilePath, *, path: Literal["step", "linear"] = "step
     Returns
     -------
     Pool
-        With the ids of the file, in order of appearance.
+        With the ids of the file, in order of first appearance.
 
     Raises
     ------
     ValueError
-        For missing columns, a bad or repeated line (the message names it), or a prompt that lacks an epoch.
+        For missing columns, a bad or repeated line (the message names it), or a prompt without a line for some epoch.
     TypeError
-        For a file that is no path.
+        For a file that is not a path.
     OSError
         For a file that cannot be read.
 
@@ -390,12 +390,12 @@ def load_counts(file: str | FilePath, *, path: Literal["step", "linear"] = "step
 
 
 def known_bank(pool: Pool) -> BetaPosteriorBank:
-    """Return a bank that knows the first-stage rates: its prior is a point mass that no run can move.
+    """Return a clairvoyant bank: its prior is concentrated on the first-stage rates, so that no run can move it.
 
     Parameters
     ----------
     pool : Pool
-        Whose ids and rates the bank takes.
+        Supplies ids and rates.
 
     Returns
     -------
@@ -405,7 +405,7 @@ def known_bank(pool: Pool) -> BetaPosteriorBank:
     Raises
     ------
     TypeError
-        For a pool that is none.
+        For a pool that is not a :class:`Pool`.
 
     Examples
     --------

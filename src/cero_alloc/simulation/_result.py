@@ -1,4 +1,4 @@
-"""What a simulated run did and what it was worth."""
+"""SimulationResult: the groups, rewards and prices of a simulated run, and its utility."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from cero_alloc._budget.horizon import Horizon
 from cero_alloc._checks import FloatArray, IntArray
 from cero_alloc._objective.utility import SaturatingUtility
 
-MEAN_BINS = np.linspace(0.0, 1.0, 6)  # edges of the predicted-mean bins of the lift
+MEAN_BINS = np.linspace(0.0, 1.0, 6)  # edges of the bins of the predicted mean success rate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SimulationResult:
-    """What a simulated run did and what it was worth.
+    """The groups, rewards and prices of a simulated run, and its utility.
 
-    A *group* is the rollouts of one prompt in one round. Utilities are sums over the pool; ``regret``, ``bound`` and
-    ``proxy_error`` are per prompt. Entries that the policy does not reveal are NaN. The bound is the theorem's for
-    Algorithm 1; other policies may exceed it.
+    A *group* is all rollouts of one prompt in one round. Utilities are sums over the pool; ``regret``, ``bound`` and
+    ``proxy_error`` are per prompt. Entries are NaN if the policy has no bank or no price. The theorem behind the bound is
+    about Algorithm 1; other policies may exceed it.
 
     Attributes
     ----------
     horizon : Horizon
-        Constants of the run, which optimum and bound refer to.
+        Constants of the run, used for optimum and bound.
     group_round : numpy.ndarray of int64, shape (n_groups,)
         Round of each group, counted from 0.
     group_prompt : numpy.ndarray of int64, shape (n_groups,)
@@ -33,7 +33,7 @@ class SimulationResult:
     group_rollouts : numpy.ndarray of int64, shape (n_groups,)
         Rollouts of each group.
     group_successes : numpy.ndarray of int64, shape (n_groups,)
-        Rollouts of each group that were rewarded.
+        Successful rollouts of each group.
     group_mean : numpy.ndarray of float64, shape (n_groups,)
         Posterior mean success rate of the prompt when the group was dealt.
     group_value : numpy.ndarray of float64, shape (n_groups,)
@@ -41,15 +41,15 @@ class SimulationResult:
     mean_counts : numpy.ndarray of int64, shape (n_rounds, 5)
         Prompts per round and bin of the predicted mean.
     achieved : float
-        Utility of the executed counts at the true rates.
+        Utility of the dealt rollouts at the true success rates.
     optimum : float
-        Utility of the clairvoyant optimum, an upper bound of it on moving rates.
+        Utility of the clairvoyant optimum; an upper bound on it if the rates move.
     bound : float
-        The theorem's bound on the regret, utility per prompt.
+        The theorem's bound on the regret, in utility per prompt.
     proxy_error : numpy.ndarray of float64, shape (n_rounds,)
         Mean over the prompts of abs(value in the bank after the round - true value).
     variation : float
-        V_K, the sum over rounds of the largest move of a prompt's true value.
+        V_K, the sum over rounds of the largest change of any prompt's true value.
     exposure : numpy.ndarray of int64, shape (n_prompts,)
         Rollouts per prompt over the run.
     pacing_gap : numpy.ndarray of float64, shape (n_rounds,)
@@ -57,14 +57,14 @@ class SimulationResult:
     price : numpy.ndarray of float64, shape (n_rounds,)
         Normalised price after each round, in [0, 1].
     posterior_mean : numpy.ndarray of float64, shape (n_prompts,)
-        Success rate that the bank expects of each prompt after the run.
+        Posterior mean success rate of each prompt after the run.
     utility : SaturatingUtility
-        What exposure is worth: what ``achieved`` and ``optimum`` are sums of.
+        The utility of which ``achieved`` and ``optimum`` are sums.
 
     References
     ----------
-    Theorems 1 and 2 of the theory page: regret, bound, proxy error and variation. arXiv 2610.09679: lift, effective
-    groups and pacing.
+    Theorems 1 and 2 of the theory page: regret, bound, proxy error and variation. arXiv 2610.09679: lift, mixed groups
+    (there "effective") and pacing.
 
     Examples
     --------
@@ -102,42 +102,42 @@ class SimulationResult:
 
     @property
     def counts(self) -> IntArray:
-        """Rollouts per round and prompt, dense; shape (n_rounds, n_prompts)."""
+        """Rollouts per round and prompt as a dense array; shape (n_rounds, n_prompts)."""
         table = np.zeros((self.horizon.n_rounds, self.horizon.n_prompts), dtype=np.int64)
         table[self.group_round, self.group_prompt] = self.group_rollouts
         return table
 
     @property
     def allocating_rounds(self) -> int:
-        """Rounds that dealt anything."""
+        """Number of rounds in which rollouts were dealt."""
         return int(np.unique(self.group_round).size)
 
     @property
     def mixed(self) -> npt.NDArray[np.bool_]:
-        """Whether each group has both successes and failures; shape (n_groups,). No other group teaches."""
+        """Whether each group has both successes and failures; shape (n_groups,). Other groups have no GRPO gradient."""
         return (self.group_successes > 0) & (self.group_successes < self.group_rollouts)
 
     @property
     def mixed_group_rate(self) -> float:
-        """Share of the groups with both successes and failures; NaN without groups."""
+        """Share of the groups that are mixed; NaN without groups."""
         return float(self.mixed.mean()) if self.group_rollouts.size else float("nan")
 
     @property
     def top_tenth(self) -> float:
-        """Share of the rollouts on the tenth of the prompts that got most; NaN without rollouts."""
+        """Share of the rollouts dealt to the tenth of the prompts with the most rollouts; NaN without rollouts."""
         return top_tenth(self.exposure)
 
     def lift(self) -> FloatArray:
-        """Return how much likelier than chance each bin of the predicted mean was dealt a group.
+        """Return the selection lift by predicted mean success rate: how much more often than by chance a bin was dealt.
 
-        The bins are [0, .2), [.2, .4), ..., [.8, 1]; the random choice is the pool as it stood in each allocating
-        round.
+        The bins are [0, 0.2), [0.2, 0.4), ..., [0.8, 1]. Chance is a uniform choice from the pool in each round that dealt
+        rollouts.
 
         Returns
         -------
         numpy.ndarray of float64, shape (5,)
-            Share of the groups over share of the pool, per bin; NaN for a bin without prompts, and throughout for a
-            policy without a bank.
+            Share of the groups divided by share of the pool, per bin; NaN for a bin without prompts, and in every bin for
+            a policy without a bank.
 
         References
         ----------
@@ -166,7 +166,7 @@ class SimulationResult:
         Returns
         -------
         numpy.ndarray of float64, shape (n_groups,)
-            Variance of the rewards of each group, in [0, 1/2]; NaN for groups of one rollout.
+            Variance of the rewards of each group, in [0, 0.5]; NaN for groups of one rollout.
 
         References
         ----------
@@ -187,12 +187,12 @@ class SimulationResult:
 
 
 def _mean_bin(mean: FloatArray) -> IntArray:
-    """Return the predicted-mean bin of each entry, 0 .. 4."""
+    """Return the bin of each predicted mean, 0 .. 4."""
     return np.minimum((mean * 5.0).astype(np.int64), 4)
 
 
 def top_tenth(rollouts: npt.ArrayLike) -> float:
-    """Return the share of the rollouts on the tenth of the prompts that got most, rounded up; NaN without rollouts."""
+    """Return the share of the rollouts dealt to the tenth of the prompts (rounded up) with the most; NaN without any."""
     most_first = np.sort(np.asarray(rollouts))[::-1]
     total = most_first.sum()
     return float(most_first[: -(-most_first.size // 10)].sum() / total) if total else float("nan")

@@ -1,4 +1,4 @@
-"""One round of any policy, however many waves it deals: allocate, draw, update, and on while it asks for more."""
+"""One round of any policy: allocate, draw, update, and further waves for policies that deal in waves."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy.typing as npt
 from cero_alloc._budget import kernels
 from cero_alloc._checks import FloatArray, IntArray, error_text, pool_rows
 
-# Takes positions among the prompts on offer and rollouts of each; returns the successes and the rollouts answered.
+# Takes positions among the prompts on offer and the rollouts of each; returns their successes and rewarded rollouts.
 Draw = Callable[[IntArray, IntArray], tuple[npt.NDArray[Any], IntArray]]
 
 
 class Policy(Protocol):
-    """What can be simulated and replayed: anything with these two methods.
+    """The interface of simulation and replay: any object with these two methods.
 
-    A policy that deals a round in waves has ``continue_round(counts, successes)`` in addition.
+    A policy that deals a round in waves also has ``continue_round(counts, successes)``.
 
     Examples
     --------
@@ -45,7 +45,7 @@ class Policy(Protocol):
         prompt_ids : iterable of hashable, or None
             Prompts on offer, each once; None offers the whole pool in row order.
         budget : int or None
-            Cap of this round in rollouts; None leaves the pace to the policy.
+            Cap of this round in rollouts; None leaves the pacing to the policy.
         exact : bool
             Whether to spend exactly ``budget``.
 
@@ -56,12 +56,12 @@ class Policy(Protocol):
         """
 
     def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
-        """Take the rewards of some rollouts.
+        """Record the rewards of rollouts.
 
         Parameters
         ----------
         prompt_ids : iterable of hashable, or None
-            Prompts that were observed; None names the whole pool in row order.
+            Observed prompts; None means the whole pool in row order.
         successes : array_like of float, shape (n_ids,)
             Sum of the rewards of each prompt, in [0, rollouts].
         rollouts : array_like of int, shape (n_ids,)
@@ -70,7 +70,7 @@ class Policy(Protocol):
 
 
 def check_policy(policy: object) -> None:
-    """Refuse what cannot be played: a class instead of its object, say."""
+    """Raise unless ``policy`` is an object with the methods of a policy; a class instead of its instance is refused."""
     remedy = "Pass an allocator that is built, or any object with allocate and update."
     if isinstance(policy, type) or not all(callable(getattr(policy, name, None)) for name in ("allocate", "update")):
         raise TypeError(error_text("policy", "have the methods allocate and update", policy, remedy))
@@ -91,23 +91,23 @@ def play_round(
     Parameters
     ----------
     policy : Policy
-        Whose round it is.
+        The policy to play.
     prompt_ids : numpy.ndarray, shape (n_offered,), or None
         Ids on offer; None for the whole pool.
     draw : callable
-        ``draw(positions, n)`` returns the successes among ``n`` rollouts of the prompts at these positions, and how many
-        of the rollouts could be answered.
+        ``draw(positions, n)`` returns the successes among ``n`` rollouts of the prompts at these positions, and the number
+        of rollouts that have a reward.
     budget, exact
-        Passed on to ``allocate``.
+        Arguments of ``allocate``.
     feedback : bool
-        Whether the policy gets to see the rewards.
+        Whether the policy is told the rewards.
     wave : numpy.ndarray of int64, shape (n_offered,), or None
-        First wave, where the caller has had it dealt; None calls ``allocate``.
+        First wave, if the caller has called ``allocate``; None calls it here.
 
     Returns
     -------
     counts, successes, answered : numpy.ndarray, shape (n_offered,)
-        Rollouts dealt, successes, and rollouts answered, over all waves.
+        Rollouts dealt, successes, and rollouts with a reward, over all waves.
 
     Examples
     --------
@@ -140,7 +140,7 @@ def play_round(
 def _first_wave(
     policy: Policy, prompt_ids: npt.NDArray[Any] | None, budget: SupportsIndex | None, exact: bool
 ) -> IntArray:
-    """Call ``allocate`` with what is given: policies of one's own may take fewer arguments."""
+    """Call ``allocate`` with the given arguments only, because a user's policy may accept fewer."""
     limits: dict[str, Any] = (
         {"budget": budget, "exact": True} if exact else {} if budget is None else {"budget": budget}
     )
@@ -148,9 +148,9 @@ def _first_wave(
 
 
 def check_counts(n: IntArray, unit_size: int, most: int, left: int) -> int:
-    """Return the sum of counts, and refuse those that no allocator may return: a comparison is one of equal rollouts.
+    """Return the sum of counts, or raise if they are invalid, so that policies are compared at equal rollouts.
 
-    ``most`` rollouts of one prompt, ``left`` in all.
+    Valid counts are integer multiples of ``unit_size``, at most ``most`` per prompt and ``left`` in total.
     """
     if n.dtype.kind not in "iu":
         raise ValueError(error_text("counts", "be integers", n.dtype, "Return an int64 array from allocate."))
@@ -163,8 +163,27 @@ def check_counts(n: IntArray, unit_size: int, most: int, left: int) -> int:
     return int(total)
 
 
+def checked_draw(draw: Draw, left: int, *, unit_size: int = 1, most: int | None = None) -> Draw:
+    """Return ``draw`` for one round of at most ``left`` rollouts, which checks the counts of every wave first.
+
+    ``most`` caps the rollouts per prompt and wave; None means what is left of the round.
+    """
+
+    def checked(positions: IntArray, n: IntArray) -> tuple[npt.NDArray[Any], IntArray]:
+        nonlocal left
+        left -= check_counts(n, unit_size, left if most is None else most, left)
+        return draw(positions, n)
+
+    return checked
+
+
+def bernoulli(rng: np.random.Generator, rows: IntArray, p: FloatArray) -> Draw:
+    """Return the draw of 0/1 rewards for the prompts in ``rows`` at the success rates ``p`` of the pool."""
+    return lambda positions, n: (rng.binomial(n, p[rows[positions]]), n)
+
+
 def offered_rows(batches: Sequence[npt.ArrayLike], n_prompts: int, n_rounds: int) -> list[IntArray]:
-    """Return the rows offered in each round."""
+    """Return the rows on offer in each round, checked."""
     if len(batches) != n_rounds:
         raise ValueError(error_text("batches", f"hold {n_rounds} rounds", len(batches), "Give one batch per round."))
     return [pool_rows("batches", batch, n_prompts, k) for k, batch in enumerate(batches)]

@@ -1,4 +1,4 @@
-"""simulate: a policy on a pool with Bernoulli rewards, round by round."""
+"""simulate: run a policy on a pool with Bernoulli rewards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from . import _kernels
 from ._bounds import path_optimum_bound, regret_bound
 from ._pool import Pool
 from ._result import SimulationResult
-from ._rounds import Draw, Policy, check_counts, check_policy, offered_rows, play_round
+from ._rounds import Policy, bernoulli, check_counts, check_policy, checked_draw, offered_rows, play_round
 
 
 def simulate(
@@ -38,7 +38,7 @@ def simulate(
     Parameters
     ----------
     policy : Policy
-        Anything with ``allocate`` and ``update``; its bank must hold the pool's prompts in the pool's order.
+        An object with ``allocate`` and ``update``; its bank must hold the pool's prompts in the pool's order.
     pool : Pool
         True success rates.
     n_rounds : int, at least 1
@@ -46,34 +46,34 @@ def simulate(
     seed : int or numpy.random.Generator
         Draws the rewards.
     batches : sequence of array_like of int, each of shape (n_offered,), or None
-        Rows offered in each round, as :func:`epoch_batches` makes them; None offers the whole pool. No theorem bounds
-        the regret then: ``bound`` is NaN. On moving rates the optimum is that of a pool that is always on offer.
+        Rows on offer in each round, as from :func:`epoch_batches`; None offers the whole pool in every round. With batches
+        no theorem bounds the regret, so ``bound`` is NaN, and on moving rates the optimum ignores the batches.
     horizon : Horizon or None
-        Constants that optimum and bound refer to; None takes ``policy.horizon``.
+        Constants for optimum and bound; None takes ``policy.horizon``.
     utility : SaturatingUtility or None
-        What exposure is worth; None takes ``policy.utility``, else the default utility.
+        Value of exposure; None takes ``policy.utility`` if the policy has one, and the default utility if not.
     feedback : bool
-        Whether the policy gets to see the rewards.
+        Whether the policy is told the rewards.
     optimum : float or None
-        Utility of a known optimum, or upper bound of it, of this pool; None computes it.
+        Utility of this pool's optimum, or an upper bound on it; None computes it.
 
     Returns
     -------
     SimulationResult
-        Counts, rewards and prices, round by round, and what they were worth.
+        Counts, rewards and prices of every round, and their utility.
 
     Raises
     ------
     ValueError
-        For a policy without a horizon when none is given, sizes or batches that do not match, or counts that are not
-        integers or break the horizon's caps.
+        For a policy without a horizon if none is given, sizes or batches that do not match, or counts that are not
+        integers or exceed the horizon's caps.
     TypeError
-        For a policy without the methods of one, a pool that is no :class:`Pool`, a horizon or utility that is none, a
-        number of rounds that is not an integer, or a seed that is none.
+        For a policy without ``allocate`` and ``update``, a pool, horizon or utility of another class, a number of rounds
+        that is not an integer, or an invalid seed.
 
     References
     ----------
-    Theorems 1 and 2 and Claims 6 to 9 of the theory page: the bound, and the optimum that is compared with.
+    Theorems 1 and 2 and Claims 6 to 9 of the theory page: the bound and the optimum.
 
     Examples
     --------
@@ -105,17 +105,9 @@ def simulate(
     run = _Recorder(h, bank)
     ids = None if pool.prompt_ids is None else np.fromiter(pool.prompt_ids, dtype=object, count=pool.n_prompts)
     offers = None if batches is None else offered_rows(batches, pool.n_prompts, rounds)
-    static, everyone = pool.static, np.arange(pool.n_prompts)
+    static, whole = pool.static, np.arange(pool.n_prompts)
     z, left = np.zeros(pool.n_prompts, dtype=np.int64), h.budget_units  # exposure and budget in units
     achieved, variation = 0.0, 0.0
-
-    def rewards(rows: IntArray, p: FloatArray, left: int) -> Draw:
-        def draw(positions: IntArray, n: IntArray) -> tuple[IntArray, IntArray]:
-            nonlocal left
-            left -= check_counts(n, h.unit_size, h.max_rollouts, left * h.unit_size) // h.unit_size
-            return rng.binomial(n, p[rows[positions]]), n
-
-        return draw
 
     p = pool.at(0, rounds)
     q = p * (1.0 - p)
@@ -124,10 +116,12 @@ def simulate(
             p = pool.at(k, rounds)
             q, before = p * (1.0 - p), q
             variation += float(np.abs(q - before).max())
-        rows = everyone if offers is None else offers[k]
+        rows = whole if offers is None else offers[k]
         names = None if ids is None and offers is None else rows if ids is None else ids[rows]
+        rewards = bernoulli(rng, rows, p)
+        draw = checked_draw(rewards, left * h.unit_size, unit_size=h.unit_size, most=h.max_rollouts)
 
-        counts, won, _ = play_round(policy, names, rewards(rows, p, left), feedback=feedback)
+        counts, won, _ = play_round(policy, names, draw, feedback=feedback)
         dealt = (counts != 0).nonzero()[0]  # NumPy finds bools several times faster than integers
         chosen, n, s = rows[dealt], counts[dealt], won[dealt].astype(np.int64)
         total = check_counts(n, h.unit_size, h.max_rollouts, left * h.unit_size)
@@ -156,13 +150,13 @@ def simulate(
 
 
 def _value_path(pool: Pool, n_rounds: int) -> FloatArray:
-    """Return values per prompt and round."""
+    """Return the true values; shape (n_prompts, n_rounds)."""
     p = np.stack([pool.at(k, n_rounds) for k in range(n_rounds)], axis=1)
     return p * (1.0 - p)
 
 
 class _Recorder:
-    """Collects a run's groups round by round, with what the bank predicted of them before each round."""
+    """Collects the groups of a run, with the bank's predictions for them before each round."""
 
     def __init__(self, horizon: Horizon, bank: BetaPosteriorBank | None) -> None:
         rounds, size = horizon.n_rounds, horizon.n_prompts
@@ -174,7 +168,7 @@ class _Recorder:
         self.proxy_error = np.full(rounds, np.nan)
         self.price = np.full(rounds, np.nan)
         self.dealt = np.zeros(rounds, dtype=np.int64)
-        # What the bank predicts of the next round: Beta parameters not read yet, and all means in the bin of 0.
+        # The bank's predictions for the next round. NaN parameters count as changed; the means of 0 are in the first bin.
         self.alpha, self.beta = np.full((2, size), np.nan)
         self.mean, self.value = np.zeros((2, size))
         self.bins = np.array([size, 0, 0, 0, 0])
@@ -187,7 +181,7 @@ class _Recorder:
     def record(
         self, k: int, chosen: IntArray, n: IntArray, s: IntArray, total: int, q: FloatArray, price: float
     ) -> None:
-        """Note the groups of round k, and how far from the true values ``q`` the bank is after it."""
+        """Record the groups of round k, and the bank's distance from the true values ``q`` after it."""
         self.groups.append((chosen, n, s))
         self.price[k] = price
         self.dealt[k] = total
@@ -197,9 +191,9 @@ class _Recorder:
             self.proxy_error[k] = self._forecast(self.bank, q) / q.size
 
     def _forecast(self, bank: BetaPosteriorBank, q: FloatArray) -> float:
-        """Take in the bank's predictions and return the sum of their distances from the values ``q``.
+        """Update the predictions from the bank and return the sum of their distances from the values ``q``.
 
-        The whole pool is read, although a round changes few prompts: policies may age, refit and feed a bank at will.
+        The whole pool is read although a round changes few prompts, because a policy may change its bank in other ways.
         """
         known = (self.alpha, self.beta, self.mean, self.value, self.bins)
         return float(_kernels.forecast(*bank._arguments(), q, *known))
@@ -207,7 +201,7 @@ class _Recorder:
     def result(
         self, achieved: float, optimum: float, variation: float, exposure: IntArray, utility: SaturatingUtility
     ) -> SimulationResult:
-        """Return the collected run, its bound left to the caller."""
+        """Return the result of the run without the bound, which the caller adds."""
         prompt, rollouts, successes = (np.concatenate(column) for column in zip(*self.groups, strict=True))
         unknown = np.full(prompt.size, np.nan)
         mean, value = (

@@ -1,0 +1,123 @@
+"""The default policies of a replay, and the group sizes that fit a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, get_args
+
+import numpy as np
+
+from cero_alloc._allocators.fenchel_dual import FenchelDualAllocator
+from cero_alloc._allocators.resolving import ResolvingAllocator
+from cero_alloc._checks import error_text, instance
+from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc.baselines import BOTS, GRESO, PEERS, FixedPacing, Greedy, MoPPS, Uniform
+
+from ._log import RolloutLog
+from ._results import UNIFORM, Offer
+
+_SELECTORS = (MoPPS, GRESO, BOTS)  # rules that choose prompts for groups of equal size
+
+
+def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Callable[..., Any]]:
+    """Return the policies that :func:`replay` plays by default: the allocators and every peer.
+
+    With ``offer="batch"`` the allocators are given the number of visits of each prompt, which a data loader's epochs
+    determine. Rules with groups of equal size use the log's mean group size with ``offer="pool"`` and twice that with
+    ``offer="batch"``, so that they choose half of each batch. Re-solving allocators deal groups of at least the log's mean
+    size with ``offer="pool"``, and of at least 2 with ``offer="batch"``.
+
+    Parameters
+    ----------
+    log : RolloutLog
+        Log to replay.
+    offer : {"batch", "pool"}
+        As in :func:`replay`.
+
+    Returns
+    -------
+    dict of name to callable
+        A value for the argument ``policies`` of :func:`replay`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown offer.
+    TypeError
+        For a log that is not a :class:`RolloutLog`.
+
+    Examples
+    --------
+    >>> one, step = np.array([0, 0, 1, 1]), np.array([0.0, 0.0, 1.0, 1.0])
+    >>> log = RolloutLog.of_rows(("a", "b"), one, step, np.array([0.0, 1.0] * 2), np.array([4] * 4), n_lines=4)
+    >>> list(default_policies(log))[2:6]
+    ['FenchelDualAllocator', 'FixedPacing', 'Greedy', 'Uniform']
+    """
+    instance("log", log, RolloutLog, "Read one with read_log(...).")
+    check_offer(offer)
+    per_visit = mean_group(log)
+    one_size = max(least_cap(log, offer), per_visit if offer == "pool" else 2 * per_visit)
+    visits = log.visits if offer == "batch" else None
+    least = least_group(log, offer)
+    fit_every = max(5, log.n_steps // 5)
+    return {
+        "ResolvingAllocator": partial(resolving, visits=visits, least=least),
+        f"ResolvingAllocator, fit_every={fit_every}": partial(
+            resolving, visits=visits, least=least, fit_every=fit_every
+        ),
+        "FenchelDualAllocator": partial(_capped, FenchelDualAllocator, one_size, visits=visits),
+        **{cls.__name__: partial(_capped, cls, one_size) for cls in (FixedPacing, Greedy)},
+        UNIFORM: partial(peer, Uniform, per_visit if offer == "pool" else None),  # None: every prompt of a batch
+        **{cls.__name__: partial(peer, cls, one_size if cls in _SELECTORS else per_visit) for cls in PEERS},
+    }
+
+
+def check_offer(offer: str) -> None:
+    """Raise for an unknown offer."""
+    if offer not in get_args(Offer):
+        raise ValueError(error_text("offer", f"be one of {list(get_args(Offer))}", offer, "Correct the spelling."))
+
+
+def least_group(log: RolloutLog, offer: Offer) -> int:
+    """Return the smallest group of re-solving allocators: 2 rollouts in batches, the log's mean group from the pool."""
+    return 2 if offer == "batch" else max(2, mean_group(log))
+
+
+def mean_group(log: RolloutLog) -> int:
+    """Return the typical group size in rollouts: the median over the steps of each step's mean, robust to odd steps."""
+    totals = np.bincount(log.group_step, log.trials, log.n_steps)
+    return max(1, round(float(np.median(totals / np.bincount(log.group_step, minlength=log.n_steps)))))
+
+
+def resolving(
+    bank: BetaPosteriorBank,
+    *,
+    max_rollouts: int,
+    least: int = 2,
+    prior: tuple[float, float] = (1.0, 1.0),
+    forgetting: float = 1.0,
+    **options: Any,
+) -> ResolvingAllocator:
+    """Build a re-solving allocator with groups of at least ``least``, over a bank with this prior and forgetting."""
+    own = BetaPosteriorBank(len(bank), prior=prior, forgetting=forgetting)
+    return ResolvingAllocator(own, max_rollouts=max_rollouts, min_rollouts=min(least, max_rollouts), **options)
+
+
+def _capped(cls: Any, most: int, bank: BetaPosteriorBank, *, max_rollouts: int, **run: Any) -> Any:
+    """Build a rule that deals its cap to every prompt that it visits: ``most`` is its group size."""
+    return cls(bank, max_rollouts=min(max_rollouts, most), **run)
+
+
+def peer(cls: Any, per_visit: int | None, bank: BetaPosteriorBank, *, max_rollouts: int, **run: Any) -> Any:
+    """Build a peer that deals ``per_visit`` rollouts per visit, within the limits of its rule and the cap."""
+    if per_visit is not None and cls.takes_visits:
+        run["rollouts_per_visit"] = min(max_rollouts, max(per_visit, cls.least_rollouts))
+    return cls(bank, max_rollouts=max_rollouts, **run)
+
+
+def least_cap(log: RolloutLog, offer: Offer) -> int:
+    """Return the smallest cap, in rollouts per prompt and round, with which every step's total can be spent."""
+    totals = np.bincount(log.group_step, log.trials, log.n_steps)
+    sizes = np.full(log.n_steps, log.n_prompts) if offer == "pool" else np.bincount(log.group_step)
+    return int(np.ceil(totals / sizes).max())
