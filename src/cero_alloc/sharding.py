@@ -20,7 +20,7 @@ from ._evidence.bank import BetaPosteriorBank, checked_feedback
 from ._evidence.ids import PromptIndex, tie_ranks
 from ._objective.utility import SaturatingUtility
 from ._saving.saved import OwnLock, Saved, locked
-from ._saving.state import State, check_array, is_of
+from ._saving.state import Field, State, is_of
 
 __all__ = ["PoolShard", "ShardedAllocator", "in_process"]
 
@@ -105,9 +105,19 @@ class PoolShard(Saved):
     """
 
     _BUILD: ClassVar[dict[str, Any]] = {"utility": SaturatingUtility, "horizon": Horizon}
-    _FIXED: ClassVar[tuple[str, ...]] = ("horizon", "start")
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("_open",)
-    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_slopes", "_tie", "_open")
+    FIELDS: ClassVar[dict[str, Field]] = {
+        "horizon": Field(fixed=True),
+        "start": Field(fixed=True),
+        "bank": Field(),
+        "ledger": Field(),
+        "_slopes": Field(),
+        "_tie": Field(),
+        "_open": Field(
+            when_set=(),
+            must="hold rows of the shard and their proposals",
+            holds=lambda opened, state: _is_proposal(opened, state["slopes"].size),
+        ),
+    }
 
     def __init__(
         self,
@@ -134,6 +144,7 @@ class PoolShard(Saved):
         self._tie = ties[self.start : self.start + len(bank)].copy()  # the rest is let go
         self._open: tuple[IntArray, IntArray] | None = None  # places and virtual proposal of the open round
         self._visits = np.array([float(horizon.n_rounds)])
+        self._remember(horizon=horizon, start=start, utility=utility, step_size=step_size)
 
     @property
     def lock(self) -> RLock:
@@ -342,21 +353,6 @@ class PoolShard(Saved):
             live["bank"] = BetaPosteriorBank._blank(state["bank"], label)
         return super()._from_state(state, label, **live)
 
-    def _when_set(self, name: str) -> Any:
-        return ()
-
-    def _check_state(self, state: Any, label: str, size: int | None) -> None:
-        super()._check_state(state, label, size)
-        opened = state["open"]
-        if opened is None:
-            return
-        places, proposal = opened if len(opened) == 2 else (np.empty(0), np.empty(0))
-        like = np.empty(np.size(places), dtype=np.int64)
-        check_array(f"{label}['open'][0]", like, places)
-        check_array(f"{label}['open'][1]", like, proposal)
-        if places.size and not 0 <= places.min() <= places.max() < len(self.bank):
-            raise ValueError(f"{label}['open'][0] must hold rows of the shard. Pass what state_dict returned.")
-
 
 class ShardedAllocator(OwnLock, Saved):
     r"""Algorithm 1 with one price over a pool in shards.
@@ -411,11 +407,14 @@ class ShardedAllocator(OwnLock, Saved):
     24
     """
 
-    _LIVE: ClassVar[tuple[str, ...]] = ("shards", "gather")
     _BUILD: ClassVar[dict[str, Any]] = {"horizon": Horizon}
-    _FIXED: ClassVar[tuple[str, ...]] = ("horizon",)
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("_proposed",)
-    _STATE: ClassVar[tuple[str, ...]] = ("ledger", "_price", "_batch_price", "_proposed")
+    FIELDS: ClassVar[dict[str, Field]] = {
+        "horizon": Field(fixed=True),
+        "ledger": Field(),
+        "_price": Field(),
+        "_batch_price": Field(),
+        "_proposed": Field(when_set=0),
+    }
 
     def __init__(
         self,
@@ -427,6 +426,7 @@ class ShardedAllocator(OwnLock, Saved):
         initial_price: float = 0.5,
         catch_up: bool = False,
     ) -> None:
+        self._lock = RLock()
         self.shards, self._gather = tuple(shards), gather
         if not self.shards:
             raise ValueError(error_text("shards", "be at least one", shards, "Cut the pool into shards first."))
@@ -449,6 +449,7 @@ class ShardedAllocator(OwnLock, Saved):
         self._index = PromptIndex(horizon.n_prompts)
         self.ledger = RolloutLedger(horizon, n_accounts=1)
         self._proposed: int | None = None  # units proposed in the open round
+        self._remember(horizon=horizon, step_size=step_size, initial_price=initial_price, catch_up=catch_up)
 
     @property
     def horizon(self) -> Horizon:
@@ -667,9 +668,6 @@ class ShardedAllocator(OwnLock, Saved):
         state = checkpoint.read(path)
         return cls._from_state(state, f"the state in {os.fspath(path)!r}", shards=shards, gather=gather)
 
-    def _when_set(self, name: str) -> Any:
-        return 0
-
     def _call(self, method: str, arguments: Sequence[tuple[Any, ...]] | None = None) -> list[Any]:
         return self._gather(self.shards, method, [()] * len(self.shards) if arguments is None else arguments)
 
@@ -681,3 +679,12 @@ class ShardedAllocator(OwnLock, Saved):
     def _parts(self, rows: IntArray, *columns: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], ...]]:
         """Return each shard's part of these columns."""
         return [tuple(column[members] for column in columns) for members in self._members(rows)]
+
+
+def _is_proposal(opened: tuple[Any, ...], n_prompts: int) -> bool:
+    """Tell whether the entry of an open round in a state is one over rows of a shard of so many prompts."""
+    if len(opened) != 2 or not all(isinstance(part, np.ndarray) and part.dtype == np.int64 for part in opened):
+        return False
+    places, proposal = opened
+    within = not places.size or 0 <= places.min() <= places.max() < n_prompts
+    return places.ndim == 1 and proposal.shape == places.shape and bool(within)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from math import sqrt
 from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
+from cero_alloc._budget.deliveries import Deliveries
 from cero_alloc._budget.horizon import visits_per_prompt
 from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._checks import FloatArray, IntArray, error_text, flag, generator, instance, integer, real
@@ -16,11 +17,13 @@ from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.ids import tie_ranks
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
-from cero_alloc._saving.state import check_array, require
+from cero_alloc._saving.state import Field
 from cero_alloc._solvers import ranking_kernels
 
-from .base import RolloutRun, spread
+from .base import PRIOR_FIT, RolloutRun, spread
 from .dual import SlopeStep, counts_of, next_price, play_round, step_sizes
+
+_PRICE = Field(must="be within [0, 1]", holds=lambda price, _: 0.0 <= price <= 1.0)
 
 
 class FenchelDualAllocator(RolloutRun):
@@ -112,13 +115,24 @@ class FenchelDualAllocator(RolloutRun):
     48
     """
 
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("_open", "prior_fit")
-    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("_slopes", "_tie")
-    _SHARED: ClassVar[tuple[str, ...]] = ("_start", "_offers_before", "_visits")
-    _STATE: ClassVar[tuple[str, ...]] = (
-        "bank", "ledger", "_rng", "_slopes", "_tie", "_price", "_batch_price", "_price_step", "_start", "_offers_before",
-        "_visits", "prior_fit", "_open",
-    )  # fmt: skip
+    FIELDS: ClassVar[dict[str, Field]] = {
+        **RolloutRun.FIELDS,
+        "_rng": Field(),
+        "_slopes": Field("prompts", must="be within [0, 1]", holds=lambda slopes, _: (slopes >= 0.0) & (slopes <= 1.0)),
+        "_tie": Field("prompts"),
+        "_price": _PRICE,
+        "_batch_price": _PRICE,
+        "_price_step": Field(),
+        "_start": Field("shared", must="be at least 0", holds=lambda start, _: start >= 0.0),
+        "_offers_before": Field("shared"),
+        "_visits": Field("shared", must="be at least 1", holds=lambda visits, _: visits >= 1.0),
+        "prior_fit": PRIOR_FIT,
+        "_open": Field(
+            when_set=(),
+            must="be a round over prompts of the bank",
+            holds=lambda opened, state: _is_round(opened, state["slopes"].size, state["ledger"]["horizon"]),
+        ),
+    }
 
     def __init__(
         self,
@@ -169,6 +183,20 @@ class FenchelDualAllocator(RolloutRun):
         self._batch_price = self._price  # slope of the last prompt dealt where the round's total binds, else the price
         # The open round: rows on offer (None: all), their number, positions that got a proposal, and its units.
         self._open: tuple[IntArray | None, int, IntArray, int] | None = None
+        self._deliveries = Deliveries()
+        self._remember(
+            total_budget=total_budget,
+            n_rounds=n_rounds,
+            unit_size=unit_size,
+            max_rollouts=max_rollouts,
+            round_capacity=round_capacity,
+            visits=visits,
+            utility=utility,
+            step_size=step_size,
+            initial_price=initial_price,
+            catch_up=catch_up,
+            fit_every=fit_every,
+        )
 
     @property
     @locked
@@ -310,42 +338,6 @@ class FenchelDualAllocator(RolloutRun):
             rows, size, played.paid, counts_of(played.paid, played.dealt, self.horizon.max_units)
         )
 
-    def _when_set(self, name: str) -> Any:
-        return () if name == "_open" else super()._when_set(name)
-
-    def _check_state(self, state: Any, label: str, size: int | None) -> None:
-        super()._check_state(state, label, size)
-        for name in ("slopes", "price", "batch_price"):
-            require(
-                f"{label}[{name!r}]",
-                "be within [0, 1]",
-                (np.asarray(state[name]) >= 0.0) & (np.asarray(state[name]) <= 1.0),
-            )
-        require(f"{label}['visits']", "be at least 1", state["visits"] >= 1.0)
-        require(f"{label}['start']", "be at least 0", state["start"] >= 0.0)
-        if state["open"] is not None:
-            self._check_open(state["open"], f"{label}['open']", int(size or 0))
-
-    def _check_open(self, opened: Any, label: str, n_prompts: int) -> None:
-        odd = f"{label} must be a round over prompts of the bank. Pass what state_dict returned."
-        if len(opened) != 4 or not all(isinstance(number, int) for number in opened[1::2]):
-            raise ValueError(odd)
-        rows, size, places, proposed = opened
-        check_array(f"{label}[2]", np.empty(np.size(places), dtype=np.int64), places)
-        if rows is not None:
-            check_array(f"{label}[0]", np.empty(np.size(rows), dtype=np.int64), rows)
-            if rows.size != size:
-                raise ValueError(odd)
-        # A round over the whole pool may have been dealt before some of it joined.
-        within = [places, np.array([size - 1])] if rows is None else [rows]
-        if any(some.size and not 0 <= some.min() <= some.max() < n_prompts for some in within):
-            raise ValueError(odd)
-        max_units = self.horizon.max_units
-        if places.size and not (
-            0 <= places.min() <= places.max() < size and 0 < proposed - (places.size - 1) * max_units <= max_units
-        ):
-            raise ValueError(odd)
-
     def _reserve(self, rows: IntArray | None, size: int) -> int:
         """Return the most units that the rounds after this one can spend."""
         ledger = self.ledger
@@ -393,3 +385,23 @@ class FenchelDualAllocator(RolloutRun):
 
     def _prices(self) -> tuple[float, float]:
         return self._price, self._batch_price
+
+
+def _is_round(opened: tuple[Any, ...], n_prompts: int, horizon: Mapping[str, int]) -> bool:
+    """Tell whether the entry of an open round in a state is one over so many prompts."""
+    if len(opened) != 4 or not all(isinstance(number, int) for number in opened[1::2]):
+        return False
+    rows, size, places, proposed = opened
+    for column in (places,) if rows is None else (places, rows):
+        if not isinstance(column, np.ndarray) or column.ndim != 1 or column.dtype != np.int64:
+            return False
+    if rows is not None and rows.size != size:
+        return False
+    # A round over the whole pool may have been dealt before some prompts joined.
+    offered = np.array([size - 1]) if rows is None else rows
+    if offered.size and not 0 <= offered.min() <= offered.max() < n_prompts:
+        return False
+    max_units = horizon["max_rollouts"] // horizon["unit_size"]
+    return not places.size or (
+        0 <= places.min() <= places.max() < size and 0 < proposed - (places.size - 1) * max_units <= max_units
+    )

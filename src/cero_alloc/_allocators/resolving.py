@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from cero_alloc._budget.deliveries import Deliveries
 from cero_alloc._budget.horizon import visits_per_prompt
 from cero_alloc._budget.pacing import Pacing, open_ledger, token_costs
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integer, multiple, real
@@ -17,7 +18,7 @@ from cero_alloc._evidence.ids import tie_ranks
 from cero_alloc._objective import kernels
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
-from cero_alloc._saving.state import require
+from cero_alloc._saving.state import Field
 from cero_alloc._solvers.remaining import Clearing, Remaining
 from cero_alloc._solvers.running import RunningPlan
 from cero_alloc._solvers.sampling import deal_evenly, round_total
@@ -25,7 +26,7 @@ from cero_alloc._solvers.tables import BatchSolution, solve_batch
 from cero_alloc._solvers.units import NO_UNITS, Units
 from cero_alloc._solvers.visit import solve_visit
 
-from .base import RolloutRun, spread
+from .base import PRIOR_FIT, RolloutRun, spread
 from .gains import Scores
 
 Signal = Literal["variance", "group"]
@@ -152,18 +153,15 @@ class ResolvingAllocator(RolloutRun):
     [[2, 2, 0, 0, 2, 0], [2, 0, 0, 2, 2, 0], [2, 2, 2, 0, 0, 0]]
     """
 
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("prior_fit",)
-    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("_tie", "_left")
-    _STATE: ClassVar[tuple[str, ...]] = (
-        "bank",
-        "ledger",
-        "_rng",
-        "_tie",
-        "_left",
-        "_price",
-        "_batch_price",
-        "prior_fit",
-    )
+    FIELDS: ClassVar[dict[str, Field]] = {
+        **RolloutRun.FIELDS,
+        "_rng": Field(),
+        "_tie": Field("prompts"),
+        "_left": Field("prompts"),
+        "_price": Field(must="be finite and at least 0", holds=lambda price, _: 0.0 <= price < np.inf),
+        "_batch_price": Field(),
+        "prior_fit": PRIOR_FIT,
+    }
 
     def __init__(
         self,
@@ -242,6 +240,25 @@ class ResolvingAllocator(RolloutRun):
         self._log: list[IntArray] | None = None  # of the bank, since the running plan last looked
         self._price = 0.0  # last clearing price, utility per unit or token; 0: none yet
         self._batch_price = 0.0
+        self._deliveries = Deliveries()
+        self._remember(
+            total_budget=total_budget,
+            n_rounds=n_rounds,
+            visits=visits,
+            unit_size=unit_size,
+            min_rollouts=min_rollouts,
+            max_rollouts=max_rollouts,
+            round_capacity=round_capacity,
+            utility=utility,
+            signal=signal,
+            costs=costs,
+            front_load=front_load,
+            band=band,
+            order=order,
+            coverage=coverage,
+            exploration=exploration,
+            fit_every=fit_every,
+        )
 
     @property
     def min_rollouts(self) -> int:
@@ -419,12 +436,8 @@ class ResolvingAllocator(RolloutRun):
     def _prices(self) -> tuple[float, float]:
         return self.price, self._batch_price * self._price_unit
 
-    def _check_state(self, state: Any, label: str, size: int | None) -> None:
-        super()._check_state(state, label, size)
-        require(f"{label}['price']", "be finite and at least 0", 0.0 <= state["price"] < np.inf)
-
-    def _put(self, state: Mapping[str, Any]) -> None:
-        super()._put(state)
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        super()._restore(state)
         self._forget_plan()
 
     def _forget_plan(self) -> None:

@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import MOST_COUNT, FloatArray, IntArray, error_text, flag, integer, multiple, real
-from cero_alloc._saving.state import State, Stateful, check_array, require
+from cero_alloc._saving.state import Field, State, Stateful, check_array, require
 
 from . import kernels
 from .horizon import MOST, Horizon, whole_units
 from .reservations import Reservations, check_reservations
 
 _EXPOSURE, _OUTSTANDING, _OFFERS = 0, 1, 2  # columns of the accounts
+_AMOUNT = Field(must="be finite and at least 0", holds=lambda amount, _: 0 <= amount < np.inf)
 
 
 class Balance(NamedTuple):
@@ -67,14 +68,26 @@ class RolloutLedger(Stateful):
         run that shards share keeps one for all of them together.
     """
 
-    _EXTRA: ClassVar[tuple[str, ...]] = ("accounts", "reservations")
-    _FIXED: ClassVar[tuple[str, ...]] = ("horizon",)
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("all_offers",)
-    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("unit_costs",)
-    _STATE: ClassVar[tuple[str, ...]] = (
-        "round", "n_rounds", "units", "left", "total", "unit_costs", "offered", "least_offer", "all_offers", "allocating_rounds",
-        "unreserved", "_everyone", "_since_round", "_since_dealt", "_since_offered",
-    )  # fmt: skip
+    FIELDS: ClassVar[dict[str, Field]] = {
+        "horizon": Field(fixed=True),
+        "round": Field(must="be a round of the run", holds=lambda now, state: 0 <= now <= state["n_rounds"]),
+        "n_rounds": Field(),
+        "units": Field(),
+        "left": _AMOUNT,
+        "total": _AMOUNT,
+        "unit_costs": Field("prompts"),
+        "offered": _AMOUNT,
+        "least_offer": Field(),
+        "all_offers": Field(when_set=0.0),
+        "allocating_rounds": Field(),
+        "unreserved": Field(),
+        "_everyone": Field(),
+        "_since_round": Field(must="be a round so far", holds=lambda since, state: 0 <= since <= state["round"]),
+        "_since_dealt": _AMOUNT,
+        "_since_offered": _AMOUNT,
+        "accounts": Field(own=True),
+        "reservations": Field(own=True),
+    }
 
     def __init__(
         self,
@@ -459,23 +472,23 @@ class RolloutLedger(Stateful):
         accounts, g = state["accounts"], self.horizon.unit_size
         like = np.empty((len(self.accounts), 3), dtype=self._width(state["units"] * g, state["n_rounds"]))
         check_array(f"{label}['accounts']", like, accounts, size)
-        require(f"{label}['accounts']", "be counts of at least 0", accounts[:, :_OFFERS] >= 0)
-        require(f"{label}['round']", "be a round of the run", 0 <= state["round"] <= state["n_rounds"])
-        for name in ("left", "total", "offered", "since_dealt", "since_offered"):
-            require(f"{label}[{name!r}]", "be finite and at least 0", 0 <= state[name] < np.inf)
-        require(f"{label}['since_round']", "be a round so far", 0 <= state["since_round"] <= state["round"])
+        counts = accounts[:, :_OFFERS]
+        require(f"{label}['accounts']", "be counts of at least 0", counts, counts >= 0)
         dealt, total, units, costs = accounts[:, _EXPOSURE], state["total"], state["units"], state["unit_costs"]
+        left = state["left"]
         if costs is None:
-            require(f"{label}['left']", "be what is not dealt", state["left"] == units - int(dealt.sum(dtype=np.int64)))
-            require(f"{label}['total']", f"pay for {units} units", units == self.units_of(total) or total == self.total)
+            exact = left == units - int(dealt.sum(dtype=np.int64))
+            require(f"{label}['left']", "be what is not dealt", left, exact)
+            paid = units == self.units_of(total) or total == self.total
+            require(f"{label}['total']", f"pay for {units} units", total, paid)
         else:
-            gap = total - float((costs * dealt).sum()) - state["left"]
-            require(f"{label}['left']", "be what is not dealt", abs(gap) <= 1e-6 * total)
+            gap = total - float((costs * dealt).sum()) - left
+            require(f"{label}['left']", "be what is not dealt", left, abs(gap) <= 1e-6 * total)
         rounds = max(1, state["round"])
         check_reservations(state["reservations"], f"{label}['reservations']", accounts[:, _OUTSTANDING], rounds)
 
-    def _put(self, state: Mapping[str, Any]) -> None:
-        super()._put(state)
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        super()._restore(state)
         self.accounts = state["accounts"].copy()
         self.reserved = int(self.outstanding.sum(dtype=np.int64))
         self.reservations.load_state_dict(state["reservations"])

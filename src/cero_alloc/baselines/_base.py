@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, ClassVar, Required, SupportsIndex, TypedDict
+from collections.abc import Hashable, Iterable
+from typing import ClassVar, Required, SupportsIndex, TypedDict
 
 import numpy as np
 
 from cero_alloc._allocators.base import RolloutRun, spread
+from cero_alloc._budget.deliveries import Deliveries
 from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._budget.pacing import MOST_UNITS, require_reachable
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, multiple
@@ -15,9 +16,10 @@ from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.ids import tie_ranks
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
-from cero_alloc._saving.state import Stateful, key_of, require
+from cero_alloc._saving.state import Field, Stateful
 from cero_alloc._solvers import ranking_kernels
 
+COUNTS = Field(must="be at least 0", holds=lambda counts, _: counts >= 0)  # an array of counts, or of weights
 _VISIT = 8  # rollouts per visited prompt where nobody says otherwise: the group size of most published runs
 
 
@@ -85,7 +87,7 @@ class Baseline(RolloutRun):
     least_rollouts: int = 1  # of a visited prompt, as published
     takes_visits: ClassVar[bool] = True  # whether rollouts_per_visit means anything to the rule
     utility: SaturatingUtility = SaturatingUtility()  # judges the run; a few rules also use it
-    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_rng", "_tie", "_visits")
+    FIELDS: ClassVar[dict[str, Field]] = {**RolloutRun.FIELDS, "_rng": Field(), "_tie": COUNTS, "_visits": COUNTS}
 
     def __init__(
         self,
@@ -121,6 +123,16 @@ class Baseline(RolloutRun):
         self._rng = generator(seed)
         self._tie = tie_ranks(self._rng, len(bank))
         self._visits = np.zeros(len(bank), dtype=np.int64)  # rounds that dealt to each prompt
+        self._deliveries = Deliveries()
+        self._remember(
+            total_budget=total_budget,
+            n_rounds=n_rounds,
+            unit_size=unit_size,
+            max_rollouts=max_rollouts,
+            round_capacity=round_capacity,
+        )
+        if self.takes_visits:
+            self._remember(rollouts_per_visit=rollouts_per_visit)
 
     def _open(self, **plan: SupportsIndex | None) -> RolloutLedger:
         return RolloutLedger.plan(len(self.bank), **plan)  # type: ignore[arg-type]
@@ -243,10 +255,6 @@ class Baseline(RolloutRun):
         """Return units per visited row that add up to ``total``; ``rows`` ascend."""
         raise NotImplementedError
 
-    def _check_state(self, state: Any, label: str, size: int | None) -> None:
-        super()._check_state(state, label, size)
-        require_counts(self, state, label)
-
     # ------------------------------------------------------------ what rules share
 
     @property
@@ -329,23 +337,15 @@ def size_of(bank: BetaPosteriorBank) -> int:
     return len(instance("bank", bank, BetaPosteriorBank, "Build one over the prompts."))
 
 
-def require_counts(owner: Stateful, state: Mapping[str, Any], label: str) -> None:
-    """Refuse negative numbers in the arrays of a state: all that rules keep of their own counts something."""
-    for name in owner._STATE:
-        entry = state[key_of(name)]
-        if isinstance(entry, np.ndarray):
-            require(f"{label}[{key_of(name)!r}]", "be at least 0", entry >= 0)
-
-
 class RoundTally(Stateful):
     """Rewards of each prompt since the last call of :meth:`take`: those of one round, in whatever parts they came."""
 
-    _STATE: ClassVar[tuple[str, ...]] = ("successes", "rollouts")
-
-    def _check_state(self, state: Any, label: str, size: int | None) -> None:
-        super()._check_state(state, label, size)
-        require_counts(self, state, label)
-        require(f"{label}['successes']", "not exceed the rollouts", state["successes"] <= state["rollouts"])
+    FIELDS: ClassVar[dict[str, Field]] = {
+        "successes": Field(
+            must="be between 0 and the rollouts", holds=lambda won, state: (won >= 0.0) & (won <= state["rollouts"])
+        ),
+        "rollouts": COUNTS,
+    }
 
     def __init__(self, n_prompts: int) -> None:
         self.successes = np.zeros(n_prompts)

@@ -8,17 +8,19 @@ from typing import ClassVar, SupportsIndex, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc._allocators.base import spread
+from cero_alloc._allocators.base import RolloutRun, spread
 from cero_alloc._allocators.dual import counts_of
 from cero_alloc._allocators.fenchel_dual import FenchelDualAllocator
 from cero_alloc._budget import kernels
+from cero_alloc._budget.deliveries import Deliveries
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integers, multiple, plain_array
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
+from cero_alloc._saving.state import Field
 
 from . import _kernels
-from ._base import Baseline, Run
+from ._base import COUNTS, Baseline, Run
 
 
 class Uniform(Baseline):
@@ -88,7 +90,7 @@ class FixedPacing(Baseline):
     [4, 4, 4, 4]
     """
 
-    _STATE: ClassVar[tuple[str, ...]] = ("_inner",)
+    FIELDS: ClassVar[dict[str, Field]] = {"_inner": Field(), "_deliveries": Field()}
 
     def __init__(
         self,
@@ -100,6 +102,8 @@ class FixedPacing(Baseline):
     ) -> None:
         self._inner = FenchelDualAllocator(bank, visits=visits, utility=utility, initial_price=0.0, **run)
         self.bank, self.ledger, self.utility = bank, self._inner.ledger, utility
+        self._deliveries = Deliveries()
+        self._remember(visits=visits, utility=utility, **{name: given for name, given in run.items() if name != "seed"})
 
     @locked
     def allocate(
@@ -203,6 +207,7 @@ class Greedy(Baseline):
     ) -> None:
         super().__init__(bank, **run)
         self.utility = utility
+        self._remember(utility=utility)
         self._known: tuple[SaturatingUtility | None, FloatArray] = (None, np.empty(0))
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
@@ -250,7 +255,7 @@ class Preset(Baseline):
     """
 
     takes_visits = False
-    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_units")
+    FIELDS: ClassVar[dict[str, Field]] = {**RolloutRun.FIELDS, "_units": COUNTS}
 
     def __init__(self, bank: BetaPosteriorBank, schedule: npt.ArrayLike, *, unit_size: SupportsIndex = 1) -> None:
         self.bank = instance("bank", bank, BetaPosteriorBank, "Build one over the prompts.")
@@ -278,6 +283,8 @@ class Preset(Baseline):
             max_rollouts=int(plan.max()),
             round_capacity=int(plan.sum(axis=1).max()),
         )
+        self._given = {}  # the schedule tells what Baseline has recorded
+        self._remember(schedule=schedule, unit_size=unit_size)
 
     def extend_budget(self, rollouts: SupportsIndex = 0, *, rounds: SupportsIndex = 0) -> None:
         """Refuse: the schedule is the plan.

@@ -142,6 +142,7 @@ class DUET(Baseline):
     def __init__(self, bank: BetaPosteriorBank, *, costs: npt.ArrayLike | None = None, **run: Unpack[VisitRun]) -> None:
         self._costs = None if costs is None else token_costs(costs, size_of(bank))
         super().__init__(bank, **run)
+        self._remember(costs=costs)
 
     def _open(self, **plan: Any) -> RolloutLedger:
         self._capacity = np.inf
