@@ -130,9 +130,8 @@ class Baseline(RolloutRun):
             unit_size=unit_size,
             max_rollouts=max_rollouts,
             round_capacity=round_capacity,
+            rollouts_per_visit=rollouts_per_visit,
         )
-        if self.takes_visits:
-            self._remember(rollouts_per_visit=rollouts_per_visit)
 
     def _open(self, **plan: SupportsIndex | None) -> RolloutLedger:
         return RolloutLedger.plan(len(self.bank), **plan)  # type: ignore[arg-type]

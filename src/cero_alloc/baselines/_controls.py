@@ -103,7 +103,8 @@ class FixedPacing(Baseline):
         self._inner = FenchelDualAllocator(bank, visits=visits, utility=utility, initial_price=0.0, **run)
         self.bank, self.ledger, self.utility = bank, self._inner.ledger, utility
         self._deliveries = Deliveries()
-        self._remember(visits=visits, utility=utility, **{name: given for name, given in run.items() if name != "seed"})
+        fixed = ("step_size", "initial_price", "catch_up", "fit_every")
+        self._given = {name: given for name, given in self._inner._given.items() if name not in fixed}
 
     @locked
     def allocate(
