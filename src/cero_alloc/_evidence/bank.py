@@ -753,7 +753,7 @@ class BetaPosteriorBank(OwnLock, Saved):
         theirs = theirs[: len(ours)] if joined else theirs
         if isinstance(ours, range) and isinstance(theirs, range) and ours == theirs:  # of millions, perhaps
             return
-        found = difference(list(ours), theirs)
+        found = difference(ours, theirs)
         if found is not None:
             raise ValueError(f"{label}['prompt_ids'] must equal that of this {type(self).__name__}, {found}. {REMEDY}")
 
