@@ -1,16 +1,17 @@
-"""Checkpoints: a plain state tree as one file without pickle, which is replaced as a whole or not at all.
+"""Checkpoints: a plain state tree in one file without pickle, which is replaced as a whole or not at all.
 
-A tree is a dict with str keys of dicts, lists, tuples, NumPy arrays of numbers or booleans, ranges, int of any size, float,
-str, bool and None: what the ``state_dict`` methods of this package return. All of it comes back exactly.
+A tree is a dict with str keys. It holds dicts, lists, tuples, NumPy arrays of numbers or booleans, ranges, int of any size,
+float, str, bool and None, which is what the ``state_dict`` methods of this package return. Reading restores it exactly.
 
 The file is an uncompressed ``.npz``, which ``numpy.load(path, allow_pickle=False)`` opens. Its first member,
-``cero_alloc.json``, describes the tree; the others, ``0.npy`` and on, are its arrays in the order of the tree. The comment
-at the end of the archive, ``cero-alloc checkpoint 1 sha256:`` and 64 hexadecimal digits, names the format and holds the
-SHA-256 of everything before those digits. It is checked before anything else is looked at.
+``cero_alloc.json``, describes the tree. The other members, from ``0.npy`` on, are the arrays in the order of the tree. The
+comment at the end of the archive, ``cero-alloc checkpoint 1 sha256:`` and 64 hexadecimal digits, names the format and
+holds the SHA-256 of everything before those digits. Readers check it before they parse anything else.
 
-In the description a JSON object with one key that begins with a dollar sign stands for what JSON lacks: ``$array`` and
-``$list`` (a long list of only int or only float) name a member, ``$tuple`` holds a list, ``$range`` start, stop and step,
-``$int`` a hexadecimal int beyond 64 bits, ``$float`` one of nan, inf and -inf, and ``$dict`` a dict that has such a key itself.
+In the description, a JSON object whose single key begins with a dollar sign stands for a value that JSON lacks. ``$array``
+and ``$list`` (a long list of only int or only float) name a member, ``$tuple`` holds a list, ``$range`` holds start, stop
+and step, ``$int`` a hexadecimal int beyond 64 bits, ``$float`` one of nan, inf and -inf, and ``$dict`` a dict with such a
+key of its own.
 """
 
 from __future__ import annotations
@@ -40,22 +41,22 @@ __all__ = ["pack", "read", "unpack", "write"]
 
 State = dict[str, Any]
 Array = npt.NDArray[Any]
-Place = tuple[()] | tuple[Any, Any]  # where the container is, and the key or index in it; worded in an error alone
+Place = tuple[()] | tuple[Any, Any]  # place of the container, and the key or index in it; worded only in errors
 
 _FORMAT = 1
 _TREE = "cero_alloc.json"
 _TAG = b"cero-alloc checkpoint %d sha256:"
 _TAIL = re.compile(rb"cero-alloc checkpoint ([1-9][0-9]{0,5}) sha256:([0-9a-f]{64})\Z")
 _DIGITS = 64  # hexadecimal, of the checksum
-_NAME_AT = 30  # where a zip file has the name of its first member
+_NAME_AT = 30  # offset of the first member's name in a zip file
 _CHUNK = 1 << 20  # bytes hashed or copied at a time
 _LONG = 256  # entries from which a list of numbers is an array in the file
-_DEEPEST = 64  # containers within each other: far below Python's limit, which a list that holds itself would meet
-_STALE = 3600.0  # seconds after which a temporary file is a leftover
-_PLAIN = frozenset({str, bool, type(None)})  # JSON has them as they are
+_DEEPEST = 64  # nested containers: far below Python's recursion limit, which a list that holds itself would reach
+_STALE = 3600.0  # seconds after which a temporary file counts as a leftover
+_PLAIN = frozenset({str, bool, type(None)})  # stored in JSON without a tag
 _LEAVES = _PLAIN | {int, float}
 _CONTAINERS = frozenset({dict, list, tuple})
-_TYPES = {  # of arrays, the same on every machine
+_TYPES = {  # array types that are the same on every machine
     "|b1", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8", "<c8", "<c16"
 }  # fmt: skip
 _HEX = re.compile(r"-?0x[0-9a-f]+")
@@ -63,39 +64,39 @@ _HEADER = re.compile(
     rb"\{'descr': '([<|][biufc][0-9]{1,2})', 'fortran_order': False, 'shape': \(((?:[0-9]{1,19}, ?)*(?:[0-9]{1,19})?)\), \} *\n"
 )
 _MAGIC = b"\x93NUMPY\x01\x00"
-_NONSENSE = (  # what nonsense in a file raises where it is parsed
+_NONSENSE = (  # what parsing a malformed file raises
     ValueError, LookupError, ArithmeticError, RuntimeError, EOFError, struct.error, zipfile.BadZipFile
 )  # fmt: skip
 
 
 def write(path: str | os.PathLike[str], state: State, *, durable: bool = True) -> None:
-    """Write a state to a file, atomically: whoever reads the file finds the old state or the new one, whole.
+    """Write a state to a file atomically: a reader finds the complete old state or the complete new one.
 
-    The contents go to a temporary file in the same folder, which then takes the place of the old one. Where the process
-    is killed meanwhile, the temporary file stays; a later call for the same path deletes those that are older than an
-    hour. A symbolic link stays, and the file that it points to is replaced. A new file has the permissions that the
-    umask gives, whatever those of the old one were.
+    The contents go to a temporary file in the same folder, which then replaces the old file. If the process is killed in
+    between, the temporary file stays; a later call for the same path deletes temporary files that are older than an hour.
+    A symbolic link is kept, and the file that it points to is replaced. The new file has the permissions that the umask
+    gives, whatever the old file had.
 
     Parameters
     ----------
     path : path
-        Where to. The folder must exist.
+        The file. Its folder must exist.
     state : dict
         Tree of dicts with str keys, lists, tuples, arrays of numbers or booleans, ranges, int, float, str, bool and None.
-        NumPy scalars come back as Python's, arrays in C order and native byte order, one array in two places as two.
-        Equal states whose keys have the same order give equal files.
+        NumPy scalars are read back as Python scalars, arrays in C order and native byte order, and an array in two places
+        as two arrays. Equal states with their keys in the same order give equal files.
     durable : bool
-        Whether to wait until the disk has the file, so that it survives a power failure, too.
+        Whether to wait until the disk has the file, so that it survives a power failure.
 
     Raises
     ------
     TypeError
-        For anything else in the tree; the message names the place, and nothing is written.
+        For any other value in the tree; the message names its place, and nothing is written.
     ValueError
-        For a tree that is more than 64 containers deep, or holds itself; nothing is written.
+        For more than 64 nested containers, or a container that holds itself; nothing is written.
     OSError
-        Where the file cannot be written; the old one stays and the temporary one is removed. Only when the folder
-        cannot be brought to the disk after that is the new file in place.
+        Where the file cannot be written; the old file stays and the temporary file is removed. If only the last step
+        fails, which is to sync the folder to the disk, the new file is in place.
 
     Examples
     --------
@@ -119,7 +120,7 @@ def write(path: str | os.PathLike[str], state: State, *, durable: bool = True) -
             if durable:
                 os.fsync(file.fileno())
         os.replace(spare, target)
-    except BaseException:  # an interrupt, too
+    except BaseException:  # including an interrupt
         with contextlib.suppress(OSError):
             os.unlink(spare)
         raise
@@ -128,7 +129,7 @@ def write(path: str | os.PathLike[str], state: State, *, durable: bool = True) -
 
 
 def read(path: str | os.PathLike[str]) -> State:
-    """Read the state that :func:`write` wrote, after a check of every byte.
+    """Read the state that :func:`write` wrote, once the checksum over every byte has been verified.
 
     Parameters
     ----------
@@ -143,9 +144,9 @@ def read(path: str | os.PathLike[str]) -> State:
     Raises
     ------
     ValueError
-        For a file that is no checkpoint, that was cut short or changed, or that has a newer format.
+        For a file that is not a checkpoint, that was truncated or changed, or that has a newer format.
     TypeError
-        For a path that is neither a string nor a path.
+        For a path that is neither a str nor a path.
     OSError
         Where the file cannot be read; FileNotFoundError where there is none.
 
@@ -164,7 +165,7 @@ def read(path: str | os.PathLike[str]) -> State:
 
 
 def pack(state: State) -> bytes:
-    """Return the bytes of the file that :func:`write` writes, for trainers that keep extra state as bytes.
+    """Return the bytes of the file that :func:`write` would write, for trainers that store extra state as bytes.
 
     Parameters
     ----------
@@ -193,7 +194,7 @@ def pack(state: State) -> bytes:
 
 
 def unpack(data: bytes) -> State:
-    """Return the state that :func:`pack` packed, after a check of every byte.
+    """Return the state that :func:`pack` packed, once the checksum over every byte has been verified.
 
     Parameters
     ----------
@@ -234,13 +235,13 @@ def _path(path: Any) -> str:
 
 
 def _described(state: State) -> tuple[bytes, list[Array]]:
-    """Return the description of a state and its arrays, which are not copied; raise for what cannot be stored."""
+    """Return the description of a state and its arrays, which are not copied; raise for values that cannot be stored."""
     if type(state) is not dict:
         raise TypeError(f"state must be a dict, got {type(state).__name__}. Pass what a state_dict method returned.")
     arrays: list[Array] = []
     tree = _encoded(state, (), 1, arrays)
     text = json.dumps(tree, ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "surrogatepass"), arrays  # escapes would join two lone surrogates to one character
+    return text.encode("utf-8", "surrogatepass"), arrays  # JSON escapes would merge two lone surrogates
 
 
 def _encoded(value: Any, place: Place, depth: int, arrays: list[Array]) -> Any:
@@ -248,7 +249,7 @@ def _encoded(value: Any, place: Place, depth: int, arrays: list[Array]) -> Any:
     if kind in _PLAIN:
         return value
     if kind is int:
-        return value if -(2**63) <= value < 2**63 else {"$int": hex(value)}  # Python limits the digits of decimals
+        return value if -(2**63) <= value < 2**63 else {"$int": hex(value)}  # decimals have a limit
     if kind is float:
         return value if math.isfinite(value) else {"$float": repr(value)}
     if kind in _CONTAINERS:
@@ -262,14 +263,14 @@ def _encoded(value: Any, place: Place, depth: int, arrays: list[Array]) -> Any:
             return _encoded_dict(value, place, depth, arrays)
         entries = _encoded_list(list(value), place, depth, arrays)
         return {"$tuple": entries} if kind is tuple else entries
-    if kind is range:  # the ids of a pool whose ids are its rows
+    if kind is range:  # the prompt ids where they are the rows of the pool
         return {"$range": [_encoded(n, place, depth, arrays) for n in (value.start, value.stop, value.step)]}
     if kind is np.ndarray or kind is np.memmap:
         if _stored(value.dtype).str in _TYPES:
             arrays.append(value)
             return {"$array": len(arrays) - 1}
     elif isinstance(value, np.str_):
-        return str.__str__(value)  # NumPy's own drops NULs at the end
+        return str.__str__(value)  # np.str_.__str__ drops trailing NULs
     elif isinstance(value, np.generic) and value.dtype.kind != "c" and _stored(value.dtype).str in _TYPES:
         return _encoded(value.item(), place, depth, arrays)
     raise _unfit(_named(place), value)
@@ -292,7 +293,7 @@ def _encoded_list(value: list[Any], place: Place, depth: int, arrays: list[Array
     if kinds <= _PLAIN:
         return value
     if len(value) >= _LONG and (kinds == {int} or kinds == {float}):
-        with contextlib.suppress(OverflowError):  # beyond 64 bits: entry by entry
+        with contextlib.suppress(OverflowError):  # an int beyond 64 bits: stored entry by entry below
             arrays.append(np.array(value, dtype=np.int64 if kinds == {int} else np.float64))
             return {"$list": len(arrays) - 1}
     return [_encoded(entry, (place, i), depth + 1, arrays) for i, entry in enumerate(value)]
@@ -303,7 +304,7 @@ def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _named(place: Place) -> str:
-    """Word a place as the expression that leads there."""
+    """Return the expression that leads to a place, such as state['bank']['tick']."""
     keys: list[str] = []
     while place:
         place, key = place
@@ -323,11 +324,11 @@ def _unfit(name: str, value: object) -> TypeError:
 
 
 def _decoded(node: Any, depth: int, arrays: Iterator[tuple[int, Array]]) -> Any:
-    """Return what a description stands for; raise ValueError where it stands for nothing."""
+    """Return the value that a description stands for; raise ValueError where it is malformed."""
     kind = type(node)
     if kind in _LEAVES:
         return node
-    if depth > _DEEPEST + 1:  # the tag of an array or number in the last container lies one deeper
+    if depth > _DEEPEST + 1:  # a tag in the innermost container lies one level deeper
         raise ValueError("the tree is too deep")
     if kind is list:
         if set(map(type, node)) <= _LEAVES:
@@ -381,7 +382,7 @@ def _refuse(word: str) -> float:
 
 
 def _dump(file: IO[bytes], document: bytes, arrays: list[Array]) -> None:
-    """Write everything to an empty file that can be read as well."""
+    """Write description and arrays to an empty file, which is open for reading as well."""
     tag = _TAG % _FORMAT
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         with archive.open(zipfile.ZipInfo(_TREE), "w", force_zip64=True) as member:
@@ -398,11 +399,11 @@ def _dump(file: IO[bytes], document: bytes, arrays: list[Array]) -> None:
 
 
 def _pieces(array: Array) -> Iterator[bytes | memoryview]:
-    """Return an array as a .npy file in C order and little-endian, piece by piece, so that no second copy is held."""
+    """Yield an array as a .npy file in C order and little-endian, in pieces, so that no second copy is held."""
     dtype = _stored(array.dtype)
     text = b"{'descr': '%s', 'fortran_order': False, 'shape': %s, }" % (dtype.str.encode(), repr(array.shape).encode())
     before = len(_MAGIC) + 2
-    length = -(-(before + len(text) + 1) // 64) * 64 - before  # so that the data begin at a multiple of 64
+    length = -(-(before + len(text) + 1) // 64) * 64 - before  # so that the data begin at a multiple of 64 bytes
     yield _MAGIC + struct.pack("<H", length) + text.ljust(length - 1) + b"\n"
     if array.size == 0:
         return
@@ -431,14 +432,14 @@ def _digest(file: IO[bytes], size: int) -> bytes:
     while size > 0:
         got = cast("io.BufferedIOBase", file).readinto(buffer[: min(size, len(buffer))])
         if not got:
-            break  # cut short meanwhile: another checksum
+            break  # the file was truncated meanwhile: the checksum will differ
         result.update(buffer[:got])
         size -= got
     return result.hexdigest().encode()
 
 
 def _load(file: IO[bytes], name: str, value: str) -> State:
-    """Check a file and return its state; ``name`` and ``value`` are for the messages."""
+    """Check a file and return its state; ``name`` and ``value`` appear in error messages."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(_NAME_AT + len(_TREE))
@@ -456,14 +457,14 @@ def _load(file: IO[bytes], name: str, value: str) -> State:
     try:
         return _parsed(file, size)
     except (*_NONSENSE, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is a seek to before the start
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a seek to before the start
             raise
         remedy = f"Its checksum fits and its contents do not ({error}): leave it alone."
         raise ValueError(error_text(name, "be as checkpoint.write makes it", value, remedy)) from None
 
 
 def _parsed(file: IO[bytes], size: int) -> State:
-    """Return the state in a file whose checksum fits, but which anybody may have made."""
+    """Return the state in a file whose checksum fits; its contents are still untrusted."""
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         if [member.filename for member in members] != [_TREE, *(f"{i}.npy" for i in range(len(members) - 1))]:
@@ -472,7 +473,7 @@ def _parsed(file: IO[bytes], size: int) -> State:
             raise ValueError("a member is compressed or encrypted")
         if any(member.compress_size != member.file_size for member in members):
             raise ValueError("a member has two sizes")
-        if sum(member.file_size for member in members) > size:  # the bound of all that is allocated below
+        if sum(member.file_size for member in members) > size:  # bounds everything allocated below
             raise ValueError("members overlap")
         text = archive.read(members[0]).decode("utf-8", "surrogatepass")
         tree = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
@@ -486,7 +487,11 @@ def _parsed(file: IO[bytes], size: int) -> State:
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
-    """Read one array. NumPy's own reader evaluates the header as Python, warns of some, and trusts the shape."""
+    """Read one array, whose header must have the form that :func:`_pieces` writes.
+
+    ``numpy.lib.format`` parses headers as Python expressions: nested ones exhaust the stack or the memory, and it accepts
+    negative and boolean sizes.
+    """
     with archive.open(member) as file:
         start = file.read(len(_MAGIC) + 2)
         length = int.from_bytes(start[len(_MAGIC) :], "little")
@@ -516,7 +521,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
 
 
 def _delete_leftovers(folder: str, name: str, now: float) -> None:
-    """Delete temporary files of killed processes; ``now`` is by the clock of the disk."""
+    """Delete temporary files that killed processes left; ``now`` is a time of the disk's clock."""
     pattern = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}\.tmp")
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -528,15 +533,15 @@ def _delete_leftovers(folder: str, name: str, now: float) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    """Bring the new name to the disk, where the system can."""
+    """Sync a folder, and with it the new name, to the disk where the system can."""
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folders, and a folder may be writable but not readable
+    except PermissionError:  # Windows cannot open folders, and a folder may be writable but not readable
         return
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # a file system that does not sync folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # this file system cannot sync folders
             raise
     finally:
         os.close(handle)

@@ -757,8 +757,6 @@ def test_states_that_do_not_fit_change_nothing(name):
         del state[entry]
         if entry == "class":
             refused(state, rf"^state\['class'\] must be '{label}', got state\['class'\] = None\.{REMEDY}")
-        elif entry == "round":
-            refused(state, r"^state\['round'\] must be None or an open round\. Pass what state_dict returned\.$")
         else:
             refused(state, rf"^state must hold the entries of a {label}, missing or foreign: \['{entry}'\]\.{REMEDY}")
     must = rf"^state must hold the entries of a {label}, missing or foreign: \['stranger'\]\.{REMEDY}"

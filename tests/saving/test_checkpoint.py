@@ -1,4 +1,4 @@
-"""Checkpoints: every tree comes back exactly, no damage is overlooked, nothing is executed, and no write leaves half a file."""
+"""Checkpoints: trees are restored exactly, damage is detected, nothing is executed, and files are replaced as a whole."""
 
 import copy
 import errno
@@ -36,7 +36,7 @@ OTHER = {"x": np.linspace(0.0, 1.0, 5), "steps": list(range(300)), "y": np.array
 
 
 def canonical(tree):
-    """Return what a tree should come back as, in a form that == compares to the last bit."""
+    """Return the tree that reading should give, in a form that == compares bit for bit."""
     if isinstance(tree, dict):
         return {str.__str__(key): canonical(entry) for key, entry in tree.items()}
     if type(tree) in (list, tuple):
@@ -61,7 +61,7 @@ def arrays_of(tree):
 
 
 def sealed(content, form=1):
-    """Return content, which ends where the archive's comment begins, with a comment whose checksum fits."""
+    """Append a comment with the right checksum to content that ends where the archive's comment begins."""
     content += TAG % form
     return content + hashlib.sha256(content).hexdigest().encode()
 
@@ -71,10 +71,10 @@ def content_of(data):
 
 
 def archive(members, form=1, compression=zipfile.ZIP_STORED):
-    """Return a well-formed archive of any members, with a checksum that fits."""
+    """Return a well-formed archive of any members, with the right checksum."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as zipped, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of duplicate names
+        warnings.simplefilter("ignore")  # about duplicate names
         for name, text in members:
             zipped.writestr(zipfile.ZipInfo(name) if compression == zipfile.ZIP_STORED else name, text)
         zipped.comment = TAG % form + b"0" * 64
@@ -93,7 +93,7 @@ def tree_and(*arrays, tree=None):
     return archive([("cero_alloc.json", text), *((f"{i}.npy", data) for i, data in enumerate(arrays))])
 
 
-# ------------------------------------------------------------------ there and back
+# ------------------------------------------------------------------ write and read
 
 words = st.text(st.characters(exclude_categories=()), max_size=6)
 dtypes = st.one_of(
@@ -169,7 +169,7 @@ def test_file_and_bytes_are_one_format_that_numpy_opens(tmp_path):
 
 
 def test_surrogates_stay_apart():
-    pair = "\ud83d" + "\ude00"  # what JSON's escapes would make one character of
+    pair = "\ud83d" + "\ude00"  # JSON escapes would merge these two into one character
     state = {"words": [pair, "\U0001f600"], pair: 1, "\U0001f600": 2}
     found = checkpoint.unpack(checkpoint.pack(state))
     assert found == state
@@ -177,7 +177,7 @@ def test_surrogates_stay_apart():
 
 
 def test_ints_of_any_size():
-    state = {"a": 10**5000, "b": [-(10**5000)] * 300}  # more digits than Python prints
+    state = {"a": 10**5000, "b": [-(10**5000)] * 300}  # more decimal digits than Python converts
     assert (checkpoint.unpack(checkpoint.pack(state)) == state) is True
 
 
@@ -235,7 +235,7 @@ def test_every_policy_can_be_stored(policy):
     allocator.load_state_dict(found)
 
 
-# ------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------ values that cannot be stored, and damaged files
 
 
 class Number(int):
@@ -370,7 +370,7 @@ def test_every_truncation_is_found(tmp_path):
         with pytest.raises(ValueError, match=r"^data must be ") as caught:
             checkpoint.unpack(data[:n])
         seen.add((n < 45, str(caught.value).partition(". ")[2]))
-    assert seen == {(True, FOREIGN), (False, DAMAGED)}  # what is left of the first 45 bytes could be any archive
+    assert seen == {(True, FOREIGN), (False, DAMAGED)}  # fewer than 45 bytes could be the start of any archive
     file.write_bytes(data[:-1])
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         checkpoint.read(file)
@@ -399,17 +399,17 @@ def test_a_newer_format(tmp_path):
             checkpoint.read(file)
         assert str(caught.value) == message
     data = file.read_bytes()
-    with pytest.raises(ValueError, match="undamaged"):  # a version that was flipped is damage, not news
+    with pytest.raises(ValueError, match="undamaged"):  # a changed version number is damage, not a newer format
         checkpoint.unpack(checkpoint.pack(SMALL).replace(b"checkpoint 1", b"checkpoint 3"))
     with pytest.raises(ValueError, match="undamaged"):
         checkpoint.unpack(data.replace(b"checkpoint 999999", b"checkpoint 0"))
 
 
-# ------------------------------------------------------------------ whoever made the file
+# ------------------------------------------------------------------ files made by an attacker
 
 
 class Payload:
-    """Makes a folder when it is unpickled."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -422,7 +422,7 @@ def test_nothing_is_executed(tmp_path):
     folder = tmp_path / "executed"
     pickled = npy(np.array([Payload(folder)], dtype=object), allow_pickle=True)
     np.load(io.BytesIO(pickled), allow_pickle=True)
-    folder.rmdir()  # it would have been
+    folder.rmdir()  # unpickling would have made it
     call = f"__import__('os').mkdir({str(folder)!r})".encode()
     for data in (
         tree_and(pickled),
@@ -446,7 +446,7 @@ def shaped(shape, descr="<f8", order="False"):
 
 
 def edited(data, at, change):
-    """Change the directory entry of the member at a place, and seal it again."""
+    """Change the directory entry of one member, and renew the checksum."""
     content = bytearray(content_of(data))
     start = -1
     for _ in range(at + 1):
@@ -581,22 +581,22 @@ def members_of(data):
 
 
 def untouched(rng):
-    """Return damaged bytes, the checksum as it was."""
+    """Return damaged bytes with the old checksum."""
     return mutated(checkpoint.pack(SMALL), checkpoint.pack(OTHER), rng)
 
 
 def resealed(rng):
-    """Return damaged bytes whose checksum fits: the archive is wrong."""
+    """Return damaged bytes with a new checksum, so that only the archive is wrong."""
     first, second = (content_of(checkpoint.pack(state)) for state in (SMALL, OTHER))
     return sealed(mutated(first, second, rng))
 
 
 def rebuilt(rng):
-    """Return a right archive of damaged members."""
+    """Return a well-formed archive of damaged members."""
     first, second = members_of(checkpoint.pack(SMALL)), members_of(checkpoint.pack(OTHER))
     i = rng.randrange(len(first))
     text = first[i][1]
-    # Mostly the description and the headers: behind them any byte is a number.
+    # Mostly in the description and the headers: every byte after them is a valid part of a number.
     split = len(text) if i == 0 else min(len(text), 128)
     first[i] = (first[i][0], mutated(text[:split], second[i][1][:128], rng) + text[split:])
     return archive(first)
@@ -628,10 +628,10 @@ def test_fuzz(damage):
     finally:
         tracemalloc.stop()
     assert n / 2 < refused
-    assert damage is untouched or refused < n  # the parser lets something through: it was reached
+    assert damage is untouched or refused < n  # some damaged files are read, so the parser was reached
 
 
-# ------------------------------------------------------------------ the whole file or the old one
+# ------------------------------------------------------------------ writes that fail
 
 
 def names(folder):
@@ -666,7 +666,7 @@ def test_a_call_that_fails(call, error, old, monkeypatch):
 
 
 class Full(io.FileIO):
-    """A file on a disk that is full after some writes, half a write included."""
+    """A file on a disk that fills up after some writes, in the middle of one."""
 
     def __init__(self, path, left):
         super().__init__(path, "x+b")
@@ -739,7 +739,7 @@ def test_a_folder_that_cannot_be_synced(number, raised, old, monkeypatch):
             checkpoint.write(old, OTHER)
     else:
         checkpoint.write(old, OTHER)
-    assert same(checkpoint.read(old), OTHER)  # in place all the same
+    assert same(checkpoint.read(old), OTHER)  # the new file is in place nevertheless
     assert names(old.parent) == [old.name]
 
 
@@ -762,7 +762,7 @@ def test_a_link_stays(tmp_path):
         link.symlink_to(file)
     except OSError:
         pytest.skip("no symbolic links here")
-    for state in (SMALL, OTHER):  # the first time the link leads nowhere
+    for state in (SMALL, OTHER):  # at first the link points to nothing
         checkpoint.write(link, state)
         assert link.is_symlink()
         assert same(checkpoint.read(file), state)

@@ -1,4 +1,4 @@
-"""States that somebody has tampered with: refused in words with nothing changed, or loaded and fit to be used."""
+"""States with changed entries: either refused with a message and without effect, or loaded and usable."""
 
 import copy
 
@@ -20,7 +20,7 @@ JUNK = [
 
 
 def places(part, path=()):
-    """Every place in a tree, the leaves and what holds them."""
+    """Return the paths of all leaves and containers of a tree."""
     found = [path] if path else []
     entries = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, (list, tuple)) else ()
     for key, entry in entries:
@@ -29,7 +29,7 @@ def places(part, path=()):
 
 
 def changed(part, path, change):
-    """A tree with one place replaced, or taken away."""
+    """Return a tree with one entry replaced or removed."""
     if not path:
         return change(part)
     key, *rest = path
@@ -44,12 +44,12 @@ def changed(part, path, change):
 
 
 def tampering(rng):
-    """A way to spoil one place."""
+    """Return a random change of one entry; None removes it."""
     how = rng.integers(4)
     if how == 0:
         return lambda part: JUNK[rng.integers(len(JUNK))]
     if how == 1:
-        return None  # take it away
+        return None
 
     def nudge(part):
         if isinstance(part, np.ndarray) and part.size and part.dtype.kind in "iuf":
@@ -92,7 +92,7 @@ def test_a_tampered_state_is_refused_or_fit_for_use(form, stop, seed):
     with np.errstate(all="ignore"):
         try:
             go_on(other, 7, stop, 9)
-        except ValueError as error:  # such as a report of a round that now is not there
+        except ValueError as error:  # such as a report of a round that the state does not have
             assert "must" in str(error)  # noqa: PT017
 
 

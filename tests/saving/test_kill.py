@@ -1,4 +1,4 @@
-"""Checkpoints of a process that is killed at any moment, or that races with another: always a whole state."""
+"""Checkpoints of processes that are killed at any moment or write at the same time: the file is always a complete state."""
 
 import os
 import random
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(
     not hasattr(os, "fork") or not hasattr(signal, "SIGKILL"), reason="nothing can be forked or killed here"
 )
 
-# Imports the package once, and forks a writer for every line of its input. All talk through one pipe, in single writes
-# of less than a page, which are never torn.
+# Imports the package once and forks a writer for every line of its input. All processes write to one pipe, in writes of
+# less than a page, which the system does not interleave.
 SERVER = """
 import os, random, sys
 import numpy as np
@@ -67,7 +67,7 @@ class Server:
         self.until("ready")
 
     def until(self, word):
-        """Return the lines up to the one that begins with a word, split into words."""
+        """Return the lines up to the first that begins with ``word``, split into words."""
         lines = []
         for line in self.process.stdout:
             lines.append(line.split())
@@ -92,7 +92,7 @@ def server():
 
 
 def whole(path):
-    """Return the counter of the state in a file, all of which must belong together."""
+    """Return the counter of the state in a file, after a check that its parts belong together."""
     state = checkpoint.read(path)
     assert (state["fill"] == state["k"]).all()
     assert state["list"] == [state["k"]] * 300
@@ -109,7 +109,7 @@ def test_a_killed_writer_leaves_one_of_the_last_two_states(server, tmp_path):
         lines = server.until("pid")
         pid = int(lines[-1][1])
         if lines[0][0] != "began":
-            lines += server.until("began")  # on a busy machine it may take a while
+            lines += server.until("began")  # a busy machine may need some time
         time.sleep(rng.choice((0.001, 0.01, 0.05)) * rng.random())
         os.kill(pid, signal.SIGKILL)
         server.order("wait")
@@ -121,9 +121,9 @@ def test_a_killed_writer_leaves_one_of_the_last_two_states(server, tmp_path):
         known = whole(path)[1]
         assert known in allowed
         within += len(allowed) == 2
-    assert within > scaled(20, 400) // 2  # killed within a write, not before or after it
+    assert within > scaled(20, 400) // 2  # killed during a write, not before or after it
     left = [name for name in os.listdir(tmp_path) if name != "state"]
-    assert left  # some of them with a temporary file open
+    assert left  # some left a temporary file
     for name in left:
         os.utime(tmp_path / name, (0, 0))
     checkpoint.write(path, {})
@@ -134,14 +134,14 @@ def test_two_writers_and_a_reader(server, tmp_path):
     path, n = tmp_path / "state", scaled(200, 2000)
     checkpoint.write(path, {"who": "parent", "k": -1, "fill": np.empty(0), "list": [-1] * 300})
     for who in ("one", "two"):
-        server.order("write", path, who, 0, n, 30_000, 0, 0)  # silent, as nobody listens meanwhile
+        server.order("write", path, who, 0, n, 30_000, 0, 0)  # silent, because nothing reads the pipe meanwhile
     server.order("wait")
     server.order("wait")
     last, seen, end = {"parent": -1, "one": -1, "two": -1}, set(), time.monotonic() + scaled(100, 1000)
     while n - 1 not in (last["one"], last["two"]):
         assert time.monotonic() < end
         who, k = whole(path)
-        assert last[who] <= k  # nobody's older state comes back
+        assert last[who] <= k  # no older state of a writer replaces a newer one
         last[who] = k
         seen.add((who, k))
     lines = server.until("ended") + server.until("ended")

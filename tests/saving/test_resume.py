@@ -1,6 +1,9 @@
-"""Stop anywhere, go on in a new process: every later count, slope and price is the same, for every class."""
+"""Runs that stop and resume in a new process: all later counts, slopes and prices are the same, for every class."""
 
+import copy
+import inspect
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -25,7 +28,7 @@ from helpers.runs import EVERY, FORMS, IDS, RUN, build, go_on
 
 
 def in_another_process(path, form, seed, first, last):
-    """Load a file in a new process, and play on there."""
+    """Load a file in a new process and continue the run there."""
     code = (
         f"import sys, json; sys.path[:0] = {[str(Path(__file__).parents[1])]!r}; from helpers import runs as t\n"
         f"run = t.EVERY[t.FORMS[{form!r}][0]].load({str(path)!r})\n"
@@ -49,11 +52,11 @@ def test_a_file_goes_on_as_the_object_does(form, tmp_path):
 
 
 def test_a_file_goes_on_in_a_new_process(tmp_path):
-    """Between allocate and update, for the two allocators and a rule with waves."""
+    """Saved between allocate and update, for the two allocators and a rule with waves."""
     for form in ("FenchelDualAllocator, batches", "ResolvingAllocator, visits", "DAPO"):
         run = build(form)
         go_on(run, 3, 0, 5)
-        run.allocate()  # and its feedback is to come
+        run.allocate()  # its feedback comes after the file
         run.save(tmp_path / "run")
         assert in_another_process(tmp_path / "run", form, 3, 5, 9) == json.loads(json.dumps(go_on(run, 3, 5, 9)))
 
@@ -64,7 +67,34 @@ def test_every_rule_has_a_form():
         build(form)
 
 
-# ------------------------------------------------------------------ what does not fit
+@pytest.mark.parametrize("name", EVERY)
+def test_every_argument_is_recorded(name):
+    parameters = inspect.signature(EVERY[name]).parameters.values()
+    own = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+    assert (own | set(RUN)) - {"bank", "seed"} <= set(build(name).state_dict()["arguments"])
+
+
+class Bold(FenchelDualAllocator):
+    """As users write it: the constructor records no argument of its own."""
+
+    def __init__(self, bank, *, boldness=2.0, **run):
+        super().__init__(bank, **run)
+        self.boldness = boldness
+
+
+def test_a_subclass_is_built_from_what_its_base_recorded(tmp_path):
+    run = Bold(BetaPosteriorBank(IDS), boldness=3.0, **RUN | {"catch_up": True})
+    run.allocate()
+    run.save(tmp_path / "run")
+    twin = Bold.load(tmp_path / "run")
+    assert (type(twin), twin.boldness) == (Bold, 2.0)
+    for copied in (twin, copy.deepcopy(run), pickle.loads(pickle.dumps(run))):
+        assert str(copied.state_dict()) == str(run.state_dict())
+        assert copied.lock is copied.bank.lock is not run.lock
+    assert twin.allocate().tolist() == run.allocate().tolist()
+
+
+# ------------------------------------------------------------------ states that are refused
 
 
 def test_the_first_difference_is_named(tmp_path):
@@ -99,7 +129,9 @@ def test_the_first_difference_is_named(tmp_path):
         ValueError, match=r"must be that of a BetaPosteriorBank, got one of class 'FenchelDualAllocator'"
     ):
         BetaPosteriorBank.load(path)
-    other = FenchelDualAllocator(BetaPosteriorBank(IDS), **RUN | {"seed": 9, "step_size": None})  # a default said aloud
+    other = FenchelDualAllocator(
+        BetaPosteriorBank(IDS), **RUN | {"seed": 9, "step_size": None}
+    )  # a default passed explicitly
     other.load_state_dict(checkpoint.read(path))
     assert other.allocate().tolist() == run.allocate().tolist()
 
@@ -161,7 +193,7 @@ def test_entries_of_the_right_type_must_be_possible_too(place):
     assert str(run.state_dict()) == before
 
 
-# ------------------------------------------------------------------ prompts that joined, refits, banks, shards
+# ------------------------------------------------------------------ grown pools, refits, banks, shards
 
 
 @settings(max_examples=40)

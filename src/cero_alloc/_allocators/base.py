@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from threading import RLock
 from typing import Any, ClassVar, Literal, NamedTuple, Self, SupportsIndex
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._budget.balance import Balance
-from cero_alloc._budget.deliveries import Deliveries, DeliveryId, check_deliveries
+from cero_alloc._budget.deliveries import Deliveries, DeliveryId
 from cero_alloc._budget.horizon import Horizon
 from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._checks import FloatArray, IntArray, counts, error_text, integer
@@ -18,10 +18,16 @@ from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.prior import PriorFit
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import Saved, locked
-from cero_alloc._saving.state import State, is_of
+from cero_alloc._saving.state import Field, State, is_of
 
 from .metrics import run_metrics
 
+PRIOR_FIT = Field(
+    when_set={},
+    must=f"hold {', '.join(PriorFit.__slots__)}",
+    holds=lambda fit, _: set(fit) == set(PriorFit.__slots__),
+    build=PriorFit,
+)
 _ROUND_REMEDY = "Give the number that allocator.round had after the call of allocate, or None."
 
 
@@ -58,19 +64,14 @@ class Allocator(Saved):
     """
 
     _BUILD: ClassVar[dict[str, Any]] = {"utility": SaturatingUtility}
-    _EXTRA: ClassVar[tuple[str, ...]] = ("deliveries",)
-    bank: BetaPosteriorBank
-    ledger: RolloutLedger
+    FIELDS: ClassVar[dict[str, Field]] = {"bank": Field(), "ledger": Field(), "_deliveries": Field()}
     utility: SaturatingUtility
-    _deliveries: Deliveries
     prior_fit: PriorFit | None = None  # of the last refit
     _fit_every: int | None = None  # rounds between refits of the bank's prior
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Begin with no delivery."""
-        self = super().__new__(cls, *args, **kwargs)
+    def __init__(self, bank: BetaPosteriorBank, ledger: RolloutLedger, utility: SaturatingUtility) -> None:
+        self.bank, self.ledger, self.utility = bank, ledger, utility
         self._deliveries = Deliveries()
-        return self
 
     @property
     def lock(self) -> RLock:
@@ -496,25 +497,10 @@ class Allocator(Saved):
             live["bank"] = BetaPosteriorBank._blank(bank, label, planned)
         return super()._from_state(state, label, **live)
 
-    def _when_set(self, name: str) -> Any:
-        return {} if name == "prior_fit" else super()._when_set(name)
-
     def _snapshot(self) -> State:
         self._grow()
-        return {**super()._snapshot(), "deliveries": self._deliveries.state_dict()}
+        return super()._snapshot()
 
     def _check_state(self, state: Any, label: str, size: int | None) -> None:
         self._grow()
         super()._check_state(state, label, size)
-        check_deliveries(state["deliveries"], f"{label}['deliveries']")
-        fit = state.get("prior_fit")
-        if fit is not None and set(fit) != set(PriorFit.__slots__):
-            raise ValueError(
-                f"{label}['prior_fit'] must hold {', '.join(PriorFit.__slots__)}. Pass what state_dict returned."
-            )
-
-    def _put(self, state: Mapping[str, Any]) -> None:
-        super()._put(state)
-        self._deliveries.load_state_dict(state["deliveries"])
-        if state.get("prior_fit") is not None:
-            self.prior_fit = PriorFit(**state["prior_fit"])

@@ -17,12 +17,14 @@ from cero_alloc._evidence.bank import BLOCK, BetaPosteriorBank
 from cero_alloc._evidence.ids import tie_ranks
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
-from cero_alloc._saving.state import check_array, require
+from cero_alloc._saving.state import Field
 from cero_alloc._solvers import ranking_kernels, threads
 from cero_alloc._solvers.ranking import counts_of, deal_round
 
 from . import slopes_kernels
-from .base import Allocator, Offer
+from .base import PRIOR_FIT, Allocator, Offer
+
+_PRICE = Field(must="be within [0, 1]", holds=lambda price, _: 0.0 <= price <= 1.0)
 
 
 class OpenRound(NamedTuple):
@@ -123,13 +125,25 @@ class FenchelDualAllocator(Allocator):
     48
     """
 
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("_open", "prior_fit")
-    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("_slopes", "_tie")
-    _SHARED: ClassVar[tuple[str, ...]] = ("_start", "_offers_before", "_visits")
-    _STATE: ClassVar[tuple[str, ...]] = (
-        "bank", "ledger", "_rng", "_slopes", "_tie", "_price", "_batch_price", "_price_step", "_start", "_offers_before",
-        "_visits", "prior_fit", "_open",
-    )  # fmt: skip
+    FIELDS: ClassVar[dict[str, Field]] = {
+        **Allocator.FIELDS,
+        "_rng": Field(),
+        "_slopes": Field("prompts", must="be within [0, 1]", holds=lambda slopes, _: (slopes >= 0.0) & (slopes <= 1.0)),
+        "_tie": Field("prompts"),
+        "_price": _PRICE,
+        "_batch_price": _PRICE,
+        "_price_step": Field(),
+        "_start": Field("shared", must="be at least 0", holds=lambda start, _: start >= 0.0),
+        "_offers_before": Field("shared"),
+        "_visits": Field("shared", must="be at least 1", holds=lambda visits, _: visits >= 1.0),
+        "prior_fit": PRIOR_FIT,
+        "_open": Field(
+            when_set={},
+            must="be a round over prompts of the bank",
+            holds=lambda opened, state: _is_round(opened, state["slopes"].size, state["ledger"]["horizon"]),
+            build=OpenRound,
+        ),
+    }
 
     def __init__(
         self,
@@ -153,7 +167,7 @@ class FenchelDualAllocator(Allocator):
         rounds = integer("n_rounds", n_rounds, least=1, remedy="Count the calls of allocate over the run.")
         self._visits = visits_per_prompt(visits, len(bank), rounds)
         offered = None if visits is None else float(np.broadcast_to(self._visits, len(bank)).sum()) / rounds
-        self.ledger = RolloutLedger.plan(
+        ledger = RolloutLedger.plan(
             len(bank),
             total_budget=total_budget,
             n_rounds=rounds,
@@ -162,6 +176,7 @@ class FenchelDualAllocator(Allocator):
             round_capacity=round_capacity,
             mean_offer=offered,
         )
+        super().__init__(bank, ledger, utility)
         self._max_units = self.horizon.max_units
         slope_step, self._price_step = step_sizes(step_size, rounds, batch=visits is not None)
         self._step = SlopeStep(bank, self.ledger.horizon, utility, slope_step)
@@ -173,13 +188,24 @@ class FenchelDualAllocator(Allocator):
         self._start, self._offers_before = np.zeros(1), np.zeros(1, dtype=np.int64)
         self._catch_up = flag("catch_up", catch_up)
         self._fit_every = None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None.")
-        self.bank = bank
-        self.utility = utility
         self._rng = generator(seed)
         self._slopes = np.minimum(1.0, 4.0 * bank._values(None))
         self._tie = tie_ranks(self._rng, len(bank))
         self._batch_price = self._price  # slope of the last prompt dealt where the round's total binds, else the price
         self._open: OpenRound | None = None
+        self._remember(
+            total_budget=total_budget,
+            n_rounds=n_rounds,
+            unit_size=unit_size,
+            max_rollouts=max_rollouts,
+            round_capacity=round_capacity,
+            visits=visits,
+            utility=utility,
+            step_size=step_size,
+            initial_price=initial_price,
+            catch_up=catch_up,
+            fit_every=fit_every,
+        )
 
     @property
     @locked
@@ -276,48 +302,6 @@ class FenchelDualAllocator(Allocator):
         self._open = OpenRound(rows, size, deal.places, deal.proposed)
         self._batch_price = deal.cleared
         return deal.paid, counts_of(deal.paid, deal.dealt, max_units)
-
-    def _when_set(self, name: str) -> Any:
-        return {} if name == "_open" else super()._when_set(name)
-
-    def _check_state(self, state: Any, label: str, size: int | None) -> None:
-        super()._check_state(state, label, size)
-        for name in ("slopes", "price", "batch_price"):
-            require(
-                f"{label}[{name!r}]",
-                "be within [0, 1]",
-                (np.asarray(state[name]) >= 0.0) & (np.asarray(state[name]) <= 1.0),
-            )
-        require(f"{label}['visits']", "be at least 1", state["visits"] >= 1.0)
-        require(f"{label}['start']", "be at least 0", state["start"] >= 0.0)
-        if state["open"] is not None:
-            self._check_open(state["open"], f"{label}['open']", int(size or 0))
-
-    def _check_open(self, opened: Any, label: str, n_prompts: int) -> None:
-        odd = f"{label} must be a round over prompts of the bank. Pass what state_dict returned."
-        if set(opened) != set(OpenRound._fields) or not all(
-            isinstance(opened[name], int) for name in ("size", "proposed")
-        ):
-            raise ValueError(odd)
-        rows, size, places, proposed = OpenRound(**opened)
-        check_array(f"{label}['places']", np.empty(np.size(places), dtype=np.int64), places)
-        if rows is not None:
-            check_array(f"{label}['rows']", np.empty(np.size(rows), dtype=np.int64), rows)
-            if rows.size != size:
-                raise ValueError(odd)
-        # A round over the whole pool may have been dealt before some of it joined.
-        within = [places, np.array([size - 1])] if rows is None else [rows]
-        if any(some.size and not 0 <= some.min() <= some.max() < n_prompts for some in within):
-            raise ValueError(odd)
-        max_units = self._max_units
-        if places.size and not (
-            0 <= places.min() <= places.max() < size and 0 < proposed - (places.size - 1) * max_units <= max_units
-        ):
-            raise ValueError(odd)
-
-    def _put(self, state: Mapping[str, Any]) -> None:
-        super()._put(state)
-        self._open = None if state["open"] is None else OpenRound(**state["open"])
 
     def _reserve(self, rows: IntArray | None, size: int) -> int:
         """Return the most units that the rounds after this one can spend."""
@@ -451,3 +435,25 @@ def step_sizes(step_size: float | tuple[float, float] | None, n_rounds: int, *, 
         slope = price = step_size
     checked = [real("step_size", step, low=0.0, high=np.inf, open_low=True, remedy=remedy) for step in (slope, price)]
     return checked[0], checked[1]
+
+
+def _is_round(opened: Mapping[str, Any], n_prompts: int, horizon: Mapping[str, int]) -> bool:
+    """Tell whether the entry of an open round in a state is one over so many prompts."""
+    if set(opened) != set(OpenRound._fields) or not all(isinstance(opened[name], int) for name in ("size", "proposed")):
+        return False
+    rows, size, places, proposed = OpenRound(**opened)
+    columns: list[Any] = [places] if rows is None else [places, rows]
+    for column in columns:
+        if not isinstance(column, np.ndarray) or column.ndim != 1 or column.dtype != np.int64:
+            return False
+    if rows is not None and rows.size != size:
+        return False
+    # A round over the whole pool may have been dealt before some prompts joined.
+    offered = np.array([size - 1]) if rows is None else rows
+    if offered.size and not 0 <= offered.min() <= offered.max() < n_prompts:
+        return False
+    max_units = horizon["max_rollouts"] // horizon["unit_size"]
+    if places.size == 0:
+        return True
+    last = proposed - (places.size - 1) * max_units  # units of the last place
+    return bool(0 <= places.min() <= places.max() < size) and 0 < last <= max_units

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Any, ClassVar, Literal, SupportsIndex
+from typing import ClassVar, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,9 @@ from cero_alloc._checks import FloatArray, IntArray, error_text, generator, inst
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
-from cero_alloc._saving.state import require
+from cero_alloc._saving.state import Field
 
-from .base import Allocator, Offer
+from .base import PRIOR_FIT, Allocator, Offer
 from .strategies import ExposureTables, GroupTables, Plan, Spread, Strategy, Streaming, WholeUnits
 
 Signal = Literal["variance", "group"]
@@ -142,8 +142,13 @@ class ResolvingAllocator(Allocator):
     [[2, 2, 0, 0, 2, 0], [2, 0, 0, 2, 2, 0], [2, 2, 2, 0, 0, 0]]
     """
 
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("prior_fit",)
-    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_rng", "_plan", "_batch_price", "prior_fit")
+    FIELDS: ClassVar[dict[str, Field]] = {
+        **Allocator.FIELDS,
+        "_rng": Field(),
+        "_plan": Field(),
+        "_batch_price": Field(),
+        "prior_fit": PRIOR_FIT,
+    }
 
     def __init__(
         self,
@@ -182,7 +187,7 @@ class ResolvingAllocator(Allocator):
         tokens = np.inf
         if costs is not None and round_capacity is not None:
             tokens = real("round_capacity", round_capacity, low=0.0, high=np.inf, remedy="Count tokens.")
-        self.ledger = open_ledger(
+        ledger = open_ledger(
             size,
             total_budget=total_budget,
             n_rounds=rounds,
@@ -192,6 +197,7 @@ class ResolvingAllocator(Allocator):
             round_capacity=round_capacity,
             unit_costs=None if costs is None else g * token_costs(costs, size),
         )
+        super().__init__(bank, ledger, utility)
         min_units = multiple("min_rollouts", min_rollouts, g, least=0) // g
         if min_units > self.horizon.max_units:
             condition = f"be at most max_rollouts = {self.horizon.max_rollouts}"
@@ -211,7 +217,6 @@ class ResolvingAllocator(Allocator):
         front_load = real("front_load", front_load, low=1.0, high=np.inf, remedy="1 spreads, 2 front-loads.")
         bonus = real("exploration", exploration, low=0.0, high=np.inf, remedy="Count posterior standard deviations.")
         self._fit_every = None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None.")
-        self.bank, self.utility = bank, utility
         self._rng = generator(seed)
         self._plan = Plan(
             bank,
@@ -233,6 +238,24 @@ class ResolvingAllocator(Allocator):
         self._streaming = None if order == "spread" else Streaming(tables, self._pacing)
         self._group = group
         self._batch_price = 0.0
+        self._remember(
+            total_budget=total_budget,
+            n_rounds=n_rounds,
+            visits=visits,
+            unit_size=unit_size,
+            min_rollouts=min_rollouts,
+            max_rollouts=max_rollouts,
+            round_capacity=round_capacity,
+            utility=utility,
+            signal=signal,
+            costs=costs,
+            front_load=front_load,
+            band=band,
+            order=order,
+            coverage=coverage,
+            exploration=exploration,
+            fit_every=fit_every,
+        )
 
     @property
     def min_rollouts(self) -> int:
@@ -365,10 +388,6 @@ class ResolvingAllocator(Allocator):
 
     def _prices(self) -> tuple[float, float]:
         return self.price, self._batch_price * self._price_unit
-
-    def _check_state(self, state: Any, label: str, size: int | None) -> None:
-        super()._check_state(state, label, size)
-        require(f"{label}['plan']['price']", "be finite and at least 0", 0.0 <= state["plan"]["price"] < np.inf)
 
     @property
     def _price_unit(self) -> float:

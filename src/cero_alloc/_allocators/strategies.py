@@ -15,7 +15,7 @@ from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.ids import tie_ranks
 from cero_alloc._objective import kernels
 from cero_alloc._objective.utility import SaturatingUtility
-from cero_alloc._saving.state import Stateful
+from cero_alloc._saving.state import Field, Stateful
 from cero_alloc._solvers.remaining import Clearing, Remaining, clear
 from cero_alloc._solvers.running import RunningPlan
 from cero_alloc._solvers.sampling import deal_evenly, round_total
@@ -67,8 +67,11 @@ class Plan(Stateful):
         Draws the ranks that break ties.
     """
 
-    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("tie", "left")
-    _STATE: ClassVar[tuple[str, ...]] = ("tie", "left", "price")
+    FIELDS: ClassVar[dict[str, Field]] = {
+        "tie": Field("prompts"),
+        "left": Field("prompts"),
+        "price": Field(must="be finite and at least 0", holds=lambda price, _: 0.0 <= price < np.inf),
+    }
 
     def __init__(
         self,
@@ -184,8 +187,8 @@ class Plan(Stateful):
         height, rate = kernels.scale_of(scaling, lam, float(q.mean()))
         return float(kernels.du(shape, height, rate, 1.0)) / self.share / float(cost.mean())
 
-    def _put(self, state: Mapping[str, Any]) -> None:
-        super()._put(state)
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        super()._restore(state)
         self.forget()
 
 

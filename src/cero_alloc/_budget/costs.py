@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import MOST_COUNT, FloatArray, IntArray, error_text, multiple, real, reals
-from cero_alloc._saving.state import Stateful
+from cero_alloc._saving.state import Field, Stateful
 
 from .horizon import whole_units
 
@@ -199,8 +199,7 @@ class PromptCosts(UniformCosts):
         Tokens per unit of each prompt.
     """
 
-    _STATE: ClassVar[tuple[str, ...]] = ("unit_costs",)
-    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("unit_costs",)
+    FIELDS: ClassVar[dict[str, Field]] = {"unit_costs": Field("prompts")}
     in_units: ClassVar[bool] = False
     tolerance: ClassVar[float] = 1e-6
     unit_costs: FloatArray
@@ -253,8 +252,8 @@ class PromptCosts(UniformCosts):
         """Return the model of a checked state, which may hold more prompts."""
         return PromptCosts(self.unit_size, state["unit_costs"])
 
-    def _put(self, state: Mapping[str, Any]) -> None:
-        super()._put(state)
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        super()._restore(state)
         self._set(self.unit_costs)
 
     def _set(self, unit_costs: FloatArray) -> None:

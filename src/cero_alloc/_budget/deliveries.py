@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cero_alloc._checks import IntArray, error_text
-from cero_alloc._saving.state import State, check_array
+from cero_alloc._saving.state import UNCHANGED, State, Stateful, check_array
 
 DeliveryId = int | str | None
 
@@ -23,7 +23,7 @@ class Receipt(NamedTuple):
     repeated: bool
 
 
-class Deliveries:
+class Deliveries(Stateful):
     """Ids of all deliveries so far, with a digest of each: about 150 bytes per delivery."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Deliveries:
         if receipt.delivery_id is not None:
             self._seen.setdefault(receipt.method, {})[receipt.delivery_id] = receipt.digest
 
-    def state_dict(self) -> State:
+    def _snapshot(self) -> State:
         """Return ids and digests by method, oldest first."""
         seen = {
             method: {"id": list(ids), "digest": np.fromiter(ids.values(), dtype=np.int64, count=len(ids))}
@@ -75,27 +75,27 @@ class Deliveries:
         }
         return {"repeated": self.repeated, "seen": seen}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what ``state_dict`` returned, checked by :func:`check_deliveries`."""
+    def _check_state(self, state: Any, label: str, size: int | None) -> None:
+        if (
+            not isinstance(state, Mapping)
+            or set(state) != {"repeated", "seen"}
+            or not isinstance(state["seen"], Mapping)
+        ):
+            raise ValueError(f"{label} must hold repeated and seen. {UNCHANGED}")
+        if type(state["repeated"]) is not int or state["repeated"] < 0:
+            raise ValueError(error_text(f"{label}['repeated']", "be a count", state["repeated"], UNCHANGED))
+        for method, entry in state["seen"].items():
+            where = f"{label}['seen'][{method!r}]"
+            if not isinstance(entry, Mapping) or set(entry) != {"id", "digest"} or not isinstance(entry["id"], list):
+                raise ValueError(f"{where} must hold ids and digests. {UNCHANGED}")
+            for i, name in enumerate(entry["id"]):
+                if type(name) not in (int, str):
+                    raise ValueError(error_text(f"{where}['id']", "be integers or strings", name, UNCHANGED, i))
+            check_array(f"{where}['digest']", np.empty(len(entry["id"]), dtype=np.int64), entry["digest"])
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
         self.repeated = int(state["repeated"])
         self._seen = {
             method: dict(zip(entry["id"], entry["digest"].tolist(), strict=True))
             for method, entry in state["seen"].items()
         }
-
-
-def check_deliveries(state: object, label: str) -> None:
-    """Raise unless a state is one that :meth:`Deliveries.state_dict` can return."""
-    remedy = "Pass what state_dict returned."
-    if not isinstance(state, Mapping) or set(state) != {"repeated", "seen"} or not isinstance(state["seen"], Mapping):
-        raise ValueError(f"{label} must hold repeated and seen. {remedy}")
-    if type(state["repeated"]) is not int or state["repeated"] < 0:
-        raise ValueError(error_text(f"{label}['repeated']", "be a count", state["repeated"], remedy))
-    for method, entry in state["seen"].items():
-        where = f"{label}['seen'][{method!r}]"
-        if not isinstance(entry, Mapping) or set(entry) != {"id", "digest"} or not isinstance(entry["id"], list):
-            raise ValueError(f"{where} must hold ids and digests. {remedy}")
-        for i, name in enumerate(entry["id"]):
-            if type(name) not in (int, str):
-                raise ValueError(error_text(f"{where}['id']", "be integers or strings", name, remedy, i))
-        check_array(f"{where}['digest']", np.empty(len(entry["id"]), dtype=np.int64), entry["digest"])

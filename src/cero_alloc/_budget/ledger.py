@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cero_alloc._checks import IntArray, error_text, flag, integer, multiple
 from cero_alloc._evidence.journal import Journal
-from cero_alloc._saving.state import State, Stateful, check_array, require
+from cero_alloc._saving.state import Field, State, Stateful, check_array, require
 
 from . import kernels
 from .balance import Balance
@@ -20,6 +20,7 @@ from .horizon import MOST, Horizon
 from .reservations import Reservations, check_reservations, require_refundable
 
 _EXPOSURE, _OUTSTANDING, _OFFERS = 0, 1, 2  # columns of the accounts
+_AMOUNT = Field(must="be finite and at least 0", holds=lambda amount, _: 0 <= amount < np.inf)
 
 
 class RolloutLedger(Stateful):
@@ -57,13 +58,26 @@ class RolloutLedger(Stateful):
         Rows whose exposure or outstanding rollouts changed.
     """
 
-    _EXTRA: ClassVar[tuple[str, ...]] = ("accounts", "reservations")
-    _FIXED: ClassVar[tuple[str, ...]] = ("horizon",)
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("all_offers",)
-    _STATE: ClassVar[tuple[str, ...]] = (
-        "round", "n_rounds", "total_units", "funds", "total", "costs", "offered", "least_offer", "all_offers",
-        "allocating_rounds", "unreserved", "_pool_rounds", "_since_round", "_since_dealt", "_since_offered",
-    )  # fmt: skip
+    FIELDS: ClassVar[dict[str, Field]] = {
+        "horizon": Field(fixed=True),
+        "round": Field(must="be a round of the run", holds=lambda now, state: 0 <= now <= state["n_rounds"]),
+        "n_rounds": Field(),
+        "total_units": Field(),
+        "funds": _AMOUNT,
+        "total": _AMOUNT,
+        "costs": Field(),
+        "offered": _AMOUNT,
+        "least_offer": Field(),
+        "all_offers": Field(when_set=0.0),
+        "allocating_rounds": Field(),
+        "unreserved": Field(),
+        "_pool_rounds": Field(),
+        "_since_round": Field(must="be a round so far", holds=lambda since, state: 0 <= since <= state["round"]),
+        "_since_dealt": _AMOUNT,
+        "_since_offered": _AMOUNT,
+        "accounts": Field(own=True),
+        "reservations": Field(own=True),
+    }
 
     def __init__(
         self,
@@ -415,22 +429,19 @@ class RolloutLedger(Stateful):
         accounts, g = state["accounts"], self.horizon.unit_size
         like = np.empty((len(self.accounts), 3), dtype=self._width(state["total_units"] * g, state["n_rounds"]))
         check_array(f"{label}['accounts']", like, accounts, size)
-        require(f"{label}['accounts']", "be counts of at least 0", accounts[:, :_OFFERS] >= 0)
-        require(f"{label}['round']", "be a round of the run", 0 <= state["round"] <= state["n_rounds"])
-        for name in ("funds", "total", "offered", "since_dealt", "since_offered"):
-            require(f"{label}[{name!r}]", "be finite and at least 0", 0 <= state[name] < np.inf)
-        require(f"{label}['since_round']", "be a round so far", 0 <= state["since_round"] <= state["round"])
+        counts, funds = accounts[:, :_OFFERS], state["funds"]
+        require(f"{label}['accounts']", "be counts of at least 0", counts, counts >= 0)
         costs, total, units = self.costs.restored(state["costs"]), state["total"], state["total_units"]
-        gap = costs.amount(total, units) - costs.of_units(None, accounts[:, _EXPOSURE]) - state["funds"]
-        require(f"{label}['funds']", "be what is not dealt", abs(gap) <= costs.tolerance * total)
+        gap = costs.amount(total, units) - costs.of_units(None, accounts[:, _EXPOSURE]) - funds
+        require(f"{label}['funds']", "be what is not dealt", funds, abs(gap) <= costs.tolerance * total)
         if costs.in_units:
             paid = units == costs.units_of(total) or total == self.total
-            require(f"{label}['total']", f"pay for {units} units", paid)
+            require(f"{label}['total']", f"pay for {units} units", total, paid)
         rounds = max(1, state["round"])
         check_reservations(state["reservations"], f"{label}['reservations']", accounts[:, _OUTSTANDING], rounds)
 
-    def _put(self, state: Mapping[str, Any]) -> None:
-        super()._put(state)
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        super()._restore(state)
         self.accounts = state["accounts"].copy()
         self.reserved = int(self.outstanding.sum(dtype=np.int64))
         self.reservations.load_state_dict(state["reservations"])

@@ -140,14 +140,14 @@ def check_reservations(state: object, label: str, outstanding: Outstanding, roun
     for name in columns:
         check_array(f"{label}[{name!r}]", np.empty(np.size(state["round"]), dtype=np.int64), state[name])
     round_, row, rollouts = (state[name] for name in columns)
-    require(f"{label}['round']", f"be between 1 and {rounds}", (round_ >= 1) & (round_ <= rounds))
-    require(f"{label}['row']", "be rows of the pool", (row >= 0) & (row < outstanding.size))
+    require(f"{label}['round']", f"be between 1 and {rounds}", round_, (round_ >= 1) & (round_ <= rounds))
+    require(f"{label}['row']", "be rows of the pool", row, (row >= 0) & (row < outstanding.size))
     later = (round_[1:] > round_[:-1]) | ((round_[1:] == round_[:-1]) & (row[1:] > row[:-1]))
-    require(f"{label}['row']", "rise, round after round", later)
-    require(f"{label}['rollouts']", "be positive", rollouts > 0)
+    require(f"{label}['row']", "rise, round after round", row[1:], later)
+    require(f"{label}['rollouts']", "be positive", rollouts, rollouts > 0)
     total = np.zeros(outstanding.size, dtype=np.int64)
     np.add.at(total, row, rollouts)
-    require(f"{label}['rollouts']", "add up to what is outstanding", bool((total == outstanding).all()))
+    require(f"{label}['rollouts']", "add up to what is outstanding", rollouts, bool((total == outstanding).all()))
 
 
 def require_refundable(

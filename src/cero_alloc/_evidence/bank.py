@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from threading import RLock
 from typing import Any, ClassVar, NamedTuple, Self, SupportsIndex, overload
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, TieArray, counts, error_text, integer, real, successes
 from cero_alloc._saving.saved import OwnLock, Saved, locked
-from cero_alloc._saving.state import REMEDY, State, difference, is_of, require
+from cero_alloc._saving.state import REMEDY, Field, State, difference, is_of
 
 from . import kernels
 from .calibration import Calibration, CalibrationRecord
@@ -101,11 +102,19 @@ class BetaPosteriorBank(OwnLock, Saved):
     [0.2182]
     """
 
-    _EXTRA: ClassVar[tuple[str, ...]] = ("prompt_ids", "prior")
-    _LIVE: ClassVar[tuple[str, ...]] = ("prompts", "prior", "forgetting", "dtype")  # its state tells
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("_retired",)
-    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("_evidence", "_tick", "_retired")
-    _STATE: ClassVar[tuple[str, ...]] = ("_evidence", "_tick", "_now", "_rho", "_record", "_retired", "_first")
+    FIELDS: ClassVar[dict[str, Field]] = {
+        "_evidence": Field("prompts", must="be finite and at least 0", holds=lambda counts, _: counts >= 0.0),
+        "_tick": Field(
+            "prompts", must="be between 0 and {now}", holds=lambda tick, state: (tick >= 0) & (tick <= state["now"])
+        ),
+        "_now": Field(must=f"be between 0 and {_LAST_TICK}", holds=lambda now, _: 0 <= now <= _LAST_TICK),
+        "_rho": Field(must="be in (0, 1]", holds=lambda rho, _: 0.0 < rho <= 1.0),
+        "_record": Field(),
+        "_retired": Field("prompts", when_set=np.empty(0, dtype=bool)),
+        "_first": Field(),
+        "prompt_ids": Field(own=True),
+        "prior": Field(own=True),
+    }
 
     def __init__(
         self,
@@ -123,6 +132,7 @@ class BetaPosteriorBank(OwnLock, Saved):
             raise ValueError(
                 error_text("dtype", "be float64 or float32", dtype, "float64 is exact, float32 is smaller.")
             )
+        self._lock = RLock()
         self._index = PromptIndex(prompts)
         size = self._first = len(self._index)  # prompts it began with
         self._retired: npt.NDArray[np.bool_] | None = None  # which prompts are; None: none of them
@@ -730,11 +740,6 @@ class BetaPosteriorBank(OwnLock, Saved):
         if is_of(state, type(self).__name__) and "prompt_ids" in state:
             self._check_ids(state["prompt_ids"], state.get("first"), label)
         super()._check_state(state, label, size)
-        evidence, tick, now = state["evidence"], state["tick"], state["now"]
-        require(f"{label}['evidence']", "be finite and at least 0", (evidence >= 0.0) & (evidence < np.inf))
-        require(f"{label}['now']", f"be between 0 and {_LAST_TICK}", 0 <= now <= _LAST_TICK)
-        require(f"{label}['tick']", f"be between 0 and {now}", (tick >= 0) & (tick <= now))
-        require(f"{label}['rho']", "be in (0, 1]", 0.0 < state["rho"] <= 1.0)
         try:
             prior_arrays(state["prior"], int(size or 0))  # one for all, or one per prompt after a fit by groups
         except (TypeError, ValueError) as error:
@@ -748,19 +753,16 @@ class BetaPosteriorBank(OwnLock, Saved):
         theirs = theirs[: len(ours)] if joined else theirs
         if isinstance(ours, range) and isinstance(theirs, range) and ours == theirs:  # of millions, perhaps
             return
-        found = difference(list(ours), theirs)
+        found = difference(ours, theirs)
         if found is not None:
             raise ValueError(f"{label}['prompt_ids'] must equal that of this {type(self).__name__}, {found}. {REMEDY}")
 
-    def _when_set(self, name: str) -> Any:
-        return np.empty(len(self), dtype=bool)  # the retirements
-
-    def _put(self, state: Mapping[str, Any]) -> None:
+    def _restore(self, state: Mapping[str, Any]) -> None:
         ids = state["prompt_ids"]
         joined = range(len(self), ids) if isinstance(ids, int) else ids[len(self) :]
         if len(joined):
             self._index.append(list(joined))
-        super()._put(state)
+        super()._restore(state)
         self._a0, self._b0 = prior_arrays(state["prior"], len(self))
         self._log = None
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from cero_alloc._checks import FloatArray, IntArray
-from cero_alloc._saving.state import Stateful
+from cero_alloc._saving.state import Field, Stateful
 
 from . import kernels
 
@@ -127,7 +127,7 @@ class CalibrationRecord(Stateful):
     """
 
     __slots__ = ("bins", "tally")
-    _STATE: ClassVar[tuple[str, ...]] = __slots__
+    FIELDS: ClassVar[dict[str, Field]] = {"bins": Field(), "tally": Field()}
 
     def __init__(self) -> None:
         self.bins = np.zeros((4, _N_BINS))  # groups; sums of predicted, observed, and squared difference

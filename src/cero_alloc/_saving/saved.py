@@ -1,14 +1,14 @@
-"""What can be saved: a versioned state, a file of it, the arguments to build the object again, and a lock around all."""
+"""Objects that can be saved: a versioned state, a file of it, and the arguments to build the object again."""
 
 from __future__ import annotations
 
-import inspect
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from numbers import Real
 from threading import RLock
+from types import MappingProxyType
 from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from cero_alloc._checks import error_text
 
 from .state import REMEDY, State, Stateful, difference, is_of, plain
 
-SCHEMA = 1  # layout of the states that this version writes and reads
+SCHEMA = 1  # version of the layout of states
 
 
 class _Locked(Protocol):
@@ -43,20 +43,18 @@ def locked(method: Callable[Concatenate[Owner, P], T]) -> Callable[Concatenate[O
 
 
 class Saved(Stateful):
-    """A stateful object that files and their readers know: its state has a schema version and its arguments.
+    """A stateful object that files hold: its state has a schema version and the arguments to build the object again.
 
-    ``_BUILD`` says how to make an argument from its plain form; ``_LIVE`` are arguments that no file holds.
+    A constructor passes its arguments to ``_remember``, all but the bank and the seed. ``_BUILD`` says how to make an
+    argument from its plain form where that is a dict.
     """
 
-    _BUILD: ClassVar[dict[str, Callable[..., Any]]] = {}
-    _LIVE: ClassVar[tuple[str, ...]] = ("bank", "seed")
-    _given: State | None  # as given, in plain form; None where it is not known, as in a copy under way
+    _BUILD: ClassVar[Mapping[str, Callable[..., Any]]] = {}
+    _given: Mapping[str, Any] = MappingProxyType({})  # the arguments in plain form
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Note the arguments: what ``load`` builds the object from, and what its state can be compared with."""
-        self = super().__new__(cls)
-        self._given = _plain_arguments(cls, args, kwargs)
-        return self
+    def _remember(self, **arguments: Any) -> None:
+        """Add arguments of the constructor to those that ``load`` passes and ``load_state_dict`` compares."""
+        self._given = {**self._given, **{name: _plain_argument(value) for name, value in arguments.items()}}
 
     @property
     def lock(self) -> RLock:
@@ -67,8 +65,8 @@ class Saved(Stateful):
     def state_dict(self) -> State:
         """Return the state as a plain dict of copies: arrays, numbers, strings, and dicts, lists and tuples of them.
 
-        It holds all that later calls depend on, and the version of its own layout under ``schema``; ``torch.save``,
-        :func:`cero_alloc.checkpoint.write` and ``pickle`` take it as it is.
+        It holds everything that later calls depend on, and the version of its layout under ``schema``. ``torch.save``,
+        ``pickle`` and :func:`cero_alloc.checkpoint.write` accept it without conversion.
 
         Returns
         -------
@@ -88,23 +86,23 @@ class Saved(Stateful):
 
     @locked
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what ``state_dict`` returned; all later results are then those of the object that gave it, to the bit.
+        """Restore a state; all later results are then bit for bit those of the object that it was taken from.
 
         Prompts that had joined the bank join it again. A random generator that was passed as ``seed`` is shared with the
-        caller, and put back with the rest.
+        caller and is restored with the rest.
 
         Parameters
         ----------
         state : mapping
-            State of an object that was built with the same arguments but ``seed``.
+            What ``state_dict`` of an object with the same arguments returned; the seeds may differ.
 
         Raises
         ------
         TypeError
             For anything but a mapping.
         ValueError
-            For the state of another class, other prompts, another horizon or other arguments, for a newer schema, for
-            missing or foreign entries, and for entries of another shape, type or range; the message names the entry, and
+            For a state of another class, other prompts, another horizon, other arguments or another schema version, for
+            missing or foreign entries, and for entries of the wrong type, shape or range. The message names the entry;
             nothing changes.
 
         Examples
@@ -129,26 +127,26 @@ class Saved(Stateful):
             arguments = state.pop("arguments")
         self._check_state(state, "state", _n_prompts(state))
         self._check_arguments(arguments)
-        self._put(state)
+        self._restore(state)
 
     def save(self, path: str | os.PathLike[str], *, durable: bool = True) -> None:
-        """Write the state and the arguments to one file, which replaces an older one as a whole or not at all.
+        """Write the state and the arguments to one file, which replaces an older file as a whole or not at all.
 
-        The state is taken under the lock; other threads go on while the file is written.
+        The state is copied under the lock; other threads may use the object while the file is written.
 
         Parameters
         ----------
         path : path
-            Where to; the folder must exist.
+            The file; its folder must exist.
         durable : bool
-            Whether to wait until the file would survive a power cut.
+            Whether to wait until the disk has the file, so that it survives a power failure.
 
         Raises
         ------
         OSError
-            Where the file cannot be written; an older one is still there then.
+            Where the file cannot be written; an older file is then still there.
         TypeError
-            For prompt ids that a file cannot hold: integers, strings, floats, and tuples of them it can.
+            For prompt ids other than integers, strings, floats, and tuples of them, which a file cannot hold.
 
         See Also
         --------
@@ -168,7 +166,7 @@ class Saved(Stateful):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Build the object that ``save`` wrote to a file, in the state that it was in.
+        """Build the object that ``save`` wrote to a file, in the state that it was saved in.
 
         Parameters
         ----------
@@ -178,17 +176,18 @@ class Saved(Stateful):
         Returns
         -------
         object of this class
-            With a bank of its own where it has one.
+            With a bank of its own, where the class has one.
 
         Raises
         ------
         OSError
             Where the file cannot be read.
         ValueError
-            For a file that is damaged, foreign, newer, or of another class. To compare a file with what a script has
-            built, call ``load_state_dict(cero_alloc.checkpoint.read(path))``, which names the first difference.
+            For a file that is damaged, not a checkpoint, from a newer version, or of another class. To compare a file
+            with an object that a script has built, call ``load_state_dict(cero_alloc.checkpoint.read(path))`` on it,
+            which names the first difference.
         TypeError
-            For a path that is neither a string nor a path.
+            For a path that is neither a str nor a path.
 
         See Also
         --------
@@ -207,7 +206,7 @@ class Saved(Stateful):
 
     @classmethod
     def _from_state(cls, state: State, label: str, **live: Any) -> Self:
-        """Build an object from its arguments and let it take the state."""
+        """Build an object from the arguments in a state and from those that no state holds, and load the state."""
         if not is_of(state, cls.__name__):
             raise ValueError(
                 f"{label} must be that of a {cls.__name__}, got one of class {state.get('class')!r}. Call load of that class."
@@ -226,29 +225,20 @@ class Saved(Stateful):
         return {name: cls._BUILD[name](**part) if isinstance(part, dict) else part for name, part in arguments.items()}
 
     def _check_arguments(self, theirs: object) -> None:
-        """Raise for the state of an object with other arguments, as far as both are known."""
+        """Raise for the state of an object with other arguments."""
         ours, kind = self._given, type(self).__name__
-        if theirs is None or ours is None:
-            return
         if not isinstance(theirs, Mapping):
             raise ValueError(error_text("state['arguments']", "be a dict", theirs, REMEDY))
-        defaults = dict(reversed(list(_defaults(type(self)))))
         for name in {**ours, **theirs}:
-            found = difference(*(side.get(name, defaults.get(name)) for side in (ours, theirs)))
+            found = difference(ours.get(name), theirs.get(name))
             if found is not None:
                 raise ValueError(f"state['arguments'][{name!r}] must equal that of this {kind}, {found}. {REMEDY}")
 
 
 class OwnLock:
-    """An object with a lock of its own, which its copies and pickles do not share."""
+    """An object with a lock of its own, made by its constructor, which copies and pickles do not share."""
 
     _lock: RLock
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Make the lock."""
-        self = super().__new__(cls, *args, **kwargs)
-        self._lock = RLock()
-        return self
 
     @property
     def lock(self) -> RLock:
@@ -256,8 +246,13 @@ class OwnLock:
         return self._lock
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the lock behind."""
+        """Leave the lock out."""
         return {name: part for name, part in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Give the copy a lock."""
+        vars(self).update(state)
+        self._lock = RLock()
 
 
 def _n_prompts(state: Any) -> int | None:
@@ -269,21 +264,8 @@ def _n_prompts(state: Any) -> int | None:
     return len(ids) if isinstance(ids, (list, tuple, range)) else None
 
 
-def _plain_arguments(cls: type[Saved], args: tuple[Any, ...], kwargs: dict[str, Any]) -> State | None:
-    """Return the arguments of a constructor in plain form, but for those that live; None for calls that do not fit."""
-    try:
-        bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)
-    except TypeError:  # a copy under way, or what the constructor itself will complain of
-        return None
-    given = dict(list(bound.arguments.items())[1:])
-    for name, parameter in bound.signature.parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            given |= given.pop(name, {})
-    return {name: _plain_argument(value) for name, value in given.items() if name not in cls._LIVE}
-
-
 def _plain_argument(value: Any) -> Any:
-    """Return an argument as scalars and arrays; what is neither comes back as it is, for the constructor to refuse."""
+    """Return an argument as scalars, arrays, and tuples, lists and dicts of them."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if hasattr(value, "__index__") and not np.ndim(value):
@@ -292,23 +274,7 @@ def _plain_argument(value: Any) -> Any:
         return float(value)
     if isinstance(value, tuple):
         return tuple(_plain_argument(part) for part in value)
-    if not isinstance(value, (str, bytes, type, Mapping, Iterator)) and (hasattr(value, "__len__") or np.ndim(value)):
-        try:
-            array = np.array(value)
-        except ValueError:  # ragged
-            return [_plain_argument(part) for part in value]
+    if not isinstance(value, (bytes, type, Mapping, Iterator)) and (hasattr(value, "__len__") or np.ndim(value)):
+        array = np.array(value)
         return array if array.dtype.kind in "biuf" else [_plain_argument(part) for part in value]
     return plain(value)
-
-
-def _defaults(cls: type[Saved]) -> Iterator[tuple[str, Any]]:
-    """Yield the defaults of a constructor, and those of the constructors that it passes further arguments on to."""
-    for base in cls.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-        for parameter in parameters:
-            if parameter.default is not parameter.empty and parameter.name not in cls._LIVE:
-                yield parameter.name, _plain_argument(parameter.default)
-        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
-            return

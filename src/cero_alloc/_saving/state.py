@@ -1,88 +1,119 @@
-"""Snapshots: an object's state as a plain dict of arrays and scalars, and back, copied both ways and checked first."""
+"""An object's state as a plain dict of arrays and scalars: copied both ways, and checked before anything changes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, ClassVar
+from operator import is_
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
 
 from cero_alloc._checks import error_text
 
 State = dict[str, Any]
-_SCALARS = {int, float, str, bool, type(None)}
 REMEDY = "Load it into an object that was built with the same arguments."
+UNCHANGED = "Pass what state_dict returned."
+
+_SCALARS = {int, float, str, bool, type(None)}
+_NEVER: Final = object()  # the attribute is never None
+ANYTHING: Final = object()  # the attribute may be None, and ``holds`` alone checks its other values
+
+
+class Field(NamedTuple):
+    """How one attribute is saved and checked. By default its value in a state has the type and shape of the present one.
+
+    Attributes
+    ----------
+    rows : {"same", "prompts", "shared"}
+        Length of an array: as it is now, one row per prompt in the state, or such rows or one row for all prompts.
+    when_set : object
+        An example of the value where None is allowed as well.
+    fixed : bool
+        Whether the value must equal that of the object that loads the state.
+    must : str
+        The condition in words; ``{now}`` stands for the entry ``now`` of the state.
+    holds : callable or None
+        ``holds(value, state)`` says whether the condition holds, for an array entry by entry. It is asked once all
+        entries have the right type and shape, and not for None.
+    build : callable or None
+        Makes the attribute from the keywords that its plain form holds; None takes a copy of the plain form.
+    own : bool
+        Whether the class itself writes, checks and restores the entry, because no attribute has its plain form.
+    """
+
+    rows: Literal["same", "prompts", "shared"] = "same"
+    when_set: Any = _NEVER
+    fixed: bool = False
+    must: str = ""
+    holds: Callable[[Any, Mapping[str, Any]], Any] | None = None
+    build: Callable[..., Any] | None = None
+    own: bool = False
 
 
 class Stateful:
-    """State by lists of attribute names; parts that are stateful themselves nest.
+    """An object whose state is the attributes named in ``FIELDS``; attributes that are stateful themselves nest.
 
-    ``_STATE`` names what changes in a run, ``_OPTIONAL`` those of it that may be None, and ``_FIXED`` what an object that
-    takes the state must have in common with the one that gave it. Arrays keep their shape, but for those in
-    ``_PER_PROMPT``, which have a row for every prompt in the state, and those in ``_SHARED``, which have such rows or one
-    for all. ``_EXTRA`` entries a class writes, checks and puts back by itself. The rest follows from the arguments.
+    What ``FIELDS`` does not name follows from the arguments of the constructor. A key in the state is the attribute's
+    name without leading underscores.
     """
 
     __slots__ = ()
-    _STATE: ClassVar[tuple[str, ...]] = ()
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ()
-    _FIXED: ClassVar[tuple[str, ...]] = ()
-    _PER_PROMPT: ClassVar[tuple[str, ...]] = ()
-    _SHARED: ClassVar[tuple[str, ...]] = ()
-    _EXTRA: ClassVar[tuple[str, ...]] = ()
+    FIELDS: ClassVar[Mapping[str, Field]] = {}
 
     def state_dict(self) -> State:
         """Return the state as a plain dict of copies: arrays, scalars, and dicts of them."""
         return self._snapshot()
 
-    def _snapshot(self) -> State:
-        names = (*self._FIXED, *self._STATE)
-        return {"class": type(self).__name__, **{key_of(name): plain(getattr(self, name)) for name in names}}
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what ``state_dict`` returned; see :meth:`Saved.load_state_dict` for the errors."""
+        """Restore what ``state_dict`` returned; see :meth:`Saved.load_state_dict` for the errors."""
         self._check_state(state, "state", None)
-        self._put(state)
+        self._restore(state)
+
+    def _snapshot(self) -> State:
+        entries = {key_of(name): plain(getattr(self, name)) for name, field in self.FIELDS.items() if not field.own}
+        return {"class": type(self).__name__, **entries}
 
     def _check_state(self, state: Any, label: str, size: int | None) -> None:
-        """Raise unless every entry fits; ``size`` is the number of prompts in the state."""
+        """Raise unless every entry fits; ``size`` is the number of prompts in the state, None where it has no bank."""
         kind = type(self).__name__
         if not isinstance(state, Mapping):
             raise TypeError(error_text(label, f"be the dict that {kind}.state_dict returned", state, REMEDY))
         if not is_of(state, kind):
             raise ValueError(error_text(f"{label}['class']", f"be {kind!r}", state.get("class"), REMEDY))
-        odd = sorted(
-            {key_of(name) for name in (*self._FIXED, *self._STATE, *self._EXTRA)} ^ (set(state) - {"class"}), key=str
-        )
+        odd = sorted({key_of(name) for name in self.FIELDS} ^ (set(state) - {"class"}), key=str)
         if odd:
             raise ValueError(f"{label} must hold the entries of a {kind}, missing or foreign: {odd}. {REMEDY}")
-        for name in self._FIXED:
-            odd_part = difference(plain(getattr(self, name)), state[key_of(name)])
-            if odd_part is not None:
-                raise ValueError(f"{label}[{key_of(name)!r}] must equal that of this {kind}, {odd_part}. {REMEDY}")
-        for name in self._STATE:
-            now, then = getattr(self, name), state[key_of(name)]
-            if then is None and name in self._OPTIONAL:
-                continue
-            like = self._when_set(name) if now is None and name in self._OPTIONAL else now
-            rows = size if name in (*self._PER_PROMPT, *self._SHARED) else None
-            _check(f"{label}[{key_of(name)!r}]", like, then, size, rows, name in self._SHARED)
+        entries = [
+            (f"{label}[{key_of(name)!r}]", getattr(self, name), state[key_of(name)], field)
+            for name, field in self.FIELDS.items()
+            if not field.own
+        ]
+        for where, now, then, field in entries:
+            optional = field.when_set is not _NEVER
+            if field.fixed:
+                found = difference(plain(now), then)
+                if found is not None:
+                    raise ValueError(f"{where} must equal that of this {kind}, {found}. {REMEDY}")
+            elif field.when_set is not ANYTHING and not (optional and then is None):
+                _check_type(where, field.when_set if optional and now is None else now, then, size, field.rows)
+        for where, _, then, field in entries:
+            if field.holds is not None and then is not None:
+                require(where, field.must.format_map(state), then, field.holds(then, state))
 
-    def _when_set(self, name: str) -> Any:
-        """Return what an optional entry that is None now looks like when it is not: a number unless overridden."""
-        return 0.0
-
-    def _put(self, state: Mapping[str, Any]) -> None:
+    def _restore(self, state: Mapping[str, Any]) -> None:
         """Take a state that has been checked."""
-        for name in self._STATE:
+        for name, field in self.FIELDS.items():
+            if field.own or field.fixed:
+                continue
             now, then = getattr(self, name), state[key_of(name)]
             if isinstance(now, np.random.Generator):
                 now.bit_generator.state = plain(then)
             elif isinstance(now, Stateful):
-                now._put(then)
+                now._restore(then)
             else:
-                setattr(self, name, plain(then))
+                built = plain(then)
+                setattr(self, name, built if field.build is None or built is None else field.build(**built))
 
 
 def is_of(state: object, kind: str) -> bool:
@@ -90,30 +121,36 @@ def is_of(state: object, kind: str) -> bool:
     return isinstance(state, Mapping) and isinstance(state.get("class"), str) and state["class"] == kind
 
 
-def require(label: str, condition: str, holds: object) -> None:
-    """Raise unless an entry's values are possible; arrays of bools must hold throughout."""
+def require(label: str, condition: str, value: Any, holds: object) -> None:
+    """Raise unless the values of an entry are possible: ``holds`` is a bool, or one per value of an array."""
     fits = np.asarray(holds)
-    if not fits.all():
-        where = f"{label}[{int(np.flatnonzero(~fits.ravel())[0])}]" if fits.ndim else label
-        raise ValueError(f"{label} must {condition}, which {where} does not. Pass what state_dict returned.")
+    if fits.all():
+        return
+    if fits.ndim == 0:
+        got = f", got {label} = {value!r}" if isinstance(value, (bool, int, float, np.number)) else ""
+        raise ValueError(f"{label} must {condition}{got}. {UNCHANGED}")
+    first = int(np.flatnonzero(~fits.ravel())[0])
+    got = value.ravel()[first].item() if isinstance(value, np.ndarray) else value[first]
+    raise ValueError(error_text(label, condition, got, UNCHANGED, first))
 
 
 def check_array(label: str, like: np.ndarray[Any, Any], then: object, rows: int | None = None) -> None:
-    """Raise unless ``then`` is an array of the same shape and type, or with so many rows, of finite numbers."""
+    """Raise unless ``then`` is an array of finite numbers with the shape, or ``rows`` rows, and the type of ``like``."""
     shape = like.shape if rows is None else (rows, *like.shape[1:])
     if not isinstance(then, np.ndarray) or (then.shape, then.dtype) != (shape, like.dtype):
         got = f"{then.dtype} of shape {then.shape}" if isinstance(then, np.ndarray) else type(then).__name__
         raise ValueError(error_text(label, f"be {like.dtype} of shape {shape}", got, REMEDY))
     if like.dtype.kind == "f":
-        require(label, "be finite", np.isfinite(then))
+        require(label, "be finite", then, np.isfinite(then))
 
 
-def _check(label: str, now: Any, then: Any, size: int | None, rows: int | None, shared: bool) -> None:
+def _check_type(label: str, now: Any, then: Any, size: int | None, rows: str) -> None:
+    """Raise unless ``then`` has the type and shape that a state may have where the attribute is ``now``."""
     if isinstance(now, Stateful):
         now._check_state(then, label, size)
     elif isinstance(now, np.ndarray):
-        one = shared and isinstance(then, np.ndarray) and then.shape[:1] == (1,)
-        check_array(label, now, then, 1 if one else rows)
+        one = rows == "shared" and isinstance(then, np.ndarray) and then.shape[:1] == (1,)
+        check_array(label, now, then, 1 if one else None if rows == "same" else size)
     elif isinstance(now, np.random.Generator):
         kind = type(now.bit_generator).__name__
         try:
@@ -132,7 +169,7 @@ def _check(label: str, now: Any, then: Any, size: int | None, rows: int | None, 
 
 
 def key_of(name: str) -> str:
-    """Return the key of an attribute in a state: its name without a leading underscore."""
+    """Return the key of an attribute in a state: its name without leading underscores."""
     return name.lstrip("_")
 
 
@@ -148,12 +185,9 @@ def difference(now: Any, then: Any) -> str | None:
         return f"got {type(then).__name__}"
     elif len(now) != len(then):
         return f"got {len(then)} entries instead of {len(now)}"
+    elif _same_scalars(now, then):
+        return None
     else:
-        types = list(map(type, now))
-        if (
-            _SCALARS.issuperset(types) and types == list(map(type, then)) and list(now) == list(then)
-        ):  # of millions, perhaps
-            return None
         pairs = list(zip(range(len(now)), now, then, strict=True))
     for place, ours, theirs in pairs:
         if isinstance(ours, (Mapping, list, tuple, np.ndarray)):
@@ -163,6 +197,15 @@ def difference(now: Any, then: Any) -> str | None:
         elif type(ours) is not type(theirs) or ours != theirs:
             return f"got {theirs!r} instead of {ours!r} at {place!r}"
     return None
+
+
+def _same_scalars(now: Any, then: Any) -> bool:
+    """Tell whether two sequences of one length hold equal scalars of equal types; fast for millions of ids."""
+    return (
+        _SCALARS.issuperset(map(type, now))
+        and all(map(is_, map(type, now), map(type, then)))
+        and (now == then or list(now) == list(then))
+    )
 
 
 def plain(part: Any) -> Any:

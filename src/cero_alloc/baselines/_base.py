@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Required, SupportsIndex, TypedDict
 
 import numpy as np
@@ -16,9 +15,10 @@ from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.ids import tie_ranks
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
-from cero_alloc._saving.state import Stateful, key_of, require
+from cero_alloc._saving.state import Field, Stateful
 from cero_alloc._solvers import ranking_kernels
 
+COUNTS = Field(must="be at least 0", holds=lambda counts, _: counts >= 0)  # an array of counts, or of weights
 _VISIT = 8  # default rollouts per visited prompt: the group size of most published runs
 
 
@@ -86,7 +86,7 @@ class Baseline(Allocator):
     least_rollouts: int = 1  # of a visited prompt, as published
     takes_visits: ClassVar[bool] = True  # whether the rule uses rollouts_per_visit
     utility: SaturatingUtility = SaturatingUtility()  # of the certificate; a few rules also decide by it
-    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_rng", "_tie", "_visits")
+    FIELDS: ClassVar[dict[str, Field]] = {**Allocator.FIELDS, "_rng": Field(), "_tie": COUNTS, "_visits": COUNTS}
 
     def __init__(
         self,
@@ -104,14 +104,15 @@ class Baseline(Allocator):
         if rollouts_per_visit is not None and not self.takes_visits:
             name = type(self).__name__
             raise TypeError(f"{name} must not be given rollouts_per_visit, got {rollouts_per_visit!r}. Leave it out.")
-        self.bank = bank
-        self.ledger = self._open(
+        ledger = self._open(
+            len(bank),
             total_budget=total_budget,
             n_rounds=n_rounds,
             unit_size=unit_size,
             max_rollouts=max_rollouts,
             round_capacity=round_capacity,
         )
+        super().__init__(bank, ledger, self.utility)
         if self.horizon.max_units > MOST_UNITS:  # some rules hold a table of a prompt's units
             condition = f"be at most {MOST_UNITS} units"
             raise ValueError(error_text("max_rollouts", condition, self.horizon.max_rollouts, "Lower it."))
@@ -122,9 +123,17 @@ class Baseline(Allocator):
         self._rng = generator(seed)
         self._tie = tie_ranks(self._rng, len(bank))
         self._visits = np.zeros(len(bank), dtype=np.int64)  # rounds that dealt to each prompt
+        self._remember(
+            total_budget=total_budget,
+            n_rounds=n_rounds,
+            unit_size=unit_size,
+            max_rollouts=max_rollouts,
+            round_capacity=round_capacity,
+            rollouts_per_visit=rollouts_per_visit,
+        )
 
-    def _open(self, **plan: SupportsIndex | None) -> RolloutLedger:
-        return RolloutLedger.plan(len(self.bank), **plan)  # type: ignore[arg-type]
+    def _open(self, n_prompts: int, **plan: SupportsIndex | None) -> RolloutLedger:
+        return RolloutLedger.plan(n_prompts, **plan)  # type: ignore[arg-type]
 
     @locked
     def extend_budget(self, rollouts: SupportsIndex = 0, *, rounds: SupportsIndex = 0) -> None:
@@ -169,10 +178,6 @@ class Baseline(Allocator):
     def _share(self, rows: IntArray, total: int) -> IntArray:
         """Return units per visited row that sum to ``total``; ``rows`` ascend."""
         raise NotImplementedError
-
-    def _check_state(self, state: Any, label: str, size: int | None) -> None:
-        super()._check_state(state, label, size)
-        require_counts(self, state, label)
 
     # ------------------------------------------------------------ shared by the rules
 
@@ -276,23 +281,15 @@ def require_size(bank: BetaPosteriorBank, n_prompts: int) -> None:
         raise ValueError(error_text("bank", condition, len(bank), "Build a new one for the larger pool."))
 
 
-def require_counts(owner: Stateful, state: Mapping[str, Any], label: str) -> None:
-    """Raise for negative numbers in the arrays of a state, which are all counts or sums."""
-    for name in owner._STATE:
-        entry = state[key_of(name)]
-        if isinstance(entry, np.ndarray):
-            require(f"{label}[{key_of(name)!r}]", "be at least 0", entry >= 0)
-
-
 class RoundTally(Stateful):
     """Rewards of each prompt since the last call of :meth:`take`, summed over all updates of a round."""
 
-    _STATE: ClassVar[tuple[str, ...]] = ("successes", "rollouts")
-
-    def _check_state(self, state: Any, label: str, size: int | None) -> None:
-        super()._check_state(state, label, size)
-        require_counts(self, state, label)
-        require(f"{label}['successes']", "not exceed the rollouts", state["successes"] <= state["rollouts"])
+    FIELDS: ClassVar[dict[str, Field]] = {
+        "successes": Field(
+            must="be between 0 and the rollouts", holds=lambda won, state: (won >= 0.0) & (won <= state["rollouts"])
+        ),
+        "rollouts": COUNTS,
+    }
 
     def __init__(self, n_prompts: int) -> None:
         self.successes = np.zeros(n_prompts)

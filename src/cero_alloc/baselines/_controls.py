@@ -7,16 +7,17 @@ from typing import Any, ClassVar, SupportsIndex, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc._allocators.base import Offer
+from cero_alloc._allocators.base import Allocator, Offer
 from cero_alloc._allocators.fenchel_dual import FenchelDualAllocator
 from cero_alloc._budget import kernels
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integers, multiple, plain_array
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._objective.utility import SaturatingUtility
+from cero_alloc._saving.state import Field
 from cero_alloc._solvers.ranking import counts_of
 
 from . import _kernels
-from ._base import Baseline, Run, require_size
+from ._base import COUNTS, Baseline, Run, require_size
 
 
 class Uniform(Baseline):
@@ -98,6 +99,8 @@ class FixedPacing(FenchelDualAllocator):
         **run: Unpack[Run],
     ) -> None:
         super().__init__(bank, visits=visits, utility=utility, initial_price=0.0, **run)
+        fixed = ("step_size", "initial_price", "catch_up", "fit_every")
+        self._given = {name: given for name, given in self._given.items() if name not in fixed}
 
     def _request(self, offer: Offer, budget: Any, exact: bool) -> tuple[int, bool]:
         """Return the uniform schedule's total, to be dealt exactly."""
@@ -154,6 +157,7 @@ class Greedy(Baseline):
     ) -> None:
         super().__init__(bank, **run)
         self.utility = utility
+        self._remember(utility=utility)
         self._known: tuple[SaturatingUtility | None, FloatArray] = (None, np.empty(0))
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
@@ -201,7 +205,7 @@ class Preset(Baseline):
     """
 
     takes_visits = False
-    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_units")
+    FIELDS: ClassVar[dict[str, Field]] = {**Allocator.FIELDS, "_units": COUNTS}
 
     def __init__(self, bank: BetaPosteriorBank, schedule: npt.ArrayLike, *, unit_size: SupportsIndex = 1) -> None:
         self.bank = instance("bank", bank, BetaPosteriorBank, "Build one over the prompts.")
@@ -229,6 +233,8 @@ class Preset(Baseline):
             max_rollouts=int(plan.max()),
             round_capacity=int(plan.sum(axis=1).max()),
         )
+        self._given = {}  # the schedule tells what Baseline has recorded
+        self._remember(schedule=schedule, unit_size=unit_size)
 
     def extend_budget(self, rollouts: SupportsIndex = 0, *, rounds: SupportsIndex = 0) -> None:
         """Raise, because the schedule is fixed.

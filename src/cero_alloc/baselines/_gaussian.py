@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, error_text, reals
-from cero_alloc._saving.state import Stateful
+from cero_alloc._saving.state import Field, Stateful
 
 from ._base import RoundTally
 
@@ -40,7 +40,7 @@ class GaussianProcess(Stateful):
     [0.94, 0.94, 0.84]
     """
 
-    _STATE: ClassVar[tuple[str, ...]] = ("mean", "tally")
+    FIELDS: ClassVar[dict[str, Field]] = {"mean": Field(), "tally": Field()}
 
     def __init__(self, embeddings: npt.ArrayLike, n_prompts: int) -> None:
         remedy = "Give one row of features per prompt, in row order."

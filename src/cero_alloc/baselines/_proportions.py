@@ -144,18 +144,19 @@ class DUET(Baseline):
     def __init__(self, bank: BetaPosteriorBank, *, costs: npt.ArrayLike | None = None, **run: Unpack[VisitRun]) -> None:
         self._costs = None if costs is None else token_costs(costs, size_of(bank))
         super().__init__(bank, **run)
+        self._remember(costs=costs)
 
-    def _open(self, **plan: Any) -> RolloutLedger:
+    def _open(self, n_prompts: int, **plan: Any) -> RolloutLedger:
         self._capacity = np.inf
         if self._costs is None:
-            return super()._open(**plan)
+            return super()._open(n_prompts, **plan)
         if plan["round_capacity"] is not None:
             remedy = "Count tokens."
             self._capacity = real("round_capacity", plan["round_capacity"], low=0.0, high=np.inf, remedy=remedy)
         g = integer("unit_size", plan.pop("unit_size"), least=1, remedy="Count from 1.")
         rounds = integer("n_rounds", plan.pop("n_rounds"), least=1, remedy="Count the calls of allocate over the run.")
         costs = self._costs * g
-        return open_ledger(len(self.bank), visits=None, unit_size=g, n_rounds=rounds, unit_costs=costs, **plan)
+        return open_ledger(n_prompts, visits=None, unit_size=g, n_rounds=rounds, unit_costs=costs, **plan)
 
     @property
     def _most_per_round(self) -> float:

@@ -58,6 +58,7 @@ class DAPO(Waves):
         self._reserve = real("reserve", reserve, low=0.0, high=1.0, remedy="Give a share of the round's total.")
         super().__init__(bank, **run)
         self._require_capacity(self._block, "a group")
+        self._remember(reserve=reserve)
 
     def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
         total = opened.left + int(opened.dealt.sum())
@@ -129,6 +130,7 @@ class ReinforceAda(Waves):
         super().__init__(bank, **run)
         self._each = min(self._units("wave_rollouts", wave_rollouts, 1), self.horizon.max_units)
         self._require_capacity(self._each, "a wave of one prompt")
+        self._remember(exit=exit, wave_rollouts=wave_rollouts, max_waves=max_waves, kept_rollouts=kept_rollouts)
 
     def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
         if opened.wave == 0:
@@ -198,6 +200,7 @@ class VIGOR(Waves):
         super().__init__(bank, **run)
         self._each = min(self._units("first_rollouts", first_rollouts, 1), self.horizon.max_units)
         self._require_capacity(self._each, "a wave of one prompt")
+        self._remember(first_rollouts=first_rollouts, max_waves=max_waves)
 
     def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
         if opened.wave == 0:

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from cero_alloc._checks import IntArray, error_text, real, reals
 from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._saving.state import Field
 
-from ._base import Baseline, Run, size_of
+from ._base import Run, size_of
 from ._waves import OpenRound, Waves
 
 
@@ -94,6 +95,7 @@ class SpeedRL(TwoStage):
         **run: Unpack[Run],
     ) -> None:
         super().__init__(bank, ("screen_rollouts", screen_rollouts), ("more_rollouts", more_rollouts), **run)
+        self._remember(screen_rollouts=screen_rollouts, more_rollouts=more_rollouts)
 
     def _promising(self, opened: OpenRound, screened: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         return screened & opened.mixed
@@ -137,7 +139,7 @@ class PilotCommit(TwoStage):
     ([8, 8], [0, 24])
     """
 
-    _STATE: ClassVar[tuple[str, ...]] = (*Baseline._STATE, "_done")
+    FIELDS: ClassVar[dict[str, Field]] = {**Waves.FIELDS, "_done": Field()}
 
     def __init__(
         self,
@@ -159,6 +161,7 @@ class PilotCommit(TwoStage):
         self._solved = np.inf if solved is None else real("solved", solved, low=0.0, high=1.0, remedy=remedy)
         self._done = np.zeros(size_of(bank), dtype=np.bool_)
         super().__init__(bank, ("pilot_rollouts", pilot_rollouts), ("commit_rollouts", commit_rollouts), **run)
+        self._remember(pilot_rollouts=pilot_rollouts, commit_rollouts=commit_rollouts, band=band, solved=solved)
 
     def _promising(self, opened: OpenRound, screened: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         within: npt.NDArray[np.bool_] = (opened.rate >= self._low) & (opened.rate <= self._high)

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, real, reals
 from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._saving.state import Field
 
-from ._base import Baseline, RoundTally, VisitRun, size_of
+from ._base import COUNTS, Baseline, RoundTally, VisitRun, size_of
 
 _NO_GAP = 0.01  # between the mean rates of the reference models: dividing by less would only amplify noise
 
@@ -56,7 +57,7 @@ class MoPPS(Baseline):
     """
 
     least_rollouts = 2
-    _STATE: ClassVar[tuple[str, ...]] = (*Baseline._STATE, "_won", "_lost")
+    FIELDS: ClassVar[dict[str, Field]] = {**Baseline.FIELDS, "_won": COUNTS, "_lost": COUNTS}
 
     def __init__(
         self, bank: BetaPosteriorBank, *, forgetting: float = 1.0, target: float = 0.5, **run: Unpack[VisitRun]
@@ -66,6 +67,7 @@ class MoPPS(Baseline):
         self._target = real("target", target, low=0.0, high=1.0, remedy="Give a success rate, such as 0.5.")
         self._won, self._lost = np.zeros(size_of(bank)), np.zeros(size_of(bank))
         super().__init__(bank, **run)
+        self._remember(forgetting=forgetting, target=target)
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
         a, b = self.bank._prior(rows)
@@ -126,7 +128,7 @@ class GRESO(Baseline):
     """
 
     least_rollouts = 2
-    _STATE: ClassVar[tuple[str, ...]] = (*Baseline._STATE, "_tally", "_runs", "_keep")
+    FIELDS: ClassVar[dict[str, Field]] = {**Baseline.FIELDS, "_tally": Field(), "_runs": COUNTS, "_keep": COUNTS}
 
     def __init__(
         self,
@@ -144,6 +146,7 @@ class GRESO(Baseline):
         self._runs = np.zeros((2, size_of(bank)), dtype=np.int64)  # latest visits in a row: all right, all wrong
         self._tally = RoundTally(size_of(bank))
         super().__init__(bank, **run)
+        self._remember(keep=keep, targets=targets)
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
         self._take_round()
@@ -218,8 +221,13 @@ class BOTS(Baseline):
     """
 
     least_rollouts = 2
-    _STATE: ClassVar[tuple[str, ...]] = (*Baseline._STATE, "_tally", "_won", "_lost", "_progress")
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("_progress",)
+    FIELDS: ClassVar[dict[str, Field]] = {
+        **Baseline.FIELDS,
+        "_tally": Field(),
+        "_won": COUNTS,
+        "_lost": COUNTS,
+        "_progress": Field(when_set=0.0),
+    }
 
     def __init__(
         self,
@@ -250,6 +258,7 @@ class BOTS(Baseline):
         self._won, self._lost = np.zeros(size_of(bank)), np.zeros(size_of(bank))
         self._tally = RoundTally(size_of(bank))
         super().__init__(bank, **run)
+        self._remember(forgetting=forgetting, reference_rate=reference_rate, references=references, target=target)
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
         self._take_round()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, SupportsIndex, Unpack
+from typing import ClassVar, Literal, SupportsIndex, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, integer, real
 from cero_alloc._evidence.bank import BetaPosteriorBank
-from cero_alloc._saving.state import require
+from cero_alloc._saving.state import Field
 
 from ._base import Baseline, RoundTally, VisitRun, size_of
 from ._gaussian import GaussianProcess
@@ -68,6 +68,7 @@ class KnapsackRL(Baseline):
     def __init__(self, bank: BetaPosteriorBank, *, min_samples: SupportsIndex = 8, **run: Unpack[VisitRun]) -> None:
         self._min_samples = integer("min_samples", min_samples, least=1, remedy="The publication waits for 8.")
         super().__init__(bank, **run)
+        self._remember(min_samples=min_samples)
 
     def _share(self, rows: IntArray, total: int) -> IntArray:
         h = self.horizon
@@ -152,7 +153,7 @@ class VIP(Baseline):
     [11, 5]
     """
 
-    _STATE: ClassVar[tuple[str, ...]] = (*Baseline._STATE, "_process")
+    FIELDS: ClassVar[dict[str, Field]] = {**Baseline.FIELDS, "_process": Field()}
 
     def __init__(
         self,
@@ -173,6 +174,7 @@ class VIP(Baseline):
         self._estimator = estimator
         self._process = None if embeddings is None else GaussianProcess(embeddings, size_of(bank))
         super().__init__(bank, **run)
+        self._remember(estimator=estimator, min_rollouts=min_rollouts, embeddings=embeddings)
 
     def predict(self) -> FloatArray:
         """Return the predicted success rate of every prompt as of the last closed round.
@@ -260,7 +262,14 @@ class CoBARL(Baseline):
     """
 
     least_rollouts = 2
-    _STATE: ClassVar[tuple[str, ...]] = (*Baseline._STATE, "_tally", "_failures")
+    FIELDS: ClassVar[dict[str, Field]] = {
+        **Baseline.FIELDS,
+        "_tally": Field(),
+        "_failures": Field(
+            must="be shares",
+            holds=lambda shares, _: [isinstance(share, float) and 0.0 <= share <= 1.0 for share in shares],
+        ),
+    }
 
     def __init__(
         self,
@@ -276,11 +285,7 @@ class CoBARL(Baseline):
         self._tally = RoundTally(size_of(bank))
         self._failures: list[float] = []  # of the last rounds, the newest last
         super().__init__(bank, **run)
-
-    def _check_state(self, state: Any, label: str, size: int | None) -> None:
-        super()._check_state(state, label, size)
-        fit = [isinstance(share, float) and 0.0 <= share <= 1.0 for share in state["failures"]]
-        require(f"{label}['failures']", "be shares", fit)
+        self._remember(tau=tau, window=window)
 
     @property
     def alpha(self) -> float:
@@ -362,6 +367,7 @@ class HORA(Baseline):
     def __init__(self, bank: BetaPosteriorBank, *, min_rollouts: SupportsIndex = 2, **run: Unpack[VisitRun]) -> None:
         self.least_rollouts = integer("min_rollouts", min_rollouts, least=0, remedy="A group that teaches needs 2.")
         super().__init__(bank, **run)
+        self._remember(min_rollouts=min_rollouts)
 
     def _share(self, rows: IntArray, total: int) -> IntArray:
         lower, upper = self._bounds(rows.size, total)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, SupportsIndex, Unpack
+from dataclasses import dataclass
+from typing import Any, ClassVar, SupportsIndex, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ from cero_alloc._allocators.base import Offer
 from cero_alloc._checks import FloatArray, IntArray, counts, error_text, flag, integer, successes
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._saving.saved import locked
-from cero_alloc._saving.state import State
+from cero_alloc._saving.state import ANYTHING, Field
 
 from ._base import Baseline, VisitRun
 
@@ -107,6 +106,16 @@ class Waves(Baseline):
     16
     """
 
+    FIELDS: ClassVar[dict[str, Field]] = {
+        **Baseline.FIELDS,
+        "_round": Field(
+            when_set=ANYTHING,
+            must="be None or an open round",
+            holds=lambda opened, state: OpenRound.fits(opened, state["visits"].size),
+            build=OpenRound,
+        ),
+    }
+
     def __init__(self, bank: BetaPosteriorBank, **run: Unpack[VisitRun]) -> None:
         self._round: OpenRound | None = None
         super().__init__(bank, **run)
@@ -156,20 +165,6 @@ class Waves(Baseline):
         answer = np.zeros(opened.named, dtype=np.int64)
         answer[opened.order] = units * self.horizon.unit_size
         return answer
-
-    def _snapshot(self) -> State:
-        return {**super()._snapshot(), "round": None if self._round is None else asdict(self._round)}
-
-    def _check_state(self, state: Any, label: str, size: int | None) -> None:
-        own = dict(state) if isinstance(state, Mapping) else state
-        opened = own.pop("round", ()) if isinstance(own, dict) else None
-        super()._check_state(own, label, size)
-        if opened is not None and not OpenRound.fits(opened, len(self.bank)):
-            raise ValueError(f"{label}['round'] must be None or an open round. Pass what state_dict returned.")
-
-    def _put(self, state: Mapping[str, Any]) -> None:
-        super()._put(state)
-        self._round = None if state["round"] is None else OpenRound(**copy.deepcopy(state["round"]))
 
     def _request(self, offer: Offer, budget: Any, exact: bool) -> Any:
         """Refuse exact totals: rewards decide how much the waves take. What a round leaves goes to later rounds."""

@@ -15,7 +15,7 @@ from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.ids import tie_ranks
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import Saved, locked
-from cero_alloc._saving.state import State, check_array, is_of
+from cero_alloc._saving.state import Field, State, is_of
 from cero_alloc._solvers.ranking import leaders
 
 _NO_START = np.zeros(1)  # visits count from the beginning of the run
@@ -68,9 +68,19 @@ class PoolShard(Saved):
     """
 
     _BUILD: ClassVar[dict[str, Any]] = {"utility": SaturatingUtility, "horizon": Horizon}
-    _FIXED: ClassVar[tuple[str, ...]] = ("horizon", "start")
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("_open",)
-    _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_slopes", "_tie", "_open")
+    FIELDS: ClassVar[dict[str, Field]] = {
+        "horizon": Field(fixed=True),
+        "start": Field(fixed=True),
+        "bank": Field(),
+        "ledger": Field(),
+        "_slopes": Field(),
+        "_tie": Field(),
+        "_open": Field(
+            when_set=(),
+            must="hold rows of the shard and their proposals",
+            holds=lambda opened, state: _is_proposal(opened, state["slopes"].size),
+        ),
+    }
 
     def __init__(
         self,
@@ -97,6 +107,7 @@ class PoolShard(Saved):
         self._tie = ties[self.start : self.start + len(bank)].copy()  # frees the ranks of the other shards
         self._open: tuple[IntArray, IntArray] | None = None  # places and virtual proposal of the open round
         self._visits = np.array([float(horizon.n_rounds)])
+        self._remember(horizon=horizon, start=start, utility=utility, step_size=step_size)
 
     @property
     def lock(self) -> RLock:
@@ -305,17 +316,11 @@ class PoolShard(Saved):
             live["bank"] = BetaPosteriorBank._blank(state["bank"], label)
         return super()._from_state(state, label, **live)
 
-    def _when_set(self, name: str) -> Any:
-        return ()
 
-    def _check_state(self, state: Any, label: str, size: int | None) -> None:
-        super()._check_state(state, label, size)
-        opened = state["open"]
-        if opened is None:
-            return
-        places, proposal = opened if len(opened) == 2 else (np.empty(0), np.empty(0))
-        like = np.empty(np.size(places), dtype=np.int64)
-        check_array(f"{label}['open'][0]", like, places)
-        check_array(f"{label}['open'][1]", like, proposal)
-        if places.size and not 0 <= places.min() <= places.max() < len(self.bank):
-            raise ValueError(f"{label}['open'][0] must hold rows of the shard. Pass what state_dict returned.")
+def _is_proposal(opened: tuple[Any, ...], n_prompts: int) -> bool:
+    """Tell whether the entry of an open round in a state is one over rows of a shard of so many prompts."""
+    if len(opened) != 2 or not all(isinstance(part, np.ndarray) and part.dtype == np.int64 for part in opened):
+        return False
+    places, proposal = opened
+    within = not places.size or 0 <= places.min() <= places.max() < n_prompts
+    return places.ndim == 1 and proposal.shape == places.shape and bool(within)

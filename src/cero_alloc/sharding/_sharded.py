@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from threading import RLock
 from typing import Any, ClassVar, Self, SupportsIndex
 
 import numpy as np
@@ -19,6 +20,7 @@ from cero_alloc._checks import IntArray, counts, error_text, flag, real
 from cero_alloc._evidence.bank import checked_feedback
 from cero_alloc._evidence.ids import PromptIndex
 from cero_alloc._saving.saved import OwnLock, Saved, locked
+from cero_alloc._saving.state import Field
 from cero_alloc._solvers.ranking import counts_of, deal_round
 
 Gather = Callable[[Sequence[Any], str, Sequence[tuple[Any, ...]]], list[Any]]
@@ -111,11 +113,14 @@ class ShardedAllocator(OwnLock, Saved):
     24
     """
 
-    _LIVE: ClassVar[tuple[str, ...]] = ("shards", "gather")
     _BUILD: ClassVar[dict[str, Any]] = {"horizon": Horizon}
-    _FIXED: ClassVar[tuple[str, ...]] = ("horizon",)
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("_proposed",)
-    _STATE: ClassVar[tuple[str, ...]] = ("ledger", "_price", "_batch_price", "_proposed")
+    FIELDS: ClassVar[dict[str, Field]] = {
+        "horizon": Field(fixed=True),
+        "ledger": Field(),
+        "_price": Field(),
+        "_batch_price": Field(),
+        "_proposed": Field(when_set=0),
+    }
 
     def __init__(
         self,
@@ -127,6 +132,7 @@ class ShardedAllocator(OwnLock, Saved):
         initial_price: float = 0.5,
         catch_up: bool = False,
     ) -> None:
+        self._lock = RLock()
         self.shards, self._gather = tuple(shards), gather
         if not self.shards:
             raise ValueError(error_text("shards", "be at least one", shards, "Cut the pool into shards first."))
@@ -149,6 +155,7 @@ class ShardedAllocator(OwnLock, Saved):
         self._index = PromptIndex(horizon.n_prompts)
         self.ledger = RolloutLedger(horizon, n_accounts=1)
         self._proposed: int | None = None  # units proposed in the open round
+        self._remember(horizon=horizon, step_size=step_size, initial_price=initial_price, catch_up=catch_up)
 
     @property
     def horizon(self) -> Horizon:
@@ -388,9 +395,6 @@ class ShardedAllocator(OwnLock, Saved):
         """
         state = checkpoint.read(path)
         return cls._from_state(state, f"the state in {os.fspath(path)!r}", shards=shards, gather=gather)
-
-    def _when_set(self, name: str) -> Any:
-        return 0
 
     def _call(self, method: str, arguments: Sequence[tuple[Any, ...]] | None = None) -> list[Any]:
         return self._gather(self.shards, method, [()] * len(self.shards) if arguments is None else arguments)
