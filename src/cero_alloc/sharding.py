@@ -16,7 +16,8 @@ from ._allocators.metrics import ledger_metrics
 from ._budget.horizon import Horizon
 from ._budget.ledger import RolloutLedger, require_refundable
 from ._checks import FloatArray, IntArray, TieArray, counts, error_text, flag, generator, instance, integer, real
-from ._evidence.bank import BetaPosteriorBank, checked_feedback
+from ._evidence.bank import BetaPosteriorBank, empty_bank
+from ._evidence.feedback import checked_feedback
 from ._evidence.ids import PromptIndex, tie_ranks
 from ._objective.utility import SaturatingUtility
 from ._saving.saved import OwnLock, Saved, locked
@@ -129,7 +130,7 @@ class PoolShard(Saved):
         self._step = SlopeStep(bank, horizon, utility, step_sizes(step_size, horizon.n_rounds, batch=False)[0])
         self.bank, self.horizon = bank, horizon
         self.ledger = RolloutLedger(horizon, n_accounts=len(bank))
-        self._slopes = np.minimum(1.0, 4.0 * bank._values(None))
+        self._slopes = np.minimum(1.0, 4.0 * bank.evidence.values(None))
         ties = tie_ranks(generator(seed), horizon.n_prompts)
         self._tie = ties[self.start : self.start + len(bank)].copy()  # the rest is let go
         self._open: tuple[IntArray, IntArray] | None = None  # places and virtual proposal of the open round
@@ -205,7 +206,7 @@ class PoolShard(Saved):
         >>> rows.tolist()
         [2]
         """
-        if self.bank._retired is not None:
+        if self.bank.evidence.retired is not None:
             condition = "have no retired prompts in a shard"
             raise ValueError(error_text("bank", condition, self.bank, "Revive them: a shard deals its whole pool."))
         self.close()
@@ -233,7 +234,7 @@ class PoolShard(Saved):
         """
         places = rows - self.start
         self._open = (places, proposal)
-        self.bank.tick()
+        self.bank.evidence.tick()
         self.ledger.round += 1
         self.ledger.top_up(places, units)
 
@@ -282,7 +283,7 @@ class PoolShard(Saved):
         2
         """
         places = rows - self.start
-        self.bank._add(places, successes, rollouts)
+        self.bank.evidence.observe(places, successes, rollouts)
         return self.ledger.settle(places, rollouts)
 
     @locked
@@ -339,7 +340,7 @@ class PoolShard(Saved):
     @classmethod
     def _from_state(cls, state: State, label: str, **live: Any) -> Self:
         if is_of(state, cls.__name__) and isinstance(state.get("bank"), dict):
-            live["bank"] = BetaPosteriorBank._blank(state["bank"], label)
+            live["bank"] = empty_bank(BetaPosteriorBank, state["bank"], label)
         return super()._from_state(state, label, **live)
 
     def _when_set(self, name: str) -> Any:
@@ -564,8 +565,7 @@ class ShardedAllocator(OwnLock, Saved):
         >>> allocator.metrics()["outstanding_rollouts"]
         0.0
         """
-        places = self._index.named_rows(rows)
-        rewarded, observed = checked_feedback(successes, rollouts, places.size)
+        places, rewarded, observed = checked_feedback(self._index, rows, successes, rollouts)
         settled = self._call("update", self._parts(places, places, rewarded, observed))
         self.ledger.settle(np.zeros(1, dtype=np.int64), np.array([sum(settled)]))
 

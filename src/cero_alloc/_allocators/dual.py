@@ -11,7 +11,8 @@ import numpy as np
 from cero_alloc._budget.horizon import Horizon
 from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._checks import FloatArray, IntArray, TieArray, error_text, real
-from cero_alloc._evidence.bank import BLOCK, BetaPosteriorBank
+from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._evidence.evidence import BLOCK
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._solvers import ranking_kernels
 from cero_alloc._solvers.threads import in_stretches
@@ -122,30 +123,38 @@ class SlopeStep:
 
         ``start``, the exposure from which the visits began, and ``visits`` have one entry, or one per prompt of the pool.
         """
-        h, z_stride, stride = self.horizon, int(start.size > 1), int(visits.size > 1)
-        z, e = start[rows] if z_stride else start, visits[rows] if stride else visits
-        q, share, codes = self.bank._values(rows), h.equal_share_units, self.utility.codes
-        slopes_kernels.step_slopes(theta, q, proposal, z, z_stride, e, stride, h.max_units, share, self.size, *codes)
+        offers = _offers(rows, start, visits)
+        slopes_kernels.step_slopes(
+            theta, self.bank.evidence.values(rows), proposal, offers, self._plan, self.utility.codes
+        )
 
     def pool(
         self, theta: FloatArray, places: IntArray, proposal: IntArray, start: FloatArray, visits: FloatArray
     ) -> None:
         """Move the slopes of the pool's first prompts, as many as there are in ``theta``, in place."""
-        a0, b0, a_stride, evidence, tick, now, rho, fade = self.bank._arguments()
-        h, z_stride, stride, size = self.horizon, int(start.size > 1), int(visits.size > 1), places.size
+        stretch, plan, codes = self.bank.evidence.stretch, self._plan, self.utility.codes
 
         def step(first: int, stop: int) -> None:
             some, block = slice(first, stop), min(BLOCK, stop - first)
-            a, b = (a0[some], b0[some]) if a_stride else (a0, b0)
-            z, e = start[some] if z_stride else start, visits[some] if stride else visits
-            rows, dealt = np.empty((2, size), dtype=np.int64)
+            rows, dealt = np.empty((2, places.size), dtype=np.int64)
+            scratch = np.empty((2, block)), np.zeros(block, np.int64), rows, dealt, np.empty((4, places.size))
+            offers = _offers(some, start, visits)
             slopes_kernels.step_pool(
-                theta[some], a, b, a_stride, evidence[some], tick[some], now, rho, fade, z, z_stride, e, stride,
-                h.max_units, h.equal_share_units, self.size, self.utility.codes, first, places, proposal,
-                np.empty((2, block)), np.zeros(block, dtype=np.int64), rows, dealt, np.empty((4, size)),
-            )  # fmt: skip
+                theta[some], stretch(first, stop), offers, plan, codes, first, places, proposal, scratch
+            )
 
         in_stretches(step, theta.size)
+
+    @property
+    def _plan(self) -> tuple[int, float, float]:
+        """The argument ``plan`` of the kernels."""
+        return self.horizon.max_units, self.horizon.equal_share_units, self.size
+
+
+def _offers(rows: IntArray | slice, start: FloatArray, visits: FloatArray) -> tuple[FloatArray, int, FloatArray, int]:
+    """Return the argument ``offers`` of the kernels for some rows."""
+    start_stride, stride = int(start.size > 1), int(visits.size > 1)
+    return start[rows] if start_stride else start, start_stride, visits[rows] if stride else visits, stride
 
 
 def next_price(price: float, proposed: int, ledger: RolloutLedger, step: float) -> float:

@@ -164,7 +164,7 @@ class FenchelDualAllocator(RolloutRun):
         self.bank = bank
         self.utility = utility
         self._rng = generator(seed)
-        self._slopes = np.minimum(1.0, 4.0 * bank._values(None))
+        self._slopes = np.minimum(1.0, 4.0 * bank.evidence.values(None))
         self._tie = tie_ranks(self._rng, len(bank))
         self._batch_price = self._price  # slope of the last prompt dealt where the round's total binds, else the price
         # The open round: rows on offer (None: all), their number, positions that got a proposal, and its units.
@@ -305,7 +305,7 @@ class FenchelDualAllocator(RolloutRun):
         played = play_round(key, tie, self._price, self.ledger, cap, size * self.horizon.max_units, due, exact=exact)
         self._open = (rows, size, played.places, played.proposed)
         self._batch_price = played.cleared
-        self.bank.tick()
+        self.bank.evidence.tick()
         return self.ledger.open_round(
             rows, size, played.paid, counts_of(played.paid, played.dealt, self.horizon.max_units)
         )
@@ -353,8 +353,8 @@ class FenchelDualAllocator(RolloutRun):
         if not self._batch_form:
             return later * ledger.reach(size)
         left = self._visits - (ledger.offers - self._offers_before)
-        if self.bank._retired is not None:
-            left[self.bank._retired] = 0.0
+        if self.bank.evidence.retired is not None:
+            left[self.bank.evidence.retired] = 0.0
         left[slice(None) if rows is None else rows] -= 1
         return min(int(np.maximum(left, 0).sum()) * self.horizon.max_units, later * ledger.reach(len(self.bank)))
 
@@ -381,7 +381,7 @@ class FenchelDualAllocator(RolloutRun):
         if new == old:
             return
         rows = np.arange(old, new)
-        self._slopes = np.concatenate([self._slopes, np.minimum(1.0, 4.0 * self.bank._values(rows))])
+        self._slopes = np.concatenate([self._slopes, np.minimum(1.0, 4.0 * self.bank.evidence.values(rows))])
         self._tie = np.concatenate([self._tie, tie_ranks(self._rng, new - old, old)])
         if self._visits.size > 1:
             self._visits = np.concatenate([self._visits, np.full(new - old, self._visits.min())])

@@ -40,9 +40,9 @@ class Scores:
 
     def values(self, rows: IntArray | None) -> FloatArray:
         """Return the values, with their bonus for uncertainty."""
-        q = self.bank._values(rows)
+        q = self.bank.evidence.values(rows)
         if self.exploration > 0.0:
-            q = np.minimum(q + self.exploration * self.bank._spread(rows), 0.25)
+            q = np.minimum(q + self.exploration * self.bank.evidence.spread(rows), 0.25)
         return q
 
     def of_exposure(self, q: FloatArray, z: FloatArray, w: FloatArray) -> FloatArray:
@@ -70,9 +70,9 @@ class Scores:
 
     def _signal(self, rows: IntArray | None) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return posterior parameters and the factor that the bonus for uncertainty puts on the signal."""
-        alpha, beta = self.bank._posterior(rows)
+        alpha, beta = self.bank.evidence.posterior(rows)
         factor = np.ones(alpha.size)
         if self.exploration > 0.0:
-            q = self.bank._values(rows)
+            q = self.bank.evidence.values(rows)
             np.divide(self.values(rows), q, out=factor, where=q > 0.0)
         return alpha, beta, factor

@@ -50,7 +50,7 @@ def regret_certificate(bank: BetaPosteriorBank, ledger: RolloutLedger, utility: 
     The optimum spends no more than was spent, and on no prompt more than its offers so far allow. Utilities are per
     prompt. The oracle only judges: no decision depends on it.
     """
-    q, h, size = bank._values(None), ledger.horizon, len(bank)
+    q, h, size = bank.evidence.values(None), ledger.horizon, len(bank)
     cost = 1.0 if ledger.unit_costs is None else ledger.unit_costs
     achieved = float(utility.value(q, ledger.exposure / h.equal_share_units).sum())
     spent, upper = float((cost * ledger.exposure).sum()), cost * ledger.offers * h.max_units

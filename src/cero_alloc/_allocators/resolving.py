@@ -239,7 +239,7 @@ class ResolvingAllocator(RolloutRun):
         self._rng = generator(seed)
         self._tie = tie_ranks(self._rng, size)
         self._forget_plan()
-        self._log: list[IntArray] | None = None  # of the bank, since the running plan last looked
+        self._seen = -1  # version of the journal at which the running plan last looked
         self._price = 0.0  # last clearing price, utility per unit or token; 0: none yet
         self._batch_price = 0.0
 
@@ -293,9 +293,9 @@ class ResolvingAllocator(RolloutRun):
         """
         self._grow()
         rows, size, places, named = self._on_offer(prompt_ids)
-        if self._retired is not self.bank._retired:
+        if self._retirements != self.bank.evidence.retirements:
             self._forget_plan()
-        known = self._left is not None or size == self.bank._n_active
+        known = self._left is not None or size == self.bank.evidence.n_active
         left = None
         if self._left is not None:
             offered = slice(None) if rows is None else rows
@@ -303,7 +303,7 @@ class ResolvingAllocator(RolloutRun):
         if self._even and not known and size:
             raise ValueError(
                 f"prompt_ids must name the whole pool where visits are not told and order is 'spread', got {size} of "
-                f"{self.bank._n_active} prompts. Pass visits=, how often each prompt is offered, or order='best'."
+                f"{self.bank.evidence.n_active} prompts. Pass visits=, how often each prompt is offered, or order='best'."
             )
         low, high = self._pacing.window(rows, size, left, budget, exact)
         if self.ledger.finished:
@@ -321,8 +321,8 @@ class ResolvingAllocator(RolloutRun):
             if self._to_come is not None:
                 self._to_come -= np.count_nonzero(self._left[offered] > 0.0)
             self._left[offered] -= 1.0
-        self.bank._note(rows)
-        self.bank.tick()
+        self.bank.evidence.journal.note(rows)
+        self.bank.evidence.tick()
         return spread(self.ledger.debit(rows, solution.units), places, named)
 
     @locked
@@ -431,11 +431,11 @@ class ResolvingAllocator(RolloutRun):
         """Plan afresh: visits, prompts or budget are not those of the last plan."""
         self._to_come: float | None = None  # sum of the visits left; None: not added up yet
         self._running: RunningPlan | None = None
-        self._retired = self.bank._retired
+        self._retirements = self.bank.evidence.retirements
 
     def _visits_left(self, rows: IntArray | None) -> FloatArray:
         """Return the offers to come, this one included: per prompt, or one entry for all."""
-        retired = self.bank._retired
+        retired = self.bank.evidence.retired
         if self._left is None:
             rounds = float(max(1, self.ledger.rounds_left))
             return np.array([rounds]) if retired is None else np.where(retired, 0.0, rounds)
@@ -455,8 +455,8 @@ class ResolvingAllocator(RolloutRun):
         """Return the visits left of these rows as they were told; a retired prompt has none."""
         assert self._left is not None
         left = np.maximum(self._left[rows], 0.0)
-        if self.bank._retired is not None:
-            left[self.bank._retired[rows]] = 0.0
+        if self.bank.evidence.retired is not None:
+            left[self.bank.evidence.retired[rows]] = 0.0
         return left
 
     def _resolve(self, rows: IntArray | None, low: float, high: float) -> BatchSolution:
@@ -541,7 +541,7 @@ class ResolvingAllocator(RolloutRun):
         assert self._left is not None
         if bank.forgetting < 1.0 or self._offers_to_come(rows) * horizon.max_units <= budget:
             return None
-        self._log, changed = bank._changes(self._log)
+        changed, self._seen = bank.evidence.journal.since(self._seen), bank.evidence.journal.version
         if changed is None or self._running is None:
             q, z = self._scores.values(None), self.ledger.exposure.astype(np.float64)
             upper = np.minimum(self._visits_left(rows) * horizon.max_units, self.ledger.units).astype(np.int64)
@@ -569,10 +569,10 @@ class ResolvingAllocator(RolloutRun):
         """
         visits: FloatArray = 1.0 + (left - 1.0) / self._front_load
         if self._pacing.min_units > 1:
-            retired = self.bank._retired
+            retired = self.bank.evidence.retired
             active = None if retired is None else np.flatnonzero(~retired)
             groups = self.ledger.left / (
-                self._pacing.min_units * max(1.0, self.ledger.offer_of(active, self.bank._n_active))
+                self._pacing.min_units * max(1.0, self.ledger.offer_of(active, self.bank.evidence.n_active))
             )
             visits = np.minimum(visits, max(1.0, groups))
         return visits

@@ -1,51 +1,28 @@
-"""BetaPosteriorBank: what is known of each prompt's success rate, and what a rollout of it is therefore worth."""
+"""BetaPosteriorBank: the posterior success rate of each prompt, and what a rollout of it is therefore worth."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self, SupportsIndex, overload
+from copy import deepcopy
+from typing import Any, ClassVar, Self, SupportsIndex, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc._checks import FloatArray, IntArray, TieArray, counts, error_text, integer, real, successes
+from cero_alloc._checks import FloatArray, IntArray, error_text, integer, real
 from cero_alloc._saving.saved import OwnLock, Saved, locked
-from cero_alloc._saving.state import REMEDY, State, difference, is_of, require
+from cero_alloc._saving.state import REMEDY, State, difference, is_of
 
-from . import kernels
-from .calibration import Calibration, CalibrationRecord
+from .calibration import Calibration
+from .drift import ForgettingChoice, choose_forgetting, forgetting_grid
+from .evidence import LAST_TICK, Evidence
+from .feedback import checked_feedback, checked_history
 from .ids import PromptIndex
-from .prior import ForgettingChoice, PriorFit, choose_forgetting, fit_prior, forgetting_grid, group_rows, prior_arrays
+from .prior import PriorFit, fit_groups, fit_prior, group_rows, prior_arrays
 
-BLOCK = 1024  # prompts that a pass over the pool takes at a time: what it writes for them stays in the cache
+Bank = TypeVar("Bank", bound="BetaPosteriorBank")
 
-_NO_ROWS = np.empty(0, dtype=np.int64)
 _MERGE_REMEDY = "Merge banks that were built alike."
-_RECENT = 4096  # rounds whose forgetting is looked up
-_LAST_TICK = 2**31 - 1
-_FEEDBACK_FAULTS = {
-    1: ("rollouts", "be at least 0", "Report what was generated, refund what was not."),
-    2: ("successes", "be finite and at least 0", "Leave rollouts without a reward out of both counts."),
-    3: (
-        "successes",
-        "not exceed rollouts",
-        "Rewards must lie in [0, 1]; rescale them, or check which column is which.",
-    ),
-}
-
-
-class _Gathered(NamedTuple):
-    """What one bank tells another."""
-
-    names: list[Hashable]
-    a0: FloatArray
-    b0: FloatArray
-    evidence: npt.NDArray[np.floating[Any]]
-    tick: TieArray
-    now: int
-    rho: float
-    retired: npt.NDArray[np.bool_]
-    record: CalibrationRecord
 
 
 class BetaPosteriorBank(OwnLock, Saved):
@@ -101,11 +78,9 @@ class BetaPosteriorBank(OwnLock, Saved):
     [0.2182]
     """
 
-    _EXTRA: ClassVar[tuple[str, ...]] = ("prompt_ids", "prior")
-    _LIVE: ClassVar[tuple[str, ...]] = ("prompts", "prior", "forgetting", "dtype")  # its state tells
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("_retired",)
-    _PER_PROMPT: ClassVar[tuple[str, ...]] = ("_evidence", "_tick", "_retired")
-    _STATE: ClassVar[tuple[str, ...]] = ("_evidence", "_tick", "_now", "_rho", "_record", "_retired", "_first")
+    _EXTRA: ClassVar[tuple[str, ...]] = ("prompt_ids", *Evidence._EXTRA, *Evidence._STATE)
+    _LIVE: ClassVar[tuple[str, ...]] = ("prompts", "prior", "forgetting", "dtype")  # taken from the state
+    _STATE: ClassVar[tuple[str, ...]] = ("_first",)
 
     def __init__(
         self,
@@ -123,53 +98,47 @@ class BetaPosteriorBank(OwnLock, Saved):
             raise ValueError(
                 error_text("dtype", "be float64 or float32", dtype, "float64 is exact, float32 is smaller.")
             )
-        self._index = PromptIndex(prompts)
-        size = self._first = len(self._index)  # prompts it began with
-        self._retired: npt.NDArray[np.bool_] | None = None  # which prompts are; None: none of them
-        self._a0, self._b0 = prior_arrays(prior, size)
-        self._rho = real("forgetting", forgetting, low=0.0, high=1.0, open_low=True, remedy="1.0 never forgets.")
-        # Successes and failures as of the prompt's tick, side by side: a round wants both.
-        self._evidence = np.zeros((size, 2), dtype=storage)
-        self._tick = np.zeros(size, dtype=np.int32)
-        self._now = 0
-        self._fade, self._fade_rho = np.empty(0), 1.0  # powers of the forgetting, and of which
-        self._record = CalibrationRecord()
-        # Rows that changed since somebody last asked; None: all of them, or nobody asks.
-        self._log: list[IntArray] | None = None
-        self._logged = 0  # entries of the log
+        self.index = PromptIndex(prompts)
+        size = self._first = len(self.index)  # prompts at construction
+        self.evidence = Evidence(
+            size,
+            prior=prior_arrays(prior, size),
+            forgetting=real("forgetting", forgetting, low=0.0, high=1.0, open_low=True, remedy="1.0 never forgets."),
+            dtype=storage,
+        )
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self.index)
 
     def __contains__(self, prompt_id: object) -> bool:
-        return prompt_id in self._index
+        return prompt_id in self.index
 
     def __repr__(self) -> str:
-        shared = self._a0.size == 1
-        prior = f"({self._a0[0]:g}, {self._b0[0]:g})" if shared else "per prompt"
-        return f"BetaPosteriorBank({len(self)} prompts, prior={prior}, forgetting={self._rho:g})"
+        a0, b0 = self.evidence.a0, self.evidence.b0
+        prior = f"({a0[0]:g}, {b0[0]:g})" if a0.size == 1 else "per prompt"
+        return f"BetaPosteriorBank({len(self)} prompts, prior={prior}, forgetting={self.forgetting:g})"
 
     @property
     def prompt_ids(self) -> Sequence[Hashable]:
         """The ids in row order; a range when they are 0 .. M-1."""
-        return self._index.ids
+        return self.index.ids
 
     @property
     def forgetting(self) -> float:
         """Share of the evidence that survives a round."""
-        return self._rho
+        return self.evidence.forgetting
 
     @property
     @locked
     def alpha(self) -> FloatArray:
         """First Beta parameter per prompt, in pseudo-rollouts, aged to now; shape (n_prompts,)."""
-        return self._posterior(None)[0]
+        return self.evidence.posterior(None)[0]
 
     @property
     @locked
     def beta(self) -> FloatArray:
         """Second Beta parameter per prompt, in pseudo-rollouts, aged to now; shape (n_prompts,)."""
-        return self._posterior(None)[1]
+        return self.evidence.posterior(None)[1]
 
     @locked
     def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
@@ -201,7 +170,7 @@ class BetaPosteriorBank(OwnLock, Saved):
         >>> bank.alpha.tolist(), bank.beta.tolist()
         ([5.0, 1.0, 2.5], [1.0, 1.0, 3.5])
         """
-        self._observe(prompt_ids, successes, rollouts)
+        self.evidence.observe(*checked_feedback(self.index, prompt_ids, successes, rollouts))
 
     @locked
     def tick(self, rounds: SupportsIndex = 1) -> None:
@@ -226,10 +195,10 @@ class BetaPosteriorBank(OwnLock, Saved):
         [2.0]
         """
         elapsed = integer("rounds", rounds, least=0, remedy="Time only moves forward.")
-        if self._now + elapsed > _LAST_TICK:
-            condition = f"leave the clock, now {self._now}, at {_LAST_TICK} or before"
+        if self.evidence.now + elapsed > LAST_TICK:
+            condition = f"leave the clock, now {self.evidence.now}, at {LAST_TICK} or before"
             raise ValueError(error_text("rounds", condition, elapsed, "Count rounds, not rollouts."))
-        self._now += elapsed
+        self.evidence.tick(elapsed)
 
     @locked
     def value(self, ids: Iterable[Hashable] | None = None) -> FloatArray:
@@ -257,7 +226,7 @@ class BetaPosteriorBank(OwnLock, Saved):
         >>> BetaPosteriorBank(2).value().round(4).tolist()
         [0.1667, 0.1667]
         """
-        return self._values(None if ids is None else self._index.rows(ids))
+        return self.evidence.values(self._rows(ids))
 
     @locked
     def mean(self, ids: Iterable[Hashable] | None = None) -> FloatArray:
@@ -285,7 +254,7 @@ class BetaPosteriorBank(OwnLock, Saved):
         >>> BetaPosteriorBank(1, prior=(1.0, 3.0)).mean().tolist()
         [0.25]
         """
-        return self._means(None if ids is None else self._index.rows(ids))
+        return self.evidence.means(self._rows(ids))
 
     @locked
     def interval(self, level: float, ids: Iterable[Hashable] | None = None) -> tuple[FloatArray, FloatArray]:
@@ -321,7 +290,7 @@ class BetaPosteriorBank(OwnLock, Saved):
         from scipy.special import betaincinv  # loaded on first use: keeps the import of the package short
 
         level = real("level", level, low=0.0, high=1.0, open_low=True, remedy="Take 0.95 for a 95% interval.")
-        alpha, beta = self._posterior(None if ids is None else self._index.rows(ids))
+        alpha, beta = self.evidence.posterior(self._rows(ids))
         tail = 0.5 * (1.0 - level)
         lower, upper = betaincinv(alpha, beta, tail), betaincinv(alpha, beta, 1.0 - tail)
         point = alpha / (alpha + beta)  # where the inverse finds no quantile the posterior is as good as this
@@ -353,36 +322,20 @@ class BetaPosteriorBank(OwnLock, Saved):
         >>> len(bank), "c" in bank
         (3, True)
         """
-        fresh = self._index.fresh(ids)
-        size, extra = len(self), len(fresh)
-        per_prompt = self._a0.size > 1 or prior is not None
-        if prior is None:
-            if self._a0.size > 1 and extra:
-                raise ValueError(
-                    "prior must be given for new prompts, because this bank holds one prior per prompt. Pass prior=(a, b)."
-                )
-            prior = (self._a0[:1], self._b0[:1])
-        a_new, b_new = prior_arrays(prior, extra)
-        if per_prompt:
-            self._a0 = np.concatenate([np.broadcast_to(self._a0, size), np.broadcast_to(a_new, extra)])
-            self._b0 = np.concatenate([np.broadcast_to(self._b0, size), np.broadcast_to(b_new, extra)])
-        self._index.append(fresh)
-        self._evidence = np.concatenate([self._evidence, np.zeros((extra, 2), self._evidence.dtype)])
-        self._tick = np.concatenate([self._tick, np.full(extra, self._now, dtype=np.int32)])
-        if self._retired is not None:
-            self._retired = np.concatenate([self._retired, np.zeros(extra, dtype=bool)])
-        self._log = None
+        fresh = self.index.fresh(ids)
+        if prior is None and fresh and self.evidence.a0.size > 1:
+            raise ValueError(
+                "prior must be given for new prompts, because this bank holds one prior per prompt. Pass prior=(a, b)."
+            )
+        self.evidence.grow(len(fresh), None if prior is None else prior_arrays(prior, len(fresh)))
+        self.index.append(fresh)
 
     @property
     @locked
     def retired(self) -> npt.NDArray[np.bool_]:
         """Which prompts are retired; shape (n_prompts,)."""
-        return np.zeros(len(self), dtype=bool) if self._retired is None else self._retired.copy()
-
-    @property
-    def _n_active(self) -> int:
-        """Prompts that are not retired."""
-        return len(self) if self._retired is None else len(self) - int(np.count_nonzero(self._retired))
+        retired = self.evidence.retired
+        return np.zeros(len(self), dtype=bool) if retired is None else retired.copy()
 
     @locked
     def retire(self, ids: Iterable[Hashable]) -> None:
@@ -409,8 +362,7 @@ class BetaPosteriorBank(OwnLock, Saved):
         >>> allocator.allocate().tolist()
         [0, 4]
         """
-        rows = self._index.named_rows(require_ids(ids))
-        self._mark(rows, retired=True)
+        self.evidence.mark_retired(self._named_rows(ids), retired=True)
 
     @locked
     def revive(self, ids: Iterable[Hashable], *, keep: float = 1.0) -> None:
@@ -440,18 +392,11 @@ class BetaPosteriorBank(OwnLock, Saved):
         >>> bank.alpha.tolist(), bank.retired.tolist()
         ([3.0, 1.0], [False, False])
         """
-        rows = self._index.named_rows(require_ids(ids))
+        rows = self._named_rows(ids)
         share = real("keep", keep, low=0.0, high=1.0, remedy="1.0 keeps all evidence, 0.0 none.")
-        self._mark(rows, retired=False)
+        self.evidence.mark_retired(rows, retired=False)
         if share < 1.0:
-            self._evidence[rows] *= share
-            self._note(rows)
-
-    def _mark(self, rows: IntArray, *, retired: bool) -> None:
-        """Set whether prompts are retired: in a new array, by which allocators see that something has changed."""
-        marks = np.zeros(len(self), dtype=bool) if self._retired is None else self._retired.copy()
-        marks[rows] = retired
-        self._retired = marks if marks.any() else None
+            self.evidence.keep_share(rows, share)
 
     def merge(self, other: BetaPosteriorBank) -> None:
         r"""Add the evidence that another bank gathered, such as that of a worker which began empty.
@@ -495,61 +440,36 @@ class BetaPosteriorBank(OwnLock, Saved):
             raise ValueError(
                 error_text("other", "be another bank", other, "Merged with itself, all would count twice.")
             )
-        with other.lock:  # let go before this bank's is taken: two banks may be merging each other
-            theirs = other._gathered()
+        with other.lock:  # released before this bank's lock is taken: two banks may be merging each other
+            names, evidence = list(other.prompt_ids), deepcopy(other.evidence)
         with self.lock:
-            self._add_gathered(theirs)
+            self._merge_copy(names, evidence)
 
-    def _gathered(self) -> _Gathered:
-        """Return copies of what another bank merges."""
-        size, record = len(self), CalibrationRecord()
-        record.merge(self._record)
-        a0, b0 = (np.array(np.broadcast_to(side, size)) for side in (self._a0, self._b0))
-        return _Gathered(
-            list(self.prompt_ids),
-            a0,
-            b0,
-            self._evidence.copy(),
-            self._tick.copy(),
-            self._now,
-            self._rho,
-            self.retired,
-            record,
-        )
-
-    def _add_gathered(self, other: _Gathered) -> None:
-        """Add another bank's evidence, once it is known to fit."""
-        if other.rho != self._rho:
-            raise ValueError(error_text("other.forgetting", f"be {self._rho!r}", other.rho, _MERGE_REMEDY))
-        if other.evidence.dtype != self._evidence.dtype:
-            raise ValueError(
-                error_text("other's dtype", f"be {self._evidence.dtype}", other.evidence.dtype, _MERGE_REMEDY)
+    def _merge_copy(self, names: list[Hashable], other: Evidence) -> None:
+        """Add another bank's evidence after checking that it fits."""
+        if other.forgetting != self.forgetting:
+            raise ValueError(error_text("other.forgetting", f"be {self.forgetting!r}", other.forgetting, _MERGE_REMEDY))
+        ours, theirs = self.evidence.outcomes.dtype, other.outcomes.dtype
+        if theirs != ours:
+            raise ValueError(error_text("other's dtype", f"be {ours}", theirs, _MERGE_REMEDY))
+        known = np.fromiter((name in self.index for name in names), dtype=bool, count=len(names))
+        shared, joined = np.flatnonzero(known), np.flatnonzero(~known)
+        self._check_prior(self.index.rows([names[i] for i in shared]), other.prior(shared))
+        if joined.size:
+            prior = other.prior(joined)
+            alike = self.evidence.a0.size == 1 and all(
+                (new == old).all() for old, new in zip((self.evidence.a0, self.evidence.b0), prior, strict=True)
             )
-        known = np.fromiter((name in self._index for name in other.names), dtype=bool, count=len(other.names))
-        shared = self._index.rows([name for name, ours in zip(other.names, known, strict=True) if ours])
-        for ours, theirs in zip(self._prior(shared), (other.a0[known], other.b0[known]), strict=True):
-            wanted = np.broadcast_to(ours, shared.size)
-            for i in np.flatnonzero(wanted != theirs)[:1].tolist():
-                condition = f"be {wanted[i].item()!r} for prompt {self._index.name(int(shared[i]))!r}"
-                raise ValueError(error_text("other's prior", condition, theirs[i].item(), _MERGE_REMEDY))
-        new = np.flatnonzero(~known)
-        prior = (other.a0[new], other.b0[new])
-        alike = self._a0.size == 1 and all(
-            (theirs == ours).all() for ours, theirs in zip((self._a0, self._b0), prior, strict=True)
-        )
-        if new.size:
-            self.add_prompts([other.names[i] for i in new], prior=None if alike else prior)
-        rows = self._index.rows(other.names)
-        self._tick[rows[new]] = other.tick[new]  # as of its evidence, not of its arrival
-        latest = np.maximum(self._tick[rows], other.tick)
-        ours, theirs = (self._rho ** (latest - tick).astype(np.float64) for tick in (self._tick[rows], other.tick))
-        self._evidence[rows] = self._evidence[rows] * ours[:, None] + other.evidence * theirs[:, None]
-        self._tick[rows] = latest
-        self._now = max(self._now, other.now)
-        self._record.merge(other.record)
-        if other.retired.any():
-            self._mark(rows[other.retired], retired=True)
-        self._log = None
+            self.add_prompts([names[i] for i in joined], prior=None if alike else prior)
+        self.evidence.merge(other, self.index.rows(names), joined)
+
+    def _check_prior(self, rows: IntArray, prior: tuple[FloatArray, FloatArray]) -> None:
+        """Raise unless the prior of these rows is ``prior``."""
+        for ours, theirs in zip(self.evidence.prior(rows), prior, strict=True):
+            wanted, got = np.broadcast_to(ours, rows.size), np.broadcast_to(theirs, rows.size)
+            for i in np.flatnonzero(wanted != got)[:1].tolist():
+                condition = f"be {wanted[i].item()!r} for prompt {self.index.name(int(rows[i]))!r}"
+                raise ValueError(error_text("other's prior", condition, got[i].item(), _MERGE_REMEDY))
 
     @overload
     def fit_prior(self, groups: None = None) -> PriorFit: ...
@@ -606,22 +526,15 @@ class BetaPosteriorBank(OwnLock, Saved):
         >>> fit.status, round(fit.alpha, 1), round(fit.beta, 1)
         ('fitted', 0.5, 1.6)
         """
-        chosen = None if groups is None else group_rows(groups, len(self))
-        succ, fail = self._aged_evidence()
-        if chosen is None:
-            fit = fit_prior(succ, fail, self._a0, self._b0)
+        evidence = self.evidence
+        if groups is None:
+            fit = fit_prior(*evidence.aged(None), evidence.a0, evidence.b0)
             if fit.fitted:
-                self._a0, self._b0 = np.array([fit.alpha]), np.array([fit.beta])
-                self._log = None
+                evidence.set_prior(np.array([fit.alpha]), np.array([fit.beta]))
             return fit
-        a0, b0 = (np.array(np.broadcast_to(side, len(self))) for side in (self._a0, self._b0))
-        fits = {label: fit_prior(succ[rows], fail[rows], a0[rows], b0[rows]) for label, rows in chosen.items()}
-        for label, fit in fits.items():
-            if fit.fitted:
-                a0[chosen[label]], b0[chosen[label]] = fit.alpha, fit.beta
-        if any(fit.fitted for fit in fits.values()):
-            self._a0, self._b0 = a0, b0
-            self._log = None
+        fits, prior = fit_groups(group_rows(groups, len(self)), *evidence.aged(None), evidence.a0, evidence.b0)
+        if prior is not None:
+            evidence.set_prior(*prior)
         return fits
 
     @locked
@@ -669,15 +582,11 @@ class BetaPosteriorBank(OwnLock, Saved):
         >>> choice.status, bank.forgetting
         ('selected', 0.5)
         """
-        candidates = forgetting_grid(grid)
-        rounds = self._replay(history)
-        choice = choose_forgetting(rounds, candidates, self._a0, self._b0, len(self), self._rho)
-        if choice.forgetting != self._rho:
-            # Ageing is lazy: rounds that have gone by must be charged at the rate that held then.
-            self._evidence[:, 0], self._evidence[:, 1] = self._aged_evidence()
-            self._tick[:] = self._now
-            self._rho = choice.forgetting
-            self._log = None
+        candidates, evidence = forgetting_grid(grid), self.evidence
+        rounds = checked_history(self.index, history)
+        choice = choose_forgetting(rounds, candidates, evidence.a0, evidence.b0, len(self), evidence.forgetting)
+        if choice.forgetting != evidence.forgetting:
+            evidence.set_forgetting(choice.forgetting)
         return choice
 
     @locked
@@ -698,47 +607,38 @@ class BetaPosteriorBank(OwnLock, Saved):
         >>> round(calibration.bias, 4), calibration.warning
         (0.1667, 1.0)
         """
-        return self._record.report()
+        return self.evidence.record.report()
 
     @classmethod
     def _from_state(cls, state: State, label: str, **live: Any) -> Self:
         if not is_of(state, cls.__name__):
             return super()._from_state(state, label)  # which says so
-        bank = cls._blank(state, label)
+        bank = empty_bank(cls, state, label)
         bank.load_state_dict(state)
         return bank
 
-    @classmethod
-    def _blank(cls, state: Mapping[str, Any], label: str, size: int | None = None) -> Self:
-        """Return an empty bank of the kind that a state comes from, over its first ``size`` prompts."""
-        ids, evidence = state.get("prompt_ids"), state.get("evidence")
-        if not isinstance(ids, (int, list)) or isinstance(ids, bool) or not isinstance(evidence, np.ndarray):
-            raise ValueError(f"{label} must hold the ids and the evidence of a {cls.__name__}. Pass what save wrote.")
-        if size is not None:
-            ids = min(size, ids) if isinstance(ids, int) else ids[:size]
-        return cls(ids, dtype=evidence.dtype)
+    def _rows(self, ids: Iterable[Hashable] | None) -> IntArray | None:
+        """Return the rows of ids; None, the whole pool, stays None."""
+        return None if ids is None else self.index.rows(ids)
+
+    def _named_rows(self, ids: Iterable[Hashable]) -> IntArray:
+        """Return the rows of ids that may not repeat, and refuse None, which would name the whole pool."""
+        if ids is None:
+            raise TypeError(error_text("ids", "be a collection of ids", ids, "Pass bank.prompt_ids for all of them."))
+        return self.index.named_rows(ids)
+
+    # ------------------------------------------------------------ state
 
     def _snapshot(self) -> State:
-        ids = self._index.ids
-        return {
-            **super()._snapshot(),
-            "prompt_ids": len(ids) if isinstance(ids, range) else list(ids),
-            "prior": (self._a0.copy(), self._b0.copy()),
-        }
+        ids = self.index.ids
+        names = len(ids) if isinstance(ids, range) else list(ids)
+        return {**self.evidence.state_dict(), **super()._snapshot(), "prompt_ids": names}
 
     def _check_state(self, state: Any, label: str, size: int | None) -> None:
         if is_of(state, type(self).__name__) and "prompt_ids" in state:
             self._check_ids(state["prompt_ids"], state.get("first"), label)
         super()._check_state(state, label, size)
-        evidence, tick, now = state["evidence"], state["tick"], state["now"]
-        require(f"{label}['evidence']", "be finite and at least 0", (evidence >= 0.0) & (evidence < np.inf))
-        require(f"{label}['now']", f"be between 0 and {_LAST_TICK}", 0 <= now <= _LAST_TICK)
-        require(f"{label}['tick']", f"be between 0 and {now}", (tick >= 0) & (tick <= now))
-        require(f"{label}['rho']", "be in (0, 1]", 0.0 < state["rho"] <= 1.0)
-        try:
-            prior_arrays(state["prior"], int(size or 0))  # one for all, or one per prompt after a fit by groups
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{label}['prior']: {error}") from None
+        self.evidence._check_state(_rows_of(state), label, size)
 
     def _check_ids(self, ids: Any, first: Any, label: str) -> None:
         """Raise unless these are the prompts of this bank, or those it began with and others that joined."""
@@ -752,142 +652,31 @@ class BetaPosteriorBank(OwnLock, Saved):
         if found is not None:
             raise ValueError(f"{label}['prompt_ids'] must equal that of this {type(self).__name__}, {found}. {REMEDY}")
 
-    def _when_set(self, name: str) -> Any:
-        return np.empty(len(self), dtype=bool)  # the retirements
-
     def _put(self, state: Mapping[str, Any]) -> None:
         ids = state["prompt_ids"]
         joined = range(len(self), ids) if isinstance(ids, int) else ids[len(self) :]
         if len(joined):
-            self._index.append(list(joined))
+            self.index.append(list(joined))
         super()._put(state)
-        self._a0, self._b0 = prior_arrays(state["prior"], len(self))
-        self._log = None
-
-    # ------------------------------------------------------------ rows, for the allocators
-
-    def _observe(
-        self, prompt_ids: Iterable[Hashable] | None, s: npt.ArrayLike, n: npt.ArrayLike
-    ) -> tuple[IntArray, IntArray]:
-        """Check feedback, add it to the evidence, and return rows and rollouts for the ledger to settle."""
-        rows, rewarded, rollouts = self._feedback(prompt_ids, s, n)
-        self._add(rows, rewarded, rollouts)
-        return rows, rollouts
-
-    def _add(self, rows: IntArray, rewarded: FloatArray, rollouts: IntArray) -> None:
-        """Add checked feedback to the evidence."""
-        self._record.add(self._values(rows), rewarded, rollouts)  # what was predicted before this was seen
-        kernels.observe(rows, rewarded, rollouts, self._evidence, self._tick, *self._clock)
-        self._note(rows)
-
-    def _note(self, rows: IntArray | None) -> None:
-        """Log rows that changed, None for all; a log that outgrows the pool says all."""
-        if self._log is None:
-            return
-        if rows is not None:
-            self._log.append(rows)
-            self._logged += rows.size
-        if rows is None or self._logged > len(self):
-            self._log = None
-
-    def _changes(self, log: list[IntArray] | None) -> tuple[list[IntArray], IntArray | None]:
-        """Return a new log, and the rows that changed since ``log`` was returned, ascending; None for all."""
-        rows = None if log is None or log is not self._log else np.unique(np.concatenate([_NO_ROWS, *log]))
-        self._log, self._logged = [], 0
-        return self._log, rows
-
-    def _feedback(
-        self, prompt_ids: Iterable[Hashable] | None, s: npt.ArrayLike, n: npt.ArrayLike
-    ) -> tuple[IntArray, FloatArray, IntArray]:
-        """Check feedback and return rows, successes and rollouts."""
-        rows = self._index.named_rows(prompt_ids)
-        rewarded, rollouts = checked_feedback(s, n, rows.size)
-        return rows, rewarded, rollouts
-
-    def _replay(self, history: Iterable[Any]) -> list[tuple[IntArray, FloatArray, IntArray]]:
-        """Check a history and return rows, successes and rollouts of each round."""
-        remedy = "Give (prompt_ids, successes, rollouts) per round, as update takes them."
-        if isinstance(history, (str, bytes)) or not isinstance(history, Iterable):
-            raise TypeError(error_text("history", "be a sequence of rounds", history, remedy))
-        rounds = []
-        for k, entry in enumerate(history):
-            if not isinstance(entry, (tuple, list)) or len(entry) != 3:
-                raise ValueError(error_text("history", "hold three items per round", entry, remedy, k))
-            try:
-                rounds.append(self._feedback(*entry))
-            except (KeyError, TypeError, ValueError) as error:
-                raise type(error)(f"history[{k}]: {error.args[0]}") from None
-        return rounds
-
-    def _prior(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Return a0 and b0 of these rows, or of all of them in one entry."""
-        shared = self._a0.size == 1
-        return (self._a0, self._b0) if shared else (self._a0[rows], self._b0[rows])
-
-    def _aged_evidence(self, rows: IntArray | slice = slice(None)) -> tuple[FloatArray, FloatArray]:
-        """Return successes and failures per prompt, aged to now."""
-        surviving = self._rho ** (self._now - self._tick[rows]).astype(np.float64)
-        return self._evidence[rows, 0] * surviving, self._evidence[rows, 1] * surviving
-
-    @property
-    def _clock(self) -> tuple[int, float, FloatArray]:
-        """The time, the forgetting, and the table of its powers."""
-        if self._fade_rho != self._rho:
-            self._fade, self._fade_rho = np.empty(_RECENT), self._rho
-            kernels.powers(self._rho, self._fade)
-        return self._now, self._rho, self._fade
-
-    def _arguments(self) -> tuple[Any, ...]:
-        """Return the arguments of a kernel that reads the evidence of the pool."""
-        return (self._a0, self._b0, int(self._a0.size > 1), self._evidence, self._tick, *self._clock)
-
-    def _values(self, rows: IntArray | None) -> FloatArray:
-        out = np.empty(len(self) if rows is None else rows.size)
-        kernels.values(rows is None, _NO_ROWS if rows is None else rows, *self._arguments(), np.empty(BLOCK), out)
-        return out
-
-    def _means(self, rows: IntArray | None) -> FloatArray:
-        alpha, beta = self._posterior(rows)
-        return alpha / (alpha + beta)
-
-    def _posterior(self, rows: IntArray | None) -> tuple[FloatArray, FloatArray]:
-        alpha = np.empty(len(self) if rows is None else rows.size)
-        beta = np.empty_like(alpha)
-        kernels.posterior(rows is None, _NO_ROWS if rows is None else rows, *self._arguments(), alpha, beta)
-        return alpha, beta
-
-    def _spread(self, rows: IntArray | None) -> FloatArray:
-        """Return the posterior standard deviation of p (1 - p), whose mean is the value.
-
-        The variance E[p^2 (1-p)^2] - qhat^2, with E[p^2 (1-p)^2] = a (a+1) b (b+1) / (s (s+1) (s+2) (s+3)) and s = a +
-        b, is qhat times a sum of two terms that are never negative:
-
-            qhat [ (1/2) / ((s+1) (s+3)) + r^2 s (s + 3/2) / ((s+1) (s+2) (s+3)) ],    r = (a - b) / s.
-        """
-        alpha, beta = self._posterior(rows)
-        s = alpha + beta
-        lean = (alpha - beta) / s
-        even = 0.5 / (s + 1.0) / (s + 3.0)  # divided one by one: the product would overflow for huge s
-        skew = lean * lean * (s / (s + 1.0)) * ((s + 1.5) / (s + 2.0)) / (s + 3.0)
-        spread: FloatArray = np.sqrt(self._values(rows) * (even + skew))
-        return spread
+        self.evidence._put(_rows_of(state))
 
 
-def require_ids(ids: Iterable[Hashable]) -> Iterable[Hashable]:
-    """Refuse None, which would name the whole pool."""
-    if ids is None:
-        raise TypeError(error_text("ids", "be a collection of ids", ids, "Pass bank.prompt_ids for all of them."))
-    return ids
+def _rows_of(state: Mapping[str, Any]) -> State:
+    """Return the part of a bank's state that is its evidence's."""
+    return {"class": Evidence.__name__, **{key: state[key] for key in (*Evidence._EXTRA, *Evidence._STATE)}}
 
 
-def checked_feedback(s: npt.ArrayLike, n: npt.ArrayLike, size: int) -> tuple[FloatArray, IntArray]:
-    """Return successes and rollouts of ``size`` prompts, checked against each other."""
-    rollouts, rewarded = counts("rollouts", n, size), successes("successes", s, size)
-    index, kind = kernels.first_bad_feedback(rewarded, rollouts)
-    if kind:
-        name, condition, remedy = _FEEDBACK_FAULTS[kind]
-        bad: Any = rollouts[index] if kind == 1 else rewarded[index]
-        if kind == 3:
-            condition += f"[{index}] = {rollouts[index]}"
-        raise ValueError(error_text(name, condition, bad.item(), remedy, index))
-    return rewarded, rollouts
+def empty_bank(kind: type[Bank], state: Mapping[str, Any], label: str, size: int | None = None) -> Bank:
+    """Return a bank without evidence, over the first ``size`` prompts of a bank's state, for that state to be loaded into.
+
+    Raises
+    ------
+    ValueError
+        For a state without ids or outcomes.
+    """
+    ids, outcomes = state.get("prompt_ids"), state.get("outcomes")
+    if not isinstance(ids, (int, list)) or isinstance(ids, bool) or not isinstance(outcomes, np.ndarray):
+        raise ValueError(f"{label} must hold the ids and the evidence of a {kind.__name__}. Pass what save wrote.")
+    if size is not None:
+        ids = min(size, ids) if isinstance(ids, int) else ids[:size]
+    return kind(ids, dtype=outcomes.dtype)

@@ -1,8 +1,8 @@
-"""What the pool's own evidence says of the prior (empirical Bayes) and of the forgetting (prequential likelihood)."""
+"""The prior: its checks, and its fit to the evidence of a pool (empirical Bayes)."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from math import exp, fsum, log
 from typing import Literal
@@ -12,11 +12,8 @@ import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, reals, require_ordered
 
-Rounds = Sequence[tuple[IntArray, FloatArray, IntArray]]  # rows, successes, rollouts of each round
-
 _PRIOR_REMEDY = "A Beta prior needs two positive parameters; (1, 1) is uniform."
 _GROUPS_REMEDY = "List one label per prompt, in row order."
-_GRID_REMEDY = "Offer shares of the evidence that survive a round, such as (1.0, 0.99, 0.9)."
 
 # With 10 prompts of four rollouts the fitted strength misses by a factor of 2 in two pools of five, with 20 in one of
 # four; from there on values under a fitted prior lost at most 5% of accuracy to the uniform one, where that was the truth.
@@ -36,11 +33,6 @@ _PAIR = 2.0 - 1e-9
 _STRENGTHS = (1e-2, 1e3)
 _LOG_ODDS = (-log(1e6), log(1e6))
 _AT_SIDE = 1e-3  # nearer than this to a side, in log units, counts as being there
-
-# Forgetting is one parameter more than never forgetting, and a likelihood-ratio test at 95% asks 1.92 nats for it. Below
-# that the larger share wins: needless forgetting throws evidence away in every round to come, while drift that is real
-# goes on showing, so that a later look will find it.
-_WORTH_FORGETTING = 2.0  # nats
 
 _HALF_LOG_2PI = 0.5 * log(2.0 * np.pi)
 
@@ -87,41 +79,6 @@ class PriorFit:
     def fitted(self) -> bool:
         """Whether the prior was replaced."""
         return self.status == "fitted"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ForgettingChoice:
-    """The forgetting that would have predicted a history best.
-
-    Attributes
-    ----------
-    forgetting : float
-        Share of the evidence that now survives a round.
-    grid : numpy.ndarray of float64, shape (n_grid,)
-        Candidates, as given: shares in (0, 1].
-    log_likelihood : numpy.ndarray of float64, shape (n_grid,)
-        Log-probability that each candidate gave to the history, entry after entry, in nats.
-    n_predictions : int
-        Entries about prompts that had been rewarded in an earlier round; only these tell candidates apart.
-    status : {"selected", "no repeats"}
-        Whether the history could choose, or no prompt was in two rounds and the old value stays.
-
-    References
-    ----------
-    Dawid, Present position and potential developments: the prequential approach, J. R. Statist. Soc. A 147 (1984).
-
-    Examples
-    --------
-    >>> choice = ForgettingChoice(0.9, np.array([1.0, 0.9]), np.array([-70.2, -61.5]), 40, "selected")
-    >>> choice.forgetting
-    0.9
-    """
-
-    forgetting: float
-    grid: FloatArray
-    log_likelihood: FloatArray
-    n_predictions: int
-    status: Literal["selected", "no repeats"]
 
 
 def prior_arrays(prior: tuple[npt.ArrayLike, npt.ArrayLike], size: int) -> tuple[FloatArray, FloatArray]:
@@ -274,6 +231,18 @@ def fit_prior(succ: FloatArray, fail: FloatArray, a0: FloatArray, b0: FloatArray
     return PriorFit(a, b, n_prompts, "fitted", fsum(gains))  # the exact sum knows no order of prompts
 
 
+def fit_groups(
+    groups: Mapping[Hashable, IntArray], succ: FloatArray, fail: FloatArray, a0: FloatArray, b0: FloatArray
+) -> tuple[dict[Hashable, PriorFit], tuple[FloatArray, FloatArray] | None]:
+    """Fit a prior to each group of rows; return the fits, and the new prior per prompt or None if no group was fitted."""
+    a, b = (np.array(np.broadcast_to(side, succ.size)) for side in (a0, b0))
+    fits = {label: fit_prior(succ[rows], fail[rows], a[rows], b[rows]) for label, rows in groups.items()}
+    for label, fit in fits.items():
+        if fit.fitted:
+            a[groups[label]], b[groups[label]] = fit.alpha, fit.beta
+    return fits, (a, b) if any(fit.fitted for fit in fits.values()) else None
+
+
 def _common(values: FloatArray) -> float:
     """Return the value that all entries have, or NaN."""
     return float(values[0]) if (values == values[0]).all() else float("nan")
@@ -326,41 +295,3 @@ def _loss(point: FloatArray, s: FloatArray, f: FloatArray, weight: FloatArray) -
     # d(a, b) / d(log-odds) = (h, -h) with h = a b / (a + b), d(a, b) / d(log strength) = (a, b)
     gradient = np.array([a * b / (a + b) * (along_a - along_b), a * along_a + b * along_b])
     return -float(weight @ log_evidence(a, b, s, f)), -gradient
-
-
-# ---------------------------------------------------------------- the forgetting
-
-
-def forgetting_grid(grid: npt.ArrayLike) -> FloatArray:
-    """Return the candidates as float64, checked to be shares in (0, 1]."""
-    array = reals("grid", grid, low=0.0, high=1.0, open_low=True, remedy=_GRID_REMEDY)
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(error_text("grid", "have shape (n_grid,)", array.shape, _GRID_REMEDY))
-    return array
-
-
-def choose_forgetting(
-    rounds: Rounds, grid: FloatArray, a0: FloatArray, b0: FloatArray, size: int, current: float
-) -> ForgettingChoice:
-    """Replay rounds into an empty bank for every candidate, and score each entry before it is added.
-
-    The rounds are rows, successes and rollouts; (a0, b0) has one entry or one per prompt, ``size`` in all.
-    """
-    succ, fail = np.zeros((grid.size, size)), np.zeros((grid.size, size))  # one bank per candidate
-    tick = np.zeros(size, dtype=np.int64)
-    seen = np.zeros(size, dtype=np.bool_)
-    score = np.zeros(grid.size)
-    n_predictions = 0
-    for now, (rows, successes, rollouts) in enumerate(rounds):
-        fading = grid[:, None] ** (now - tick[rows])
-        s, f = succ[:, rows] * fading, fail[:, rows] * fading
-        a, b = (a0, b0) if a0.size == 1 else (a0[rows], b0[rows])
-        score += log_evidence(a + s, b + f, successes, rollouts - successes).sum(axis=1)
-        n_predictions += int(np.count_nonzero(seen[rows] & (rollouts > 0)))
-        succ[:, rows], fail[:, rows] = s + successes, f + (rollouts - successes)
-        tick[rows] = now
-        seen[rows] |= rollouts > 0
-    if n_predictions == 0:
-        return ForgettingChoice(current, grid, score, 0, "no repeats")
-    near = grid[score >= score.max() - _WORTH_FORGETTING]
-    return ForgettingChoice(float(near.max()), grid, score, n_predictions, "selected")

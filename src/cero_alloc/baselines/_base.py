@@ -170,7 +170,7 @@ class Baseline(RolloutRun):
         units = np.empty(size, dtype=np.int64)
         units[order] = self._deal(order if rows is None else rows[order], total)
         self._visits[slice(None) if rows is None else rows] += units > 0
-        self.bank.tick()
+        self.bank.evidence.tick()
         return spread(self.ledger.debit(rows, units), places, named)
 
     @locked

@@ -65,16 +65,17 @@ def bin_of(mean, n_bins):
 
 
 @kernel
-def forecast(a0, b0, stride, evidence, tick, now, rho, fade, q, alpha, beta, mean, value, bins):
+def forecast(evidence, q, alpha, beta, mean, value, bins):
     """Bring means, values and the counts of means per bin up to date; return the sum of |value - q|.
 
     ``alpha`` and ``beta`` are the Beta parameters that they belong to: a prompt whose parameters stand where they stood
     costs no division, and that is all but those dealt, where nothing is forgotten.
     """
+    a0, b0, stride, outcomes, ticks, now, rho, fade = evidence
     error, ageing = 0.0, rho < 1.0
     for i in range(q.size):
-        left = survival(now - tick[i], rho, fade) if ageing else 1.0
-        a, b = a0[i * stride] + evidence[i, 0] * left, b0[i * stride] + evidence[i, 1] * left
+        left = survival(now - ticks[i], rho, fade) if ageing else 1.0
+        a, b = a0[i * stride] + outcomes[i, 0] * left, b0[i * stride] + outcomes[i, 1] * left
         if a != alpha[i] or b != beta[i]:
             alpha[i], beta[i] = a, b
             bins[bin_of(mean[i], bins.size)] -= 1

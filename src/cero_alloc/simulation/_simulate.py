@@ -202,7 +202,7 @@ class _Recorder:
         The whole pool is read, although a round changes few prompts: policies may age, refit and feed a bank at will.
         """
         known = (self.alpha, self.beta, self.mean, self.value, self.bins)
-        return float(_kernels.forecast(*bank._arguments(), q, *known))
+        return float(_kernels.forecast(bank.evidence.arrays, q, *known))
 
     def result(
         self, achieved: float, optimum: float, variation: float, exposure: IntArray, utility: SaturatingUtility
