@@ -160,8 +160,10 @@ class Evidence(Stateful):
 
     def observe(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> None:
         """Add checked feedback, and to the calibration record what the values predicted of it; no row may repeat."""
-        self.record.add(self.values(rows), successes, rollouts)
-        kernels.observe(rows, successes, rollouts, self.arrays)
+        arrays, predicted = self.arrays, np.empty(rows.size)
+        kernels.values(False, rows, arrays, np.empty(BLOCK), predicted)
+        self.record.add(predicted, successes, rollouts)
+        kernels.observe(rows, successes, rollouts, arrays)
         self.journal.note(rows)
 
     def tick(self, rounds: int = 1) -> None:
