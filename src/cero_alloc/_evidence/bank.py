@@ -11,24 +11,23 @@ import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, integer, real
 from cero_alloc._saving.saved import OwnLock, Saved, locked
-from cero_alloc._saving.state import REMEDY, State, difference, is_of
+from cero_alloc._saving.state import REMEDY, State, is_of
 
 from .calibration import Calibration
 from .drift import ForgettingChoice, choose_forgetting, forgetting_grid
 from .evidence import LAST_TICK, Evidence
 from .feedback import checked_feedback, checked_history
 from .ids import PromptIndex
+from .merging import MERGE_REMEDY, merge
 from .prior import PriorFit, fit_groups, fit_prior, group_rows, prior_arrays
 
 Bank = TypeVar("Bank", bound="BetaPosteriorBank")
 
-_MERGE_REMEDY = "Merge banks that were built alike."
-
 
 class BetaPosteriorBank(OwnLock, Saved):
-    r"""Beta evidence per prompt, with forgetting, and the value it implies.
+    r"""The posterior Beta distribution of each prompt's success rate, and the value that follows from it.
 
-    Each prompt starts at Beta(:math:`a_0, b_0`). A round (:meth:`tick`) lets the evidence fade and feedback
+    Each prompt starts at Beta(:math:`a_0, b_0`). In each round (:meth:`tick`) the evidence fades, and feedback
     (:meth:`update`) adds to it:
 
     .. math::
@@ -39,21 +38,21 @@ class BetaPosteriorBank(OwnLock, Saved):
 
     .. math:: \hat q = E[p (1 - p)] = \frac{a b}{(a + b)(a + b + 1)}.
 
-    Fading is lazy: a prompt that is not touched costs nothing, however many rounds go by.
+    Fading is lazy: a prompt without feedback costs nothing, however many rounds go by.
 
     Parameters
     ----------
     prompts : int or sequence of hashable
-        Number of prompts M, which are then called 0 .. M-1, or their unique ids.
+        Unique ids of the prompts, or their number M for the ids 0 .. M-1.
     prior : tuple of two floats or of two array_like, shape (n_prompts,)
         :math:`(a_0, b_0)` in pseudo-rollouts, shared or per prompt.
     forgetting : float, in (0, 1]
         Share :math:`\rho` of the evidence that survives a round; 1 never forgets.
     dtype : {"float64", "float32"}
-        How evidence is stored; all arithmetic is in float64. In float32 a prompt takes 12 bytes here instead of 20. Whole
-        successes and failures are exact up to :math:`2^{24}` without forgetting. Else each update rounds by a share of at
-        most :math:`2^{-24}`; rounding fades with the evidence, so that with forgetting it stays below
-        :math:`2^{-24} / (1 - \rho)` of the most evidence that the prompt had.
+        How evidence is stored; all arithmetic is in float64. A prompt takes 12 bytes in float32 and 20 in float64. Whole
+        successes and failures are exact up to :math:`2^{24}` without forgetting. With forgetting each update has a
+        relative rounding error of at most :math:`2^{-24}`. The errors fade with the evidence and add up to less than
+        :math:`2^{-24} / (1 - \rho)` of the largest evidence that the prompt had.
 
     Raises
     ------
@@ -61,12 +60,16 @@ class BetaPosteriorBank(OwnLock, Saved):
         For no prompts, repeated ids, a prior that is not positive and finite, forgetting outside (0, 1], or another
         dtype.
     TypeError
-        For ids that are not hashable or a bare string.
+        For ids that are not hashable, or a string in place of a list of ids.
+
+    Notes
+    -----
+    The attributes ``index`` (ids and their rows) and ``evidence`` (by row, without checks and locks) are for allocators.
 
     References
     ----------
-    arXiv 2610.09679, the Beta-Bernoulli proxy. Claims 2 and 3 of the theory page say what :math:`\hat q` estimates and
-    how well.
+    arXiv 2610.09679, the Beta-Bernoulli proxy. Claims 2 and 3 of the theory page state what :math:`\hat q` estimates and
+    how accurately.
 
     Examples
     --------
@@ -95,9 +98,8 @@ class BetaPosteriorBank(OwnLock, Saved):
         except TypeError:
             storage = None
         if storage not in (np.float64, np.float32):
-            raise ValueError(
-                error_text("dtype", "be float64 or float32", dtype, "float64 is exact, float32 is smaller.")
-            )
+            remedy = "float64 is exact, float32 is smaller."
+            raise ValueError(error_text("dtype", "be float64 or float32", dtype, remedy))
         self.index = PromptIndex(prompts)
         size = self._first = len(self.index)  # prompts at construction
         self.evidence = Evidence(
@@ -142,12 +144,12 @@ class BetaPosteriorBank(OwnLock, Saved):
 
     @locked
     def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
-        """Add observed rewards to the evidence; calls commute and add up, in any split and order within a round.
+        """Add observed rewards to the evidence; within a round, neither the order of the calls nor their split matters.
 
         Parameters
         ----------
         prompt_ids : iterable of hashable, or None
-            Prompts that were observed, each at most once per call; None names the whole pool in row order.
+            Prompts that were observed, each at most once per call; None for the whole pool in row order.
         successes : array_like of float, shape (n_ids,)
             Sum of the rewards of each prompt, in [0, rollouts]. Rewards between 0 and 1 count as fractional successes.
         rollouts : array_like of int, shape (n_ids,)
@@ -158,10 +160,10 @@ class BetaPosteriorBank(OwnLock, Saved):
         KeyError
             For an unknown id.
         ValueError
-            For a repeated id, a wrong length, counts that are not integers or negative, or successes that are NaN,
-            negative or more than the rollouts. The evidence is unchanged after any error.
+            For a repeated id, a wrong length, rollouts that are negative or not integers, or successes that are NaN,
+            negative or larger than the rollouts. The evidence is unchanged after any error.
         TypeError
-            For ids that are no collection, or successes or rollouts in a set, which has no order.
+            For ids that are not a collection, or successes or rollouts in a set, which has no order.
 
         Examples
         --------
@@ -174,7 +176,7 @@ class BetaPosteriorBank(OwnLock, Saved):
 
     @locked
     def tick(self, rounds: SupportsIndex = 1) -> None:
-        """Let ``rounds`` rounds go by: all evidence fades by ``forgetting`` per round.
+        """Advance the clock: all evidence fades by the factor ``forgetting`` per round.
 
         Parameters
         ----------
@@ -184,7 +186,7 @@ class BetaPosteriorBank(OwnLock, Saved):
         Raises
         ------
         TypeError, ValueError
-            For a number of rounds that is not an integer or negative.
+            For a number of rounds that is negative or not an integer.
 
         Examples
         --------
@@ -216,10 +218,8 @@ class BetaPosteriorBank(OwnLock, Saved):
 
         Raises
         ------
-        KeyError
-            For an unknown id.
-        TypeError
-            For ids that are no collection.
+        KeyError, TypeError
+            For an unknown id, or ids that are not a collection.
 
         Examples
         --------
@@ -244,10 +244,8 @@ class BetaPosteriorBank(OwnLock, Saved):
 
         Raises
         ------
-        KeyError
-            For an unknown id.
-        TypeError
-            For ids that are no collection.
+        KeyError, TypeError
+            For an unknown id, or ids that are not a collection.
 
         Examples
         --------
@@ -274,12 +272,8 @@ class BetaPosteriorBank(OwnLock, Saved):
 
         Raises
         ------
-        KeyError
-            For an unknown id.
-        ValueError
-            For a level outside (0, 1].
-        TypeError
-            For a level that is not a number, or ids that are no collection.
+        KeyError, TypeError, ValueError
+            For an unknown id, ids that are not a collection, or a level that is not a number in (0, 1].
 
         Examples
         --------
@@ -287,33 +281,32 @@ class BetaPosteriorBank(OwnLock, Saved):
         >>> round(float(lower[0]), 3), round(float(upper[0]), 3)
         (0.05, 0.95)
         """
-        from scipy.special import betaincinv  # loaded on first use: keeps the import of the package short
+        from scipy.special import betaincinv  # imported on first use, to keep the import of the package short
 
         level = real("level", level, low=0.0, high=1.0, open_low=True, remedy="Take 0.95 for a 95% interval.")
         alpha, beta = self.evidence.posterior(self._rows(ids))
         tail = 0.5 * (1.0 - level)
         lower, upper = betaincinv(alpha, beta, tail), betaincinv(alpha, beta, 1.0 - tail)
-        point = alpha / (alpha + beta)  # where the inverse finds no quantile the posterior is as good as this
+        point = alpha / (alpha + beta)  # where betaincinv returns NaN the posterior is practically a point mass
         lower, upper = (np.where(np.isnan(side), point, side) for side in (lower, upper))
         return np.minimum(lower, upper), upper
 
     @locked
     def add_prompts(self, ids: Iterable[Hashable], *, prior: tuple[npt.ArrayLike, npt.ArrayLike] | None = None) -> None:
-        """Append new prompts without evidence.
+        """Append new prompts, without evidence.
 
         Parameters
         ----------
         ids : iterable of hashable
-            Ids that the bank does not have yet.
+            Ids that are not in the bank.
         prior : tuple of two floats or of two array_like, shape (n_new,), or None
-            Prior of the new prompts; None for the shared prior of the bank.
+            Prior of the new prompts; None for the prior that all prompts of the bank share.
 
         Raises
         ------
-        ValueError
-            For an id that is known or repeated, or a missing prior where the bank holds one per prompt.
-        TypeError
-            For ids that are not hashable or a bare string.
+        ValueError, TypeError
+            For an id that is known, repeated or not hashable, a string in place of a list of ids, or a missing prior
+            where the bank holds one per prompt.
 
         Examples
         --------
@@ -339,14 +332,14 @@ class BetaPosteriorBank(OwnLock, Saved):
 
     @locked
     def retire(self, ids: Iterable[Hashable]) -> None:
-        """Take prompts off every offer until they are revived: allocators deal them nothing, and plan without them.
+        """Exclude prompts from all allocations until they are revived; allocators plan without them.
 
-        Evidence stays, fades as it does, and can still be added to.
+        Their evidence stays, goes on fading, and can still be added to.
 
         Parameters
         ----------
         ids : iterable of hashable
-            Prompts, each once; those that are retired already stay so.
+            Prompts, each once; a prompt that is already retired stays retired.
 
         Raises
         ------
@@ -366,17 +359,17 @@ class BetaPosteriorBank(OwnLock, Saved):
 
     @locked
     def revive(self, ids: Iterable[Hashable], *, keep: float = 1.0) -> None:
-        """Offer retired prompts again.
+        """Let allocators deal to retired prompts again.
 
-        A prompt that was solved when it was retired may have been forgotten since, and evidence of long ago would keep
-        it from being tried: ``keep`` says how much of that to believe.
+        The policy may have unlearned a prompt that was solved when it was retired, and the old evidence would keep
+        allocators from trying it: ``keep`` discounts that evidence.
 
         Parameters
         ----------
         ids : iterable of hashable
-            Prompts, each once; those that are not retired only lose evidence.
+            Prompts, each once; of a prompt that is not retired only the evidence is discounted.
         keep : float, in [0, 1]
-            Share of the evidence that stays; 0 goes back to the prior.
+            Share of the evidence that stays; 0 returns to the prior.
 
         Raises
         ------
@@ -399,31 +392,29 @@ class BetaPosteriorBank(OwnLock, Saved):
             self.evidence.keep_share(rows, share)
 
     def merge(self, other: BetaPosteriorBank) -> None:
-        r"""Add the evidence that another bank gathered, such as that of a worker which began empty.
+        r"""Add the evidence of another bank, such as that of a worker that began with an empty one.
 
         .. math::
 
             t = \max(t_1, t_2), \qquad S = \rho^{t - t_1} S_1 + \rho^{t - t_2} S_2, \qquad \text{likewise } F
 
-        per prompt, with :math:`t` the round of its latest evidence; both clocks must count the same rounds, and the later
-        one holds from here on. Prompts that only the other bank has join at the end. Evidence that both banks got from the
-        same rollouts counts twice: give every worker an empty bank, and merge each once.
+        for each prompt, where :math:`t_1, t_2` are the rounds of its latest evidence in the two banks. Both clocks must
+        count the same rounds; the bank takes the later time. Prompts that only the other bank has are appended. Evidence
+        from the same rollouts in both banks counts twice: give every worker an empty bank, and merge each once.
 
-        Merging commutes and associates but for the order of rows: exactly where nothing is forgotten and successes are
-        whole, else to rounding. A prompt is retired where either bank says so. The calibration record adds up, too. An
-        allocator's account is not touched.
+        Merging is commutative and associative but for the order of rows: exactly without forgetting and with whole
+        successes, otherwise up to rounding. A prompt is retired if it is in either bank. The calibration records add up.
+        Accounts of allocators do not change.
 
         Parameters
         ----------
         other : BetaPosteriorBank
-            With the same forgetting and dtype, and the same prior for the prompts that both have. It stays as it is.
+            With the same forgetting and dtype, and the same prior for the prompts that both have. It does not change.
 
         Raises
         ------
-        TypeError
-            For anything but a bank.
-        ValueError
-            For itself, or another forgetting, dtype or prior; nothing changes.
+        TypeError, ValueError
+            For anything but a bank, for the bank itself, or for another forgetting, dtype or prior; nothing changes.
 
         Examples
         --------
@@ -435,41 +426,14 @@ class BetaPosteriorBank(OwnLock, Saved):
         (('a', 'b', 'c'), [2.0, 6.0, 5.0])
         """
         if not isinstance(other, BetaPosteriorBank):
-            raise TypeError(error_text("other", "be a BetaPosteriorBank", other, _MERGE_REMEDY))
+            raise TypeError(error_text("other", "be a BetaPosteriorBank", other, MERGE_REMEDY))
         if other is self:
-            raise ValueError(
-                error_text("other", "be another bank", other, "Merged with itself, all would count twice.")
-            )
+            remedy = "Merged with itself, all would count twice."
+            raise ValueError(error_text("other", "be another bank", other, remedy))
         with other.lock:  # released before this bank's lock is taken: two banks may be merging each other
             names, evidence = list(other.prompt_ids), deepcopy(other.evidence)
         with self.lock:
-            self._merge_copy(names, evidence)
-
-    def _merge_copy(self, names: list[Hashable], other: Evidence) -> None:
-        """Add another bank's evidence after checking that it fits."""
-        if other.forgetting != self.forgetting:
-            raise ValueError(error_text("other.forgetting", f"be {self.forgetting!r}", other.forgetting, _MERGE_REMEDY))
-        ours, theirs = self.evidence.outcomes.dtype, other.outcomes.dtype
-        if theirs != ours:
-            raise ValueError(error_text("other's dtype", f"be {ours}", theirs, _MERGE_REMEDY))
-        known = np.fromiter((name in self.index for name in names), dtype=bool, count=len(names))
-        shared, joined = np.flatnonzero(known), np.flatnonzero(~known)
-        self._check_prior(self.index.rows([names[i] for i in shared]), other.prior(shared))
-        if joined.size:
-            prior = other.prior(joined)
-            alike = self.evidence.a0.size == 1 and all(
-                (new == old).all() for old, new in zip((self.evidence.a0, self.evidence.b0), prior, strict=True)
-            )
-            self.add_prompts([names[i] for i in joined], prior=None if alike else prior)
-        self.evidence.merge(other, self.index.rows(names), joined)
-
-    def _check_prior(self, rows: IntArray, prior: tuple[FloatArray, FloatArray]) -> None:
-        """Raise unless the prior of these rows is ``prior``."""
-        for ours, theirs in zip(self.evidence.prior(rows), prior, strict=True):
-            wanted, got = np.broadcast_to(ours, rows.size), np.broadcast_to(theirs, rows.size)
-            for i in np.flatnonzero(wanted != got)[:1].tolist():
-                condition = f"be {wanted[i].item()!r} for prompt {self.index.name(int(rows[i]))!r}"
-                raise ValueError(error_text("other's prior", condition, got[i].item(), _MERGE_REMEDY))
+            merge(self.index, self.evidence, names, evidence)
 
     @overload
     def fit_prior(self, groups: None = None) -> PriorFit: ...
@@ -483,35 +447,32 @@ class BetaPosteriorBank(OwnLock, Saved):
 
             \max_{a_0, b_0} \sum_i \log B(a_0 + S_i, b_0 + F_i) - \log B(a_0, b_0)
 
-        with the evidence :math:`(S_i, F_i)` of every prompt, aged to now. The evidence itself stays as it is; the
-        values change at once. The uniform prior overrates prompts that are nearly always right or wrong, and pools are
-        full of those; a fitted one does not. The prior stays where the data do not determine one: :class:`PriorFit`
-        lists the reasons.
+        with the evidence :math:`(S_i, F_i)` of every prompt, aged to now. The evidence does not change; the values change
+        at once. The uniform prior overrates prompts that are nearly always right or wrong, which are common; a fitted
+        prior does not. The prior stays where the data do not determine one; :class:`PriorFit` lists the reasons.
 
         Parameters
         ----------
         groups : iterable of hashable, length n_prompts, or None
-            A label per prompt in row order, for one prior per label, such as the data source; None fits one prior
-            to the whole pool. As soon as one group is fitted the bank holds a prior per prompt, and
-            :meth:`add_prompts` then needs one for new prompts.
+            A label per prompt in row order, such as its data source, to fit one prior per label; None fits one prior
+            to the whole pool. Once a group is fitted the bank holds a prior per prompt, and :meth:`add_prompts` needs
+            one for new prompts.
 
         Returns
         -------
         PriorFit, or dict of label to PriorFit
-            What was fitted, or why nothing was.
+            The fitted parameters, or the reason why the prior stays.
 
         Raises
         ------
-        TypeError
-            For groups that are no sequence of hashable labels.
-        ValueError
-            For a number of labels that is not the number of prompts.
+        TypeError, ValueError
+            For groups that are not a sequence of hashable labels, one per prompt.
 
         Notes
         -----
-        Fading shrinks the evidence but not the luck in it. Where no prompt really drifts, a fit to faded evidence
-        therefore comes out too strong: by 6% for a forgetting of 0.98 and feedback up to 20 rounds old, by a quarter
-        for 0.9 and 10 rounds.
+        Fading shrinks the evidence but not its relative sampling error. Where no prompt drifts, a fit to faded evidence
+        therefore overestimates the strength a + b: by 6% for a forgetting of 0.98 and feedback up to 20 rounds old, by
+        25% for 0.9 and 10 rounds.
 
         References
         ----------
@@ -543,32 +504,31 @@ class BetaPosteriorBank(OwnLock, Saved):
         history: Iterable[tuple[Iterable[Hashable] | None, npt.ArrayLike, npt.ArrayLike]],
         grid: npt.ArrayLike = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5),
     ) -> ForgettingChoice:
-        """Set the forgetting to the one that would have predicted a history best.
+        """Set the forgetting to the candidate that would have predicted a history best.
 
-        For every candidate the history is replayed into an empty bank with the present prior, one tick per round, and
-        every entry is scored, before it is added, by the log-probability of its rewards. The best score wins; of scores
-        within 2 nats of it, the largest candidate does. The evidence that the bank holds is aged to now at the old
-        rate, and fades at the new one from here on.
+        For every candidate the history is replayed into an empty bank with the present prior, one tick per round. Every
+        entry is scored, before it is added, by the log-probability of its rewards. The largest candidate within 2 nats
+        of the best score is chosen. The bank's own evidence is aged to now at the old rate, and fades at the new one
+        from then on.
 
         Parameters
         ----------
         history : iterable of tuples (prompt_ids, successes, rollouts), each of shape (n_ids,)
-            One tuple per round, with what :meth:`update` takes; the bank need not hold this evidence.
+            One tuple per round, with the arguments of :meth:`update`; the bank need not hold this evidence.
         grid : array_like of float, shape (n_grid,), in (0, 1]
             Candidates: shares of the evidence that survive a round.
 
         Returns
         -------
         ForgettingChoice
-            The choice and all scores. Where no prompt was in two rounds nothing tells candidates apart, and the present
-            value stays.
+            The choice and all scores. Without a prompt that was in two rounds all candidates score alike, and the
+            present value stays.
 
         Raises
         ------
         KeyError, TypeError, ValueError
-            For rounds that are not triples or that :meth:`update` would refuse; the message names the round.
-        ValueError
-            For candidates outside (0, 1], or none.
+            For rounds that are not triples or that :meth:`update` would refuse (the message names the round), and for
+            candidates outside (0, 1] or none.
 
         References
         ----------
@@ -591,13 +551,13 @@ class BetaPosteriorBank(OwnLock, Saved):
 
     @locked
     def calibration(self) -> Calibration:
-        """Compare the values that were predicted with the reward variances that were then observed.
+        """Compare predicted values with the reward variances that were then observed.
 
         Returns
         -------
         Calibration
-            Ten bins, the bias with its standard error, and a warning; over all groups of two rollouts or more that the
-            bank was ever given, under whatever prior held then.
+            Ten bins, the bias with its standard error, and a warning, over all groups of at least two rollouts that the
+            bank was given, each predicted under the prior of its time.
 
         Examples
         --------
@@ -636,21 +596,11 @@ class BetaPosteriorBank(OwnLock, Saved):
 
     def _check_state(self, state: Any, label: str, size: int | None) -> None:
         if is_of(state, type(self).__name__) and "prompt_ids" in state:
-            self._check_ids(state["prompt_ids"], state.get("first"), label)
+            found, kind = self.index.difference(state["prompt_ids"], state.get("first")), type(self).__name__
+            if found is not None:
+                raise ValueError(f"{label}['prompt_ids'] must equal that of this {kind}, {found}. {REMEDY}")
         super()._check_state(state, label, size)
         self.evidence._check_state(_rows_of(state), label, size)
-
-    def _check_ids(self, ids: Any, first: Any, label: str) -> None:
-        """Raise unless these are the prompts of this bank, or those it began with and others that joined."""
-        theirs = range(ids) if isinstance(ids, (int, np.integer)) and not isinstance(ids, bool) else ids
-        ours = self.prompt_ids
-        joined = isinstance(theirs, (list, tuple, range)) and type(first) is int and first <= len(ours) < len(theirs)
-        theirs = theirs[: len(ours)] if joined else theirs
-        if isinstance(ours, range) and isinstance(theirs, range) and ours == theirs:  # of millions, perhaps
-            return
-        found = difference(list(ours), theirs)
-        if found is not None:
-            raise ValueError(f"{label}['prompt_ids'] must equal that of this {type(self).__name__}, {found}. {REMEDY}")
 
     def _put(self, state: Mapping[str, Any]) -> None:
         ids = state["prompt_ids"]

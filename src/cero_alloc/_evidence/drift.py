@@ -16,15 +16,15 @@ from .prior import log_evidence
 
 _GRID_REMEDY = "Offer shares of the evidence that survive a round, such as (1.0, 0.99, 0.9)."
 
-# Forgetting is one parameter more than never forgetting, and a likelihood-ratio test at 95% asks 1.92 nats for it. Below
-# that the larger share wins: needless forgetting throws evidence away in every round to come, while drift that is real
-# goes on showing, so that a later look will find it.
+# Forgetting has one parameter more than never forgetting, for which a likelihood-ratio test at 95% requires 1.92 nats.
+# Below that the larger share wins: needless forgetting discards evidence in every round, whereas real drift goes on
+# raising the score, so that a later call finds it.
 _WORTH_FORGETTING = 2.0  # nats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForgettingChoice:
-    """The forgetting that would have predicted a history best.
+    """The forgetting that would have predicted a history best, and the scores of all candidates.
 
     Attributes
     ----------
@@ -33,11 +33,11 @@ class ForgettingChoice:
     grid : numpy.ndarray of float64, shape (n_grid,)
         Candidates, as given: shares in (0, 1].
     log_likelihood : numpy.ndarray of float64, shape (n_grid,)
-        Log-probability that each candidate gave to the history, entry after entry, in nats.
+        Log-probability of the history under each candidate, each entry given the earlier ones, in nats.
     n_predictions : int
-        Entries about prompts that had been rewarded in an earlier round; only these tell candidates apart.
+        Entries of prompts that had feedback in an earlier round; only these distinguish the candidates.
     status : {"selected", "no repeats"}
-        Whether the history could choose, or no prompt was in two rounds and the old value stays.
+        "no repeats": no prompt had feedback in two rounds, and the old value stays.
 
     References
     ----------
