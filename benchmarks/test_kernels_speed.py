@@ -22,22 +22,12 @@ HEIGHT = 1
 EXPOSURE, ROOM, COST = RNG.uniform(0.0, 8.0, N), np.full(N, 64.0), np.ones(1)
 
 
-def evidence():
-    """Return evidence and last ticks of a pool."""
-    return np.column_stack([8.0 * P, 8.0 * (1.0 - P)]), np.zeros(N, dtype=np.int32)
-
-
-@pytest.fixture
-def pool():
-    """Arrays that a kernel may write to."""
-    return evidence()
-
-
-def powers(rho):
-    """Return the look-up table of forgetting."""
+def evidence(rho=1.0):
+    """Return the argument ``evidence`` of a pool three ticks old, in arrays that a kernel may write to."""
     fade = np.empty(4096)
     KERNELS["powers"](rho, fade)
-    return fade
+    outcomes = np.column_stack([8.0 * P, 8.0 * (1.0 - P)])
+    return PRIOR, PRIOR, 0, outcomes, np.zeros(N, dtype=np.int32), 3, rho, fade
 
 
 def test_log_pass(benchmark):
@@ -47,24 +37,24 @@ def test_log_pass(benchmark):
 
 
 @pytest.mark.parametrize("rho", [1.0, 0.98])
-def test_values(benchmark, pool, rho):
+def test_values(benchmark, rho):
     """Values of the whole pool, without and with forgetting."""
-    benchmark(KERNELS["values"], True, ROWS, PRIOR, PRIOR, 0, *pool, 3, rho, powers(rho), np.empty(1024), np.empty(N))
+    benchmark(KERNELS["values"], True, ROWS, evidence(rho), np.empty(1024), np.empty(N))
 
 
-def test_observe(benchmark, pool):
+def test_observe(benchmark):
     """Evidence of the whole pool."""
-    benchmark(KERNELS["observe"], ROWS, np.zeros(N), np.zeros(N, dtype=np.int64), *pool, 3, 1.0, powers(1.0))
+    benchmark(KERNELS["observe"], ROWS, np.zeros(N), np.zeros(N, dtype=np.int64), evidence())
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_step_pool(benchmark, pool, shape):
+def test_step_pool(benchmark, shape):
     """The dual step of the whole pool: values, demand and slopes."""
     theta, visits, places = 3.0 * Q, np.array([1000.0]), np.arange(0, N, 100)
     rows, dealt = np.empty((2, places.size), dtype=np.int64)
     scratch = (np.empty((2, 1024)), np.zeros(1024, dtype=np.int64), rows, dealt, np.empty((4, places.size)))
-    run = (np.zeros(1), 0, visits, 0, 2, R, 0.0, (SHAPES[shape], HEIGHT, 1.0), 0, places, np.full(places.size, 2))
-    benchmark(KERNELS["step_pool"], theta, PRIOR, PRIOR, 0, *pool, 3, 1.0, powers(1.0), *run, *scratch)
+    run = (np.zeros(1), 0, visits, 0), (2, R, 0.0), (SHAPES[shape], HEIGHT, 1.0), 0, places, np.full(places.size, 2)
+    benchmark(KERNELS["step_pool"], theta, evidence(), *run, scratch)
 
 
 @pytest.mark.parametrize("k", [1_024, N // 4])

@@ -7,7 +7,8 @@ from ._budget.balance import Balance
 from ._budget.horizon import Horizon
 from ._evidence.bank import BetaPosteriorBank
 from ._evidence.calibration import Calibration
-from ._evidence.prior import ForgettingChoice, PriorFit
+from ._evidence.drift import ForgettingChoice
+from ._evidence.prior import PriorFit
 from ._objective.oracle import OfflineOracle, OracleResult
 from ._objective.utility import SaturatingUtility
 

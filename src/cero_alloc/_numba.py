@@ -85,7 +85,7 @@ def interpreted(function: Callable[..., Any]) -> Callable[..., Any]:
         _running.kernel = True
         try:
             with np.errstate(all="ignore"):
-                result = function(*[np.float64(x) if type(x) is float else x for x in args])
+                result = function(*map(_numpy, args))
         finally:
             _running.kernel = False
         return tuple(map(_plain, result)) if isinstance(result, tuple) else _plain(result)
@@ -104,6 +104,13 @@ def total(function: Any) -> Any:
             return np.float64(limit(x))
 
     return call
+
+
+def _numpy(argument: Any) -> Any:
+    """Return floats as NumPy's, also those inside tuples."""
+    if type(argument) is tuple:
+        return tuple(map(_numpy, argument))
+    return np.float64(argument) if type(argument) is float else argument
 
 
 def _plain(result: Any) -> Any:

@@ -203,7 +203,7 @@ def test_retired_prompts_are_dealt_nothing(rule):
     run.bank.retire(["a", "c"])
     assert run.allocate().tolist() == [0] * 4
     run.bank.revive(list("abcd"))
-    assert run.bank._retired is None
+    assert run.bank.evidence.retired is None
     assert sum(run.allocate().sum() for _ in range(2)) > 0
 
 

@@ -210,7 +210,7 @@ def test_banks(dtype, prior, forgetting):
     for n in (0, 1, 10**9, 2**53):
         bank.update(None, [0, n, n / 2, 1e-320 * min(n, 1)], [n] * 4)
         for elapsed in (0, 1, 2**30):
-            bank.tick(elapsed if bank._now == 0 or elapsed < 2 else 0)
+            bank.tick(elapsed if bank.evidence.now == 0 or elapsed < 2 else 0)
             value, mean = bank.value(), bank.mean()
             assert ((value >= 0.0) & (value <= 0.25)).all()
             assert ((mean >= 0.0) & (mean <= 1.0)).all()

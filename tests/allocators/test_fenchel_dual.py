@@ -143,7 +143,7 @@ def test_feedback_is_additive_and_order_free(seed, forgetting):
             split.update([row], [w], [n])
         np.testing.assert_allclose(whole.bank.alpha, split.bank.alpha, rtol=1e-12)
         # identical evidence up to rounding; keep the two in step exactly for the comparison of the counts
-        split.bank._evidence[:] = whole.bank._evidence
+        split.bank.evidence.outcomes[:] = whole.bank.evidence.outcomes
 
 
 def test_late_partial_and_missing_feedback_keep_the_ledger_exact():
@@ -630,9 +630,9 @@ def fitting_run(fit_every, n_rounds=6):
     )
     changed = []
     for k in range(n_rounds):
-        before = bank._a0.tolist(), bank._b0.tolist()
+        before = bank.evidence.a0.tolist(), bank.evidence.b0.tolist()
         allocator.allocate()
-        if (bank._a0.tolist(), bank._b0.tolist()) != before:
+        if (bank.evidence.a0.tolist(), bank.evidence.b0.tolist()) != before:
             changed.append(k)
         allocator.update(None, rng.binomial(4, rates), np.full(60, 4))
     return changed, allocator
@@ -648,7 +648,10 @@ def test_the_prior_is_refitted_at_its_rounds(fit_every, expected):
         assert allocator.prior_fit is None
     else:
         assert allocator.prior_fit.fitted
-        assert (allocator.bank._a0[0], allocator.bank._b0[0]) == (allocator.prior_fit.alpha, allocator.prior_fit.beta)
+        assert (allocator.bank.evidence.a0[0], allocator.bank.evidence.b0[0]) == (
+            allocator.prior_fit.alpha,
+            allocator.prior_fit.beta,
+        )
         assert allocator.prior_fit.alpha < allocator.prior_fit.beta
 
 

@@ -172,14 +172,14 @@ class Run(RuleBasedStateMachine):
         budget = None if rng.random() < 0.5 else int(rng.integers(0, 40)) * self.g
         if self.cost is not None or budget is None or not isinstance(self.ours, OURS):
             exact = False
-        before, opened, left = self.ours.bank._now, self.ours.round, self.ours.balance.left
+        before, opened, left = self.ours.bank.evidence.now, self.ours.round, self.ours.balance.left
         try:
             counts = self.both(lambda a: a.allocate(names, budget, exact=exact))
         except ValueError as error:
             assert exact
             assert "exact=True" in str(error)  # noqa: PT017
             return
-        self.age(self.ours.bank._now - before)
+        self.age(self.ours.bank.evidence.now - before)
         names = self.ids if names is None else names
         assert counts.dtype == np.int64
         assert counts.shape == (len(names),)
@@ -281,7 +281,7 @@ class Run(RuleBasedStateMachine):
     def add_prompts(self, n, odd):
         size = len(self.ids)
         names = [f"new {size + i}" if odd or isinstance(self.ids[0], str) else size + i for i in range(n)]
-        shared = self.ours.bank._a0.size == 1 and len(self.ids) > 1
+        shared = self.ours.bank.evidence.a0.size == 1 and len(self.ids) > 1
         self.both(lambda a: a.bank.add_prompts(names, prior=None if shared else (1.0, 1.0)))
         self.ids += names
         self.exposure |= dict.fromkeys(names, 0)
@@ -325,13 +325,13 @@ class Run(RuleBasedStateMachine):
     def merge(self, seed):
         """A worker's evidence joins, gathered on the same clock."""
         rng = np.random.default_rng(seed)
-        if (self.ours.bank._a0 != 1.0).any() or (self.ours.bank._b0 != 1.0).any():
+        if (self.ours.bank.evidence.a0 != 1.0).any() or (self.ours.bank.evidence.b0 != 1.0).any():
             return  # a fitted prior is no longer a worker's
         names = self.some(rng)
         if not names:
             return
         worker = BetaPosteriorBank(names, forgetting=self.forgetting)
-        worker.tick(self.ours.bank._now)
+        worker.tick(self.ours.bank.evidence.now)
         n = rng.integers(0, 6, len(names))
         won = rng.integers(0, n + 1)
         worker.update(None, won, n)
@@ -386,7 +386,9 @@ class Run(RuleBasedStateMachine):
         if not hasattr(self, "ours"):
             return
         bank = self.ours.bank
-        prior = np.stack([np.broadcast_to(side, len(self.ids)) for side in (bank._a0, bank._b0)], axis=1)
+        prior = np.stack(
+            [np.broadcast_to(side, len(self.ids)) for side in (bank.evidence.a0, bank.evidence.b0)], axis=1
+        )
         found = np.stack([bank.alpha, bank.beta], axis=1) - prior
         np.testing.assert_allclose(found, [self.evidence[name] for name in self.ids], rtol=1e-9, atol=1e-9)
         assert bank.retired.tolist() == [name in self.retired for name in self.ids]

@@ -23,7 +23,7 @@ def visible(allocator):
     ledger, bank = allocator.ledger, allocator.bank
     arrays = (allocator.exposure, ledger.outstanding, ledger.offers, bank.alpha, bank.beta, allocator._plan.tie)
     left = None if allocator._plan.left is None else allocator._plan.left.tolist()
-    scalars = (allocator.remaining_budget, allocator.round, allocator.price, allocator._batch_price, bank._now)
+    scalars = (allocator.remaining_budget, allocator.round, allocator.price, allocator._batch_price, bank.evidence.now)
     return scalars, left, [array.tolist() for array in arrays]
 
 
@@ -100,7 +100,7 @@ def test_feedback_is_additive_and_order_free(signal, forgetting):
                 split.update([parts[k][0]], [parts[k][1]], [parts[k][2]])
             np.testing.assert_allclose(whole.bank.alpha, split.bank.alpha, rtol=1e-14)
             if forgetting < 1.0:  # ageing rounds: keep the two in step to the last bit
-                split.bank._evidence[:] = whole.bank._evidence
+                split.bank.evidence.outcomes[:] = whole.bank.evidence.outcomes
 
 
 @pytest.mark.parametrize("signal", ["variance", "group"])
@@ -305,7 +305,7 @@ def test_fit_every_refits_the_prior():
     for _ in range(6):
         counts = allocator.allocate()
         allocator.update(None, rng.binomial(counts, rates), counts)
-        fits.append((allocator.prior_fit, float(bank._a0[0])))
+        fits.append((allocator.prior_fit, float(bank.evidence.a0[0])))
     assert fits[0] == fits[1] == (None, 1.0)
     assert isinstance(fits[2][0], PriorFit)
     assert fits[2][0].fitted

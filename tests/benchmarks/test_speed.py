@@ -163,7 +163,9 @@ def test_arrays_are_weighed_once_each():
     counts = allocator.allocate()
     allocator.update(None, counts / 2, counts)
     found = speed_process.arrays_of(allocator)
-    assert [size for name, size in found.items() if name.endswith("bank._evidence")] == [bank._evidence.nbytes]
+    assert [size for name, size in found.items() if name.endswith("bank.evidence.outcomes")] == [
+        bank.evidence.outcomes.nbytes
+    ]
     assert sum(found.values()) == sum(speed_process.arrays_of([allocator, bank, allocator]).values())
     weight = speed_process.weigh(20_000)
     assert sum(weight["arrays"].values()) == pytest.approx(weight["traced"], rel=0.05)

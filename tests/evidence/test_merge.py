@@ -32,7 +32,14 @@ def gathered(rng, names, forgetting, priors=None, whole=True, rounds=5, dtype="f
 def content(bank):
     """What a bank knows, whatever the order of its rows."""
     ids = bank.prompt_ids
-    columns = (bank._evidence[:, 0], bank._evidence[:, 1], bank._tick, bank.retired, bank.alpha, bank.beta)
+    columns = (
+        bank.evidence.outcomes[:, 0],
+        bank.evidence.outcomes[:, 1],
+        bank.evidence.ticks,
+        bank.retired,
+        bank.alpha,
+        bank.beta,
+    )
     return {name: [column[i].item() for column in columns] for i, name in enumerate(ids)}
 
 
@@ -58,11 +65,11 @@ def test_counts_merge_exactly_in_any_order_and_grouping(seed, per_prompt):
     left, right = merged(merged(one, two), three), merged(one, merged(two, three))
     assert content(left) == content(right)
     assert left.prompt_ids == tuple(dict.fromkeys([*one.prompt_ids, *two.prompt_ids, *three.prompt_ids]))
-    assert left._now == max(bank._now for bank in (one, two, three))
-    sums = [bank._record.bins for bank in (one, two, three)]
-    assert left._record.bins[0].tolist() == sum(sums)[0].tolist()
-    total = sum(sum(bank._evidence.sum(axis=0)) for bank in (one, two, three))
-    assert left._evidence.sum() == total
+    assert left.evidence.now == max(bank.evidence.now for bank in (one, two, three))
+    sums = [bank.evidence.record.bins for bank in (one, two, three)]
+    assert left.evidence.record.bins[0].tolist() == sum(sums)[0].tolist()
+    total = sum(sum(bank.evidence.outcomes.sum(axis=0)) for bank in (one, two, three))
+    assert left.evidence.outcomes.sum() == total
 
 
 @settings(max_examples=150)
@@ -124,12 +131,12 @@ def test_what_does_not_fit_is_refused_and_nothing_changes():
 def test_new_prompts_bring_their_priors(dtype):
     bank = BetaPosteriorBank(["a"], dtype=dtype)
     bank.merge(BetaPosteriorBank(["b"], dtype=dtype))
-    assert bank._a0.size == 1  # one prior for all still
+    assert bank.evidence.a0.size == 1  # one prior for all still
     bank.merge(BetaPosteriorBank(["c"], prior=(3.0, 4.0), dtype=dtype))
     assert bank.alpha.tolist() == [1.0, 1.0, 3.0]
     assert bank.beta.tolist() == [1.0, 1.0, 4.0]
     bank.merge(BetaPosteriorBank(["c"], prior=(3.0, 4.0), dtype=dtype))
-    assert bank._evidence.dtype == np.dtype(dtype)
+    assert bank.evidence.outcomes.dtype == np.dtype(dtype)
 
 
 def test_an_allocator_makes_room_for_merged_prompts():

@@ -184,25 +184,35 @@ def test_expected_variance_survives_extreme_parameters(a, b, expected):
 
 
 def evidence_of(rng, size, stride, dtype=np.float64):
-    """A bank's arrays: prior, evidence, ticks, and the table of powers."""
+    """The argument ``evidence``: prior, outcomes, ticks, clock, and the table of powers."""
     a0, b0 = rng.uniform(0.1, 5, (2, size if stride else 1))
-    evidence = rng.exponential(5, (size, 2)).astype(dtype)
+    outcomes = rng.exponential(5, (size, 2)).astype(dtype)
     rho, fade = float(rng.choice([1.0, 0.97, 0.3])), np.empty(4)
     kernels.powers(rho, fade)
-    return a0, b0, stride, evidence, rng.integers(0, 9, size).astype(np.int32), 9, rho, fade
+    return a0, b0, stride, outcomes, rng.integers(0, 9, size).astype(np.int32), 9, rho, fade
 
 
 @pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize("stride", [0, 1])
 def test_posterior_and_values_match_their_twins(full, stride):
     for rng in generators(20):
-        *evidence, fade = evidence_of(rng, 12, stride)
+        evidence = evidence_of(rng, 12, stride)
         rows = np.empty(0, dtype=np.int64) if full else rng.permutation(12)[:5]
         alpha, beta, value = np.empty((3, 12 if full else 5))
-        kernels.posterior(full, rows, *evidence, fade, alpha, beta)
-        kernels.values(full, rows, *evidence, fade, np.empty(int(rng.integers(1, 20))), value)
-        np.testing.assert_allclose([alpha, beta], naive.posterior(full, rows, *evidence), rtol=1e-13)
-        np.testing.assert_allclose(value, naive.values(full, rows, *evidence), rtol=1e-13)
+        kernels.posterior(full, rows, evidence, alpha, beta)
+        kernels.values(full, rows, evidence, np.empty(int(rng.integers(1, 20))), value)
+        np.testing.assert_allclose([alpha, beta], naive.posterior(full, rows, evidence), rtol=1e-13)
+        np.testing.assert_allclose(value, naive.values(full, rows, evidence), rtol=1e-13)
+
+
+@pytest.mark.parametrize("stride", [0, 1])
+def test_stretch_matches_its_twin(stride):
+    for rng in generators(5):
+        evidence, (start, stop) = evidence_of(rng, 12, stride), sorted(rng.integers(0, 13, 2).tolist())
+        for part, twin in zip(
+            kernels.stretch(evidence, start, stop), naive.stretch(evidence, start, stop), strict=True
+        ):
+            np.testing.assert_array_equal(part, twin)
 
 
 def test_calibrate_matches_its_twin():
@@ -223,14 +233,14 @@ def test_calibrate_matches_its_twin():
 @pytest.mark.parametrize(("dtype", "within"), [(np.float64, 1e-13), (np.float32, 1e-7)])
 def test_observe_matches_its_twin(dtype, within):
     for rng in generators(10):
-        _, _, _, evidence, tick, now, rho, fade = evidence_of(rng, 12, 0, dtype)
+        evidence = evidence_of(rng, 12, 0, dtype)
         rows = rng.permutation(12)[:6]
         rollouts = rng.integers(0, 9, 6)
         successes = rollouts * rng.random(6)
-        expected = naive.observe(rows, successes, rollouts, evidence.astype(float), tick, now, rho)
-        kernels.observe(rows, successes, rollouts, evidence, tick, now, rho, fade)
-        np.testing.assert_allclose(evidence, expected[0], rtol=within)
-        assert tick.tolist() == expected[1]
+        expected = naive.observe(rows, successes, rollouts, evidence)
+        kernels.observe(rows, successes, rollouts, evidence)
+        np.testing.assert_allclose(evidence[3], expected[0], rtol=within)
+        assert evidence[4].tolist() == expected[1]
 
 
 @quick
@@ -394,20 +404,8 @@ def test_step_slopes_matches_its_twin(shape, scaling, lam, start_stride, stride)
         proposal, start = rng.integers(0, max_units + 1, 20), rng.integers(0, 40, 20) * (start_stride + rng.integers(2))
         for gamma in (0.0, 0.3):
             moved = theta.copy()
-            args = (
-                q,
-                proposal,
-                start.astype(float),
-                start_stride,
-                visits,
-                stride,
-                max_units,
-                share,
-                gamma,
-                shape,
-                scaling,
-                lam,
-            )
+            offers = (start.astype(float), start_stride, visits, stride)
+            args = (q, proposal, offers, (max_units, share, gamma), (shape, scaling, lam))
             kernels.step_slopes(moved, *args)
             np.testing.assert_allclose(moved, naive.step_slopes(theta, *args), rtol=1e-12, atol=1e-14)
             assert np.all((moved >= 0) & (moved <= 1))
@@ -445,19 +443,20 @@ def test_step_slope_matches_its_twin(scaling, lam):
 @pytest.mark.parametrize("start_stride", [0, 1])
 def test_step_pool_matches_its_twin_in_blocks_of_any_size(shape, a_stride, stride, start_stride):
     for rng in generators(4):
-        *evidence, fade = evidence_of(rng, 30, a_stride)
+        evidence = evidence_of(rng, 30, a_stride)
         theta, visits = rng.random(30), rng.integers(1, 30, 30 if stride else 1).astype(float)
         start = rng.integers(0, 9, 30 if start_stride else 1).astype(float) * start_stride
         max_units = int(rng.integers(1, 5))
-        args = (start, start_stride, visits, stride, max_units, float(rng.uniform(0.1, 9)), 0.0, (shape, 0, 1.0))
+        plan, codes = (max_units, float(rng.uniform(0.1, 9)), 0.0), (shape, 0, 1.0)
         first, k = int(rng.integers(0, 20)), int(rng.integers(0, 30))
-        args = (*args, first, rng.permutation(60)[:k], rng.integers(0, max_units + 1, k))
-        expected = naive.step_pool(theta, *evidence, *args)
+        dealt = (first, rng.permutation(60)[:k], rng.integers(0, max_units + 1, k))
+        args = (evidence, (start, start_stride, visits, stride), plan, codes, *dealt)
+        expected = naive.step_pool(theta, *args)
         for block in (1, 7, 30, 64):
             moved = theta.copy()
             rows, dealt = np.empty((2, k), dtype=np.int64)
             scratch = (np.empty((2, block)), np.zeros(block, dtype=np.int64), rows, dealt, np.empty((4, k)))
-            kernels.step_pool(moved, *evidence, fade, *args, *scratch)
+            kernels.step_pool(moved, *args, scratch)
             np.testing.assert_allclose(moved, expected, rtol=1e-12, atol=1e-14)
 
 
@@ -1419,9 +1418,9 @@ def test_forecast_matches_its_twin_round_after_round(stride):
             elif turn == 4:
                 a0 *= 0.1
             q = rng.uniform(0, 0.25, size)
-            evidence = (a0, b0, stride, counts, tick, now, rho)
-            error = kernels.forecast(*evidence, fade, q, alpha, beta, mean, value, bins)
-            twin = naive.forecast(*evidence, q, 5)
+            evidence = (a0, b0, stride, counts, tick, now, rho, fade)
+            error = kernels.forecast(evidence, q, alpha, beta, mean, value, bins)
+            twin = naive.forecast(evidence, q, 5)
             np.testing.assert_allclose(mean, twin[0], rtol=1e-13)
             np.testing.assert_allclose(value, twin[1], rtol=1e-13)
             assert bins.tolist() == twin[2]

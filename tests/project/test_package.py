@@ -116,6 +116,19 @@ def test_kernels_live_in_kernel_files_alone():
         assert decorated == module.endswith("kernels")
 
 
+MOST_ARGUMENTS = 12
+# Kernels that have more, and are being regrouped.
+LONG_KERNELS = {"bracket_units", "clear_curves", "clear_price", "clear_units"}
+
+
+def test_kernels_take_few_arguments():
+    counts = {}
+    for module in [module for module in MODULES if module.endswith("kernels")]:
+        tree = ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text())
+        counts |= {node.name: len(node.args.args) for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert {name for name, n in counts.items() if n > MOST_ARGUMENTS} <= LONG_KERNELS
+
+
 def test_public_names():
     assert sorted(cero_alloc.__all__) == cero_alloc.__all__
     for name in cero_alloc.__all__:

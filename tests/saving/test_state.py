@@ -310,8 +310,8 @@ def test_a_bank_refuses_other_prompts_and_broken_priors():
         bank, good | {"prior": (-np.ones(1), np.ones(1))}, r"prior.*\[0\] must be finite, greater than 0, got .*-1\.0"
     )
     refuses(bank, good | {"prior": (np.ones(1), np.array([np.nan]))}, r"prior.*\[1\] must be finite, .* = nan")
-    refuses(bank, good | {"evidence": np.zeros(3)}, r"^state\['evidence'\] must be float64 of shape \(2, 2\)")
-    refuses(bank, good | {"tick": np.zeros(2)}, r"^state\['tick'\] must be int32 of shape \(2,\), got .*float64")
+    refuses(bank, good | {"outcomes": np.zeros(3)}, r"^state\['outcomes'\] must be float64 of shape \(2, 2\)")
+    refuses(bank, good | {"ticks": np.zeros(2)}, r"^state\['ticks'\] must be int32 of shape \(2,\), got .*float64")
     refuses(bank, good | {"now": "late"}, r"^state\['now'\] must be a number, got state\['now'\] = 'late'")
     record = {key: value for key, value in good["record"].items() if key != "tally"}
     refuses(bank, good | {"record": record}, r"^state\['record'\] must hold .*missing or foreign: \['tally'\]")

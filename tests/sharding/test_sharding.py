@@ -197,7 +197,7 @@ def test_a_shard_holds_44_bytes_per_prompt():
     shard = PoolShard(BetaPosteriorBank(n), replace(HORIZON, n_prompts=n), 0)
     arrays = [
         part
-        for thing in (shard, shard.bank, shard.ledger)
+        for thing in (shard, shard.bank.evidence, shard.ledger)
         for part in vars(thing).values()
         if isinstance(part, np.ndarray)
     ]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cero_alloc import BetaPosteriorBank, ResolvingAllocator, SaturatingUtility
-from cero_alloc._allocators.resolving import _bound
+from cero_alloc._allocators.strategies import _bound
 from cero_alloc._solvers import units as _units
 from cero_alloc._solvers import visit as _visit
 from cero_alloc._solvers.remaining import Remaining

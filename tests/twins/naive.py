@@ -218,25 +218,33 @@ def survival(elapsed, rho):
     return left
 
 
-def posterior(full, rows, a0, b0, stride, evidence, tick, now, rho):
-    chosen = range(len(evidence)) if full else rows
-    alpha = [a0[i if stride else 0] + evidence[i][0] * survival(now - tick[i], rho) for i in chosen]
-    beta = [b0[i if stride else 0] + evidence[i][1] * survival(now - tick[i], rho) for i in chosen]
+def posterior(full, rows, evidence):
+    a0, b0, stride, outcomes, ticks, now, rho, _ = evidence
+    chosen = range(len(outcomes)) if full else rows
+    alpha = [a0[i if stride else 0] + outcomes[i][0] * survival(now - ticks[i], rho) for i in chosen]
+    beta = [b0[i if stride else 0] + outcomes[i][1] * survival(now - ticks[i], rho) for i in chosen]
     return alpha, beta
 
 
-def values(full, rows, a0, b0, stride, evidence, tick, now, rho):
-    alpha, beta = posterior(full, rows, a0, b0, stride, evidence, tick, now, rho)
+def stretch(evidence, start, stop):
+    a0, b0, stride, outcomes, ticks, *clock = evidence
+    prior = [side[start:stop] if stride else side for side in (a0, b0)]
+    return (*prior, stride, outcomes[start:stop], ticks[start:stop], *clock)
+
+
+def values(full, rows, evidence):
+    alpha, beta = posterior(full, rows, evidence)
     return [expected_variance(a, b) for a, b in zip(alpha, beta, strict=True)]
 
 
-def observe(rows, successes, rollouts, evidence, tick, now, rho):
-    evidence, tick = [list(pair) for pair in evidence], list(tick)
+def observe(rows, successes, rollouts, evidence):
+    _, _, _, outcomes, ticks, now, rho, _ = evidence
+    outcomes, ticks = [list(pair) for pair in outcomes.tolist()], list(ticks)
     for i, s, n in zip(rows, successes, rollouts, strict=True):
-        left = survival(now - tick[i], rho)
-        evidence[i] = [evidence[i][0] * left + s, evidence[i][1] * left + (n - s)]
-        tick[i] = now if rho < 1 else tick[i]
-    return evidence, tick
+        left = survival(now - ticks[i], rho)
+        outcomes[i] = [outcomes[i][0] * left + s, outcomes[i][1] * left + (n - s)]
+        ticks[i] = now if rho < 1 else ticks[i]
+    return outcomes, ticks
 
 
 def first_bad_feedback(successes, rollouts):
@@ -325,7 +333,8 @@ def propose(key, tie, threshold, max_units, cap, budget):
     return proposed, sum(counts), proposal, counts
 
 
-def step_slopes(theta, q, proposal, start, start_stride, visits, stride, max_units, share, gamma, shape, scaling, lam):
+def step_slopes(theta, q, proposal, offers, plan, codes):
+    (start, start_stride, visits, stride), (max_units, share, gamma), (shape, scaling, lam) = offers, plan, codes
     moved = []
     for i, slope in enumerate(theta):
         e, x = visits[i if stride else 0], start[i if start_stride else 0] / share
@@ -347,16 +356,13 @@ def step_slope(theta, q, dealt, step, upper, per_visit, max_units, scaling, lam)
     return min(1.0, max(0.0, theta - step * (dealt - per_visit * x) / max_units))
 
 
-def step_pool(
-    theta, a0, b0, a_stride, evidence, tick, now, rho, start, start_stride, visits, stride, max_units, share, gamma, codes,
-    first, places, units,
-):  # fmt: skip
-    q = values(True, None, a0, b0, a_stride, evidence, tick, now, rho)
+def step_pool(theta, evidence, offers, plan, codes, first, places, units):
+    q = values(True, None, evidence)
     dealt = [0] * len(theta)
     for place, n in zip(places, units, strict=True):
         if first <= place < first + len(theta):
             dealt[place - first] = n
-    return step_slopes(theta, q, dealt, start, start_stride, visits, stride, max_units, share, gamma, *codes)
+    return step_slopes(theta, q, dealt, offers, plan, codes)
 
 
 # ---------------------------------------------------------------- what the rest of the run wants
@@ -996,8 +1002,8 @@ def bin_of(mean, n_bins):
     return next((place for place in range(n_bins) if mean * n_bins < place + 1), n_bins - 1)
 
 
-def forecast(a0, b0, stride, evidence, tick, now, rho, q, n_bins):
-    alpha, beta = posterior(True, None, a0, b0, stride, evidence, tick, now, rho)
+def forecast(evidence, q, n_bins):
+    alpha, beta = posterior(True, None, evidence)
     mean = [a / (a + b) for a, b in zip(alpha, beta, strict=True)]
     value = [expected_variance(a, b) for a, b in zip(alpha, beta, strict=True)]
     bins = [sum(bin_of(m, n_bins) == place for m in mean) for place in range(n_bins)]

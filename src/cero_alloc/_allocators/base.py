@@ -14,7 +14,8 @@ from cero_alloc._budget.deliveries import Deliveries, DeliveryId
 from cero_alloc._budget.horizon import Horizon
 from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._checks import FloatArray, IntArray, counts, error_text, integer
-from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._evidence.bank import BetaPosteriorBank, empty_bank
+from cero_alloc._evidence.feedback import checked_feedback
 from cero_alloc._evidence.prior import PriorFit
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import Saved, locked
@@ -124,7 +125,7 @@ class Allocator(Saved):
             if self._fit_every is not None and self.ledger.round and self.ledger.round % self._fit_every == 0:
                 self.prior_fit = self.bank.fit_prior()
             places, units = self._propose(offer, request)
-            self.bank.tick()
+            self.bank.evidence.tick()
             return offer.spread(self.ledger.open_round(offer.rows, offer.size, places, units))
 
     @property
@@ -240,12 +241,12 @@ class Allocator(Saved):
         [0.3333333333333333, 0.6666666666666666]
         """
         self._grow()
-        rows, won, n = self.bank._feedback(prompt_ids, successes, rollouts)
+        rows, won, n = checked_feedback(self.bank.index, prompt_ids, successes, rollouts)
         number = self._round_number(round)
         receipt = self._deliveries.receive("update", delivery_id, rows, won, n)
         if receipt.repeated:
             return
-        self.bank._add(rows, won, n)
+        self.bank.evidence.observe(rows, won, n)
         self.ledger.settle(rows, n, number)
         self._deliveries.keep(receipt)
         self._learn(rows, won, n)
@@ -364,8 +365,7 @@ class Allocator(Saved):
         if older_than is not None:
             age = integer("older_than", older_than, least=0, remedy="Count the rounds opened since.")
         self._grow()
-        rows, rollouts = self.ledger.expire(age)
-        self.bank._note(rows)
+        _, rollouts = self.ledger.expire(age)
         return int(rollouts.sum())
 
     @locked
@@ -449,7 +449,7 @@ class Allocator(Saved):
 
     def _offer(self, prompt_ids: Iterable[Hashable] | None) -> Offer:
         """Return the offer that ids name."""
-        rows, retired = self.bank._index.unique_rows(prompt_ids), self.bank._retired
+        rows, retired = self.bank.index.unique_rows(prompt_ids), self.bank.evidence.retired
         named = len(self.bank) if rows is None else rows.size
         if retired is None:
             return Offer(rows, named, None, named)
@@ -478,14 +478,13 @@ class Allocator(Saved):
     ) -> None:
         """Let the ledger's method of this name take what comes back without a reward."""
         self._grow()
-        rows = self.bank._index.named_rows(prompt_ids)
+        rows = self.bank.index.named_rows(prompt_ids)
         n, number = counts("rollouts", rollouts, rows.size), self._round_number(round_)
         receipt = self._deliveries.receive(method, delivery_id, rows, n)
         if receipt.repeated:
             return
-        getattr(self.ledger, method)(rows, n, self.bank._index.name, number)
+        getattr(self.ledger, method)(rows, n, self.bank.index.name, number)
         self._deliveries.keep(receipt)
-        self.bank._note(rows)  # exposures may have changed
 
     @classmethod
     def _from_state(cls, state: State, label: str, **live: Any) -> Self:
@@ -494,7 +493,7 @@ class Allocator(Saved):
             planned = ledger.get("horizon", {}).get("n_prompts") if isinstance(ledger, dict) else None
             if not isinstance(bank, dict) or type(planned) is not int:
                 raise ValueError(f"{label} must hold a bank and a ledger with its horizon. Pass what save wrote.")
-            live["bank"] = BetaPosteriorBank._blank(bank, label, planned)
+            live["bank"] = empty_bank(BetaPosteriorBank, bank, label, planned)
         return super()._from_state(state, label, **live)
 
     def _snapshot(self) -> State:

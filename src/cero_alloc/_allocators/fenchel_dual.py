@@ -13,7 +13,8 @@ import numpy.typing as npt
 from cero_alloc._budget.horizon import Horizon, visits_per_prompt
 from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._checks import FloatArray, IntArray, error_text, flag, generator, instance, integer, real
-from cero_alloc._evidence.bank import BLOCK, BetaPosteriorBank
+from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._evidence.evidence import BLOCK
 from cero_alloc._evidence.ids import tie_ranks
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
@@ -189,7 +190,7 @@ class FenchelDualAllocator(Allocator):
         self._catch_up = flag("catch_up", catch_up)
         self._fit_every = None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None.")
         self._rng = generator(seed)
-        self._slopes = np.minimum(1.0, 4.0 * bank._values(None))
+        self._slopes = np.minimum(1.0, 4.0 * bank.evidence.values(None))
         self._tie = tie_ranks(self._rng, len(bank))
         self._batch_price = self._price  # slope of the last prompt dealt where the round's total binds, else the price
         self._open: OpenRound | None = None
@@ -310,8 +311,8 @@ class FenchelDualAllocator(Allocator):
         if not self._batch_form:
             return later * ledger.reach(size)
         left = self._visits - (ledger.offers - self._offers_before)
-        if self.bank._retired is not None:
-            left[self.bank._retired] = 0.0
+        if self.bank.evidence.retired is not None:
+            left[self.bank.evidence.retired] = 0.0
         left[slice(None) if rows is None else rows] -= 1
         return min(int(np.maximum(left, 0).sum()) * self._max_units, later * ledger.reach(len(self.bank)))
 
@@ -343,7 +344,7 @@ class FenchelDualAllocator(Allocator):
         if new == old:
             return
         rows = np.arange(old, new)
-        self._slopes = np.concatenate([self._slopes, np.minimum(1.0, 4.0 * self.bank._values(rows))])
+        self._slopes = np.concatenate([self._slopes, np.minimum(1.0, 4.0 * self.bank.evidence.values(rows))])
         self._tie = np.concatenate([self._tie, tie_ranks(self._rng, new - old, old)])
         if self._visits.size > 1:
             self._visits = np.concatenate([self._visits, np.full(new - old, self._visits.min())])
@@ -385,33 +386,41 @@ class SlopeStep:
 
         ``start``, the exposure from which the visits began, and ``visits`` have one entry, or one per prompt of the pool.
         """
-        h, z_stride, stride = self.horizon, int(start.size > 1), int(visits.size > 1)
-        z, e = start[rows] if z_stride else start, visits[rows] if stride else visits
-        q, share, codes = self.bank._values(rows), h.equal_share_units, self.utility.codes
-        slopes_kernels.step_slopes(theta, q, proposal, z, z_stride, e, stride, h.max_units, share, self.size, *codes)
+        offers = _offers(rows, start, visits)
+        slopes_kernels.step_slopes(
+            theta, self.bank.evidence.values(rows), proposal, offers, self._plan, self.utility.codes
+        )
 
     def pool(
         self, theta: FloatArray, places: IntArray, proposal: IntArray, start: FloatArray, visits: FloatArray
     ) -> None:
         """Move the slopes of the pool's first prompts, as many as there are in ``theta``, in place."""
-        a0, b0, a_stride, evidence, tick, now, rho, fade = self.bank._arguments()
-        h, z_stride, stride, size = self.horizon, int(start.size > 1), int(visits.size > 1), places.size
+        stretch, plan, codes = self.bank.evidence.stretch, self._plan, self.utility.codes
 
         def step(first: int, stop: int) -> None:
             some, block = slice(first, stop), min(BLOCK, stop - first)
-            a, b = (a0[some], b0[some]) if a_stride else (a0, b0)
-            z, e = start[some] if z_stride else start, visits[some] if stride else visits
-            rows, dealt = np.empty((2, size), dtype=np.int64)
+            rows, dealt = np.empty((2, places.size), dtype=np.int64)
+            scratch = np.empty((2, block)), np.zeros(block, np.int64), rows, dealt, np.empty((4, places.size))
+            offers = _offers(some, start, visits)
             slopes_kernels.step_pool(
-                theta[some], a, b, a_stride, evidence[some], tick[some], now, rho, fade, z, z_stride, e, stride,
-                h.max_units, h.equal_share_units, self.size, self.utility.codes, first, places, proposal,
-                np.empty((2, block)), np.zeros(block, dtype=np.int64), rows, dealt, np.empty((4, size)),
-            )  # fmt: skip
+                theta[some], stretch(first, stop), offers, plan, codes, first, places, proposal, scratch
+            )
 
         if theta.size < threads.ALONE:
             step(0, theta.size)
         else:
             threads.in_stretches(step, theta.size)
+
+    @property
+    def _plan(self) -> tuple[int, float, float]:
+        """The argument ``plan`` of the kernels."""
+        return self.horizon.max_units, self.horizon.equal_share_units, self.size
+
+
+def _offers(rows: IntArray | slice, start: FloatArray, visits: FloatArray) -> tuple[FloatArray, int, FloatArray, int]:
+    """Return the argument ``offers`` of the kernels for some rows."""
+    start_stride, stride = int(start.size > 1), int(visits.size > 1)
+    return start[rows] if start_stride else start, start_stride, visits[rows] if stride else visits, stride
 
 
 def next_price(price: float, proposed: int, pace: float, capacity: int, step: float) -> float:

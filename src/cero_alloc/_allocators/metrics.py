@@ -54,7 +54,7 @@ def regret_certificate(bank: BetaPosteriorBank, ledger: RolloutLedger, utility: 
     The optimum spends no more than was spent, and on no prompt more than its offers so far allow. Utilities are per
     prompt. The oracle only judges: no decision depends on it.
     """
-    q, h, size = bank._values(None), ledger.horizon, len(bank)
+    q, h, size = bank.evidence.values(None), ledger.horizon, len(bank)
     cost = ledger.costs.rates
     achieved = float(utility.value(q, ledger.exposure_units / h.equal_share_units).sum())
     spent, upper = float((cost * ledger.exposure_units).sum()), cost * ledger.offers * h.max_units

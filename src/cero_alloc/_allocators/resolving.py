@@ -359,7 +359,7 @@ class ResolvingAllocator(Allocator):
         elif self._streaming is None and not self._knows(offer) and offer.size:
             raise ValueError(
                 "prompt_ids must name the whole pool where visits are not told and order is 'spread', got "
-                f"{offer.size} of {self.bank._n_active} prompts. Pass visits=, how often each prompt is offered, or order='best'."
+                f"{offer.size} of {self.bank.evidence.n_active} prompts. Pass visits=, how often each prompt is offered, or order='best'."
             )
         return self._pacing.window(offer.rows, offer.size, left, budget, exact)
 
@@ -368,13 +368,12 @@ class ResolvingAllocator(Allocator):
         strategy = self._strategy if self._streaming is None or self._knows(offer) else self._streaming
         units, self._batch_price = strategy.deal(offer.rows, *request)
         self._plan.visited(offer.selector)
-        self.bank._note(offer.rows)
         places = np.flatnonzero(units)
         return places, units[places]
 
     def _knows(self, offer: Offer) -> bool:
         """Tell whether the visits to come are known: they were told, or the whole pool is on offer in every round."""
-        return self._plan.left is not None or offer.size == self.bank._n_active
+        return self._plan.left is not None or offer.size == self.bank.evidence.n_active
 
     def _most(self, left: FloatArray | None, to_come: float, rounds: int) -> float:
         """Return the largest budget that so many rounds, and offers to come at one unit each, can spend."""

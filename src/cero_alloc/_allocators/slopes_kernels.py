@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cero_alloc._evidence.kernels import values
+from cero_alloc._evidence.kernels import stretch, values
 from cero_alloc._numba import kernel, sqrt
 from cero_alloc._objective.kernels import EXPONENTIAL, demand, scale_of
 
@@ -34,7 +34,7 @@ def log_ratio(top, bottom):
     k += (up - (200.0 if top < 1e-290 else 0.0)) - (down - (200.0 if bottom < 1e-290 else 0.0))
     f = (m_top - m_bottom) / (m_top + m_bottom)
     w = f * f
-    tail = 1.0 / 23.0  # atanh(f) / f = 1 + w / 3 + w**2 / 5 + ..., w < .0295
+    tail = 1.0 / 23.0  # atanh(f) / f = 1 + w / 3 + w**2 / 5 + ..., w < 0.0295
     tail = tail * w + 1.0 / 21.0
     tail = tail * w + 1.0 / 19.0
     tail = tail * w + 1.0 / 17.0
@@ -60,13 +60,20 @@ def step_slope(theta, q, dealt, step, upper, per_visit, max_units, scaling, lam)
 
 
 @kernel
-def step_slopes(theta, q, proposal, start, start_stride, visits, stride, max_units, share, gamma, shape, scaling, lam):
-    """One projected step of the normalised slopes towards the demand per visit; gamma = 0 means 1 / sqrt(visits).
+def step_slopes(theta, q, proposal, offers, plan, codes):
+    """Take one projected step of the normalised slopes towards the demand per visit.
 
-    ``start`` holds the exposure from which the visits began: what is wanted is what the demand has beyond it. The
-    quotient by max_units stays one: slopes that are equal by arithmetic must be equal to the last bit, or rounding would
-    break ties.
+    ``offers`` is (start, start_stride, visits, stride): the exposure at which the visits began, and the number of visits,
+    each with one entry (stride 0) or one per prompt (stride 1). Only demand beyond ``start`` counts. ``plan`` is
+    (max_units, share, gamma): the caps in units, the equal share, and the step, 0 for 1 / sqrt(visits). ``codes`` is
+    (shape, scaling, lam).
+
+    The step divides by max_units instead of multiplying by its reciprocal: slopes that are equal in exact arithmetic must
+    be equal to the last bit, or rounding would break ties.
     """
+    start, start_stride, visits, stride = offers
+    max_units, share, gamma = plan
+    shape, scaling, lam = codes
     own = 0.0 if gamma > 0.0 else 1.0
     plain = shape == EXPONENTIAL and start_stride == 0 and start[0] == 0.0  # only such loops are vectorised
     if plain and stride == 0:
@@ -89,17 +96,18 @@ def step_slopes(theta, q, proposal, start, start_stride, visits, stride, max_uni
 
 
 @kernel
-def step_pool(
-    theta, a0, b0, a_stride, evidence, tick, now, rho, fade, start, start_stride, visits, stride, max_units, share, gamma, codes,
-    first, places, units, scratch, none, rows, dealt, kept,
-):  # fmt: skip
-    """Step the slopes of a stretch of the pool, from row ``first`` on, with the values as they stand.
+def step_pool(theta, evidence, offers, plan, codes, first, places, units, scratch):
+    """Step the slopes of a stretch of the pool, which begins at row ``first``, with the values as they stand.
 
-    All step as if nothing had been dealt; those at ``places`` are kept before, and then step again with their units: no
-    array as large as the pool is needed. ``scratch`` (2 x size) and ``none``, as many zeros, set the size of the blocks:
-    small ones stay in the cache. ``rows``, ``dealt`` (as many as places) and ``kept`` (4 x) are scratch too.
+    ``evidence``, ``offers``, ``plan`` and ``codes`` are those of ``values`` and :func:`step_slopes`, for the stretch.
+    ``places`` are the pool rows that got ``units``. All slopes step as if nothing had been dealt. Those at ``places`` are
+    saved before, and step again with their units: no array as large as the pool is needed.
+
+    ``scratch`` is (work, none, rows, dealt, kept). ``work`` (2 x size) and ``none`` (zeros, of that size) set the size of the
+    blocks; small blocks stay in the cache. ``rows``, ``dealt`` and ``kept`` (4 x) are as long as ``places``.
     """
-    shape, scaling, lam = codes
+    start, start_stride, visits, stride = offers
+    work, none, rows, dealt, kept = scratch
     k = 0
     for j in range(places.size):
         row = places[j] - first
@@ -109,14 +117,13 @@ def step_pool(
             k += 1
     for low in range(0, theta.size, none.size):
         high = min(low + none.size, theta.size)
-        q, n = scratch[0, : high - low], none[: high - low]
-        a, b = (a0[low:high], b0[low:high]) if a_stride else (a0, b0)
+        q, n = work[0, : high - low], none[: high - low]
         e, z = visits[low:high] if stride else visits, start[low:high] if start_stride else start
-        values(np.bool_(True), n, a, b, a_stride, evidence[low:high], tick[low:high], now, rho, fade, scratch[1], q)
-        step_slopes(theta[low:high], q, n, z, start_stride, e, stride, max_units, share, gamma, shape, scaling, lam)
+        values(np.bool_(True), n, stretch(evidence, low, high), work[1], q)
+        step_slopes(theta[low:high], q, n, (z, start_stride, e, stride), plan, codes)
     if k > 0:
         again, e, q, z = kept[0, :k], kept[1, :k], kept[2, :k], kept[3, :k]
-        values(np.bool_(False), rows[:k], a0, b0, a_stride, evidence, tick, now, rho, fade, scratch[1], q)
-        step_slopes(again, q, dealt[:k], z, start_stride, e, stride, max_units, share, gamma, shape, scaling, lam)
+        values(np.bool_(False), rows[:k], evidence, work[1], q)
+        step_slopes(again, q, dealt[:k], (z, start_stride, e, stride), plan, codes)
         for r in range(k):
             theta[rows[r]] = again[r]

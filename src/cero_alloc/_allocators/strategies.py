@@ -98,11 +98,11 @@ class Plan(Stateful):
         """Plan afresh at the next visit: visits, prompts or budget have changed."""
         self.running: RunningPlan | None = None
         self._to_come: float | None = None  # sum of the visits left; None: not added up yet
-        self._retired = self.bank._retired
+        self._retirements = self.bank.evidence.retirements
 
     def check_retirements(self) -> None:
         """Plan afresh where prompts were retired or revived since the last visit."""
-        if self._retired is not self.bank._retired:
+        if self._retirements != self.bank.evidence.retirements:
             self.forget()
 
     def grow(self, n_prompts: int, rng: np.random.Generator) -> None:
@@ -126,9 +126,9 @@ class Plan(Stateful):
 
     def values(self, rows: IntArray | None) -> FloatArray:
         """Return the values, with their bonus for uncertainty."""
-        q = self.bank._values(rows)
+        q = self.bank.evidence.values(rows)
         if self.exploration > 0.0:
-            q = np.minimum(q + self.exploration * self.bank._spread(rows), 0.25)
+            q = np.minimum(q + self.exploration * self.bank.evidence.spread(rows), 0.25)
         return q
 
     def exposure(self) -> FloatArray:
@@ -137,7 +137,7 @@ class Plan(Stateful):
 
     def visits_left(self, rows: IntArray | None) -> FloatArray:
         """Return the offers to come, this one of ``rows`` included: per prompt, or one entry for all."""
-        retired = self.bank._retired
+        retired = self.bank.evidence.retired
         if self.left is None:
             rounds = float(max(1, self.ledger.rounds_left))
             return np.array([rounds]) if retired is None else np.where(retired, 0.0, rounds)
@@ -150,8 +150,8 @@ class Plan(Stateful):
         """Return the visits left of these rows as they were told; a retired prompt has none."""
         assert self.left is not None
         left = np.maximum(self.left[rows], 0.0)
-        if self.bank._retired is not None:
-            left[self.bank._retired[rows]] = 0.0
+        if self.bank.evidence.retired is not None:
+            left[self.bank.evidence.retired[rows]] = 0.0
         return left
 
     def offers_to_come(self, rows: IntArray | slice) -> float:
@@ -169,9 +169,9 @@ class Plan(Stateful):
         """
         visits: FloatArray = 1.0 + (left - 1.0) / self.front_load
         if self.min_units > 1:
-            retired = self.bank._retired
+            retired = self.bank.evidence.retired
             active = None if retired is None else np.flatnonzero(~retired)
-            pool = max(1.0, self.ledger.costs.of_offer(active, self.bank._n_active))
+            pool = max(1.0, self.ledger.costs.of_offer(active, self.bank.evidence.n_active))
             visits = np.minimum(visits, max(1.0, self.ledger.funds / (self.min_units * pool)))
         return visits
 
@@ -198,7 +198,7 @@ class WholeUnits:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._tables = ExposureTables(plan)
-        self._log: list[IntArray] | None = None  # of the bank, since the running plan last looked
+        self._seen = -1, -1  # versions of the evidence and of the ledger at which the running plan last looked
 
     def deal(self, rows: IntArray | None, low: float, high: float) -> Visit:
         """Return the units of these rows."""
@@ -240,14 +240,16 @@ class WholeUnits:
         assert plan.left is not None
         if plan.bank.forgetting < 1.0 or plan.offers_to_come(rows) * plan.max_units <= budget:
             return None
-        self._log, changed = plan.bank._changes(self._log)
-        if changed is None or plan.running is None:
+        journals = plan.bank.evidence.journal, plan.ledger.journal
+        changes = [journal.since(seen) for journal, seen in zip(journals, self._seen, strict=True)]
+        self._seen = journals[0].version, journals[1].version
+        if plan.running is None or any(rows is None for rows in changes):
             z = plan.exposure()
             upper = np.minimum(plan.visits_left(rows) * plan.max_units, plan.ledger.total_units).astype(np.int64)
             pool = Units(plan.values(None), z, plan.tie, upper, plan.share, plan.utility, ahead=z)
             plan.running = RunningPlan(pool)
         else:
-            changed = np.union1d(changed, rows)
+            changed = np.unique(np.concatenate([*changes, rows]))
             left = plan.offers_left(changed)
             offered = np.searchsorted(changed, rows)
             left[offered] = np.maximum(left[offered], 1.0)
@@ -376,10 +378,10 @@ class GroupTables(Tables):
 
     def _signal(self, rows: IntArray | None) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return posterior parameters, and the factor by which the bonus for uncertainty raises the signal."""
-        alpha, beta = self.plan.bank._posterior(rows)
+        alpha, beta = self.plan.bank.evidence.posterior(rows)
         factor = np.ones(alpha.size)
         if self.plan.exploration > 0.0:
-            q = self.plan.bank._values(rows)
+            q = self.plan.bank.evidence.values(rows)
             np.divide(self.plan.values(rows), q, out=factor, where=q > 0.0)
         return alpha, beta, factor
 

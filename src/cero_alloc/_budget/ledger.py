@@ -55,7 +55,7 @@ class RolloutLedger(Stateful):
     funds : float
         What is not dealt: whole units, or tokens where prompts differ in cost.
     journal : Journal
-        Rows whose exposure or outstanding rollouts changed.
+        Rows that were offered, or whose exposure changed.
     """
 
     FIELDS: ClassVar[dict[str, Field]] = {
@@ -332,6 +332,7 @@ class RolloutLedger(Stateful):
             self._pool_rounds += 1
         else:
             kernels.count_offers(rows, self.accounts)
+        self.journal.note(rows)
         return rollouts
 
     def top_up(self, rows: IntArray, units: IntArray) -> float:
@@ -341,7 +342,6 @@ class RolloutLedger(Stateful):
         if total:
             self.reserved += total * g
             self.reservations.note(self.round, rows, units * g, self.outstanding)
-            self.journal.note(rows)
         cost = self.costs.of_units(rows, units, total)
         self.funds -= cost
         return cost
@@ -354,7 +354,7 @@ class RolloutLedger(Stateful):
         reported = int(rollouts.sum())
         settled = int(kernels.settle(rows, self._take(round_, rows, rollouts), self.accounts))
         self.unreserved += reported - settled
-        self._release(rows, settled)
+        self._release(settled)
         return settled
 
     def refund(
@@ -366,7 +366,8 @@ class RolloutLedger(Stateful):
         self._take(round_, rows, rollouts)
         kernels.lend(rows, -(rollouts // g), g, self.accounts)
         self.funds += self.costs.of_units(rows, rollouts // g)
-        self._release(rows, int(rollouts.sum()))
+        self._release(int(rollouts.sum()))
+        self.journal.note(rows)
 
     def write_off(
         self, rows: IntArray, rollouts: IntArray, name_of: Callable[[int], object], round_: int | None = None
@@ -374,7 +375,7 @@ class RolloutLedger(Stateful):
         """Count rollouts of a round, or of any, as spent that will never be reported."""
         require_refundable(rollouts, self.owed(rows, round_), 1, lambda i: name_of(int(rows[i])))
         self._take(round_, rows, rollouts)
-        self._release(rows, int(kernels.settle(rows, rollouts, self.accounts)))
+        self._release(int(kernels.settle(rows, rollouts, self.accounts)))
 
     def expire(self, older_than: int) -> tuple[IntArray, IntArray]:
         """Take back what is outstanding from more than ``older_than`` rounds ago; return rows and rollouts, one row per deal.
@@ -389,7 +390,8 @@ class RolloutLedger(Stateful):
         kernels.lend(rows, -units, g, self.accounts)
         kernels.settle(rows, rollouts - units * g, self.accounts)
         self.funds += self.costs.of_units(rows, units)
-        self._release(rows, int(rollouts.sum()))
+        self._release(int(rollouts.sum()))
+        self.journal.note(rows)
         return rows, units * g
 
     def owed(self, rows: IntArray, round_: int | None) -> IntArray:
@@ -405,10 +407,8 @@ class RolloutLedger(Stateful):
             return rollouts
         return self.reservations.take(round_, rows, rollouts, self.outstanding)
 
-    def _release(self, rows: IntArray, rollouts: int) -> None:
-        """Take rollouts of these rows off the sum outstanding, and note the rows."""
-        if rollouts:
-            self.journal.note(rows)
+    def _release(self, rollouts: int) -> None:
+        """Take rollouts off the sum outstanding."""
         self.reserved -= rollouts
         if not self.reserved:
             self.reservations.clear()

@@ -1,1 +1,1 @@
-"""What is known of each prompt: ids, evidence, prior, calibration."""
+"""What is known about each prompt: ids, evidence, prior, drift and calibration."""

@@ -1,4 +1,4 @@
-"""Calibration: how well the values that the bank predicts agree with the reward variance that is then observed."""
+"""Calibration: how well the predicted values agree with the reward variances that are then observed."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from . import kernels
 
 _N_BINS = 10
 _TOP = 0.25  # the largest value, p (1 - p) at p = 1/2
-_FADE = exp(-1.0 / 1000.0)  # of the running bias per group: by a factor of e over a thousand
+_FADE = exp(-1.0 / 1000.0)  # weight that the running bias keeps per group
 
-_LIMIT = 0.01  # a bias that moves the ranking of prompts: a tenth of the spread of p (1 - p) in real pools
+_LIMIT = 0.01  # bias that changes the ranking of prompts: a tenth of the spread of p (1 - p) in real pools
 _ERRORS = 3.0  # standard errors
-_LEAST_GROUPS = 100  # before that the standard error itself is a guess
+_LEAST_GROUPS = 100  # with fewer groups the standard error itself is unreliable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
     """Predicted against observed within-group reward variance, over all groups that a bank was given.
 
-    A group is one entry of an update with at least two rollouts. Predicted is the prompt's value just before the entry
-    is added; observed is S (n - S) / (n (n - 1)), whose expectation is p (1 - p) for rewards 0 and 1. Rewards in between
-    are taken for 0/1 rewards of the same mean. With v their own variance, less than p (1 - p), the expectation is then
-    larger by (p (1 - p) - v) / (n - 1): expect a negative bias there, which says nothing against the bank.
+    A group is one entry of an update with at least two rollouts. The prediction is the prompt's value just before the
+    entry is added. The observation is S (n - S) / (n (n - 1)), whose expectation is p (1 - p) for rewards 0 and 1. Rewards
+    in between are treated as 0/1 rewards of the same mean. Their variance v is less than p (1 - p), and the expectation of
+    the observation is larger than p (1 - p) by (p (1 - p) - v) / (n - 1). The negative bias that results is not an error
+    of the bank.
 
     Attributes
     ----------
@@ -48,18 +49,18 @@ class Calibration:
     bias : float
         Mean predicted less mean observed reward variance over all groups; NaN without any.
     standard_error : float
-        Standard error of ``bias``; NaN below two groups. Groups count as independent, which for prediction errors, each made before
-        the group was seen, holds if the bank is right.
+        Standard error of ``bias``; NaN below two groups. It treats the prediction errors as independent, which holds for
+        a correct bank because each prediction is made before its group is seen.
     running_bias : float
-        The same with weights that fade by exp(-1/1000) per group: the last thousand or so.
+        The bias with weights that fade by exp(-1/1000) per group, that is over about the last thousand groups.
     running_standard_error : float
         Standard error of ``running_bias``.
     error : float
         Mean of abs(predicted - observed) over the bins, weighted by their groups; NaN without any.
     warning : float
         1 when there are at least 100 groups and either bias exceeds 0.01 and three of its standard errors in absolute
-        value, else 0. The bias over all groups is passed over where the running bias shows that it is a thing of the
-        past: smaller, by more than three of its standard errors.
+        value, else 0. The bias over all groups is ignored where the running bias is smaller by more than three of its
+        standard errors, because the cause has then gone.
 
     References
     ----------
@@ -116,7 +117,7 @@ class Calibration:
 
 
 class CalibrationRecord(Stateful):
-    """Sums over all groups seen so far, in bins of the predicted value; two plain arrays of float64.
+    """Sums over all groups so far, by bins of the predicted value, in two arrays of float64.
 
     Examples
     --------
@@ -134,7 +135,7 @@ class CalibrationRecord(Stateful):
         self.tally = np.zeros(5)  # mixed groups; faded sums of 1, of 1 squared, of the difference, of its square
 
     def add(self, value: FloatArray, successes: FloatArray, rollouts: IntArray) -> None:
-        """Count entries with at least two rollouts.
+        """Add the entries with at least two rollouts.
 
         Parameters
         ----------
@@ -148,19 +149,19 @@ class CalibrationRecord(Stateful):
         kernels.calibrate(value, successes, rollouts, _TOP, _FADE, self.bins, self.tally)
 
     def merge(self, other: CalibrationRecord) -> None:
-        """Add the sums of another record; the faded ones as if both had gone on side by side."""
+        """Add the sums of another record; for the fading sums, as if both records had been filled in parallel."""
         self.bins += other.bins
         self.tally += other.tally
 
     def report(self) -> Calibration:
-        """Return what the sums say."""
+        """Return the comparison that the sums allow."""
         groups, predicted, observed, squared = self.bins
         n = float(groups.sum())
         bias, own_error = _mean_and_error(n, n, float((predicted - observed).sum()), float(squared.sum()))
         running, running_error = _mean_and_error(*self.tally[1:].tolist())
         empty = groups == 0.0
         size = np.where(empty, np.nan, groups)
-        gap = np.abs(predicted - observed).sum()  # of sums: the groups are the weights
+        gap = np.abs(predicted - observed).sum()  # the sums weight each bin by its groups
         return Calibration(
             edges=np.linspace(0.0, _TOP, _N_BINS + 1),
             groups=groups.astype(np.int64),
@@ -182,7 +183,7 @@ def _mean_and_error(weight: float, weight_squared: float, total: float, total_sq
     if weight == 0.0:
         return nan, nan
     mean = total / weight
-    share = weight_squared / weight / weight  # one over the number of groups that count
+    share = weight_squared / weight / weight  # one over the effective number of groups
     if share > 1.0 - 1e-12:
         return mean, nan
     variance = max(0.0, total_squared / weight - mean * mean) / (1.0 - share)
@@ -190,11 +191,11 @@ def _mean_and_error(weight: float, weight_squared: float, total: float, total_sq
 
 
 def _biased(bias: float, error: float, running: float, running_error: float) -> bool:
-    """Tell whether one of the biases is too large to be chance, and not a thing of the past."""
+    """Tell whether one of the biases is too large to be chance and still present."""
     if abs(running) > max(_LIMIT, _ERRORS * running_error):
         return True
     if abs(bias) <= max(_LIMIT, _ERRORS * error):
         return False
-    # After a fit the record keeps the old bias for long; a lamp that stays on then would teach users to ignore it.
+    # The record keeps an old bias long after a fit has removed its cause; a warning that stayed on would be ignored.
     recovered = (bias - running) * (1.0 if bias > 0.0 else -1.0) > _ERRORS * running_error
     return not recovered

@@ -1,4 +1,4 @@
-"""PromptIndex: prompt ids and the rows they stand in."""
+"""PromptIndex: prompt ids and their rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from cero_alloc._checks import IntArray, TieArray, error_text, integer, require_ordered, require_unmasked
+from cero_alloc._saving.state import difference
 
 from . import kernels
 
@@ -16,11 +17,11 @@ _NO_ROWS = np.empty(0, dtype=np.int64)
 _BOOLS = (bool, np.bool_)
 _BOOLS_SET = frozenset(_BOOLS)
 _LARGEST = np.iinfo(np.int64).max
-_MOST = 2**31 - 1  # prompts: ranks that break ties have 32 bits
+_MOST = 2**31 - 1  # prompts: the ranks that break ties are int32
 
 
 class PromptIndex:
-    """Unique prompt ids in row order; ids 0 .. M-1 are kept as a range and need no table.
+    """Unique prompt ids in row order. The ids 0 .. M-1 are held as a range, without a table.
 
     Parameters
     ----------
@@ -30,7 +31,7 @@ class PromptIndex:
 
     def __init__(self, prompts: SupportsIndex | Sequence[Hashable]) -> None:
         self._table: dict[Hashable, int] | None = None  # None: an id is its own row
-        self._last: tuple[list[Hashable], IntArray] = ([], _NO_ROWS)  # ids that were looked up last, and their rows
+        self._last: tuple[list[Hashable], IntArray] = ([], _NO_ROWS)  # the ids of the latest look-up, and their rows
         self._ids: list[Hashable] | range
         if hasattr(prompts, "__index__") and getattr(prompts, "ndim", 0) == 0:
             remedy = "Give the number of prompts, or their ids."
@@ -51,7 +52,7 @@ class PromptIndex:
             return _is_int(prompt_id) and prompt_id in self._ids
         try:
             return prompt_id in self._table and not isinstance(prompt_id, _BOOLS)
-        except TypeError:  # unhashable, so not an id
+        except TypeError:  # not hashable, so not an id
             return False
 
     @property
@@ -64,7 +65,7 @@ class PromptIndex:
         return self._ids[row]
 
     def fresh(self, ids: Iterable[Hashable]) -> list[Hashable]:
-        """Return ids as a list, checked to be new and unique."""
+        """Return ids as a list, after checking that they are new and unique."""
         names = _id_list("ids", ids)
         _table_of("ids", names)
         known = self if self._table is not None or all(map(_is_int, names)) else _table_of("ids", self._ids)
@@ -74,7 +75,7 @@ class PromptIndex:
         return names
 
     def append(self, names: list[Hashable]) -> None:
-        """Give the next rows to checked new ids."""
+        """Append ids that :meth:`fresh` has checked."""
         size = len(self)
         if isinstance(self._ids, range) and names == list(range(size, size + len(names))) and all(map(_is_int, names)):
             self._ids = range(size + len(names))
@@ -84,15 +85,27 @@ class PromptIndex:
         self._table.update((name, size + row) for row, name in enumerate(names))
         self._ids = [*self._ids, *names]
 
+    def difference(self, ids: Any, first: Any) -> str | None:
+        """Say how these ids, or 0 .. ids-1, differ from those of this index; None where they do not.
+
+        Ids that follow the first ``first`` may have joined later: they are no difference.
+        """
+        theirs = range(ids) if isinstance(ids, (int, np.integer)) and not isinstance(ids, bool) else ids
+        joined = isinstance(theirs, (list, tuple, range)) and type(first) is int and first <= len(self) < len(theirs)
+        theirs = theirs[: len(self)] if joined else theirs
+        if isinstance(self._ids, range) and isinstance(theirs, range) and self._ids == theirs:  # perhaps millions
+            return None
+        return difference(list(self._ids), theirs)
+
     def rows(self, ids: object) -> IntArray:
-        """Return the rows of ``ids``; nobody writes into them."""
+        """Return the rows of ``ids``; the array must not be written to."""
         rows = self._find(ids)
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
-            raise _unknown_ids(self._strangers(rows))
+            raise _unknown_ids(self._unknown(rows))
         return rows
 
     def _find(self, ids: Any) -> IntArray:
-        """Return the rows of ``ids``; where ids are rows, they are yet to be checked against the size."""
+        """Return the rows of ``ids``; where ids are rows, the caller checks that they are below the size."""
         _require_list("prompt_ids", "be a collection of ids", ids)
         if self._table is None:
             return self._integer_rows(ids)
@@ -100,16 +113,16 @@ class PromptIndex:
         if (0 in self._table or 1 in self._table) and not _BOOLS_SET.isdisjoint(map(type, names)):
             raise _unknown_ids([name for name in names if name not in self])
         try:
-            if names == self._last[0]:  # feedback mostly names what was just dealt, and comparing beats looking up
+            if names == self._last[0]:  # feedback mostly names the latest deal, and comparing is faster than looking up
                 return self._last[1]
             rows = np.fromiter(map(self._table.__getitem__, names), dtype=np.int64, count=len(names))
-        except (KeyError, TypeError, ValueError):  # a ValueError of arrays that were compared
+        except (KeyError, TypeError, ValueError):  # a ValueError from comparing arrays
             unknown = [name for name in names if name not in self]
             raise _unknown_ids(unknown) from None
         self._last = names, rows
         return rows
 
-    def _strangers(self, rows: IntArray) -> list[int]:
+    def _unknown(self, rows: IntArray) -> list[int]:
         return [int(row) for row in rows if not 0 <= row < len(self)]
 
     def _integer_rows(self, ids: Iterable[Hashable]) -> IntArray:
@@ -121,18 +134,18 @@ class PromptIndex:
         if array.size == 0:
             return _NO_ROWS
         if array.dtype.kind not in "iu" or array.ndim != 1:
-            strangers = [name for name in names if name not in self]
-            if strangers:
-                raise _unknown_ids(strangers)
+            unknown = [name for name in names if name not in self]
+            if unknown:
+                raise _unknown_ids(unknown)
             array = np.array([operator.index(name) for name in names])
-        elif isinstance(names, (list, tuple)):  # NumPy takes True for 1
+        elif isinstance(names, (list, tuple)):  # NumPy reads True as 1
             bits = np.flatnonzero((array == 0) | (array == 1)).tolist()
             odd = [names[i] for i in bits if isinstance(names[i], _BOOLS)]
             if odd:
                 raise _unknown_ids(odd)
-        if array.dtype == np.uint64 and array.max() > _LARGEST:  # would turn into a row
+        if array.dtype == np.uint64 and array.max() > _LARGEST:  # would wrap around to another row
             raise _unknown_ids([int(name) for name in array if name > _LARGEST])
-        return np.array(array, dtype=np.int64)  # a copy: an open round keeps it
+        return np.array(array, dtype=np.int64)  # a copy, because an open round keeps it
 
     def unique_rows(self, prompt_ids: Iterable[Hashable] | None) -> IntArray | None:
         """Return the rows of ids that may not repeat; None, the whole pool, stays None."""
@@ -144,7 +157,7 @@ class PromptIndex:
             slots = np.full(1 << (rows.size * 3 // 2).bit_length(), -1, dtype=np.int64)
         position, kind = kernels.first_bad_row(rows, len(self), slots)
         if kind == 1:
-            raise _unknown_ids(self._strangers(rows))
+            raise _unknown_ids(self._unknown(rows))
         if kind == 2:
             name = self.name(int(rows[position]))
             raise ValueError(
@@ -159,12 +172,12 @@ class PromptIndex:
 
 
 def tie_ranks(rng: np.random.Generator, size: int, after: int = 0) -> TieArray:
-    """Draw a random order of prompts: what breaks ties between equal keys; its ranks begin at ``after``."""
+    """Draw a random order of prompts, which breaks ties between equal keys; its ranks begin at ``after``."""
     return rng.permutation(np.arange(after, after + size, dtype=np.int32))
 
 
 def _require_list(name: str, condition: str, ids: object) -> None:
-    """Refuse what is no list of ids: one id, a set, a table."""
+    """Refuse what is not a list of ids: a single id, a set, a table."""
     if isinstance(ids, (str, bytes, bytearray)) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
         raise TypeError(error_text(name, condition, ids, "Wrap a single id in a list."))
     if getattr(ids, "ndim", 1) != 1:
@@ -178,7 +191,7 @@ def _is_int(name: object) -> bool:
 
 
 def _listed(ids: Any) -> list[Hashable]:
-    """Return ids as a list of Python's own types: an entry of a tensor equals its number, but hashes otherwise."""
+    """Return ids as a list of Python's own types: an entry of a tensor equals its number but has another hash."""
     return list(ids.tolist()) if hasattr(ids, "tolist") else list(ids)
 
 

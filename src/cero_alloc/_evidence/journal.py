@@ -1,47 +1,109 @@
-"""A journal of changed rows: readers ask what changed since the version they last saw."""
+"""Journal: which rows of a table changed, by version number."""
 
 from __future__ import annotations
-
-from collections import deque
 
 import numpy as np
 
 from cero_alloc._checks import IntArray
 
+_NO_ROWS = np.empty(0, dtype=np.int64)
+
 
 class Journal:
-    """Rows in the order in which they changed, with a version that counts the changes.
+    """A log of the rows that changed, from which a reader updates what it derived from the table.
 
-    Memory is bounded: once more entries than ``size`` are noted, the oldest are forgotten.
+    A reader keeps the :attr:`version` at which it last looked, -1 before the first look, and asks :meth:`since` for the
+    rows that changed after it. Several readers may use one journal, each with its own version.
+
+    Nothing is recorded until the first reader asks. The journal holds at most ``size`` row numbers: beyond that,
+    a pass over the whole table costs no more than following the log. Rows that the latest reader has seen are dropped first;
+    a reader that needs dropped rows is told that all rows changed.
 
     Parameters
     ----------
     size : int
-        Rows of the pool.
+        Rows of the table.
+
+    Attributes
+    ----------
+    version : int
+        Number of changes so far.
+
+    Examples
+    --------
+    >>> journal = Journal(size=10)
+    >>> journal.since(-1) is None  # the first look: all rows
+    True
+    >>> seen = journal.version
+    >>> journal.note(np.array([7, 2]))
+    >>> journal.note(np.array([2]))
+    >>> journal.since(seen).tolist()
+    [2, 7]
     """
 
+    __slots__ = ("_entries", "_known", "_notes", "_read", "size", "version")
+
     def __init__(self, size: int) -> None:
-        self.version = 0  # changes so far
-        self._size = size
-        self._notes: deque[IntArray] = deque()  # of the latest changes, oldest first
-        self._entries = 0  # rows in them
+        self.size = size
+        self.version = 0
+        self._notes: list[tuple[int, IntArray]] = []  # version after the change, and its rows
+        self._entries = 0  # row numbers in the notes
+        self._known: int | None = None  # all changes after this version are in the notes; None: nothing is recorded
+        self._read = 0  # version at the latest call of since
 
     def note(self, rows: IntArray | None) -> None:
-        """Note a change of these rows; None stands for all rows. The array must not be written to afterwards."""
+        """Record a change.
+
+        Parameters
+        ----------
+        rows : numpy.ndarray of int64, or None
+            Rows that changed, in any order; None for all rows. The array must not be written to later.
+        """
         self.version += 1
-        if rows is None:
-            self._notes.clear()
-            self._entries = 0
+        if self._known is None:
             return
-        self._notes.append(rows)
+        if rows is None:
+            self._forget()
+            return
+        self._notes.append((self.version, rows))
         self._entries += rows.size
-        while self._entries > self._size:
-            self._entries -= self._notes.popleft().size
+        if self._entries > self.size:
+            self._drop(self._read)
+        if self._entries > self.size:
+            self._forget()
+
+    def grow(self, size: int) -> None:
+        """Record that the table now has ``size`` rows, which counts as a change of all of them."""
+        self.size = size
+        self.note(None)
 
     def since(self, version: int) -> IntArray | None:
-        """Return the rows that changed after ``version``, in ascending order, or None where they are not all known."""
-        changes = self.version - version
-        if changes > len(self._notes):
+        """Return the rows that changed after a version.
+
+        Parameters
+        ----------
+        version : int
+            The journal's :attr:`version` at the reader's last look; -1 at its first.
+
+        Returns
+        -------
+        numpy.ndarray of int64, or None
+            The rows, ascending and without repeats; None when all rows may have changed.
+        """
+        complete = self._known is not None and self._known <= version <= self.version
+        if self._known is None:
+            self._known = self.version
+        self._read = self.version
+        if not complete:
             return None
-        latest = [self._notes[i] for i in range(len(self._notes) - changes, len(self._notes))]
-        return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *latest]))
+        return np.unique(np.concatenate([_NO_ROWS, *(rows for at, rows in self._notes if at > version)]))
+
+    def _drop(self, version: int) -> None:
+        """Drop the notes up to a version."""
+        self._notes = [note for note in self._notes if note[0] > version]
+        self._entries = sum(rows.size for _, rows in self._notes)
+        self._known = version
+
+    def _forget(self) -> None:
+        """Drop all notes and stop recording until a reader asks again."""
+        self._notes, self._entries, self._known = [], 0, None

@@ -1,8 +1,8 @@
-"""What the pool's own evidence says of the prior (empirical Bayes) and of the forgetting (prequential likelihood)."""
+"""The prior: its checks, and its fit to the evidence of a pool (empirical Bayes)."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from math import exp, fsum, log
 from typing import Literal
@@ -12,35 +12,27 @@ import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, reals, require_ordered
 
-Rounds = Sequence[tuple[IntArray, FloatArray, IntArray]]  # rows, successes, rollouts of each round
-
 _PRIOR_REMEDY = "A Beta prior needs two positive parameters; (1, 1) is uniform."
 _GROUPS_REMEDY = "List one label per prompt, in row order."
-_GRID_REMEDY = "Offer shares of the evidence that survive a round, such as (1.0, 0.99, 0.9)."
 
-# With 10 prompts of four rollouts the fitted strength misses by a factor of 2 in two pools of five, with 20 in one of
-# four; from there on values under a fitted prior lost at most 5% of accuracy to the uniform one, where that was the truth.
+# Of pools with prompts of four rollouts, the fitted strength is wrong by a factor of 2 in 40% with 10 prompts and in 25%
+# with 20. From 20 prompts on, values under a fitted prior were at most 5% less accurate than under the uniform prior
+# where the uniform prior was the truth.
 _FEWEST_PROMPTS = 20
-# One rollout per prompt shows the mean of the prior and nothing of its strength: E[S] = a / (a + b) for any a + b. Pairs
-# are the least that do. Sums of fractional rewards may miss 2 by rounding.
+# One rollout per prompt determines the mean of the prior but not its strength: E[S] = a / (a + b) for any a + b. Two
+# rollouts determine both. Sums of fractional rewards may differ from 2 by rounding.
 _PAIR = 2.0 - 1e-9
 
-# The box of the search. Its sides are also the verdicts "no spread":
-# strength above 1e3: the likelihood is flat from there to infinity when the prompts differ by no more than coin flips
-#     do, and 1e3 is no different from it at the rollouts that a prompt gets. It is as good as a point mass: no run could
-#     tell prompts apart again.
-# strength below 1e-2: every prompt was all right or all wrong, and the likelihood rises all the way to 0. The limit says
-#     that one rollout settles a prompt for ever and is worth nothing: a claim about rates between the two that a pool
-#     without a single mixed prompt cannot support.
-# mean at 0 or 1: only failures, or only successes. The likelihood rises until the mean is there, whatever the strength.
+# The box of the search. A maximum at one of its sides means "no spread":
+# strength above 1e3: the likelihood is flat up to infinity when the prompts differ no more than by sampling error. At the
+#     rollouts that a prompt gets, 1e3 is practically a point mass, under which no run could distinguish prompts again.
+# strength below 1e-2: every prompt was all right or all wrong, and the likelihood rises as the strength falls to 0. In the
+#     limit one rollout would determine a prompt's rate, 0 or 1, for good; a pool without a mixed prompt is no evidence
+#     against rates in between.
+# mean at 0 or 1: only failures, or only successes. The likelihood rises towards that mean at any strength.
 _STRENGTHS = (1e-2, 1e3)
 _LOG_ODDS = (-log(1e6), log(1e6))
-_AT_SIDE = 1e-3  # nearer than this to a side, in log units, counts as being there
-
-# Forgetting is one parameter more than never forgetting, and a likelihood-ratio test at 95% asks 1.92 nats for it. Below
-# that the larger share wins: needless forgetting throws evidence away in every round to come, while drift that is real
-# goes on showing, so that a later look will find it.
-_WORTH_FORGETTING = 2.0  # nats
+_AT_SIDE = 1e-3  # distance from a side, in log units, below which a maximum counts as being there
 
 _HALF_LOG_2PI = 0.5 * log(2.0 * np.pi)
 
@@ -52,23 +44,22 @@ class PriorFit:
     Attributes
     ----------
     alpha : float
-        First parameter of the prior that now holds, in pseudo-rollouts; NaN where a prior that differs from prompt to
-        prompt was kept.
+        First parameter of the prior after the fit, in pseudo-rollouts; NaN where a prior per prompt was kept.
     beta : float
-        Second parameter, likewise, in pseudo-rollouts.
+        Second parameter of that prior, in pseudo-rollouts; NaN likewise.
     n_prompts : int
-        Prompts with at least two rewarded rollouts, aged to now.
+        Prompts whose evidence, aged to now, is at least two rollouts.
     status : {"fitted", "too few prompts", "no spread"}
         Whether the prior was replaced. "too few prompts": fewer than 20 with two rollouts. "no spread": the likelihood
-        has its maximum at a limit (all prompts alike, or each all right or all wrong), so the data do not determine a
-        prior.
+        is largest at a limit (all prompts have the same rate, or every prompt is all right or all wrong), so the data do
+        not determine a prior.
     log_likelihood_gain : float
-        Log-likelihood of the evidence under the new prior less that under the old one, in nats; 0 when the old one was
-        kept. Negative where a prior per prompt knew more than any shared one can.
+        Log-likelihood of the evidence under the new prior less that under the old one, in nats; 0 when the old prior was
+        kept. It is negative where the old prior, one per prompt, fitted better than any shared one.
 
     References
     ----------
-    Claim 16 of the theory page: why prompts with two rollouts count, and single rollouts do not.
+    Claim 16 of the theory page: prompts with two rollouts determine the prior, single rollouts do not.
 
     Examples
     --------
@@ -87,41 +78,6 @@ class PriorFit:
     def fitted(self) -> bool:
         """Whether the prior was replaced."""
         return self.status == "fitted"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ForgettingChoice:
-    """The forgetting that would have predicted a history best.
-
-    Attributes
-    ----------
-    forgetting : float
-        Share of the evidence that now survives a round.
-    grid : numpy.ndarray of float64, shape (n_grid,)
-        Candidates, as given: shares in (0, 1].
-    log_likelihood : numpy.ndarray of float64, shape (n_grid,)
-        Log-probability that each candidate gave to the history, entry after entry, in nats.
-    n_predictions : int
-        Entries about prompts that had been rewarded in an earlier round; only these tell candidates apart.
-    status : {"selected", "no repeats"}
-        Whether the history could choose, or no prompt was in two rounds and the old value stays.
-
-    References
-    ----------
-    Dawid, Present position and potential developments: the prequential approach, J. R. Statist. Soc. A 147 (1984).
-
-    Examples
-    --------
-    >>> choice = ForgettingChoice(0.9, np.array([1.0, 0.9]), np.array([-70.2, -61.5]), 40, "selected")
-    >>> choice.forgetting
-    0.9
-    """
-
-    forgetting: float
-    grid: FloatArray
-    log_likelihood: FloatArray
-    n_predictions: int
-    status: Literal["selected", "no repeats"]
 
 
 def prior_arrays(prior: tuple[npt.ArrayLike, npt.ArrayLike], size: int) -> tuple[FloatArray, FloatArray]:
@@ -153,10 +109,9 @@ def prior_arrays(prior: tuple[npt.ArrayLike, npt.ArrayLike], size: int) -> tuple
 def log_evidence(a: npt.ArrayLike, b: npt.ArrayLike, s: npt.ArrayLike, f: npt.ArrayLike) -> FloatArray:
     r"""Return log B(a + s, b + f) - log B(a, b), the log-probability of s successes and f failures in a given order.
 
-    Two ``betaln`` or six ``gammaln`` would do for small numbers, but they grow like a log a and leave nothing of the
-    difference when a and b are large. Stirling's formula :math:`\log\Gamma(x) = (x - 1/2) \log x - x + \log\sqrt{2 \pi}
-    + \delta(x)` is exact with its rest :math:`\delta`; with c = a + b, n = s + f and the posterior mean m what is left
-    has only terms of the size of the result:
+    The difference of two ``betaln`` cancels for large a and b, because each grows like a log a. Stirling's formula
+    :math:`\log\Gamma(x) = (x - 1/2) \log x - x + \log\sqrt{2 \pi} + \delta(x)` is exact with its remainder
+    :math:`\delta`. With c = a + b, n = s + f and the posterior mean m it leaves only terms of the size of the result:
 
     .. math::
 
@@ -167,8 +122,8 @@ def log_evidence(a: npt.ArrayLike, b: npt.ArrayLike, s: npt.ArrayLike, f: npt.Ar
     Parameters
     ----------
     a, b : array_like of float
-        Beta parameters, in pseudo-rollouts; accurate to a few 1e-16 of the larger of 1 and the result while their ratio
-        and their reciprocals stay finite.
+        Beta parameters, in pseudo-rollouts. While their ratio and their reciprocals are finite, the error is a few 1e-16
+        times the larger of 1 and the result.
     s, f : array_like of float
         Successes and failures, at least 0, whole or not; broadcast with ``a`` and ``b``.
 
@@ -179,7 +134,7 @@ def log_evidence(a: npt.ArrayLike, b: npt.ArrayLike, s: npt.ArrayLike, f: npt.Ar
 
     References
     ----------
-    The Beta-binomial (Polya) distribution without its binomial coefficient, which no parameter moves.
+    The Beta-binomial (Polya) distribution without its binomial coefficient, which does not depend on a and b.
 
     Examples
     --------
@@ -191,8 +146,8 @@ def log_evidence(a: npt.ArrayLike, b: npt.ArrayLike, s: npt.ArrayLike, f: npt.Ar
     a, b, s, f = (np.asarray(x, dtype=np.float64) for x in (a, b, s, f))
     c, n = a + b, s + f
     grown_a, grown_b, grown_c = _log_grown(a, s), _log_grown(b, f), _log_grown(c, n)
-    shift = s * (b / (c + n)) - f * (a / (c + n))  # what the posterior mean gains on the prior mean, times c
-    with np.errstate(over="ignore"):  # of tiny parameters: such ratios are not looked at
+    shift = s * (b / (c + n)) - f * (a / (c + n))  # posterior mean less prior mean, times c
+    with np.errstate(over="ignore"):  # for tiny parameters, whose ratios are not used
         by_a, by_b = shift / a, -shift / b
     result: FloatArray = (
         -s * _log_grown(a + s, b + f)
@@ -208,20 +163,20 @@ def log_evidence(a: npt.ArrayLike, b: npt.ArrayLike, s: npt.ArrayLike, f: npt.Ar
 
 
 def _log_grown(x: FloatArray, by: FloatArray) -> FloatArray:
-    """Return log((x + by) / x), for tiny x too."""
+    """Return log((x + by) / x), also for tiny x."""
     with np.errstate(over="ignore"):
         ratio = by / x
     return np.where(ratio < np.inf, np.log1p(ratio), np.log(x + by) - np.log(x))
 
 
 def _log1p_or(x: FloatArray, far: FloatArray) -> FloatArray:
-    """Return log(1 + x), from x itself where it is small and as ``far`` where 1 + x might have cancelled."""
+    """Return log(1 + x), computed from x where it is small; elsewhere ``far``, because 1 + x might have cancelled."""
     return np.where(np.abs(x) < 0.5, np.log1p(np.clip(x, -0.5, 0.5)), far)
 
 
 def _stirling_rest(x: FloatArray) -> FloatArray:
-    """Return log Gamma(x) - [(x - 1/2) log x - x + log(2 pi)/2]: by its series from 10 on, where six terms are exact."""
-    from scipy.special import gammaln  # loaded on first use: keeps the import of the package short
+    """Return log Gamma(x) - [(x - 1/2) log x - x + log(2 pi)/2]; from x = 10 on by six terms of its series, which suffice."""
+    from scipy.special import gammaln  # imported on first use, to keep the import of the package short
 
     small, large = np.minimum(x, 10.0), np.maximum(x, 10.0)
     direct = np.where(small < 1e-300, -np.log(small), gammaln(small)) - (
@@ -236,7 +191,7 @@ def _stirling_rest(x: FloatArray) -> FloatArray:
 
 
 def group_rows(groups: object, size: int) -> dict[Hashable, IntArray]:
-    """Return the rows of each label, labels in the order in which they appear."""
+    """Return the rows of each label, the labels in order of appearance."""
     unordered = isinstance(groups, (str, bytes, Mapping, Set))
     if unordered or not isinstance(groups, Iterable) or getattr(groups, "ndim", 1) == 0:
         raise TypeError(error_text("groups", "be a sequence of labels", groups, _GROUPS_REMEDY))
@@ -259,7 +214,7 @@ def fit_prior(succ: FloatArray, fail: FloatArray, a0: FloatArray, b0: FloatArray
     """Fit one prior to the evidence of some prompts whose prior is (a0, b0), of one entry or one per prompt."""
     n_prompts = int(np.count_nonzero(succ + fail >= _PAIR))
     known = succ + fail > 0.0
-    pairs, weight = np.unique((succ + 1j * fail)[known], return_counts=True)  # equal evidence is scored once
+    pairs, weight = np.unique((succ + 1j * fail)[known], return_counts=True)  # equal evidence is evaluated once
     s, f = pairs.real, pairs.imag
     best = None
     status: Literal["too few prompts", "no spread"] = "too few prompts"
@@ -271,21 +226,33 @@ def fit_prior(succ: FloatArray, fail: FloatArray, a0: FloatArray, b0: FloatArray
         return PriorFit(_common(a0), _common(b0), n_prompts, status, 0.0)
     a, b = best
     gains = log_evidence(a, b, succ, fail) - log_evidence(a0, b0, succ, fail)
-    return PriorFit(a, b, n_prompts, "fitted", fsum(gains))  # the exact sum knows no order of prompts
+    return PriorFit(a, b, n_prompts, "fitted", fsum(gains))  # the exact sum does not depend on the order of prompts
+
+
+def fit_groups(
+    groups: Mapping[Hashable, IntArray], succ: FloatArray, fail: FloatArray, a0: FloatArray, b0: FloatArray
+) -> tuple[dict[Hashable, PriorFit], tuple[FloatArray, FloatArray] | None]:
+    """Fit a prior to each group of rows; return the fits, and the new prior per prompt or None if no group was fitted."""
+    a, b = (np.array(np.broadcast_to(side, succ.size)) for side in (a0, b0))
+    fits = {label: fit_prior(succ[rows], fail[rows], a[rows], b[rows]) for label, rows in groups.items()}
+    for label, fit in fits.items():
+        if fit.fitted:
+            a[groups[label]], b[groups[label]] = fit.alpha, fit.beta
+    return fits, (a, b) if any(fit.fitted for fit in fits.values()) else None
 
 
 def _common(values: FloatArray) -> float:
-    """Return the value that all entries have, or NaN."""
+    """Return the common value of all entries, or NaN."""
     return float(values[0]) if (values == values[0]).all() else float("nan")
 
 
 def _maximise(s: FloatArray, f: FloatArray, weight: FloatArray) -> tuple[float, float] | None:
-    """Return the (a, b) that maximises the weighted likelihood, or None where that lies at a side of the box.
+    """Return the (a, b) that maximises the weighted likelihood, or None where the maximum lies at a side of the box.
 
-    The coordinates are the log-odds of the mean and the log of the strength a + b: nearly uncorrelated, free of signs,
-    and swapping successes and failures only flips the first.
+    The coordinates are the log-odds of the mean and the log of the strength a + b. They are nearly uncorrelated and
+    unconstrained, and swapping successes and failures changes only the sign of the first.
     """
-    from scipy.optimize import minimize  # loaded on first use, like all of scipy
+    from scipy.optimize import minimize  # imported on first use, like all of scipy
 
     weight = weight / weight.sum()
     box = (_LOG_ODDS, (log(_STRENGTHS[0]), log(_STRENGTHS[1])))
@@ -293,8 +260,9 @@ def _maximise(s: FloatArray, f: FloatArray, weight: FloatArray) -> tuple[float, 
     def loss(point: FloatArray) -> tuple[float, FloatArray]:
         return _loss(point, s, f, weight)
 
-    # The surface may have two hills, often one of moderate strength and one against the strong side, so each third of
-    # the strengths sends its best start; the three best of all once missed the higher hill.
+    # The likelihood may have two local maxima, often one at a moderate strength and one at the strong side. The search
+    # therefore starts from the best point of each third of the strengths; the three best of all points can miss the
+    # global maximum.
     pooled, typical = weight @ s / (weight @ (s + f)), weight @ ((s + 0.5) / (s + f + 1.0))
     odds = [float(np.clip(log(mean) - log(1.0 - mean), *_LOG_ODDS)) for mean in (pooled, typical)]
     starts = [
@@ -326,41 +294,3 @@ def _loss(point: FloatArray, s: FloatArray, f: FloatArray, weight: FloatArray) -
     # d(a, b) / d(log-odds) = (h, -h) with h = a b / (a + b), d(a, b) / d(log strength) = (a, b)
     gradient = np.array([a * b / (a + b) * (along_a - along_b), a * along_a + b * along_b])
     return -float(weight @ log_evidence(a, b, s, f)), -gradient
-
-
-# ---------------------------------------------------------------- the forgetting
-
-
-def forgetting_grid(grid: npt.ArrayLike) -> FloatArray:
-    """Return the candidates as float64, checked to be shares in (0, 1]."""
-    array = reals("grid", grid, low=0.0, high=1.0, open_low=True, remedy=_GRID_REMEDY)
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(error_text("grid", "have shape (n_grid,)", array.shape, _GRID_REMEDY))
-    return array
-
-
-def choose_forgetting(
-    rounds: Rounds, grid: FloatArray, a0: FloatArray, b0: FloatArray, size: int, current: float
-) -> ForgettingChoice:
-    """Replay rounds into an empty bank for every candidate, and score each entry before it is added.
-
-    The rounds are rows, successes and rollouts; (a0, b0) has one entry or one per prompt, ``size`` in all.
-    """
-    succ, fail = np.zeros((grid.size, size)), np.zeros((grid.size, size))  # one bank per candidate
-    tick = np.zeros(size, dtype=np.int64)
-    seen = np.zeros(size, dtype=np.bool_)
-    score = np.zeros(grid.size)
-    n_predictions = 0
-    for now, (rows, successes, rollouts) in enumerate(rounds):
-        fading = grid[:, None] ** (now - tick[rows])
-        s, f = succ[:, rows] * fading, fail[:, rows] * fading
-        a, b = (a0, b0) if a0.size == 1 else (a0[rows], b0[rows])
-        score += log_evidence(a + s, b + f, successes, rollouts - successes).sum(axis=1)
-        n_predictions += int(np.count_nonzero(seen[rows] & (rollouts > 0)))
-        succ[:, rows], fail[:, rows] = s + successes, f + (rollouts - successes)
-        tick[rows] = now
-        seen[rows] |= rollouts > 0
-    if n_predictions == 0:
-        return ForgettingChoice(current, grid, score, 0, "no repeats")
-    near = grid[score >= score.max() - _WORTH_FORGETTING]
-    return ForgettingChoice(float(near.max()), grid, score, n_predictions, "selected")

@@ -164,7 +164,7 @@ class Greedy(Baseline):
         h, worth = self.horizon, self.utility
         if self._known[0] is not worth:
             self._known = (worth, np.full((3, len(self.bank)), np.nan))  # values, exposures, and the gains there
-        q, gain = self.bank._values(rows), np.empty(rows.size)
+        q, gain = self.bank.evidence.values(rows), np.empty(rows.size)
         z = self.ledger.exposure_units[rows].astype(np.int64)
         block = h.max_units / h.equal_share_units
         _kernels.block_gains(rows, q, z, h.equal_share_units, block, *worth.codes, *self._known[1], gain)

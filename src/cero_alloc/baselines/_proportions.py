@@ -59,7 +59,7 @@ class GVM(Baseline):
     least_rollouts = 0
 
     def _share(self, rows: IntArray, total: int) -> IntArray:
-        p = np.maximum(self.bank._means(rows), 1e-300)
+        p = np.maximum(self.bank.evidence.means(rows), 1e-300)
         return proportional(1.0 / np.sqrt(p + 1e-3 / p), *self._bounds(rows.size, total), total, self._tie[rows])
 
 
@@ -96,7 +96,9 @@ class Neyman(Baseline):
     least_rollouts = 2
 
     def _share(self, rows: IntArray, total: int) -> IntArray:
-        return proportional(np.sqrt(self.bank._values(rows)), *self._bounds(rows.size, total), total, self._tie[rows])
+        return proportional(
+            np.sqrt(self.bank.evidence.values(rows)), *self._bounds(rows.size, total), total, self._tie[rows]
+        )
 
 
 class DUET(Baseline):
@@ -212,6 +214,6 @@ class DUET(Baseline):
 
     def _keys(self, rows: IntArray, costs: FloatArray, most: int) -> FloatArray:
         """Return for each n the sqrt(lambda) below which the rounded count exceeds n; larger keys are dealt first."""
-        weight = np.sqrt(self.bank._values(rows) / costs)
+        weight = np.sqrt(self.bank.evidence.values(rows) / costs)
         keys: FloatArray = weight[:, None] / (np.arange(most) + 0.5)
         return keys

@@ -70,7 +70,7 @@ class MoPPS(Baseline):
         self._remember(forgetting=forgetting, target=target)
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
-        a, b = self.bank._prior(rows)
+        a, b = self.bank.evidence.prior(rows)
         drawn = self._rng.beta(a + self._won[rows], b + self._lost[rows])
         units = self._to_first(-((drawn - self._target) ** 2), rows, total)
         visited = rows[units > 0]
@@ -262,7 +262,7 @@ class BOTS(Baseline):
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
         self._take_round()
-        a, b = self.bank._prior(rows)
+        a, b = self.bank.evidence.prior(rows)
         drawn = self._rng.beta(a + self._won[rows], b + self._lost[rows])
         return self._to_first(-np.abs(drawn - self._target), rows, total)
 

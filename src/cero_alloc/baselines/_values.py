@@ -72,7 +72,7 @@ class KnapsackRL(Baseline):
 
     def _share(self, rows: IntArray, total: int) -> IntArray:
         h = self.horizon
-        won, lost = self.bank._aged_evidence(rows)
+        won, lost = self.bank.evidence.aged(rows)
         seen = won + lost
         p = np.divide(won, seen, out=np.zeros_like(won), where=seen > 0.0)
         cold = seen < self._min_samples
@@ -191,7 +191,7 @@ class VIP(Baseline):
         >>> VIP(bank, total_budget=16, n_rounds=1, max_rollouts=16).predict().tolist()
         [0.75, 0.5]
         """
-        return self.bank._means(None) if self._process is None else self._process.rates()
+        return self.bank.evidence.means(None) if self._process is None else self._process.rates()
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
         if self._process is not None:
@@ -199,7 +199,7 @@ class VIP(Baseline):
         return super()._deal(rows, total)
 
     def _share(self, rows: IntArray, total: int) -> IntArray:
-        p = self.bank._means(rows) if self._process is None else self._process.rates()[rows]
+        p = self.bank.evidence.means(rows) if self._process is None else self._process.rates()[rows]
         lower, upper = self._bounds(rows.size, total)
         return best_counts(self._gains(4.0 * p * (1.0 - p), upper[0]), lower, upper, total, self._tie[rows])
 
@@ -303,7 +303,7 @@ class CoBARL(Baseline):
         return super()._deal(rows, total)
 
     def _share(self, rows: IntArray, total: int) -> IntArray:
-        p = np.clip(self.bank._means(rows), 0.01, 0.99)
+        p = np.clip(self.bank.evidence.means(rows), 0.01, 0.99)
         lower, upper = self._bounds(rows.size, total)
         return best_counts(self._gains(p, upper[0]), lower, upper, total, self._tie[rows])
 
@@ -371,7 +371,9 @@ class HORA(Baseline):
 
     def _share(self, rows: IntArray, total: int) -> IntArray:
         lower, upper = self._bounds(rows.size, total)
-        return best_counts(self._gains(*self.bank._posterior(rows), upper[0]), lower, upper, total, self._tie[rows])
+        return best_counts(
+            self._gains(*self.bank.evidence.posterior(rows), upper[0]), lower, upper, total, self._tie[rows]
+        )
 
     def _gains(self, a: FloatArray, b: FloatArray, most: int) -> FloatArray:
         g = self.horizon.unit_size

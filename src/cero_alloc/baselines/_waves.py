@@ -195,8 +195,8 @@ class Waves(Baseline):
         """Return the next wave, within the round's total and the caps."""
         wanted, units = self._wave(opened)
         units = np.minimum(units, self.horizon.max_units - opened.dealt[wanted])
-        if self.bank._retired is not None:  # retired since the round began
-            units[self.bank._retired[opened.rows[wanted]]] = 0
+        if self.bank.evidence.retired is not None:  # retired since the round began
+            units[self.bank.evidence.retired[opened.rows[wanted]]] = 0
         paid = np.cumsum(units) <= min(opened.left, self.ledger.units_left)  # the budget may have been reduced
         granted = np.zeros_like(opened.dealt)
         granted[wanted[paid]] = units[paid]

@@ -11,7 +11,7 @@ from cero_alloc._allocators.fenchel_dual import SlopeStep, step_sizes
 from cero_alloc._budget.horizon import Horizon
 from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._checks import FloatArray, IntArray, TieArray, error_text, generator, instance, integer
-from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._evidence.bank import BetaPosteriorBank, empty_bank
 from cero_alloc._evidence.ids import tie_ranks
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import Saved, locked
@@ -102,7 +102,7 @@ class PoolShard(Saved):
         self._step = SlopeStep(bank, horizon, utility, step_sizes(step_size, horizon.n_rounds, batch=False)[0])
         self.bank, self.horizon = bank, horizon
         self.ledger = RolloutLedger(horizon, n_accounts=len(bank))
-        self._slopes = np.minimum(1.0, 4.0 * bank._values(None))
+        self._slopes = np.minimum(1.0, 4.0 * bank.evidence.values(None))
         ties = tie_ranks(generator(seed), horizon.n_prompts)
         self._tie = ties[self.start : self.start + len(bank)].copy()  # frees the ranks of the other shards
         self._open: tuple[IntArray, IntArray] | None = None  # places and virtual proposal of the open round
@@ -179,7 +179,7 @@ class PoolShard(Saved):
         >>> rows.tolist()
         [2]
         """
-        if self.bank._retired is not None:
+        if self.bank.evidence.retired is not None:
             condition = "have no retired prompts in a shard"
             raise ValueError(error_text("bank", condition, self.bank, "Revive them: a shard deals its whole pool."))
         self.close()
@@ -256,7 +256,7 @@ class PoolShard(Saved):
         2
         """
         places = rows - self.start
-        self.bank._add(places, successes, rollouts)
+        self.bank.evidence.observe(places, successes, rollouts)
         return self.ledger.settle(places, rollouts)
 
     @locked
@@ -313,7 +313,7 @@ class PoolShard(Saved):
     @classmethod
     def _from_state(cls, state: State, label: str, **live: Any) -> Self:
         if is_of(state, cls.__name__) and isinstance(state.get("bank"), dict):
-            live["bank"] = BetaPosteriorBank._blank(state["bank"], label)
+            live["bank"] = empty_bank(BetaPosteriorBank, state["bank"], label)
         return super()._from_state(state, label, **live)
 
 

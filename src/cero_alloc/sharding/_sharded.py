@@ -17,7 +17,7 @@ from cero_alloc._budget.horizon import Horizon
 from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._budget.reservations import require_refundable
 from cero_alloc._checks import IntArray, counts, error_text, flag, real
-from cero_alloc._evidence.bank import checked_feedback
+from cero_alloc._evidence.feedback import checked_feedback
 from cero_alloc._evidence.ids import PromptIndex
 from cero_alloc._saving.saved import OwnLock, Saved, locked
 from cero_alloc._saving.state import Field
@@ -287,8 +287,7 @@ class ShardedAllocator(OwnLock, Saved):
         >>> allocator.metrics()["outstanding_rollouts"]
         0.0
         """
-        places = self._index.named_rows(rows)
-        rewarded, observed = checked_feedback(successes, rollouts, places.size)
+        places, rewarded, observed = checked_feedback(self._index, rows, successes, rollouts)
         settled = self._call("update", self._parts(places, places, rewarded, observed))
         self.ledger.settle(np.zeros(1, dtype=np.int64), np.array([sum(settled)]))
 

@@ -65,16 +65,17 @@ def bin_of(mean, n_bins):
 
 
 @kernel
-def forecast(a0, b0, stride, evidence, tick, now, rho, fade, q, alpha, beta, mean, value, bins):
+def forecast(evidence, q, alpha, beta, mean, value, bins):
     """Update means, values and the counts of means per bin; return the sum of |value - q|.
 
     ``alpha`` and ``beta`` hold the Beta parameters of the last call. Prompts with unchanged parameters need no division;
     without forgetting, these are all prompts that were not dealt.
     """
+    a0, b0, stride, outcomes, ticks, now, rho, fade = evidence
     error, ageing = 0.0, rho < 1.0
     for i in range(q.size):
-        left = survival(now - tick[i], rho, fade) if ageing else 1.0
-        a, b = a0[i * stride] + evidence[i, 0] * left, b0[i * stride] + evidence[i, 1] * left
+        left = survival(now - ticks[i], rho, fade) if ageing else 1.0
+        a, b = a0[i * stride] + outcomes[i, 0] * left, b0[i * stride] + outcomes[i, 1] * left
         if a != alpha[i] or b != beta[i]:
             alpha[i], beta[i] = a, b
             bins[bin_of(mean[i], bins.size)] -= 1

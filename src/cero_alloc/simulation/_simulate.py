@@ -196,7 +196,7 @@ class _Recorder:
         The whole pool is read although a round changes few prompts, because a policy may change its bank in other ways.
         """
         known = (self.alpha, self.beta, self.mean, self.value, self.bins)
-        return float(_kernels.forecast(*bank._arguments(), q, *known))
+        return float(_kernels.forecast(bank.evidence.arrays, q, *known))
 
     def result(
         self, achieved: float, optimum: float, variation: float, exposure: IntArray, utility: SaturatingUtility
