@@ -20,7 +20,7 @@ from cero_alloc._allocators.dual import counts_of, play_round
 from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._solvers import threads as _threads
 from helpers.jit import either
-from speed_process import arrays_of
+from studies.speed.process import arrays_of
 from twins import naive
 
 HORIZON_KEYS = ["total_budget", "n_rounds", "unit_size", "max_rollouts", "round_capacity", "visits", "initial_price"]

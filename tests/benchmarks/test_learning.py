@@ -12,15 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-import learning
-import learning_worlds
-from learning_dealing import Dealing, Run
-from learning_policies import ALL, CONTENDERS, SETTINGS, Plan
-from learning_report import print_ratios
-from learning_statistics import area, at_rate, pooled, rollouts_ratio, summarise, trained
-from learning_study import WORKERS, Store, Study, choose, play, run_study, runs_of
-from learning_tasks import STOP, SYMBOLS, TASKS, encode
-from learning_worlds import TUNING_SEED, loglinear
+from studies.learning import main, worlds
+from studies.learning.dealing import Dealing, Run
+from studies.learning.policies import ALL, CONTENDERS, SETTINGS, Plan
+from studies.learning.report import print_ratios
+from studies.learning.statistics import area, at_rate, pooled, rollouts_ratio, summarise, trained
+from studies.learning.study import WORKERS, Store, Study, choose, play, run_study, runs_of
+from studies.learning.tasks import STOP, SYMBOLS, TASKS, encode
+from studies.learning.worlds import TUNING_SEED, loglinear
 
 SIZES = {"N_PROMPTS": 96, "N_ROUNDS": 15, "ROLLOUTS": 64}
 TOTAL = SIZES["N_ROUNDS"] * SIZES["ROLLOUTS"]
@@ -44,7 +43,7 @@ def small():
     """The same code on a tenth of the prompts."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SIZES.items():
-            patch.setattr(learning_worlds, name, value)
+            patch.setattr(worlds, name, value)
         for name, value in WORKERS.items():
             patch.setenv(name, value)  # a pool of processes sets them: not for the other tests of this process
         yield
@@ -57,7 +56,7 @@ ARGUMENTS = ["--policy-model", "loglinear", "--quick", "--jobs", "1", "--out"]
 def done(tmp_path_factory):
     """One whole study: its folder."""
     out = tmp_path_factory.mktemp("learning")
-    assert learning.main([*ARGUMENTS, str(out)]) == 0
+    assert main.main([*ARGUMENTS, str(out)]) == 0
     return out / "loglinear"
 
 
@@ -90,8 +89,8 @@ def test_writes_everything(done):
 def test_a_finished_study_is_only_reported(done, monkeypatch, capsys):
     before = (done / "runs.jsonl").read_bytes()
     tables = (done / "summary.csv").read_bytes()
-    monkeypatch.setattr(learning_worlds, "simulate_learning", None)  # whoever trains, fails
-    assert learning.main([*ARGUMENTS, str(done.parent)]) == 0
+    monkeypatch.setattr(worlds, "simulate_learning", None)  # whoever trains, fails
+    assert main.main([*ARGUMENTS, str(done.parent)]) == 0
     assert (done / "runs.jsonl").read_bytes() == before
     assert (done / "summary.csv").read_bytes() == tables
     printed = capsys.readouterr().out
@@ -138,7 +137,7 @@ def test_equal_rollouts(done):
         assert record["spent"] == record["rollouts"][-1] <= TOTAL
         if CONTENDERS[record["policy"]].exact:
             assert record["spent"] == TOTAL, record["policy"]
-            assert np.array_equal(record["rollouts"], np.arange(0, TOTAL + 1, learning_worlds.KEPT * SIZES["ROLLOUTS"]))
+            assert np.array_equal(record["rollouts"], np.arange(0, TOTAL + 1, worlds.KEPT * SIZES["ROLLOUTS"]))
         assert len(record["held_out"]) == len(record["rollouts"])
     spent = {r["policy"]: r["spent"] for r in records if not CONTENDERS[r["policy"]].exact}
     assert min(spent.values()) > 0.8 * TOTAL
@@ -336,7 +335,7 @@ def test_chunks_share_what_is_trained(tmp_path):
 )
 def test_command_line_refuses(wrong, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        learning.main(["--policy-model", "loglinear", "--out", str(tmp_path), *wrong])
+        main.main(["--policy-model", "loglinear", "--out", str(tmp_path), *wrong])
     assert stop.value.code == 2
     assert wrong[0] in capsys.readouterr().err
 

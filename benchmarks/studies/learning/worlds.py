@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from cero_alloc.simulation import LogLinearPool, loglinear_pool, simulate_learning
-from learning_dealing import Run, concentration
-from learning_policies import ALL, CONTENDERS, SETTINGS, Plan
-from learning_study import Record, Study, record_of
+from studies.learning.dealing import Run, concentration
+from studies.learning.policies import ALL, CONTENDERS, SETTINGS, Plan
+from studies.learning.study import Record, Study, record_of
 
 TUNING_SEED = 1000  # first of the seeds that only choose settings
 
@@ -106,7 +106,7 @@ def _train_one(run: Run, folder: Path) -> Record:
 
 def transformer(seeds: int, folder: Path, size: str, device: str, side_by_side: int) -> Study:
     """Return the transformer study of a size: all tasks and starts, or for "first look" addition alone."""
-    from learning_transformer import SIZES
+    from studies.learning.transformer import SIZES
 
     starts = [start for start, _ in SIZES[size].levels]
     if size == "first look":
@@ -144,7 +144,7 @@ def prepare(study: Study, folder: Path, size: str, device: str) -> list[partial[
 
 
 def _warm(task: str, seeds: Sequence[int], folder: Path, size: str, device: str) -> None:
-    from learning_transformer import SIZES, save_starts, warm_starts
+    from studies.learning.transformer import SIZES, save_starts, warm_starts
 
     settle(device)
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ def _warm(task: str, seeds: Sequence[int], folder: Path, size: str, device: str)
 
 def train_transformer(runs: Sequence[Run], folder: Path, size: str, device: str) -> list[Record]:
     """Execute transformer runs of one task side by side."""
-    from learning_transformer import SIZES, train
+    from studies.learning.transformer import SIZES, train
 
     settle(device)
     starts = [load_start(folder, run.cell[0], run.seed)[run.cell[1]] for run in runs]
@@ -167,7 +167,7 @@ def train_transformer(runs: Sequence[Run], folder: Path, size: str, device: str)
 
 def load_start(folder: Path, task: str, seed: int) -> Any:
     """Read the starts of a task and seed."""
-    from learning_transformer import load_starts
+    from studies.learning.transformer import load_starts
 
     return load_starts(_start_file(folder, task, seed))
 

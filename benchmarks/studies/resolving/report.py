@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cero_alloc.simulation import SimulationResult
-from regret_report import grouped, spread, table
-
-Row = dict[str, Any]
+from studies.common.pictures import without_screen
+from studies.common.tables import Row, grouped, spread, table
 
 SATURATIONS = (0.1, 0.3, 1.0, 3.0, 10.0)
 BATCHES_ONLY = ("Resolving, streaming", "Resolving, group signal", "Resolving, group, clairvoyant")
@@ -194,10 +192,7 @@ def print_promises(rows: list[Row]) -> list[str]:
 
 def draw(out: Path, learnt: list[Row], saturation: list[tuple[Row, SimulationResult]]) -> None:
     """Draw regret against epochs, and allocation and concentration against saturation."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    pyplot = without_screen()
 
     from cero_alloc import plotting
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from learning_dealing import Dealing, Run
-from learning_gpt import Replicas, log_likelihood, sample
-from learning_tasks import TASKS
+from studies.learning.dealing import Dealing, Run
+from studies.learning.gpt import Replicas, log_likelihood, sample
+from studies.learning.tasks import TASKS
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

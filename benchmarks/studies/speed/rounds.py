@@ -7,8 +7,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ import numpy as np
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator, SaturatingUtility
 from cero_alloc._solvers import remaining as _remaining
 from cero_alloc._solvers import units_kernels
-from speed_clock import Clocked, Scope, in_turn, log_pass, sort_pass
-from speed_report import Row, left_out, ratio
+from studies.speed.clock import Clocked, Scope, in_turn, log_pass, sort_pass, with_studies
+from studies.speed.report import Row, left_out, ratio
 
 GROUP, MOST = 4, 8  # rollouts of a unit, and most of a prompt in a round
 DEALT = 1024  # prompts of a round
@@ -295,9 +294,10 @@ class Child:
     """A process that plays a round when told to, and says how long it took."""
 
     def __init__(self, n_prompts: int, **environment: str) -> None:
-        env: Mapping[str, str] = {**os.environ, **environment}
-        command = [sys.executable, str(Path(__file__).resolve()), str(n_prompts)]
-        self._process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", "studies.speed.rounds", str(n_prompts)]
+        self._process = subprocess.Popen(
+            command, env=with_studies(environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def round(self) -> float:
         """Play one round."""

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from regret_report import table
+from studies.common.pictures import without_screen
+from studies.common.tables import table
 
 Curves = dict[str, dict[int, np.ndarray]]  # who -> prompts -> seconds, one per repeat
 FLOOR = "one np.log pass"
@@ -167,10 +168,7 @@ def write_json(file: Path, sections: dict[str, list[Row]], curves: Curves, machi
 
 def draw(file: Path, curves: Curves) -> None:
     """Draw the time of a round against the number of prompts."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    pyplot = without_screen()
 
     from cero_alloc.plotting import COLORS, DASHES, MARKERS
 

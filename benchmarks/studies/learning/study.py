@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from learning_dealing import Run
-from learning_policies import ALL
+from studies.learning.dealing import Run
+from studies.learning.policies import ALL
 
 Record = dict[str, Any]
 Cell = tuple[str, ...]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator
-from speed_clock import Scope, fresh
-from speed_report import Row, left_out
+from studies.speed.clock import Scope, fresh
+from studies.speed.report import Row, left_out
 
 START = """
 import json, sys, time
@@ -68,7 +68,7 @@ def start(scope: Scope) -> list[Row]:
 def memory(scope: Scope) -> list[Row]:
     """Section 5: bytes per prompt with integer ids, and what float32 costs in accuracy."""
     n = 1_000_000 if scope.quick else 10_000_000
-    found = fresh(f"import json, speed_process; print(json.dumps(speed_process.weigh({n})))")
+    found = fresh(f"import json; from studies.speed.process import weigh; print(json.dumps(weigh({n})))")
     state = found["arrays"]
     cross = f"tracemalloc {found['traced']:.1f}, resident {found['resident']:.1f}"
     rows = [Row(f"bank and allocator, {n:,} prompts", [sum(state.values())], "bytes", 48.0, beside=cross)]
@@ -79,7 +79,9 @@ def memory(scope: Scope) -> list[Row]:
     except TypeError:
         rows.append(Row("float32", (), "", beside="this version has no BetaPosteriorBank(dtype=)"))
     else:
-        single = fresh(f"import json, speed_process; print(json.dumps(speed_process.weigh({n}, 'float32')))")
+        single = fresh(
+            f"import json; from studies.speed.process import weigh; print(json.dumps(weigh({n}, 'float32')))"
+        )
         rows.append(Row("the same with dtype=float32", [sum(single["arrays"].values())], "bytes"))
         value, equal = accuracy(10_000 if scope.quick else 100_000, 50)
         rows.append(Row("  largest relative difference of a value, 50 rounds", [value], "x"))

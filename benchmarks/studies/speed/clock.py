@@ -17,6 +17,7 @@ import numpy as np
 
 LEAST = 0.004  # seconds that one repeat of a call lasts; shorter calls are repeated within it
 LONG = 3.0  # seconds of a call that is not warmed up a second time
+SCRIPTS = Path(__file__).resolve().parents[2]  # the folder from which the studies are imported
 MOST = 30.0  # seconds that all repeats may last together, where there are more than 3
 Clocked = Callable[[], float]  # does its work once, and returns the seconds that count
 
@@ -83,11 +84,17 @@ def sort_pass(size: int) -> Clocked:
     return whole(lambda: np.argsort(x))
 
 
+def with_studies(environment: Mapping[str, str], *folders: str) -> dict[str, str]:
+    """Return this process's environment with changes, and with ``folders`` and the studies on its Python path."""
+    found = {**os.environ, **environment}
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, (*folders, str(SCRIPTS), found.get("PYTHONPATH"))))
+    return found
+
+
 def fresh(code: str, **environment: str) -> Any:
-    """Run code in a fresh process, with this folder on its path, and return the JSON that it prints last."""
-    env = {**os.environ, **environment}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), env.get("PYTHONPATH"))))
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    """Run code in a fresh process, with the studies on its path, and return the JSON that it prints last."""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=with_studies(environment), capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"a fresh process failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cero_alloc.plotting import plot_comparison
-from regret_report import grouped, table
-
-Row = dict[str, Any]
+from studies.common.pictures import without_screen
+from studies.common.tables import Row, grouped, mean_and_half, table, write_csv
 
 # Column, its heading, and digits.
 COLUMNS = (
@@ -32,14 +29,6 @@ QUESTIONS = {
     "dead": ("dead", "rollouts on hopeless or solved prompts (%)", False),
     "time": ("time", "time of a round's decisions (multiples of uniform's)", True),
 }
-
-
-def mean_and_half(values: list[float]) -> tuple[float, float]:
-    """Return the mean and half of its 95% interval, by Student's t over the seeds."""
-    from scipy.stats import t
-
-    data = np.asarray(values)
-    return float(data.mean()), float(t.ppf(0.975, data.size - 1) * data.std(ddof=1) / np.sqrt(data.size))
 
 
 def summarise(rows: list[Row]) -> list[Row]:
@@ -114,18 +103,12 @@ def _by_game(summary: list[Row]) -> dict[tuple[str, str], list[Row]]:
 def write_tables(out: Path, rows: list[Row]) -> None:
     """Write every run, and the summary."""
     for name, lines in (("peers", rows), ("peers_summary", summarise(rows))):
-        with (out / f"{name}.csv").open("w", newline="") as handle:
-            writer = csv.DictWriter(handle, lines[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(lines)
+        write_csv(out / f"{name}.csv", lines, in_order=True)
 
 
 def draw(out: Path, rows: list[Row]) -> None:
     """Draw one picture per question and offer."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    plt = without_screen()
 
     rows = [{**row, "dead": row["hopeless"] + row["solved"]} for row in rows]
     for (offer,), games in grouped(rows, "offer").items():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,9 @@ import numpy as np
 
 from cero_alloc import SaturatingUtility
 from cero_alloc.simulation import RegretCurve, SimulationResult
+from studies.common.pictures import without_screen
+from studies.common.tables import SHAPES, grouped, mean, spread, table
 
-SHAPES = ("exponential", "hyperbolic", "log", "capped-linear")
 RATE_POOL = 64  # prompts of the rate and drift parts
 ROUNDING = 1e-12  # regret above the bound by less is rounding
 
@@ -39,33 +38,6 @@ PUBLISHED = {
 # ---------------------------------------------------------------- tables
 
 
-def spread(values: Iterable[float], digits: int = 4) -> str:
-    """Return mean and standard deviation as text."""
-    data = np.asarray(list(values), dtype=np.float64)
-    deviation = f" +- {data.std(ddof=1):.{digits}f}" if data.size > 1 else ""
-    return f"{data.mean():.{digits}f}{deviation}"
-
-
-def table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """Print an aligned table."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-
-    def line(row: list[str]) -> str:
-        cells = zip(row, widths, strict=True)
-        return "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(cells))
-
-    print(f"\n{title}\n{line(header)}\n{line(['-' * w for w in widths])}")
-    print("\n".join(line(row) for row in rows), flush=True)
-
-
-def grouped(rows: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    """Group rows by some columns, sorted by seed and rounds."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: (row.get("seed", 0), row.get("rounds", 0))):
-        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return groups
-
-
 def fitted_slopes(rows: list[dict[str, Any]]) -> list[float]:
     """Return each seed's least-squares slope of log regret on log rounds; horizons without regret cannot enter."""
     columns = ([[row[name] for row in own] for name in ("rounds", "regret")] for own in grouped(rows, "seed").values())
@@ -88,7 +60,7 @@ def print_rate(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 [f"{shape}, {rates}", str(rounds)]
                 + [spread((row[key] for row in runs), 5) for key in ("regret", "bound")]
                 + [
-                    f"{_mean(runs, 'uniform_regret'):.4f}",
+                    f"{mean(runs, 'uniform_regret'):.4f}",
                     f"{max(row['ratio'] for row in runs):.3f}",
                     spread(fit, 3) if last and fit else "",
                 ]
@@ -98,14 +70,9 @@ def print_rate(rows: list[dict[str, Any]]) -> dict[str, Any]:
     cells = sorted(
         grouped(rows, "shape", "rates", "rounds").items(), key=lambda cell: (SHAPES.index(cell[0][0]), cell[0])
     )
-    behind = [", ".join(map(str, key)) for key, runs in cells if _mean(runs, "regret") >= _mean(runs, "uniform_regret")]
+    behind = [", ".join(map(str, key)) for key, runs in cells if mean(runs, "regret") >= mean(runs, "uniform_regret")]
     print("Not better than uniform on average: " + ("; ".join(behind) if behind else "nowhere."))
     return {"slopes": slopes, "not_better_than_uniform": behind}
-
-
-def _mean(rows: list[dict[str, Any]], column: str) -> float:
-    """Return a column's mean."""
-    return float(np.mean([row[column] for row in rows]))
 
 
 def print_paper(runs: dict[str, list[SimulationResult]], source: str) -> dict[str, Any]:
@@ -174,15 +141,6 @@ def print_drift(rows: list[dict[str, Any]]) -> None:
 # ---------------------------------------------------------------- files
 
 
-def write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows in a stable order."""
-    keys = [key for key in ("path", "shape", "rates", "policy", "seed", "rounds") if rows and key in rows[0]]
-    with file.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, rows[0] if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: tuple(row[key] for key in keys)))
-
-
 def paper_rows(runs: dict[str, list[SimulationResult]], seeds: list[int]) -> list[dict[str, Any]]:
     """Return one row per policy and seed."""
     return [
@@ -206,10 +164,7 @@ def paper_rows(runs: dict[str, list[SimulationResult]], seeds: list[int]) -> lis
 
 def draw(out: Path, done: dict[str, list[Any]], runs: dict[str, list[SimulationResult]]) -> None:
     """Draw every picture whose runs are in."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    pyplot = without_screen()
 
     from cero_alloc import plotting
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from cero_alloc import FenchelDualAllocator, ResolvingAllocator
 from cero_alloc.baselines import VIP, CoBARL, KnapsackRL
-from separable_speed import by_program, by_vector_program, gains_of
-from speed_clock import Clocked, Scope, in_turn, log_pass, warm, whole
-from speed_report import FLOOR
-from speed_rounds import bank_of
+from studies.speed.clock import Clocked, Scope, in_turn, log_pass, warm, whole
+from studies.speed.report import FLOOR
+from studies.speed.rounds import bank_of
+from studies.speed.separable import by_program, by_vector_program, gains_of
 
 PER_PROMPT, LEAST, MOST = 8, 2, 32  # rollouts of a prompt: mean, least of those that are visited, most
 ROUNDS = 100_000  # longer than any run here

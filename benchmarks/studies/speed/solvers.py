@@ -9,17 +9,16 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import regret_sim
 from cero_alloc import BetaPosteriorBank, OfflineOracle, SaturatingUtility
 from cero_alloc.simulation import Pool, static_pool
-from speed_clock import MOST, Clocked, Scope, in_turn, log_pass, whole
-from speed_report import Row, left_out, ratio
-from speed_rounds import bank_of, pool_run
+from studies.regret import runs as paper
+from studies.speed.clock import MOST, SCRIPTS, Clocked, Scope, in_turn, log_pass, whole
+from studies.speed.report import Row, left_out, ratio
+from studies.speed.rounds import bank_of, pool_run
 
 SHARE, UPPER = 4.0, 16.0  # budget per prompt, and most of one prompt
 HEIGHT = SaturatingUtility(scaling="height")  # with "rate" scaling the convex solver fails at this size
@@ -96,7 +95,7 @@ def oracle(scope: Scope) -> list[Row]:
 def watched() -> Iterator[list[tuple[str, float]]]:
     """Note the policy and the seconds of every run that regret_sim.py simulates meanwhile."""
     seen: list[tuple[str, float]] = []
-    simulate = regret_sim.simulate
+    simulate = paper.simulate
 
     def timed(policy: Any, *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
@@ -105,23 +104,23 @@ def watched() -> Iterator[list[tuple[str, float]]]:
         seen.append((type(policy).__name__ + blind, time.perf_counter() - start))
         return result
 
-    regret_sim.simulate = timed
+    paper.simulate = timed
     try:
         yield seen
     finally:
-        regret_sim.simulate = simulate
+        paper.simulate = simulate
 
 
-def simulation(scope: Scope, n_prompts: int = regret_sim.PAPER_POOL) -> list[Row]:
+def simulation(scope: Scope, n_prompts: int = paper.PAPER_POOL) -> list[Row]:
     """Section 8: the paper's run, policy by policy."""
-    a = regret_sim.calibrated_shape()
+    a = paper.calibrated_shape()
     pool = Pool(static_pool(n_prompts, a, a, seed=0).rates)
-    log, repeats = log_pass(n_prompts * regret_sim.PAPER["n_rounds"]), 1 if scope.quick else scope.repeats
+    log, repeats = log_pass(n_prompts * paper.PAPER["n_rounds"]), 1 if scope.quick else scope.repeats
     seconds: dict[str, list[float]] = {}
     passes: dict[str, list[float]] = {}
     for repeat in range(1 + repeats):
         with watched() as seen:
-            regret_sim.paper_run(pool, 0)
+            paper.paper_run(pool, 0)
         yard = log()
         for name, spent in seen if repeat else ():  # the first loads kernels
             seconds.setdefault(name, []).append(spent)
@@ -133,7 +132,7 @@ def simulation(scope: Scope, n_prompts: int = regret_sim.PAPER_POOL) -> list[Row
     if not scope.regret_sim:
         return [*rows, left_out("regret_sim.py as a whole, target 45 s", "regret-sim")]
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, str(Path(regret_sim.__file__)), "--out", out]
+        command = [sys.executable, str(SCRIPTS / "regret_sim.py"), "--out", out]
         spent = whole(lambda: subprocess.run(command, check=True, capture_output=True))()
     return [*rows, Row("regret_sim.py as a whole", [spent], "s", 45.0)]
 

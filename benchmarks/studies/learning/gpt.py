@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from learning_tasks import BLANK, STOP, SYMBOLS
+from studies.learning.tasks import BLANK, STOP, SYMBOLS
 
 Cache = list[tuple[Tensor, Tensor]]  # keys and values per layer, each (replicas * rows, heads, tokens, width)
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc.simulation._learning import first_reached, mean_height
-from learning_study import Cell, Record, Study, common_rate
-from peers_report import mean_and_half
+from studies.common.tables import mean_and_half
+from studies.learning.study import Cell, Record, Study, common_rate
 
 FloatArray = npt.NDArray[np.float64]
 Chosen = dict[tuple[str, Cell], float]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from cero_alloc.plotting import COLORS, DASHES, plot_comparison
-from learning_statistics import Chosen, at_rate, differences, final, pooled, summarise, trained
-from learning_study import Cell, Record, Study
-from regret_report import table, write_csv
+from studies.common.pictures import without_screen
+from studies.common.tables import table, write_csv
+from studies.learning.statistics import Chosen, at_rate, differences, final, pooled, summarise, trained
+from studies.learning.study import Cell, Record, Study
 
 SHOWN = ("uniform", "FenchelDual", "Resolving .3", "training", "MoPPS", "DAPO", "clairvoyant")
 KINDS = ("common", "own")
@@ -104,10 +105,7 @@ def print_pooled(by_cell: dict[Cell, dict[str, list[Record]]], kind: str) -> Non
 
 def draw(by_cell: dict[Cell, dict[str, list[Record]]], kind: str, folder: Path) -> None:
     """Draw the curves of every cell, and the differences at the end per pool."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    plt = without_screen()
 
     if not by_cell:
         return
