@@ -43,7 +43,12 @@ def test_quick_run_writes_everything(tmp_path, small_pools, capsys):
     }
     rows, summary = read(out / "peers.csv"), read(out / "peers_summary.csv")
     assert {row["pool"] for row in rows} == {"even", "moving", "counted"}
-    assert [len({row["policy"] for row in rows if row["offer"] == offer}) for offer in ("pool", "batch")] == [29, 27]
+    run = {"total_budget": 1, "n_rounds": 1, "max_rollouts": 32}
+    for offer, schedules in (("pool", {"preset", "random-matched"}), ("batch", {"preset"})):
+        assert {row["policy"] for row in rows if row["offer"] == offer} == {
+            *main.policies(run, offer, None),
+            *schedules,
+        }
     for row in rows:
         assert float(row["unspent"]) >= -1e-9  # nobody spends more than the budget
         assert 0.0 <= float(row["optimum"]) <= 100.0 + 1e-9

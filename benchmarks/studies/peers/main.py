@@ -35,28 +35,7 @@ from typing import Any
 import numpy as np
 
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, Horizon, ResolvingAllocator, SaturatingUtility
-from cero_alloc.baselines import (
-    BOTS,
-    DAPO,
-    DUET,
-    GRESO,
-    GVM,
-    HORA,
-    VIGOR,
-    VIP,
-    CoBARL,
-    FixedPacing,
-    Greedy,
-    KnapsackRL,
-    MoPPS,
-    Neyman,
-    PilotCommit,
-    Preset,
-    RandomMatched,
-    ReinforceAda,
-    SpeedRL,
-    Uniform,
-)
+from cero_alloc.baselines import PEERS, FixedPacing, Greedy, Preset, RandomMatched, Uniform
 from cero_alloc.simulation import (
     Pool,
     SimulationResult,
@@ -105,29 +84,24 @@ def policies(run: dict[str, Any], offer: str, one_size: int | None) -> dict[str,
         "Resolving, group signal": lambda bank: ResolvingAllocator(bank, signal="group", **pairs),
         "FenchelDual": lambda bank: FenchelDualAllocator(bank, **dual),
         "FenchelDual, catch-up": lambda bank: FenchelDualAllocator(bank, catch_up=True, **dual),
-        "Knapsack RL": lambda bank: KnapsackRL(bank, **run),
-        "VIP, RLOO": lambda bank: VIP(bank, **run),
-        "VIP, Dr. GRPO": lambda bank: VIP(bank, estimator="dr-grpo", **run),
-        "CoBA-RL": lambda bank: CoBARL(bank, **run),
-        "HORA": lambda bank: HORA(bank, **run),
-        "GVM": lambda bank: GVM(bank, **run),
-        "Neyman": lambda bank: Neyman(bank, **run),
-        "DUET": lambda bank: DUET(bank, **run),
-        "MoPPS": lambda bank: MoPPS(bank, **same),
-        "GRESO": lambda bank: GRESO(bank, **same),
-        "BOTS": lambda bank: BOTS(bank, **same),
-        "DAPO": lambda bank: DAPO(bank, **run),
-        "Reinforce-Ada, balanced": lambda bank: ReinforceAda(bank, **run),
-        "Reinforce-Ada, positive": lambda bank: ReinforceAda(bank, exit="positive", **run),
-        "VIGOR": lambda bank: VIGOR(bank, **run),
-        "SPEED-RL": lambda bank: SpeedRL(bank, **run),
-        "Pilot-Commit": lambda bank: PilotCommit(bank, **run),
+        **published(groups_of_one_size=same, counts=run),
         "uniform": lambda bank: Uniform(bank, rollouts_per_visit=PER_VISIT, **run),
         "fixed pacing": lambda bank: FixedPacing(bank, **fixed_pace),
         "greedy": lambda bank: Greedy(bank, **groups),
     }
     if offer == "pool":
         found["Resolving, from 2 up"] = lambda bank: ResolvingAllocator(bank, **pairs)
+    return found
+
+
+def published(groups_of_one_size: dict[str, Any], counts: dict[str, Any]) -> dict[str, Callable[..., Any]]:
+    """Return how to build each published rule in each of its settings, with the arguments that suit its kind."""
+    found = {}
+    for rule in PEERS:
+        title = rule.title or rule.__name__
+        shared = groups_of_one_size if rule.kind == "selects" else counts
+        for setting, own in rule.variants.items():
+            found[f"{title}, {setting}" if setting else title] = partial(rule, **shared, **own)
     return found
 
 

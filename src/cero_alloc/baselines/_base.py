@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, ClassVar, Required, SupportsIndex, TypedDict
+from typing import Any, ClassVar, Literal, Required, SupportsIndex, TypedDict
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from cero_alloc._saving.state import Stateful, key_of, require
 from cero_alloc._solvers import ranking_kernels
 
 _VISIT = 8  # rollouts per visited prompt where nobody says otherwise: the group size of most published runs
+
+
+Variants = Mapping[str, Mapping[str, Any]]
 
 
 class Run(TypedDict, total=False):
@@ -82,6 +85,9 @@ class Baseline(RolloutRun):
     ([0, 0, 8, 8], [0, 0, 5, 5])
     """
 
+    title: ClassVar[str] = ""  # the published name; "" where it is the name of the class
+    kind: ClassVar[Literal["counts", "selects", "waves", "paces"]] = "counts"  # what the rule decides
+    variants: ClassVar[Variants] = {"": {}}  # settings that are compared: name -> own arguments
     least_rollouts: int = 1  # of a visited prompt, as published
     takes_visits: ClassVar[bool] = True  # whether rollouts_per_visit means anything to the rule
     utility: SaturatingUtility = SaturatingUtility()  # judges the run; a few rules also use it

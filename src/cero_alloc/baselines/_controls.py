@@ -88,6 +88,8 @@ class FixedPacing(Baseline):
     [4, 4, 4, 4]
     """
 
+    kind = "paces"
+    takes_visits = False
     _STATE: ClassVar[tuple[str, ...]] = ("_inner",)
 
     def __init__(
@@ -192,6 +194,7 @@ class Greedy(Baseline):
     [2, 0]
     """
 
+    kind = "paces"
     takes_visits = False
 
     def __init__(
@@ -249,6 +252,7 @@ class Preset(Baseline):
     ([2, 0], [1, 1], [0, 0])
     """
 
+    kind = "paces"
     takes_visits = False
     _STATE: ClassVar[tuple[str, ...]] = ("bank", "ledger", "_units")
 

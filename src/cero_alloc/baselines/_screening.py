@@ -85,6 +85,8 @@ class SpeedRL(TwoStage):
     ([4, 4], [20, 0])
     """
 
+    title = "SPEED-RL"
+
     def __init__(
         self,
         bank: BetaPosteriorBank,
@@ -137,6 +139,7 @@ class PilotCommit(TwoStage):
     ([8, 8], [0, 24])
     """
 
+    title = "Pilot-Commit"
     _STATE: ClassVar[tuple[str, ...]] = (*Baseline._STATE, "_done")
 
     def __init__(

@@ -55,6 +55,7 @@ class MoPPS(Baseline):
     8
     """
 
+    kind = "selects"
     least_rollouts = 2
     _STATE: ClassVar[tuple[str, ...]] = (*Baseline._STATE, "_won", "_lost")
 
@@ -125,6 +126,7 @@ class GRESO(Baseline):
     [0, 0, 8, 8]
     """
 
+    kind = "selects"
     least_rollouts = 2
     _STATE: ClassVar[tuple[str, ...]] = (*Baseline._STATE, "_tally", "_runs", "_keep")
 
@@ -217,6 +219,7 @@ class BOTS(Baseline):
     [0, 0, 8]
     """
 
+    kind = "selects"
     least_rollouts = 2
     _STATE: ClassVar[tuple[str, ...]] = (*Baseline._STATE, "_tally", "_won", "_lost", "_progress")
     _OPTIONAL: ClassVar[tuple[str, ...]] = ("_progress",)

@@ -106,6 +106,8 @@ class Waves(Baseline):
     16
     """
 
+    kind = "waves"
+
     def __init__(self, bank: BetaPosteriorBank, **run: Unpack[VisitRun]) -> None:
         self._round: OpenRound | None = None
         super().__init__(bank, **run)

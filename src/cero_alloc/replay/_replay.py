@@ -14,7 +14,7 @@ from cero_alloc._allocators.fenchel_dual import FenchelDualAllocator
 from cero_alloc._allocators.resolving import ResolvingAllocator
 from cero_alloc._checks import FloatArray, IntArray, error_text, instance, integer
 from cero_alloc._evidence.bank import BetaPosteriorBank
-from cero_alloc.baselines import BOTS, GRESO, PEERS, FixedPacing, Greedy, MoPPS, Uniform
+from cero_alloc.baselines import PEERS, FixedPacing, Greedy, Uniform
 from cero_alloc.simulation._result import top_tenth
 from cero_alloc.simulation._rounds import Draw, check_counts, play_round
 
@@ -25,7 +25,6 @@ Offer = Literal["batch", "pool"]
 Policies = Mapping[str, Callable[..., Any]]  # name -> callable(bank, total_budget=, n_rounds=, max_rollouts=, seed=)
 
 UNIFORM = "Uniform"
-_SELECTORS = (MoPPS, GRESO, BOTS)  # of prompts, for groups of one size
 _LARGEST = 128  # rollouts of one prompt in one round, the most that published allocators deal
 _CELLS = 1 << 22  # weights of the bootstrap that are held at a time
 _COLUMNS = 5  # of a tally: dealt, answered, groups, mixed groups, answered rollouts in dead groups
@@ -329,7 +328,7 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Ca
         "FenchelDualAllocator": partial(_capped, FenchelDualAllocator, one_size, visits=visits),
         **{cls.__name__: partial(_capped, cls, one_size) for cls in (FixedPacing, Greedy)},
         UNIFORM: partial(_peer, Uniform, per_visit if offer == "pool" else None),  # of a batch, everybody
-        **{cls.__name__: partial(_peer, cls, one_size if cls in _SELECTORS else per_visit) for cls in PEERS},
+        **{cls.__name__: partial(_peer, cls, one_size if cls.kind == "selects" else per_visit) for cls in PEERS},
     }
 
 
