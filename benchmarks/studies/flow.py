@@ -76,27 +76,27 @@ def _file_of(frame: FrameType) -> str | None:
 
 
 def algorithm_1() -> Any:
-    """Algorithm 1 over the whole pool."""
+    """Return Algorithm 1 for the whole pool."""
     return FenchelDualAllocator(BetaPosteriorBank(N_PROMPTS), n_rounds=100, **RUN)
 
 
 def algorithm_1_batch() -> Any:
-    """Algorithm 1 over batches."""
+    """Return Algorithm 1 for batches."""
     return FenchelDualAllocator(BetaPosteriorBank(N_PROMPTS), n_rounds=100, visits=25, **RUN)
 
 
 def resolving_pool() -> Any:
-    """Re-solving over the whole pool, in single rollouts."""
+    """Return a re-solving allocator for the whole pool, in single rollouts."""
     return ResolvingAllocator(BetaPosteriorBank(N_PROMPTS), n_rounds=100, **RUN)
 
 
 def resolving_batch() -> Any:
-    """Re-solving over batches with visits told, groups from 2 rollouts up."""
+    """Return a re-solving allocator for batches with visits told, groups from 2 rollouts up."""
     return ResolvingAllocator(BetaPosteriorBank(N_PROMPTS), visits=25, min_rollouts=2, **RUN)
 
 
 def resolving_training() -> Any:
-    """Re-solving as ``training_allocator`` sets it: groups of 8 over the whole pool, in the spread order."""
+    """Return what ``training_allocator`` sets: groups of 8 over the whole pool, in the spread order."""
     return training_allocator(N_PROMPTS, total_budget=6400, n_rounds=100, rollouts_per_visit=8)
 
 

@@ -50,7 +50,7 @@ def test_quick_run_writes_everything(tmp_path, small_pools, capsys):
             *schedules,
         }
     for row in rows:
-        assert float(row["unspent"]) >= -1e-9  # nobody spends more than the budget
+        assert float(row["unspent"]) >= -1e-9  # no policy spends more than the budget
         assert 0.0 <= float(row["optimum"]) <= 100.0 + 1e-9
         assert float(row["useful"]) <= 100.0
         if row["policy"] in (
@@ -87,7 +87,7 @@ def test_the_first_rank_is_earned(capsys):
     printed = capsys.readouterr().out
     assert " 1 a peer" in printed
     assert " 2 Resolving" in printed
-    assert "level with the first (paired 95% interval): nobody" in printed
+    assert "level with the first (paired 95% interval): no policy" in printed
 
 
 def test_interval_is_students():

@@ -1,24 +1,25 @@
-"""Compare every allocator at equal rollouts: the package's own, fifteen published rules and the paper's controls.
+"""Compare every allocator at equal rollouts: the package's own, the published rules and the paper's controls.
 
-Every policy plays the same pools with the same total of rollouts, pilots, refills and discarded ones included, on the
-same seeds, so that differences are paired. Nobody is told the rates; all start from the prior Beta(1, 1), which one row fits.
+Every policy plays the same pools on the same seeds, so that differences are paired, and with the same total of rollouts,
+which includes pilots, refills and rollouts that a rule discards. No policy knows the success rates; all start from the prior
+Beta(1, 1), which one row fits.
 
-Two ways to offer prompts: "pool" offers all of them in every round, "batch" what a shuffling data loader would, with 8
-rollouts per prompt, for 8 epochs. Prints one ranked table per pool and offer (mean and 95% interval over seeds), and
+Prompts are offered in two ways: "pool" offers all of them in every round, "batch" the batches of a shuffling data loader,
+with 8 rollouts per prompt, for 8 epochs. Prints one ranked table per pool and offer (mean and 95% interval over seeds), and
 writes ``peers.csv`` (one row per run), ``peers_summary.csv`` and one picture per question to ``--out``.
 
-What is measured, per run:
+The columns, per run:
 
 * optimum: utility of the rollouts at the true rates, % of the clairvoyant optimum under the same offers; on moving pools
-  a round's rollouts are valued at that round's rates, and the optimum is an upper bound;
-* vs uniform: difference to uniform on the same seed, in points;
+  the rollouts of a round are valued at the rates of that round, and the optimum is an upper bound;
+* vs uniform: difference to uniform on the same seed, in percentage points;
 * mixed: groups with both outcomes per 1,000 rollouts;
 * useful: rollouts in such groups, %;
-* hopeless, solved: rollouts on prompts with a success rate below 2% or above 98%, %;
+* unsolved, solved: rollouts on prompts with a success rate below 2% or above 98%, %;
 * error: mean distance of the bank's value from p (1 - p), x 1,000;
 * unseen: prompts that never got a rollout, %;
 * unspent: budget left at the end, %;
-* time: time of all decisions of a round, median, in multiples of uniform's in the same run (milliseconds in the CSV).
+* time: median time of all decisions of a round, in multiples of uniform's in the same run (milliseconds in the CSV).
 """
 
 from __future__ import annotations
@@ -50,22 +51,22 @@ from studies.common.parallel import execute
 from studies.peers.report import Row, draw, print_tables, write_tables
 
 M, EPOCHS, PER_VISIT, MOST = 512, 8, 8, 32  # prompts of drawn pools, epochs, mean and most rollouts of a visit
-DEAD = 0.02  # success rate below which a prompt is hopeless, and above one minus which it is solved
+DEAD = 0.02  # a prompt is unsolved below this success rate, and solved above one minus it
 FIRST_SEED = 0
 POOLS = {
-    "Beta(.5, .6)": partial(static_pool, M, 0.5, 0.6),
-    "Beta(.3, .3)": partial(static_pool, M, 0.3, 0.3),
+    "Beta(0.5, 0.6)": partial(static_pool, M, 0.5, 0.6),
+    "Beta(0.3, 0.3)": partial(static_pool, M, 0.3, 0.3),
     "Beta(1, 1)": partial(static_pool, M, 1.0, 1.0),
-    "Beta(.5, .6), drifting": partial(drifting_pool, M, 0.5, 0.6, drift=2.0),
+    "Beta(0.5, 0.6), drifting": partial(drifting_pool, M, 0.5, 0.6, drift=2.0),
 }
 
 
 def policies(run: dict[str, Any], offer: str, one_size: int | None) -> dict[str, Callable[[BetaPosteriorBank], Any]]:
     """Return how to build each policy on an empty bank.
 
-    ``run`` holds the shared arguments. Rules with one group size get 8 rollouts where they choose from the pool, and 16
-    where they can only choose half of a batch, or ``one_size``; the others choose counts up to ``MOST``. Resolving takes at least 8 from
-    the pool, too, and in a row of its own at least 2; of a batch it takes at least 2.
+    ``run`` holds the shared arguments. Rules with one group size give each prompt 8 rollouts where they choose from the pool,
+    16 where they choose half of a batch, or ``one_size``; the other rules choose counts up to ``MOST``. The smallest group of
+    the re-solving allocator is 8 from the pool, with a further row for 2, and 2 in a batch.
     """
     fixed = one_size or (PER_VISIT if offer == "pool" else 2 * PER_VISIT)
     if offer == "batch":
@@ -80,7 +81,7 @@ def policies(run: dict[str, Any], offer: str, one_size: int | None) -> dict[str,
     found: dict[str, Callable[[BetaPosteriorBank], Any]] = {
         "Resolving": lambda bank: ResolvingAllocator(bank, **ours),
         "Resolving, fitted prior": lambda bank: ResolvingAllocator(bank, fit_every=8, **ours),
-        "Resolving, forgetting .9": lambda bank: ResolvingAllocator(forgetful(bank), **ours),
+        "Resolving, forgetting 0.9": lambda bank: ResolvingAllocator(forgetful(bank), **ours),
         "Resolving, group signal": lambda bank: ResolvingAllocator(bank, signal="group", **pairs),
         "FenchelDual": lambda bank: FenchelDualAllocator(bank, **dual),
         "FenchelDual, catch-up": lambda bank: FenchelDualAllocator(bank, catch_up=True, **dual),
@@ -106,7 +107,7 @@ def published(groups_of_one_size: dict[str, Any], counts: dict[str, Any]) -> dic
 
 
 def forgetful(bank: BetaPosteriorBank) -> BetaPosteriorBank:
-    """Return an empty bank of the same prompts that keeps nine tenths of its evidence from round to round."""
+    """Return an empty bank of the same prompts whose evidence fades by a tenth per round."""
     return BetaPosteriorBank(bank.prompt_ids, forgetting=0.9)
 
 
@@ -134,7 +135,7 @@ class Timed:
 
 
 def compare(label: str, make: Callable[..., Pool], order: int, one_size: int | None, seed: int) -> list[Row]:
-    """Play every policy on one pool and seed, under both ways to offer; ``order`` draws the loader's batches."""
+    """Play every policy on one pool and seed with both offers; ``order`` is the seed of the batches."""
     pool = make(seed=seed)
     batches = epoch_batches(pool.n_prompts, -(-pool.n_prompts // EPOCHS), EPOCHS, seed=order)
     return [row for offer in ("pool", "batch") for row in play_all(label, pool, offer, batches, one_size, seed)]
@@ -165,14 +166,14 @@ def play_all(
         rows.append({**row, "ms": 1e3 * float(np.median(timed.seconds)), "best": result.optimum})
         return result
 
-    everybody = policies(run, offer, one_size)
-    first = play("FenchelDual", everybody.pop("FenchelDual")(pool.bank()), [seed, 1])
-    for name, build in everybody.items():
+    builders = policies(run, offer, one_size)
+    first = play("FenchelDual", builders.pop("FenchelDual")(pool.bank()), [seed, 1])
+    for name, build in builders.items():
         play(name, build(pool.bank()), [seed, 1])
-    # Yesterday's schedule: the counts that Algorithm 1 chose with other rewards and ties.
+    # An earlier schedule: the counts that Algorithm 1 chose with other rewards and ties.
     other = policies({**run, "seed": seed + 10_000}, offer, one_size)["FenchelDual"](pool.bank())
-    yesterday = simulate(other, pool, rounds, [seed, 2], batches=offers, horizon=horizon, optimum=first.optimum)
-    play("preset", Preset(pool.bank(), yesterday.counts), [seed, 1])
+    earlier = simulate(other, pool, rounds, [seed, 2], batches=offers, horizon=horizon, optimum=first.optimum)
+    play("preset", Preset(pool.bank(), earlier.counts), [seed, 1])
     if offer == "pool":  # permuted, a schedule asks for prompts that a batch does not offer
         play("random-matched", RandomMatched(pool.bank(), first.counts, seed=seed), [seed, 1])
     uniform = next(row for row in rows if row["policy"] == "uniform")
@@ -185,9 +186,9 @@ def play_all(
 
 @lru_cache
 def moving_optimum(rates: bytes, path: str, horizon: Horizon, shown: tuple[bytes, ...] | None) -> float:
-    """Return an upper bound of the clairvoyant optimum of a moving pool: the slow part, the same for all seeds of a file.
+    """Return an upper bound of the clairvoyant optimum of a moving pool; slow, and equal for all seeds of a file.
 
-    ``shown`` holds the rows on offer in each round, None all of them; off offer a prompt is worth nothing.
+    ``shown`` holds the rows on offer in each round, or is None where all are; a prompt that is not on offer is worth nothing.
     """
     stages = np.frombuffer(rates).reshape(-1, horizon.n_prompts)
     p = np.stack([Pool(stages, None, path).at(k, horizon.n_rounds) for k in range(horizon.n_rounds)], axis=1)
@@ -209,7 +210,7 @@ def measure(result: SimulationResult, pool: Pool) -> Row:
         "optimum": 100.0 * result.achieved / result.optimum,
         "mixed": 1e3 * int(mixed.sum()) / dealt,
         "useful": 100.0 * int(n[mixed].sum()) / dealt,
-        "hopeless": 100.0 * int(n[rates < DEAD].sum()) / dealt,
+        "unsolved": 100.0 * int(n[rates < DEAD].sum()) / dealt,
         "solved": 100.0 * int(n[rates > 1.0 - DEAD].sum()) / dealt,
         "error": 1e3 * float(result.proxy_error.mean()),
         "unseen": 100.0 * float(np.mean(result.exposure == 0)),
@@ -223,7 +224,7 @@ def counted(file: Path, seed: int) -> Pool:
 
 
 def plan(options: argparse.Namespace) -> list[Callable[[], list[Row]]]:
-    """Return every run. The pool of a file is the same for all seeds, and so are its batches."""
+    """Return every run; the pool of a file and its batches are the same for all seeds."""
     seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
     drawn = [(label, make, seed, seed) for label, make in POOLS.items() for seed in seeds]
     measured = [(file.stem, partial(counted, file), FIRST_SEED, seed) for file in options.rates for seed in seeds]
@@ -248,7 +249,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--one-size",
         type=int,
         metavar="N",
-        help="rollouts of a visit for rules with one group size (default: 8 from the pool, 16 in a batch; there at least 8)",
+        help="group size of rules that have one (default: 8 from the pool, 16 in a batch; at least 8 in a batch)",
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("peers_results"), help="folder of the results")

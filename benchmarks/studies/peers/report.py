@@ -16,7 +16,7 @@ COLUMNS = (
     ("vs_uniform", "vs uniform", 1),
     ("mixed", "mixed", 1),
     ("useful", "useful (%)", 1),
-    ("hopeless", "hopeless (%)", 1),
+    ("unsolved", "unsolved (%)", 1),
     ("solved", "solved (%)", 1),
     ("error", "error", 1),
     ("unseen", "unseen (%)", 1),
@@ -26,7 +26,7 @@ COLUMNS = (
 QUESTIONS = {
     "captured": ("optimum", "utility captured (% of the clairvoyant optimum)", False),
     "mixed": ("mixed", "groups with both outcomes per 1,000 rollouts", False),
-    "dead": ("dead", "rollouts on hopeless or solved prompts (%)", False),
+    "dead": ("dead", "rollouts on unsolved or solved prompts (%)", False),
     "time": ("time", "time of a round's decisions (multiples of uniform's)", True),
 }
 
@@ -47,7 +47,7 @@ def summarise(rows: list[Row]) -> list[Row]:
 
 
 def print_tables(rows: list[Row]) -> None:
-    """Print one ranked table per pool and offer, and who is not behind the best."""
+    """Print one ranked table per pool and offer, and the policies that are level with the best."""
     for (offer, pool), entries in _by_game(summarise(rows)).items():
         lines = [
             [f"{e['rank']:2d} {e['policy']}", *(_cell(e, name, digits) for name, _, digits in COLUMNS)] for e in entries
@@ -55,7 +55,8 @@ def print_tables(rows: list[Row]) -> None:
         title = f"{pool}, offer: {offer}; {entries[0]['seeds']} seeds, mean +- half of the 95% interval"
         table(title, ["policy", *(heading for _, heading, _ in COLUMNS)], lines)
         print(
-            "level with the first (paired 95% interval): " + (", ".join(_level(rows, entries)) or "nobody"), flush=True
+            "level with the first (paired 95% interval): " + (", ".join(_level(rows, entries)) or "no policy"),
+            flush=True,
         )
     for (offer,), entries in grouped(summarise(rows), "offer").items():
         _print_overview(offer, entries)
@@ -110,7 +111,7 @@ def draw(out: Path, rows: list[Row]) -> None:
     """Draw one picture per question and offer."""
     plt = without_screen()
 
-    rows = [{**row, "dead": row["hopeless"] + row["solved"]} for row in rows]
+    rows = [{**row, "dead": row["unsolved"] + row["solved"]} for row in rows]
     for (offer,), games in grouped(rows, "offer").items():
         for name, (column, label, log) in QUESTIONS.items():
             scores = {

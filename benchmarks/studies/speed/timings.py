@@ -84,14 +84,14 @@ def batches(n_prompts: int, size: int) -> Iterator[np.ndarray]:
 
 
 def algorithm_1(n_prompts: int) -> Timed:
-    """Rounds of Algorithm 1 over the whole pool, 8 rollouts for 1,024 prompts or a quarter of the pool."""
+    """Return rounds of Algorithm 1 over the whole pool, 8 rollouts for 1,024 prompts or a quarter of the pool."""
     each = 8 * min(1024, n_prompts // 4)
     run = {"total_budget": ROUNDS * each, "n_rounds": ROUNDS, "max_rollouts": 8, "round_capacity": each, UNIT: 4}
     return rounds_of(FenchelDualAllocator(bank_of(n_prompts), **run), whole_pool())
 
 
 def resolving(n_prompts: int = 10_000, batch: int = 0, **settings: Any) -> Timed:
-    """Rounds of the re-solving allocator over the whole pool or over batches, 8 rollouts per prompt of a round's 1,024."""
+    """Return rounds of the re-solving allocator over batches, or over the whole pool with 8,192 rollouts each."""
     if batch:
         visits = 2_000
         run: dict[str, Any] = {"total_budget": 8 * visits * n_prompts, "visits": visits, "max_rollouts": 16}
@@ -101,7 +101,7 @@ def resolving(n_prompts: int = 10_000, batch: int = 0, **settings: Any) -> Timed
 
 
 def bank_update(n_prompts: int, size: int | None) -> Timed:
-    """Feedback of 8 rollouts for some random prompts, or for all of them."""
+    """Return the feedback of 8 rollouts for some random prompts, or for all of them."""
     bank = bank_of(n_prompts)
     rows = None if size is None else next(batches(n_prompts, size))
     n = np.full(n_prompts if size is None else size, 8)
@@ -110,7 +110,7 @@ def bank_update(n_prompts: int, size: int | None) -> Timed:
 
 
 def metrics(certificate: bool) -> Timed:
-    """Metrics of Algorithm 1 over 10,000 prompts."""
+    """Return the metrics of Algorithm 1 over 10,000 prompts."""
     run = {"total_budget": 8 * 10_000 * 100, "n_rounds": 100, "max_rollouts": 8}
     allocator = FenchelDualAllocator(bank_of(10_000), **run)
     counts = allocator.allocate()
@@ -119,20 +119,20 @@ def metrics(certificate: bool) -> Timed:
 
 
 def oracle() -> Timed:
-    """One price of 100,000 prompts with caps."""
+    """Return the optimum of 100,000 prompts with caps."""
     q = np.random.default_rng(4).uniform(0.0, 0.25, 100_000)
     solve = OfflineOracle(SaturatingUtility()).solve
     return clocked(lambda: solve(q, 8.0 * q.size, equal_share=8.0, upper=32.0))
 
 
 def peer(rule: Any) -> Timed:
-    """Rounds of a published rule over 256 prompts, the waves of a round included."""
+    """Return rounds of a published rule over 256 prompts, the waves of a round included."""
     run = {"total_budget": 8 * 256 * ROUNDS, "n_rounds": ROUNDS, "max_rollouts": 32}
     return rounds_of(rule(bank_of(256), **run), whole_pool())
 
 
 def replayed() -> Timed:
-    """Read and replay a log of 100 prompts, 20 steps of 25 groups of 8."""
+    """Return the reading and the replay of a log of 100 prompts, 20 steps of 25 groups of 8."""
     from cero_alloc.replay import read_log, replay
 
     rng = np.random.default_rng(5)
