@@ -89,13 +89,13 @@ def test_writes_everything(done):
 def test_a_finished_study_is_only_reported(done, monkeypatch, capsys):
     before = (done / "runs.jsonl").read_bytes()
     tables = (done / "summary.csv").read_bytes()
-    monkeypatch.setattr(worlds, "simulate_learning", None)  # whoever trains, fails
+    monkeypatch.setattr(worlds, "simulate_learning", None)  # training would fail
     assert main.main([*ARGUMENTS, str(done.parent)]) == 0
     assert (done / "runs.jsonl").read_bytes() == before
     assert (done / "summary.csv").read_bytes() == tables
     printed = capsys.readouterr().out
     for words in (
-        "hopeless / 50 / sgd / plain; common learning rate; 2 pairs",
+        "unsolved / 50 / sgd / plain; common learning rate; 2 pairs",
         "hard / 50 / sgd / plain; own learning rate; 2 pairs",
         "POOLED hard / sgd / plain; own learning rate; 1 cells",
         "learning rates chosen on the tuning seeds",
@@ -185,7 +185,7 @@ def play_rounds(dealing, rounds, rate=0.4):
 
 
 @pytest.mark.parametrize("name", [*CONTENDERS, *(f"setting {name}" for name in SETTINGS)])
-def test_everybody_deals(name, monkeypatch):
+def test_every_policy_deals(name, monkeypatch):
     contender = SETTINGS[name.removeprefix("setting ")] if name not in CONTENDERS else CONTENDERS[name]
     monkeypatch.setitem(ALL, name, contender)
     schedule = np.tile(np.repeat([4, 0], [16, 8]), (24, 1)) if contender.matches else None
@@ -205,7 +205,7 @@ def test_everybody_deals(name, monkeypatch):
             assert set(np.flatnonzero(counts)) <= set(batch.tolist())
 
 
-def test_the_clairvoyant_prefers_what_teaches():
+def test_the_clairvoyant_prefers_uncertain_prompts():
     dealing = Dealing(Run(("a", "b"), "clairvoyant", 1.0, 1), 24, 24, 64)
     dealing.tell(np.repeat([0.0, 0.5, 1.0], 8))
     play_rounds(dealing, 3)
@@ -257,7 +257,7 @@ def test_importance_divides_by_all_that_a_prompt_has_been_dealt():
     np.testing.assert_allclose(per_prompt / advantage / (per_prompt[0] / advantage[0]), [1.0, 1.0, 4.0], rtol=1e-3)
 
 
-def test_a_round_that_nobody_wants_weighs_nothing():
+def test_a_round_without_rollouts_has_no_weights():
     dealing = Dealing(Run(("a", "b"), "FenchelDual", 1.0, 0), 24, 8, 64)
     nothing = np.zeros(0, dtype=np.int64)
     assert [part.size for part in dealing.close(nothing, nothing, nothing.astype(bool))] == [0, 0]

@@ -75,8 +75,8 @@ def test_quick_run_writes_everything(tmp_path, small_pools, capsys):
             assert shares == sorted(shares, reverse=True)
 
 
-def test_the_first_rank_is_earned(capsys):
-    # The ranking knows nothing of whose rule it is.
+def test_ranks_follow_the_measured_optimum(capsys):
+    # The ranking does not depend on the names.
     columns = {name: 1.0 for name, _, _ in report.COLUMNS}
     rows = [
         {"pool": "p", "offer": "pool", "policy": policy, "seed": seed, **columns, "optimum": share + 0.01 * seed}

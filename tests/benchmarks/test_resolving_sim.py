@@ -46,7 +46,7 @@ def test_quick_run_writes_everything(tmp_path, capsys):
     assert {file.name for file in out.glob("*.png")} == {"epochs.png", "saturation.png"}
     learnt = read(out / "learnt.csv")
     regret = {(row["policy"], row["epochs"]): float(row["regret"]) for row in learnt if row["scaling"] == "height"}
-    # In the first epoch nothing is known of anybody: the even deal, to the rollout.
+    # Without evidence the first epoch is the even deal, to the rollout.
     assert regret["Resolving, flat", "1"] == regret["uniform", "1"]
     assert regret["Resolving, flat", "4"] < regret["uniform", "4"]
     assert all(float(row["regret"]) <= 1e-9 for row in read(out / "known.csv"))

@@ -1,4 +1,4 @@
-"""One training run's side of the rollouts: its policy, its offers, its account, and the weight of each rollout."""
+"""The rollouts of one training run: its policy, its offers, its account, and the weight of each rollout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One training run: what is learnt from which start, who deals, how fast, and the seed of it all."""
+    """One training run: its cell (task or pool, and start), policy, learning rate and seed."""
 
     cell: tuple[str, ...]
     policy: str
@@ -99,7 +99,7 @@ class Dealing:
 
         A rollout's advantage over its group, divided by the group's deviation, times the weight of its prompt: "rollout"
         leaves every rollout the same, as the trainers do; "prompt" gives every prompt the same; "importance" divides this
-        by what the prompt has been dealt in all, so that the run's sum is one of equal exposure.
+        by all rollouts of the prompt so far, so that every prompt has the same weight over the run.
         """
         size = self.exposure.size
         n, s = np.bincount(rows, minlength=size), np.bincount(rows, right, minlength=size)
@@ -122,7 +122,7 @@ class Dealing:
         """Return what the record says of the rollouts."""
         return {
             "spent": self.spent,
-            "mixed": round(float(np.mean(self.mixed)), 4),  # share of the rollouts in groups that teach
+            "mixed": round(float(np.mean(self.mixed)), 4),  # share of the rollouts in mixed groups
             **concentration(self.exposure),
         }
 

@@ -93,7 +93,7 @@ class Replicas:
             if after is not None:
                 after.append((k, v))
                 if before is None and i == self.layers - 1:
-                    return x  # nobody asks for the logits of a prompt
+                    return x  # the logits of a prompt are not needed
             causal = not start and length > 1
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
             x = x + torch.bmm(mixed.transpose(1, 2).reshape(replicas, rows * length, width), p[f"{i}.out"])
@@ -118,7 +118,7 @@ def sample(model: Replicas, prompts: Tensor, group: Tensor, uniforms: Tensor) ->
     Parameters
     ----------
     model : Replicas
-        Who answers.
+        The model that answers.
     prompts : Tensor of int64, shape (replicas, prompts, width)
         Each once.
     group : Tensor of int64, shape (replicas, rollouts)

@@ -1,16 +1,16 @@
-"""Why an allocator helps, or does not: its sampled gradients against the exact one.
+"""Explain why an allocator helps or does not: compare its sampled gradients with the exact one.
 
     python benchmarks/learning_gradients.py --out learning_results
 
-At fixed checkpoints, the starts that learning.py left in ``--out``, each policy deals with the parameters frozen: first to
+At fixed checkpoints, the starts that learning.py left in ``--out``, each policy deals with frozen parameters: first to
 learn the rates, then to be measured. Per policy and weighting of the gradient:
 
-* useful: share of the rollouts in groups with both outcomes;
+* useful: share of the rollouts in mixed groups;
 * cosine: of a round's gradient with the exact gradient of mean held-out success, mean over rounds;
-* aim: the same of the mean gradient over rounds, free of noise: what the weighting of the prompts does to the direction;
+* aim: the same of the mean gradient over rounds, free of noise: the effect of the prompts' weights on the direction;
 * signal: squared length of the mean gradient over the variance of a round's, both estimated without bias;
-* SGD: slope of held-out success along the mean gradient, over uniform's: what a common small learning rate makes of it;
-* Adam: the same along the mean step of an optimiser that divides by root mean squares, which is what the noise leaves.
+* SGD: slope of held-out success along the mean gradient, over that of uniform: the gain at a common small learning rate;
+* Adam: the same along the mean step of an optimiser that divides by root mean squares, where noise shortens the step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from studies.learning.worlds import N_PROMPTS, N_ROUNDS, POOLS, ROLLOUTS, load_s
 FloatArray = npt.NDArray[np.float64]
 
 WEIGHTINGS = ("rollout", "prompt", "importance")
-SHOWN_ALL = ("uniform", "Resolving .3", "training", "Resolving 1, re-deal")  # with all weightings in the table
+SHOWN_ALL = ("uniform", "Resolving 0.3", "training", "Resolving 1, re-deal")  # with all weightings in the table
 
 
 def quality(samples: FloatArray, exact: FloatArray) -> dict[str, float]:
@@ -64,7 +64,7 @@ def quality(samples: FloatArray, exact: FloatArray) -> dict[str, float]:
 
 
 def measured(names: Iterable[str]) -> list[str]:
-    """Return who is to be measured: not who plays another's counts, nor who deals like another and weighs anew."""
+    """Return the policies to measure, without those that repeat the counts of another policy."""
     return [name for name in names if not ALL[name].matches and ALL[name].weighting == "rollout"]
 
 

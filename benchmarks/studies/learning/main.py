@@ -1,4 +1,4 @@
-"""Whether a policy learns faster when an allocator deals its rollouts.
+"""Measure whether a policy learns faster when an allocator deals its rollouts.
 
     python benchmarks/learning.py --policy-model loglinear
     python benchmarks/learning.py --policy-model transformer
@@ -6,8 +6,8 @@
 
 Trains a log-linear policy, or small GPTs on verifiable tasks, by GRPO on the rollouts that each allocator deals, at equal
 totals, and prints per pool: held-out success, differences to uniform over paired seeds, and the rollouts that it took to
-reach uniform's final success. The protocol is docs/learning.md. Results go to ``--out``; a run that was stopped goes on
-where it was, and one that is done is only reported again.
+reach uniform's final success. The protocol is docs/learning.md. Results go to ``--out``; a study that was stopped
+resumes there, and a finished one is only reported.
 """
 
 from __future__ import annotations

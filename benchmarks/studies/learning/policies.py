@@ -1,4 +1,4 @@
-"""Who deals the rollouts in the learning studies: one roster for all policy models."""
+"""The allocators of the learning studies: one roster for all policy models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cero_alloc import (
 from cero_alloc.baselines import DAPO, VIP, Greedy, KnapsackRL, MoPPS, RandomMatched, Uniform
 from cero_alloc.simulation import epoch_batches
 
-FORGETTING = 0.98  # per round, of every rule that learns from the bank: what was seen grows old while a policy learns
+FORGETTING = 0.98  # per round, of every rule that learns from the bank: evidence ages while a policy learns
 PER_VISIT = 8  # rollouts of a visited prompt, unless a rule chooses counts
 
 
@@ -40,7 +40,7 @@ class Plan:
 
     @property
     def batches(self) -> list[npt.NDArray[np.int64]]:
-        """Batches of a loader, one per round, for those who deal anew what it brings."""
+        """Batches of a data loader, one per round, for policies that re-deal them."""
         batch = self.rollouts // PER_VISIT
         epochs = -(-self.n_rounds * batch // self.n_prompts)
         return epoch_batches(self.n_prompts, batch, epochs, seed=[self.seed, 4])[: self.n_rounds]
@@ -99,7 +99,7 @@ class Clairvoyant:
         return counts
 
     def update(self, prompt_ids: Any, successes: Any, rollouts: Any) -> None:
-        """Learn nothing: it knows."""
+        """Do nothing: the rates are known."""
 
 
 def bank(plan: Plan, forgetting: float = FORGETTING) -> BetaPosteriorBank:
@@ -130,28 +130,28 @@ def algorithm_1(plan: Plan, forgetting: float) -> FenchelDualAllocator:
 
 
 def _groups(rule: Any) -> Callable[[Plan], Any]:
-    """Return how to build a rule whose visited prompts get 8 each."""
+    """Return a builder of a rule that gives every visited prompt 8 rollouts."""
     return lambda plan: rule(bank(plan), max_rollouts=PER_VISIT, rollouts_per_visit=PER_VISIT, **plan.shared)
 
 
 def _counts(rule: Any, **settings: Any) -> Callable[[Plan], Any]:
-    """Return how to build a rule that distributes a batch over its prompts."""
+    """Return a builder of a rule that distributes a batch over its prompts."""
     return lambda plan: rule(bank(plan), max_rollouts=4 * PER_VISIT, **settings, **plan.shared)
 
 
 CONTENDERS = {
     "uniform": Contender(_groups(Uniform)),
     "FenchelDual": Contender(lambda plan: algorithm_1(plan, 1.0), exact=False),
-    "FenchelDual, forgetting .98": Contender(lambda plan: algorithm_1(plan, FORGETTING), exact=False),
+    "FenchelDual, forgetting 0.98": Contender(lambda plan: algorithm_1(plan, FORGETTING), exact=False),
     "random-matched": Contender(
         lambda plan, schedule: RandomMatched(bank(plan), schedule, unit_size=4, seed=plan.seed),
         exact=False,
         matches="FenchelDual",
     ),
     "Resolving 1": Contender(lambda plan: resolving(plan, 1.0)),
-    "Resolving .3": Contender(lambda plan: resolving(plan, 0.3)),
-    "Resolving .1": Contender(lambda plan: resolving(plan, 0.1)),
-    "spread .3": Contender(lambda plan: resolving(plan, 0.3, order="spread")),
+    "Resolving 0.3": Contender(lambda plan: resolving(plan, 0.3)),
+    "Resolving 0.1": Contender(lambda plan: resolving(plan, 0.1)),
+    "spread 0.3": Contender(lambda plan: resolving(plan, 0.3, order="spread")),
     "training": Contender(training),
     **{f"training, height {v:g}": Contender(partial(training, saturation=v)) for v in (0.25, 0.5, 2.0)},
     "training, importance weights": Contender(training, weighting="importance"),
@@ -187,7 +187,7 @@ SETTINGS = {
     **{f"exploration {v:g}": _varied(exploration=v) for v in (0.5, 1.0)},
     **{f"coverage {v}": _varied(coverage=v) for v in (24, 48)},
     "order best": _varied(order="best"),
-    "order best, rate .1": _varied(order="best", scaling="rate", saturation=0.1),
+    "order best, rate 0.1": _varied(order="best", scaling="rate", saturation=0.1),
     "front load 2": _varied(front_load=2.0),
     "groups of 4": _varied(min_rollouts=4, max_rollouts=4),
     "groups of 16": _varied(min_rollouts=16, max_rollouts=16),

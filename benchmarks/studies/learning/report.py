@@ -14,9 +14,9 @@ from studies.common.tables import table, write_csv
 from studies.learning.statistics import Chosen, at_rate, differences, final, pooled, summarise, trained
 from studies.learning.study import Cell, Record, Study
 
-SHOWN = ("uniform", "FenchelDual", "Resolving .3", "training", "MoPPS", "DAPO", "clairvoyant")
+SHOWN = ("uniform", "FenchelDual", "Resolving 0.3", "training", "MoPPS", "DAPO", "clairvoyant")
 KINDS = ("common", "own")
-LONG = 12  # cells from which on the tables of each are left to summary.csv
+LONG = 12  # with more cells than this, the tables of each cell are only in summary.csv
 
 
 def report(study: Study, records: Sequence[Record], chosen: Chosen, folder: Path) -> None:

@@ -60,8 +60,8 @@ def summarise(games: dict[str, list[Record]]) -> list[dict[str, Any]]:
 def rollouts_ratio(runs: Sequence[Record], base: Sequence[Record]) -> tuple[float, float, float]:
     """Return the rollouts to uniform's final success, in multiples of uniform's own, with a 95% bootstrap interval.
 
-    Curves are averaged over the seeds first; each is credited with the first time that its mean reaches the level, which
-    is uniform's mean at the end. Seeds are resampled in pairs. inf: never within the run.
+    Curves are averaged over the seeds first; the rollouts at which a mean first reaches the level, the
+    mean of uniform at the end, are counted. Seeds are resampled in pairs. inf: not reached within the run.
     """
     x = np.asarray(base[0]["rollouts"], dtype=np.float64)
     for run in base:
@@ -81,7 +81,7 @@ def rollouts_ratio(runs: Sequence[Record], base: Sequence[Record]) -> tuple[floa
 
 def _ratio(x: FloatArray, ours: FloatArray, theirs: FloatArray) -> float:
     level = float(theirs[-1])
-    if level <= theirs[0]:  # uniform has learnt nothing: there is nothing to be reached sooner
+    if level <= theirs[0]:  # uniform has learnt nothing: the ratio is undefined
         return float("nan")
     return first_reached(x, ours, level) / first_reached(x, theirs, level)
 

@@ -1,4 +1,4 @@
-"""The protocol of docs/learning.md: tune learning rates on their own seeds, then run everything, and lose nothing.
+"""The protocol of docs/learning.md: tune learning rates on their own seeds, then run everything; finished runs are kept.
 
 Every finished run is a line of ``runs.jsonl``. A study that was stopped goes on where it was: what is in the file is not
 run again.
@@ -32,7 +32,7 @@ WORKERS = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # glibc gives large arrays back to the system at once and fetches them anew, half of a small model's time.
+    # glibc returns large arrays to the system at once and requests them again, which takes half of a small model's time.
     "MALLOC_TRIM_THRESHOLD_": "1000000000",
     "MALLOC_MMAP_THRESHOLD_": "1000000000",
     "MALLOC_TOP_PAD_": "100000000",
@@ -167,7 +167,7 @@ class Store:
         if file.exists():
             text = file.read_text()
             whole = text[: text.rfind("\n") + 1]  # the last line may have been cut short
-            os.truncate(file, len(whole.encode()))  # never written anew: a stop here would lose all of it
+            os.truncate(file, len(whole.encode()))  # not rewritten: a crash here would lose the whole file
             for line in whole.splitlines():
                 self._keep(json.loads(line))
 

@@ -22,7 +22,7 @@ IntArray = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 State = dict[str, Tensor]  # parameters of one model
 
-STARTS = {"hopeless": 0.05, "middle": 0.4, "nearly solved": 0.85}  # mean success of the pool where training starts
+STARTS = {"unsolved": 0.05, "middle": 0.4, "nearly solved": 0.85}  # mean success of the pool where training starts
 WARM_CHECK = 10  # steps between looks at it
 RAMP = 16  # rounds over which the learning rate rises to its value
 
@@ -50,7 +50,7 @@ SIZES = {
     "large": Size(384, 6, 6, warm_rate=3e-4),
     "first look": Size(
         80, 2, 4, n_prompts=1024, n_rounds=200, rollouts=512,
-        levels=(("hopeless", 0.205), ("middle", 0.489), ("nearly solved", 0.851)),
+        levels=(("unsolved", 0.205), ("middle", 0.489), ("nearly solved", 0.851)),
     ),
     "quick": Size(16, 1, 2, n_prompts=32, n_rounds=6, rollouts=64, measured=2, warm_steps=20, warm_corpus=400),
 }  # fmt: skip
@@ -205,7 +205,7 @@ def play(model: Replicas, dealers: Sequence[Dealing], worlds: Sequence[World], k
     right_of: list[list[Bools]] = [[] for _ in dealers]
     offset = 0
     while not masks or any(rows.size for rows, _ in waves):
-        # Where nobody deals, as Algorithm 1 may, a row of padding still takes the step, as it does beside other runs.
+        # In a round without rollouts, which Algorithm 1 may have, a row of padding still takes the step, as beside other runs.
         size = len(dealers), max(1, *(int(n.sum()) for _, n in waves))
         shape = len(dealers), max(1, *(rows.size for rows, _ in waves)), worlds[0].prompts.shape[1]
         asked = np.zeros(shape, dtype=np.int64)

@@ -17,7 +17,7 @@ from studies.learning.study import Record, Study, record_of
 TUNING_SEED = 1000  # first of the seeds that only choose settings
 
 # Log-linear: mean and spread of the prompts' logits at the start, and what two prompts share.
-POOLS = {"hopeless": -5.0, "hard": -3.0, "middle": 0.0, "nearly solved": 3.0}
+POOLS = {"unsolved": -5.0, "hard": -3.0, "middle": 0.0, "nearly solved": 3.0}
 SPREAD, SHARED = 2.0, 0.2
 FEATURES = (10, 50, 500)
 N_PROMPTS, N_ROUNDS, ROLLOUTS = 1000, 125, 512  # 8 visits of 8 rollouts per prompt
@@ -29,7 +29,7 @@ FIRST_LOOK_RATE = 1e-4
 # Contenders that the transformer studies leave out, to stay within an hour of two cores, or minutes of a GPU.
 LEFT_OUT = {"small": ("training, height 0.25", "training, importance weights", "Knapsack RL, prompt weights")}
 LEFT_OUT["large"] = (
-    *LEFT_OUT["small"], "FenchelDual, forgetting .98", "Resolving .1", "spread .3", "training, height 2",
+    *LEFT_OUT["small"], "FenchelDual, forgetting 0.98", "Resolving 0.1", "spread 0.3", "training, height 2",
     "Resolving 1, re-deal",
 )  # fmt: skip
 
@@ -111,7 +111,7 @@ def transformer(seeds: int, folder: Path, size: str, device: str, side_by_side: 
     starts = [start for start, _ in SIZES[size].levels]
     if size == "first look":
         tasks: tuple[str, ...] = ("addition",)
-        policies: tuple[str, ...] = ("uniform", "FenchelDual, forgetting .98")
+        policies: tuple[str, ...] = ("uniform", "FenchelDual, forgetting 0.98")
         tuning: tuple[tuple[str, str], ...] = ()
     else:
         tasks = ("addition", "sorting", "modular")

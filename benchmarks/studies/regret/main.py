@@ -86,7 +86,7 @@ def execute(tasks: Tasks, jobs: int) -> bool:
                 tasks.done[part].append(outcome)
                 bar.update(cost)
         except KeyboardInterrupt:
-            _ignore_interrupt()  # an impatient second Ctrl-C must not cost the finished results
+            _ignore_interrupt()  # a second Ctrl-C must not lose the finished results
             print("interrupted: writing what is finished", file=sys.stderr)
             return False
     return True
@@ -108,7 +108,7 @@ def _outcomes(tasks: Tasks, jobs: int) -> Iterator[tuple[str, int, Any]]:
 
 
 def _ignore_interrupt() -> None:
-    """Leave Ctrl-C to the parent process, or to nobody once it has been heard."""
+    """Ignore Ctrl-C in workers, and in the parent process once it has been interrupted."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -27,9 +27,9 @@ PUBLISHED = {
     "allocating rounds": "486-488",
     "effective-group rate": 0.573,
     "random-matched: effective-group rate": 0.527,
-    "lift of predicted mean in [.4, .6)": 1.72,
-    "lift of predicted mean in [0, .2)": 0.65,
-    "lift of predicted mean in [.8, 1]": 0.65,
+    "lift of predicted mean in [0.4, 0.6)": 1.72,
+    "lift of predicted mean in [0, 0.2)": 0.65,
+    "lift of predicted mean in [0.8, 1]": 0.65,
     "predicted variance": 0.154,
     "observed variance": 0.119,
 }
@@ -92,9 +92,9 @@ def print_paper(runs: dict[str, list[SimulationResult]], source: str) -> dict[st
         "allocating rounds": [float(r.allocating_rounds) for r in ours],
         "effective-group rate": [r.mixed_group_rate for r in ours],
         "random-matched: effective-group rate": [r.mixed_group_rate for r in matched],
-        "lift of predicted mean in [.4, .6)": [float(r.lift()[2]) for r in ours],
-        "lift of predicted mean in [0, .2)": [float(r.lift()[0]) for r in ours],
-        "lift of predicted mean in [.8, 1]": [float(r.lift()[4]) for r in ours],
+        "lift of predicted mean in [0.4, 0.6)": [float(r.lift()[2]) for r in ours],
+        "lift of predicted mean in [0, 0.2)": [float(r.lift()[0]) for r in ours],
+        "lift of predicted mean in [0.8, 1]": [float(r.lift()[4]) for r in ours],
         "predicted variance": [float(r.group_value.mean()) for r in ours],
         "observed variance": [float(np.nanmean(r.observed_variance())) for r in ours],
     }
@@ -115,13 +115,13 @@ def print_paper(runs: dict[str, list[SimulationResult]], source: str) -> dict[st
         ]
         for name, results in runs.items()
     ]
-    header = ["policy", "share of optimum", "effective groups", "observed variance", "surplus peak", "rounds"]
+    header = ["policy", "share of optimum", "mixed groups", "observed variance", "surplus peak", "rounds"]
     table("2b. PAPER: Algorithm 1 and its controls at equal rollouts", header, body)
     share = {name: np.mean([r.achieved / r.optimum for r in results]) for name, results in runs.items()}
     ahead = [name for name in runs if share[name] > share["Algorithm 1"]]
-    print("Ahead of Algorithm 1 in share of the optimum: " + (", ".join(ahead) if ahead else "nobody") + ".")
+    print("Ahead of Algorithm 1 in share of the optimum: " + (", ".join(ahead) if ahead else "no policy") + ".")
     bound = ours[0].bound
-    vacuous = " It is at its cap and says nothing." if bound >= SaturatingUtility().ceiling else ""
+    vacuous = " It is at its cap and therefore vacuous." if bound >= SaturatingUtility().ceiling else ""
     print(f"Theorem 1 bounds the regret of this run by {bound:.2f} per prompt.{vacuous}")
     return {"measured": measured, "bound": bound}
 
@@ -134,7 +134,7 @@ def print_drift(rows: list[dict[str, Any]]) -> None:
         + [f"{max(row['ratio'] for row in runs):.3f}"]
         for (path, rounds), runs in sorted(grouped(rows, "path", "rounds").items())
     ]
-    title = "3. DRIFT: regret per prompt against an upper bound of the same-path optimum; a bound of 1 is Theorem 2's cap and says nothing"
+    title = "3. DRIFT: regret per prompt against an upper bound of the same-path optimum; a bound of 1 is the cap of Theorem 2 and vacuous"
     table(title, ["path", "K", "V_K", "regret", "bound", "worst ratio"], body)
 
 
@@ -163,7 +163,7 @@ def paper_rows(runs: dict[str, list[SimulationResult]], seeds: list[int]) -> lis
 
 
 def draw(out: Path, done: dict[str, list[Any]], runs: dict[str, list[SimulationResult]]) -> None:
-    """Draw every picture whose runs are in."""
+    """Draw every picture whose runs are finished."""
     pyplot = without_screen()
 
     from cero_alloc import plotting

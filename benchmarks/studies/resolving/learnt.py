@@ -62,7 +62,7 @@ def policies(utility: SaturatingUtility, seed: int, rounds: int, **run: Any) -> 
 def learnt_results(
     seed: int, scaling: str, epochs: int, names: Iterable[str] | None = None, beta: tuple[float, float] = (0.6, 0.6)
 ) -> Iterator[tuple[str, Pool, SimulationResult]]:
-    """Yield what every policy does on one pool, in the same batches."""
+    """Yield the pool and the result of every policy, all on the same pool and batches."""
     utility = SaturatingUtility(scaling=scaling)
     pool = static_pool(sizes.M, *beta, seed=[seed, 30])
     batches = epoch_batches(sizes.M, sizes.BATCH, epochs, seed=[seed, 31])
@@ -157,7 +157,9 @@ def token_run(seed: int) -> list[Row]:
         rng, left, exposure = np.random.default_rng([seed, 47]), tokens, np.zeros(sizes.M)
         for batch in epoch_batches(sizes.M, sizes.BATCH, epochs, seed=[seed, 48]):
             counts = policy.allocate(batch)
-            paid = np.cumsum(counts * costs[batch]) <= left  # who does not count tokens stops when they are gone
+            paid = (
+                np.cumsum(counts * costs[batch]) <= left
+            )  # a policy that does not count tokens stops when none are left
             counts = counts * paid
             left -= float((counts * costs[batch]).sum())
             exposure[batch] += counts
@@ -168,7 +170,7 @@ def token_run(seed: int) -> list[Row]:
 
 
 def order_run(seed: int, quantum: int) -> list[Row]:
-    """Deal the whole pool 16 groups a round in both orders, values known and learnt: who is dealt when, at what cost."""
+    """Deal 16 groups a round from the whole pool in both orders; return regret and when each prompt is dealt."""
     rounds, utility = 5 * sizes.ROUNDS, SaturatingUtility(scaling="height")
     pool = static_pool(sizes.WHOLE, 0.6, 0.6, seed=[seed, 51])
     q = pool.rates[0] * (1.0 - pool.rates[0])

@@ -1,13 +1,13 @@
-"""Measure the exact-dual allocator and the fitted prior: where they win, where they do not, and what they promise.
+"""Measure the re-solving allocator and the fitted prior: where they gain, where they lose, and their guarantees.
 
 Parts, each with a table on the terminal and a CSV in ``--out``, some with a picture:
 
-1. known: zero regret with known values, in any order of the visits (Theorem 3), and what each setting costs then;
+1. known: zero regret with known values, in any order of the visits (Theorem 3), and the cost of each setting;
 2. envelope: the batch solver against a dynamic program, and its worst gap on adversarial tables;
 3. learnt: regret with learnt values against the number of epochs, for every policy;
 4. pools: regret on pools from spread out to homogeneous, offered in batches or as a whole, static and drifting, and
-   under a token budget; and who is dealt when, in the best order and in the even one;
-5. saturation: how it concentrates the rollouts;
+   under a token budget; and when each prompt is dealt, in the orders "best" and "spread";
+5. saturation: its effect on the concentration of the rollouts;
 6. priors: bias and error of the value on measured success counts (``--data``), with the flat and the fitted prior;
 7. promises: exact totals, unspent budget and token caps over generated calls.
 

@@ -1,7 +1,7 @@
-"""Draw the picture that opens the README: where the rollouts go, and how far from the optimum that ends.
+"""Draw the first picture of the README: rollouts per prompt by success rate, and regret by epochs.
 
-1,000 prompts with success rates from Beta(.6, .6), offered in batches of 50 with 8 rollouts per visit on average; nobody
-knows the rates beforehand. The runs are those of ``resolving_sim.py``, part 3, and the table here repeats its figures.
+1,000 prompts with success rates from Beta(0.6, 0.6), unknown to the policies, are offered in batches of 50 with 8 rollouts per
+visit on average. The runs are those of part 3 of ``resolving_sim.py``, and the table here repeats their figures.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def draw(done: list[Run], path: Path) -> None:
 
     left.plot(
         middles,
-        curve([(run.rates, optimum(run.rates)) for run in shown["uniform"]]),  # the pools of all
+        curve([(run.rates, optimum(run.rates)) for run in shown["uniform"]]),  # all policies have the same pools
         color="0.55",
         linewidth=3.5,
         label="best, rates known",

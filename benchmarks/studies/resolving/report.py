@@ -47,7 +47,7 @@ def print_envelope(rows: list[Row]) -> None:
 
 
 def print_learnt(rows: list[Row]) -> None:
-    """Print part 3: per scaling, regret, its ratio to uniform's, and the groups that teach."""
+    """Print part 3: per scaling, regret, its ratio to that of uniform, and mixed groups."""
     for (scaling,), chosen in grouped(rows, "scaling").items():
         epochs = sorted({r["epochs"] for r in chosen})
         lines = []
@@ -63,11 +63,11 @@ def print_learnt(rows: list[Row]) -> None:
             for (name, e), group in grouped(chosen, "policy", "epochs").items()
         }
         names = list(dict.fromkeys(name for name, _ in mean))
-        rivals = [name for name in names if not name.startswith("Resolving")]
-        best = {e: min(rivals, key=lambda name: mean[name, e]) for e in epochs}
+        others = [name for name in names if not name.startswith("Resolving")]
+        best = {e: min(others, key=lambda name: mean[name, e]) for e in epochs}
         ratios = []
         for name in names:
-            if name not in rivals:
+            if name not in others:
                 cells = []
                 for e in epochs:
                     mine, theirs = mean[name, e], mean[best[e], e]
@@ -88,7 +88,7 @@ def print_tokens(rows: list[Row]) -> None:
         [name, spread([r["regret"] for r in group], 2), spread([r["unspent"] for r in group], 2)]
         for (name,), group in grouped(rows, "policy").items()
     ]
-    title = "4b. TOKENS: one token budget, lengths 800 exp(.8 N(0, 1)), 4 epochs, height: % of the optimum"
+    title = "4b. TOKENS: one token budget, lengths 800 exp(0.8 N(0, 1)), 4 epochs, height: % of the optimum"
     table(title, ["policy", "regret", "unspent tokens (%)"], lines)
 
 
@@ -99,7 +99,9 @@ def print_orders(rows: list[Row]) -> None:
         [f"{quantum}, {order}", *(spread([r[key] for r in group], n) for key, n in digits.items())]
         for (quantum, order), group in grouped(rows, "quantum", "order").items()
     ]
-    title = "4c. ORDERS: 16 groups a round from the pool, height, % of the optimum; who is dealt when, values known"
+    title = (
+        "4c. ORDERS: 16 groups a round from the pool, height, % of the optimum; when prompts are dealt, values known"
+    )
     header = [
         "least count, order",
         "regret, known",
@@ -135,7 +137,7 @@ def print_saturation(rows: list[Row]) -> None:
     header = [
         "scaling, saturation",
         "rollouts on the top tenth (%)",
-        "effective prompts (% of pool)",
+        "effective number of prompts (% of pool)",
         "under half a share (%)",
         "mixed groups (%)",
     ]

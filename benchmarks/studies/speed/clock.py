@@ -1,4 +1,4 @@
-"""Clocks of speed.py: whatever is compared is timed in turn, so that a slow spell of the machine slows all of it."""
+"""Clocks of speed.py: calls that are compared are timed in turn, so that a slow spell of the machine slows all of them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""One round's decision by everybody: n prompts, 8 n rollouts, from rates that are given.
+"""The decision of one round by every method: n prompts, 8 n rollouts, given success rates.
 
-Plain references for what others run: Knapsack RL's dynamic program, in the loops that are published and in NumPy
+Plain references for published implementations: Knapsack RL's dynamic program, in the loops that are published and in NumPy
 (separable_speed.py), a greedy heap for CoBA-RL's value, SLSQP and a convex solver for VIP's variance, and a sort. The
 rules of ``cero_alloc.baselines`` decide the same by a threshold.
 """
@@ -29,7 +29,7 @@ SIZES = (64, 256, 1_024, 10_000, 100_000, 1_000_000, 10_000_000)
 
 
 def by_heap(p: np.ndarray, budget: int) -> list[int]:
-    """Give unit after unit to the largest next gain of 1 - exp(-n p (1 - p) / tau), equal tastes."""
+    """Give unit after unit to the largest next gain of 1 - exp(-n p (1 - p) / tau), equal weights."""
     decay = np.exp(-p * (1.0 - p) / TAU)
     gains, factors = ((1.0 - decay) * decay**LEAST).tolist(), decay.tolist()
     counts = [LEAST] * p.size

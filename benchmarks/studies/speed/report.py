@@ -15,10 +15,10 @@ import numpy as np
 from studies.common.pictures import without_screen
 from studies.common.tables import table
 
-Curves = dict[str, dict[int, np.ndarray]]  # who -> prompts -> seconds, one per repeat
+Curves = dict[str, dict[int, np.ndarray]]  # method -> prompts -> seconds, one per repeat
 FLOOR = "one np.log pass"
 PEERS_TITLE = (
-    "9. One decision by everybody: n prompts, 8 n rollouts; median time, and its multiple of FenchelDualAllocator's"
+    "9. One decision by every method: n prompts, 8 n rollouts; median time, and its multiple of FenchelDualAllocator's"
 )
 REPEATS = 7  # of a figure; fewer are named beside it
 HEADER = ("median", "least", "largest", "unit", "target", "verdict", "beside")
@@ -120,14 +120,14 @@ def print_verdicts(sections: dict[str, list[Row]]) -> None:
 
 
 def peers_table(curves: Curves, base: str = "FenchelDualAllocator") -> tuple[list[str], list[list[str]]]:
-    """Return header and rows: the median time of everybody at every size, and its multiple of ``base``'s."""
+    """Return header and rows: the median time of every method at every size, and its multiple of ``base``'s."""
     sizes = sorted({n for times in curves.values() for n in times})
     median = {name: {n: float(np.median(t)) for n, t in times.items()} for name, times in curves.items()}
     rows = [
         [name, *(f"{duration(t[n])} ({number(t[n] / median[base][n])})" if n in t else "-" for n in sizes)]
         for name, t in median.items()
     ]
-    return ["who", *(f"{n:,}" for n in sizes)], rows
+    return ["method", *(f"{n:,}" for n in sizes)], rows
 
 
 def markdown(sections: dict[str, list[Row]], curves: Curves, preface: str) -> str:

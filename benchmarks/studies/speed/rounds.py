@@ -28,7 +28,7 @@ class Run:
     """An allocator in the middle of a run, whose rounds are timed; what draws ids and rewards is not.
 
     Rewards are fractions, so that values are all different and no ranking is decided by ties, unless ``evidence`` is
-    False: then nobody has been seen, and all but a few prompts tie.
+    False: then no prompt has evidence, and all but a few tie.
     """
 
     def __init__(self, allocator: Any, *, evidence: bool = True, seed: int = 0) -> None:
@@ -130,7 +130,7 @@ def full_pool(scope: Scope) -> list[Row]:
     )
     variants = {
         "every prompt reported, update(None, ...)": (pool_run(standard), True),
-        "forgetting .98": (pool_run(standard, forgetting=0.98), False),
+        "forgetting 0.98": (pool_run(standard, forgetting=0.98), False),
         "hyperbolic utility": (pool_run(standard, utility="hyperbolic"), False),
         "no evidence yet: all prompts tie": (pool_run(standard, evidence=False), False),
     }
@@ -187,7 +187,7 @@ def batch_rounds(scope: Scope) -> list[Row]:
         row(f"int ids, array, {small:,}", "small", 150.0, "sort"),
         row(f"int ids, array, {large:,}", "large", 150.0, "sort"),
         row(f"int ids, Python list, {large:,}", "list", 150.0, "sort"),
-        row(f"forgetting .98, {large:,}", "fading", 150.0, "sort"),
+        row(f"forgetting 0.98, {large:,}", "fading", 150.0, "sort"),
     ]
     if scope.quick:
         return [*rows, left_out("string ids", "quick"), left_out("pool of 10,000,000", "quick")]

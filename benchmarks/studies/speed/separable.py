@@ -1,7 +1,7 @@
 """Time the exact allocation of one batch under Knapsack RL's values: threshold, greedy heap, dynamic programs.
 
-Everybody gets the same table of gains, for rates drawn at random, at least 2 and at most 128 rollouts per prompt; the
-plain Python rivals get it as lists, whose making is not counted. Prints the median, least and largest of the repeats,
+All methods take the same table of gains, for random rates and 2 to 128 rollouts per prompt; the plain Python methods take it
+as lists, which are built before the clock starts. Prints the median, least and largest of the repeats,
 the ratios to the threshold and whether all reach the same value. The plain dynamic program, whose loops are the
 published ones, is timed once.
 """
@@ -115,8 +115,8 @@ def verdict(ratio: float, target: float) -> str:
     return f"{ratio:,.1f}x, target {target:,.0f}x: {'met' if ratio >= target else 'MISSED'}"
 
 
-def race(n_prompts: int, budget: int, rivals: dict[str, tuple[Callable, int]], repeats: int, seed: int) -> dict:
-    """Time everybody on one instance, print the table, and return the ratio of each to the threshold."""
+def race(n_prompts: int, budget: int, methods: dict[str, tuple[Callable, int]], repeats: int, seed: int) -> dict:
+    """Time every method on one instance, print the table, and return the ratio of each to the threshold."""
     gains = gains_of(n_prompts, seed)
     table = gains.tolist()
     lower, upper, tie = np.full(n_prompts, LEAST), np.full(n_prompts, MOST), np.arange(n_prompts)
@@ -140,11 +140,11 @@ def race(n_prompts: int, budget: int, rivals: dict[str, tuple[Callable, int]], r
     show("threshold, the kernel alone", alone)
     value = math.fsum(gain for row, n in zip(table, counts, strict=True) for gain in row[:n])
     ratios = {}
-    for label, (rival, times) in rivals.items():
-        given, theirs = gains if rival is by_vector_program else table, []
-        spent = seconds(lambda g=given, r=rival, t=theirs: t.append(r(g, budget)), times)
+    for label, (method, times) in methods.items():
+        given, theirs = gains if method is by_vector_program else table, []
+        spent = seconds(lambda g=given, r=method, t=theirs: t.append(r(g, budget)), times)
         show(f"{label}, {times} times", spent, *base)
-        ratios[rival] = statistics.median(spent) / base[0]
+        ratios[method] = statistics.median(spent) / base[0]
         worth = math.fsum(gain for row, n in zip(table, theirs[-1], strict=True) for gain in row[:n])
         same = sum(theirs[-1]) == counts.sum() == budget and math.isclose(worth, value, rel_tol=1e-12)
         print(f"    value {worth:.12g} against {value:.12g}: {'equal' if same else 'NOT EQUAL'}")
@@ -156,7 +156,7 @@ def race(n_prompts: int, budget: int, rivals: dict[str, tuple[Callable, int]], r
 def main() -> None:
     """Run both instances and print the verdicts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=9, help="repeats of each rival (default %(default)s)")
+    parser.add_argument("--repeats", type=int, default=9, help="repeats of each method (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="draws the rates (default %(default)s)")
     args = parser.parse_args()
     greedy = race(512, 8192, {"greedy on a heap": (by_heap, args.repeats)}, args.repeats, args.seed)

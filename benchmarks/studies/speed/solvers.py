@@ -93,7 +93,7 @@ def oracle(scope: Scope) -> list[Row]:
 
 @contextmanager
 def watched() -> Iterator[list[tuple[str, float]]]:
-    """Note the policy and the seconds of every run that regret_sim.py simulates meanwhile."""
+    """Note the policy and the seconds of every run that regret_sim.py simulates within the context."""
     seen: list[tuple[str, float]] = []
     simulate = paper.simulate
 
