@@ -1,15 +1,18 @@
-"""The speed benchmark: what its pieces measure, at tiny sizes, and that its tables say what is so. No time is asserted."""
+"""The speed benchmark: its parts at tiny sizes, and its tables. No time is asserted."""
 
 import importlib
 import inspect
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import cero_alloc
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator
 from studies.regret import runs as paper
-from studies.speed import main, peers, process, report, rounds, solvers
+from studies.speed import against, main, peers, process, report, rounds, solvers, timings
 from studies.speed.clock import Scope, fresh, in_turn
 from studies.speed.report import Row
 
@@ -253,3 +256,23 @@ def test_kernel_benchmarks_call_what_exists():
                 cases = [{**case, "pool": arrays} for case in cases]
             for case in cases:
                 test(lambda call, *args, **kwargs: call(*args, **kwargs), **case)
+
+
+def test_two_trees_are_timed_in_turn(capsys):
+    source = str(Path(cero_alloc.__file__).parents[1])
+    arguments = ["--against", source, "--repeats", "1", "--only", "round, 64 prompts"]
+    assert against.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^Algorithm 1, round, 64 prompts +[\d.]+ [mu]?s +[\d.]+ [mu]?s +\d+\.\d\d ", printed, re.M)
+    assert "Slower by more than 5%" in printed
+
+
+@pytest.mark.parametrize("name", ["PilotCommit, round, 256 prompts", "read_log and replay, 500 lines"])
+def test_a_timing_is_positive(name):
+    assert timings.TIMINGS[name]()() > 0.0
+
+
+def test_a_tree_must_hold_the_package(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        against.main(["--against", str(tmp_path)])
+    assert "must be a folder that holds cero_alloc" in capsys.readouterr().err

@@ -133,7 +133,10 @@ def peer(rule: Any) -> Timed:
 
 def replayed() -> Timed:
     """Return the reading and the replay of a log of 100 prompts, 20 steps of 25 groups of 8."""
-    from cero_alloc.replay import read_log, replay
+    try:
+        from cero_alloc.replay import read_log, replay
+    except ModuleNotFoundError:  # older trees have both in another public module
+        from cero_alloc.simulation import read_log, replay
 
     rng = np.random.default_rng(5)
     lines = ["prompt_id,step,trials,successes"]
