@@ -105,7 +105,7 @@ def test_a_finished_study_is_only_reported(done, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("kept", [0, 200])
-def test_goes_on_where_it_was_stopped(done, tmp_path, kept):
+def test_a_stopped_study_resumes(done, tmp_path, kept):
     whole = (done / "runs.jsonl").read_text().splitlines(keepends=True)
     if kept:
         shutil.copytree(done / "schedules", tmp_path / "schedules")
@@ -123,7 +123,7 @@ def test_goes_on_where_it_was_stopped(done, tmp_path, kept):
     assert by_run(records_of(tmp_path / "runs.jsonl")) == by_run(map(json.loads, whole))
 
 
-def test_a_whole_store_is_left_as_it_is(done, monkeypatch):
+def test_a_complete_store_is_not_rewritten(done, monkeypatch):
     before = (done / "runs.jsonl").read_bytes()
     monkeypatch.setattr("pathlib.Path.write_text", None)  # opened for writing, it would be empty for a moment
     assert len(Store(done / "runs.jsonl").records) == before.count(b"\n")
@@ -304,7 +304,7 @@ def test_rates_are_chosen_on_tuning_seeds_alone():
     assert len(runs) == len(set(runs)) == 2 * 3 * 2
 
 
-def test_seeds_that_chose_do_not_judge(tmp_path):
+def test_tuning_seeds_are_not_compared(tmp_path):
     with pytest.raises(ValueError, match="seeds must not be among tuning_seeds"):
         run_study(study_of(tuning_seeds=(1, 2)), tmp_path, 1)
     assert not list(tmp_path.iterdir())
@@ -349,13 +349,13 @@ def test_rollouts_ratio_on_known_curves():
     assert rollouts_ratio(base, base) == (1.0, 1.0, 1.0)
     twice = curves_of((0.0, 0.4, 0.6), (0.1, 0.5, 0.7))
     assert rollouts_ratio(twice, base) == pytest.approx((0.5, 0.5, 0.5))
-    between = curves_of((0.0, 0.3, 0.5), (0.1, 0.4, 0.6))  # 0.05, 0.35, 0.55 on average: .45 half-way
+    between = curves_of((0.0, 0.3, 0.5), (0.1, 0.4, 0.6))  # 0.05, 0.35, 0.55 on average: 0.45 half-way
     assert rollouts_ratio(between, base) == pytest.approx((0.75, 0.75, 0.75))
     never = curves_of((0.0, 0.1, 0.2), (0.1, 0.2, 0.3))
     assert rollouts_ratio(never, base) == (np.inf, np.inf, np.inf)
     level = curves_of((0.3, 0.5, 0.3), (0.1, 0.0, 0.1))
     assert np.isnan(rollouts_ratio(base, level)).all()
-    fell = curves_of((0.0, 0.45, 0.1), (0.1, 0.55, 0.1))  # the first time counts: .45 of (.05, .5) by 8/9 of 100
+    fell = curves_of((0.0, 0.45, 0.1), (0.1, 0.55, 0.1))  # the first time counts: 0.45 of (0.05, 0.5) by 8/9 of 100
     assert rollouts_ratio(fell, base)[0] == pytest.approx(4 / 9)
 
 

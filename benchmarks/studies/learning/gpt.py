@@ -1,4 +1,4 @@
-"""Small GPTs, several at a time: every parameter has a leading axis of replicas that share nothing but the clock.
+"""Small GPTs, several at a time: every parameter has a leading axis of independent replicas.
 
 Training one tiny model leaves a machine waiting for its own overhead; sixty side by side do not. The rollouts of a group
 share their prompt, so the prompt is read once: :meth:`Replicas.read` keeps its keys and values, :meth:`Replicas.answer`
@@ -52,13 +52,13 @@ class Replicas:
         return {name: parameter[replica].detach().cpu().clone() for name, parameter in self.parameters.items()}
 
     def load(self, states: list[dict[str, Tensor]]) -> None:
-        """Take over the parameters of as many models."""
+        """Load the parameters of one model per replica."""
         self.parameters = {
             name: torch.stack([state[name] for state in states]).to(self.device).requires_grad_() for name in states[0]
         }
 
     def read(self, prompts: Tensor) -> Cache:
-        """Return what answers to prompts need of them; prompts (replicas, rows, tokens), without the last token."""
+        """Return the keys and values that answers to prompts attend to; prompts (replicas, rows, tokens), without the last token."""
         cache: Cache = []
         self._run(prompts, None, cache)
         return cache
@@ -147,7 +147,7 @@ def sample(model: Replicas, prompts: Tensor, group: Tensor, uniforms: Tensor) ->
 
 
 def log_likelihood(model: Replicas, prompts: Tensor, group: Tensor, answers: Tensor) -> Tensor:
-    """Return log-probabilities of whole answers, (replicas, rollouts): their tokens' up to the full stop, summed.
+    """Return log-probabilities of whole answers, (replicas, rollouts): the sum over their tokens up to the full stop.
 
     Shapes as in :func:`sample`. The exponential for the right answer is a prompt's exact success rate.
     """

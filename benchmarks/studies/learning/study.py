@@ -48,7 +48,7 @@ class Study:
     cells : tuple of tuple of str
         Where policies are compared.
     policies : tuple of str
-        Names of :data:`learning_policies.ALL`, "uniform" among them.
+        Names of :data:`studies.learning.policies.ALL`, "uniform" among them.
     rates : dict of cell to tuple of float
         Learning rates to choose from, per group of cells; empty where only the common one is run.
     common : dict of cell to float

@@ -66,13 +66,13 @@ def _addition(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _modular(rng: np.random.Generator) -> tuple[str, str]:
-    """Draw remainders of numbers of one to four digits by 2 to 9: last digits tell some, others need all digits."""
+    """Draw remainders of numbers of one to four digits by 2 to 9: some depend on the last digit only, others on all digits."""
     number, modulus = int(rng.integers(0, 10 ** int(rng.integers(1, 5)))), int(rng.integers(2, 10))
     return f"{number}%{modulus}=", str(number % modulus)
 
 
 def _sorting(rng: np.random.Generator) -> tuple[str, str]:
-    """Draw lists of two to ten digits, put in order."""
+    """Draw lists of two to ten digits, sorted."""
     digits = "".join(map(str, rng.integers(0, 10, rng.integers(2, 11))))
     return f"{digits}>=", "".join(sorted(digits))
 

@@ -23,13 +23,13 @@ Bools = npt.NDArray[np.bool_]
 State = dict[str, Tensor]  # parameters of one model
 
 STARTS = {"unsolved": 0.05, "middle": 0.4, "nearly solved": 0.85}  # mean success of the pool where training starts
-WARM_CHECK = 10  # steps between looks at it
+WARM_CHECK = 10  # steps between checks of it
 RAMP = 16  # rounds over which the learning rate rises to its value
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large the models and the runs of a study are."""
+    """The sizes of the models and the runs of a study."""
 
     width: int
     layers: int
@@ -58,7 +58,7 @@ SIZES = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class World:
-    """The prompts of a task and seed: trained on, held out, and for the warm start; no two alike."""
+    """The prompts of a task and seed: for training, held out, and for the warm start; all distinct."""
 
     prompts: IntArray  # (n_prompts, width)
     answers: IntArray  # (n_prompts, length)
@@ -151,7 +151,7 @@ class Batch:
 def train(
     runs: Sequence[Run], size: Size, starts: Sequence[State], device: str, schedules: Sequence[Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Train one model per run, all of one task; return a record and, under "counts", what was dealt, for each."""
+    """Train one model per run, all of one task; return a record with the counts of each, under "counts"."""
     task = runs[0].cell[0]
     worlds = [world(task, size.n_prompts, size.warm_corpus, run.seed) for run in runs]
     model = models(task, size, [0], device)

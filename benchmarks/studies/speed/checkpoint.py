@@ -1,8 +1,8 @@
 """Time a checkpoint of an allocator over a large pool against ``np.savez`` and ``np.load`` of the same arrays.
 
-The state is what ``state_dict`` returns after a few rounds. Every repeat runs all of it in turn, so that a ratio is one of
-neighbours in time. A checkpoint holds a SHA-256 of all its bytes, which is timed alone as well: it is computed once per
-write and once per read. The second table is about lists, which ``np.savez`` would not take.
+The state is what ``state_dict`` returns after a few rounds. Every repeat runs all calls in turn, so that the times of a
+ratio are taken close together. A checkpoint holds a SHA-256 of all its bytes, which is timed alone as well: it is computed once per
+write and once per read. The second table times lists, which ``np.savez`` does not accept.
 """
 
 from __future__ import annotations

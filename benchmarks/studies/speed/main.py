@@ -1,9 +1,9 @@
-"""Time and weigh everything that the package promises to do fast: ``python benchmarks/speed.py``, under 5 minutes on two cores.
+"""Measure times and memory of the package: ``python benchmarks/speed.py``, under 5 minutes on two cores.
 
-A bare time says as much about the machine as about the program. So times are ratios to one ``np.log`` pass over as many
+A time depends on the machine as much as on the program. Times are therefore ratios to one ``np.log`` pass over as many
 float64 as there are prompts, timed in turn with it, and every figure is the median, least and largest of 7 repeats,
 or of as many as stand beside it. Where a target is an absolute time, a ratio stands beside it. A figure meets its target
-when its median does; a missed one is printed, and is no failure: the exit status is 0.
+when its median does; a missed target is printed and does not change the exit status.
 
 ``--docs docs`` writes the tables into ``performance.md`` and the picture into ``images`` of that folder.
 """
@@ -55,7 +55,7 @@ SECTIONS: dict[str, Callable[[Scope], list[Row]]] = {
 
 
 def machine() -> str:
-    """Say on what the figures were taken."""
+    """Describe the machine and the versions."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

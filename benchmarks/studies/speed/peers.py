@@ -21,10 +21,10 @@ from studies.speed.report import FLOOR
 from studies.speed.rounds import bank_of
 from studies.speed.separable import by_program, by_vector_program, gains_of
 
-PER_PROMPT, LEAST, MOST = 8, 2, 32  # rollouts of a prompt: mean, least of those that are visited, most
-ROUNDS = 100_000  # longer than any run here
+PER_PROMPT, LEAST, MOST = 8, 2, 32  # rollouts of a visited prompt: mean, least, most
+ROUNDS = 100_000  # more rounds than any run here plays
 TAU = 3.0  # rollouts that saturate a prompt, times p (1 - p), in CoBA-RL's value
-SLOW, LIMIT = 0.2, 4.0  # seconds: from here on a call is timed once; a call expected to take more is left out
+SLOW, LIMIT = 0.2, 4.0  # seconds: a call above the first is timed once, a call expected above the second is left out
 SIZES = (64, 256, 1_024, 10_000, 100_000, 1_000_000, 10_000_000)
 
 
@@ -67,7 +67,7 @@ def by_slsqp(p: np.ndarray, budget: int) -> np.ndarray:
 
 
 def convex_problem(p: np.ndarray, budget: int) -> Any:
-    """Build the same problem in cvxpy; solving it is what is timed."""
+    """Build the same problem in cvxpy; only solving it is timed."""
     import cvxpy as cp
 
     n = cp.Variable(p.size)
@@ -100,7 +100,7 @@ def allocating(kind: Callable[..., Any], n: int, **options: Any) -> Clocked:
 
 
 def rates_of(n: int) -> np.ndarray:
-    """Return success rates, the same for all."""
+    """Return success rates, equal for all methods."""
     return np.random.default_rng(3).uniform(0.01, 0.99, n)
 
 

@@ -1,4 +1,4 @@
-"""What a fresh process pays: its start, and its memory."""
+"""The cost of a fresh process: its start and its memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NO_PLACE = "import numba.core.caching as caching\ncaching.CacheImpl._locator_cla
 
 
 def start(scope: Scope) -> list[Row]:
-    """Section 6: import and first round, kernels cached, compiled, and compiled where nothing can be kept."""
+    """Section 6: import and first round, kernels cached, compiled, and compiled where no cache can be written."""
     code = START.format(setup="")
     fresh(code)  # fills the cache
     warm = list(zip(*(fresh(code) for _ in range(scope.repeats)), strict=True))
@@ -66,7 +66,7 @@ def start(scope: Scope) -> list[Row]:
 
 
 def memory(scope: Scope) -> list[Row]:
-    """Section 5: bytes per prompt with integer ids, and what float32 costs in accuracy."""
+    """Section 5: bytes per prompt with integer ids, and the accuracy of float32."""
     n = 1_000_000 if scope.quick else 10_000_000
     found = fresh(f"import json; from studies.speed.process import weigh; print(json.dumps(weigh({n})))")
     state = found["arrays"]
@@ -118,7 +118,7 @@ def weigh(n_prompts: int, dtype: str = "float64") -> dict[str, Any]:
 
 
 def resident() -> float:
-    """Return the bytes of this process in memory; not a number where the system does not tell."""
+    """Return the bytes of this process in memory; NaN where the system does not report it."""
     try:
         with open("/proc/self/statm") as handle:
             return float(handle.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -158,7 +158,7 @@ def arrays_of(owner: Any) -> dict[str, int]:
 def accuracy(n_prompts: int, rounds: int) -> tuple[float, float]:
     """Return the largest relative difference of a value and the share of equal counts, float32 against float64.
 
-    Both banks get the same evidence, so that the one cannot drift away from the other.
+    Both banks get the same evidence, so that differences do not accumulate.
     """
     rates = np.random.default_rng(6).random(n_prompts)
     allocators = [

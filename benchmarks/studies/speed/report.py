@@ -27,7 +27,7 @@ MARKS = "<!-- speed.py: begin -->", "<!-- speed.py: end -->"
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: a value per repeat, and what it should be.
+    """One figure: a value per repeat, and its target.
 
     A figure meets its target when its median does, at most ``target``, less than it where ``strict``, or at least where
     ``rising``.
@@ -44,7 +44,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Word for the target: met, missed, open where it was not measured, nothing where there is none."""
+        """Word for the target: met, missed, open where it was not measured, empty without a target."""
         if self.target is None:
             return ""
         if not len(self.values):

@@ -20,12 +20,12 @@ from studies.speed.report import Row, left_out, ratio
 
 GROUP, MOST = 4, 8  # rollouts of a unit, and most of a prompt in a round
 DEALT = 1024  # prompts of a round
-POOL_ROUNDS, BATCH_ROUNDS = 20_000, 40_000  # longer than any run here
+POOL_ROUNDS, BATCH_ROUNDS = 20_000, 40_000  # more rounds than any run here plays
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 
 
 class Run:
-    """An allocator in the middle of a run, whose rounds are timed; what draws ids and rewards is not.
+    """An allocator in the middle of a run, whose rounds are timed; drawing ids and rewards is not.
 
     Rewards are fractions, so that values are all different and no ranking is decided by ties, unless ``evidence`` is
     False: then no prompt has evidence, and all but a few tie.
@@ -37,7 +37,7 @@ class Run:
         self.rates = np.random.default_rng(seed).random(min(size, 1_000_000))
 
     def full(self, *, dense: bool = False) -> float:
-        """Return the seconds of a round over the pool: ``allocate``, and ``update`` with what was dealt, or with all."""
+        """Return the seconds of a round over the pool: ``allocate``, and ``update`` with the prompts that were dealt, or with all."""
         start = time.perf_counter()
         counts = self.allocator.allocate()
         spent = time.perf_counter() - start
@@ -88,7 +88,7 @@ def pool_run(n_prompts: int, kind: type = FenchelDualAllocator, *, utility: str 
 
 
 def batch_run(prompts: Any, kind: type = FenchelDualAllocator, visits: int | None = None, **bank: Any) -> Run:
-    """Return a run in the batch form: 1,024 prompts are offered a round, and 8 rollouts paid for each."""
+    """Return a run in the batch form: 1,024 prompts are offered in each round, with a budget of 8 rollouts each."""
     held = bank_of(prompts, **bank)
     visits = visits or max(1, BATCH_ROUNDS * DEALT // len(held))
     rounds = max(1, visits * len(held) // DEALT)
@@ -238,7 +238,7 @@ def resolving(scope: Scope) -> list[Row]:
 
 
 def solve_passes(run: Run) -> int:
-    """Return how many passes over the pool the price of the next round takes: calls of the kernels that look at all of it."""
+    """Return the passes over the pool that the price of the next round takes: calls of kernels with an array of all prompts."""
     size, calls = len(run.allocator.bank), 0
     kernels = {name: getattr(units_kernels, name) for name in ("remaining_demand", "remaining_units", "bracket_units")}
     solves = {name: getattr(_remaining.Remaining, name) for name in ("clear", "units")}
@@ -291,7 +291,7 @@ def threads(scope: Scope) -> list[Row]:
 
 
 class Child:
-    """A process that plays a round when told to, and says how long it took."""
+    """A process that plays a round on request and answers with its seconds."""
 
     def __init__(self, n_prompts: int, **environment: str) -> None:
         command = [sys.executable, "-m", "studies.speed.rounds", str(n_prompts)]

@@ -1,4 +1,4 @@
-"""The oracle, the simulator, and what is done between rounds."""
+"""The oracle, the simulator, and the calls between rounds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def values_of(n: int) -> np.ndarray:
 
 
 class ConvexPeer:
-    """The continuous oracle problem in cvxpy, built once; in equal shares, which is how the solver likes it."""
+    """The continuous oracle problem in cvxpy, built once; scaled to equal shares, which the solver needs to converge."""
 
     def __init__(self, q: np.ndarray) -> None:
         import cvxpy as cp
@@ -42,7 +42,7 @@ class ConvexPeer:
         self._problem = cp.Problem(
             cp.Maximize(worth), [cp.sum(self._x) <= q.size, self._x >= 0.0, self._x <= UPPER / SHARE]
         )
-        self._problem.get_problem_data("CLARABEL")  # translated here, so that solving is all that is timed
+        self._problem.get_problem_data("CLARABEL")  # translated here, so that only solving is timed
 
     def solve(self) -> None:
         """Solve it."""
@@ -141,11 +141,11 @@ def simulation(scope: Scope, n_prompts: int = paper.PAPER_POOL) -> list[Row]:
 
 
 def between(scope: Scope) -> list[Row]:
-    """Section 10: what is not done in every round, and costs more."""
+    """Section 10: calls that are not made in every round and cost more."""
     n = 100_000 if scope.quick else 1_000_000
     run = pool_run(n)
     run.full()
-    few = n // 100  # enough for what takes long
+    few = n // 100  # fewer prompts for slow calls
     fitted, names = bank_of(few), [f"prompt-{i}" for i in range(few)]
     calls: dict[str, tuple[int, Callable[[], object]]] = {
         "metrics()": (n, run.allocator.metrics),

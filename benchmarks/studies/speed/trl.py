@@ -1,7 +1,7 @@
-"""What the TRL adapter adds to a training step: ``pip install torch -e ".[trl]" && python benchmarks/trl_overhead.py``.
+"""Measure what the TRL adapter adds to a training step: ``pip install torch -e ".[trl]" && python benchmarks/trl_overhead.py``.
 
-One run at 512 rollouts a step of a small Llama built in code. The adapter's time is everything that its override does around
-TRL's own generation and scoring; the share is of the whole step. A real model's steps are longer, the adapter's time is not:
+One run at 512 rollouts a step of a small Llama built in code. The adapter's time is that of its override less that of the generation
+and scoring of TRL; the share is of the whole step. The steps of a real model are longer, and the adapter's time is the same:
 ``--width 32 --layers 2 --tokens 16`` shows the share of a step that takes a fifth of a second.
 """
 
