@@ -8,7 +8,7 @@ LIMITS = {"Algorithm 1": (8, 20), "re-solving": (10, 40)}  # files and changes o
 UPDATE_FILES = 7
 
 
-@pytest.mark.xfail(strict=False, reason="the rooms of one round are being joined")
+@pytest.mark.xfail(strict=False, reason="the files of one round are being merged")
 @pytest.mark.parametrize("form", FORMS)
 def test_allocate_passes_through_few_files(form):
     flow = flows(form)["allocate"]
@@ -17,7 +17,7 @@ def test_allocate_passes_through_few_files(form):
     assert flow.changes <= changes, flow.steps
 
 
-@pytest.mark.xfail(strict=False, reason="the rooms of one round are being joined")
+@pytest.mark.xfail(strict=False, reason="the files of one round are being merged")
 @pytest.mark.parametrize("form", FORMS)
 def test_update_passes_through_few_files(form):
     flow = flows(form)["update"]
@@ -29,7 +29,7 @@ def test_what_is_counted():
     from cero_alloc._checks import real
 
     assert trace(lambda: None).files == ()
-    alone = trace(lambda: real("x", 1.0))
+    alone = trace(lambda: real("x", 1.0, low=0.0, high=2.0, remedy=""))
     assert (alone.files, alone.changes) == (("_checks.py",), 0)  # the call from outside is no change
     built = trace(SaturatingUtility)
     assert built.files[0] == "_objective/utility.py"
