@@ -156,7 +156,7 @@ def plot_lift(runs: Runs, ax: Axes | None = None) -> Axes:
     >>> pool = static_pool(16, seed=3)
     >>> ax = plot_lift(simulate(Greedy(pool.bank(), total_budget=256, n_rounds=16, max_rollouts=2), pool, 16))
     >>> [label.get_text() for label in ax.get_xticklabels()]
-    ['0-.2', '.2-.4', '.4-.6', '.6-.8', '.8-1']
+    ['0-0.2', '0.2-0.4', '0.4-0.6', '0.6-0.8', '0.8-1']
     """
     seeds = named(runs)
     require_known(seeds, "group_mean", "a policy with a bank that dealt something")
