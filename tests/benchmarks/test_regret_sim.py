@@ -42,7 +42,7 @@ def short_paper(monkeypatch):
 def test_quick_run_writes_everything(quick_run):
     status, printed, out = quick_run
     assert status == 0
-    for words in ("1. RATE", "2a. PAPER", "2b. PAPER", "3. DRIFT", "0 above their bound", "says nothing"):
+    for words in ("1. RATE", "2a. PAPER", "2b. PAPER", "3. DRIFT", "0 above their bound", "cap and therefore vacuous"):
         assert words in printed
     pictures = {file.name for file in out.glob("*.png")}
     assert pictures == {"regret.png", "drift.png"} | {
