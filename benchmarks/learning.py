@@ -1,85 +1,8 @@
-"""Whether a policy learns faster when an allocator deals its rollouts.
+"""Train policies on the rollouts of each allocator; ``python benchmarks/learning.py --help`` describes the study."""
 
-    python benchmarks/learning.py --policy-model loglinear
-    python benchmarks/learning.py --policy-model transformer
-    python benchmarks/learning.py --policy-model transformer --size large --device cuda --side-by-side 60
-
-Trains a log-linear policy, or small GPTs on verifiable tasks, by GRPO on the rollouts that each allocator deals, at equal
-totals, and prints per pool: held-out success, differences to uniform over paired seeds, and the rollouts that it took to
-reach uniform's final success. The protocol is docs/learning.md. Results go to ``--out``; a run that was stopped goes on
-where it was, and one that is done is only reported again.
-"""
-
-from __future__ import annotations
-
-import argparse
-import os
 import sys
-import time
-from pathlib import Path
 
-from tqdm import tqdm
-
-from learning_report import report
-from learning_study import finished, run_study
-from learning_worlds import loglinear, loglinear_settings, prepare, transformer
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy-model", choices=("loglinear", "transformer"), required=True, help="what is trained")
-    parser.add_argument(
-        "--size",
-        choices=("small", "large", "first look"),
-        default="small",
-        help="of the transformer: 57k or 10.6M parameters, or the 153k of an earlier look, two policies only",
-    )
-    parser.add_argument("--device", default="cpu", help="of the transformer: cpu or cuda (default %(default)s)")
-    parser.add_argument("--seeds", type=int, help="paired seeds (default 20 log-linear, 5 transformer, 10 first look)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default %(default)s)")
-    parser.add_argument(
-        "--side-by-side", type=int, default=5, help="models trained side by side in a process (default %(default)s)"
-    )
-    parser.add_argument("--out", type=Path, default=Path("learning_results"), help="folder of the results")
-    parser.add_argument(
-        "--settings", action="store_true", help="log-linear: vary the training settings one at a time, on tuning seeds"
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny models, 2 seeds: a smoke test, not a measurement")
-    options = parser.parse_args(argv)
-    if options.settings and options.policy_model != "loglinear":
-        parser.error("--settings goes with --policy-model loglinear")
-    usual = 20 if options.policy_model == "loglinear" else 10 if options.size == "first look" else 5
-    options.seeds = 2 if options.quick else usual if options.seeds is None else options.seeds
-    if options.quick:
-        options.size = "quick"
-    if options.seeds < 2 or options.jobs < 1 or options.side_by_side < 1:
-        parser.error("--seeds must be at least 2, for an interval, --jobs and --side-by-side at least 1")
-    return options
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run, print, write; return the exit status."""
-    options = parse(argv)
-    started = time.perf_counter()
-    name = options.policy_model if options.policy_model == "loglinear" else f"transformer-{options.size}"
-    name += "-settings" if options.settings else ""
-    folder = options.out / name.replace(" ", "-")
-    if options.settings:
-        study = loglinear_settings(folder)
-    elif options.policy_model == "loglinear":
-        study = loglinear(options.seeds, folder, options.quick)
-    else:
-        study = transformer(options.seeds, folder, options.size, options.device, options.side_by_side)
-        calls = prepare(study, folder, options.size, options.device)
-        for _ in tqdm(finished(calls, options.jobs), "warm starts", len(calls), disable=not calls):
-            pass
-    records, chosen = run_study(study, folder, options.jobs)
-    report(study, records, chosen, folder)
-    print(f"\nResults in {folder}/")
-    print(f"{time.perf_counter() - started:.0f} s in all", file=sys.stderr)
-    return 0
-
+from studies.learning.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

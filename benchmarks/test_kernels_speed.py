@@ -1,6 +1,6 @@
-"""Time single kernels: ``pytest benchmarks/test_kernels_speed.py``; pytest-benchmark prints the table, and nothing is asserted of a time.
+"""Time single kernels: ``pytest benchmarks/test_kernels_speed.py``; pytest-benchmark prints the table; no time is asserted.
 
-Kernels are called with arrays as the classes hold them. ``--benchmark-compare`` sets a run beside an older one.
+Kernels are called with arrays as the classes hold them. ``--benchmark-compare`` compares a run with an older one.
 """
 
 from __future__ import annotations

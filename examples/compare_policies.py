@@ -1,4 +1,4 @@
-"""Several allocators on one pool at equal budgets, over several seeds: who gets how much of the best possible.
+"""Several allocators on one pool at equal budgets, over several seeds: the share of the optimum that each reaches.
 
 Run it with ``python examples/compare_policies.py``; ``--plot FILE`` draws the table (needs ``cero-alloc[plot]``).
 

@@ -1,13 +1,13 @@
 r"""GRPO with OpenRLHF, its rollouts dealt by an allocator.
 
-Out of the box, on a CPU and without a network, in about a minute: OpenRLHF itself on a tiny Llama, with vLLM and DeepSpeed
-replaced by small stand-ins (``openrlhf_standin.py``). OpenRLHF's own requirements do not install without CUDA, so pick::
+Without options it runs OpenRLHF on a tiny Llama in about a minute, on a CPU and without a network; vLLM and DeepSpeed are
+replaced by small stand-ins (``openrlhf_standin.py``). The requirements of OpenRLHF do not install without CUDA, so install::
 
     pip install torch && pip install --no-deps openrlhf==0.11.2
     pip install -e . "transformers==5.15.0" "ray==2.55.0" datasets peft torchdata aiohttp pylatexenc pillow
     python examples/openrlhf_grpo.py
 
-With a GPU (``pip install "openrlhf[vllm]==0.11.2"``), whatever this program does not know goes to OpenRLHF's own,
+With a GPU (``pip install "openrlhf[vllm]==0.11.2"``), options that this program does not know are passed to that of OpenRLHF,
 ``openrlhf.cli.train_ppo_ray``. ``--prepare`` writes a data set's questions, distinct, with their answers as labels::
 
     python examples/openrlhf_grpo.py --prepare openai/gsm8k --config main --output data

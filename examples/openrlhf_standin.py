@@ -140,7 +140,7 @@ class StatelessProcessGroup(SimpleNamespace):
 
     @classmethod
     def create(cls, host: str, port: int, rank: int, world_size: int) -> StatelessProcessGroup:
-        """Return the store, once everybody is there."""
+        """Return the store, once all workers have joined."""
         return cls(store=torch.distributed.TCPStore(host, port, world_size, is_master=rank == 0), rank=rank)
 
 

@@ -1,11 +1,11 @@
-"""The loop of a trainer: a bank, an allocator, rounds of allocate and update, a crash in the middle, figures at the end.
+"""The loop of a trainer: a bank, an allocator, rounds of allocate and update, a crash, and the final figures.
 
-Run it with ``python examples/quickstart.py``; nothing but the package is needed.
+Run it with ``python examples/quickstart.py``; it needs only the package.
 
 The model is simulated: every prompt has a fixed success rate, and a rollout is a coin toss. With a real trainer three
-things change. ``generate`` calls your model and its rewards; the success rates are nobody's to know, and move as the
-model learns (give the bank a ``forgetting`` below 1); and the loop is the trainer's own: docs/trainers.md has it for TRL,
-verl and OpenRLHF. Effective groups, those with both successes and failures, are then still what to count.
+things change. ``generate`` calls your model and its rewards; the success rates are unknown, and change as the
+model learns (give the bank a ``forgetting`` below 1); and the loop is that of the trainer: docs/trainers.md has it for TRL,
+verl and OpenRLHF. Mixed groups, those with both successes and failures, remain the figure to watch.
 """
 
 import tempfile

@@ -1,12 +1,12 @@
 r"""One allocator for several trainers and many asynchronous rollout workers: a named Ray actor.
 
-Out of the box, on one machine and without a GPU, in half a minute: forty workers, eight at a time, of whom some are killed, and
-the actor too::
+The demonstration runs on one machine without a GPU in half a minute: forty workers, eight at a time; some of them and
+the actor are killed::
 
     pip install -e ".[ray]"
     python examples/ray_service.py
 
-In a cluster, the driver starts the service once, and everybody who joins the cluster finds it by its name::
+In a cluster, the driver starts the service once, and every process in the cluster finds it by its name::
 
     from ray_service import Client, start
 

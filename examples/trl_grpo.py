@@ -171,7 +171,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, then print what was dealt; success is measured on all prompts alike, whatever they were dealt."""
+    """Train, then print what was dealt; success is measured on all prompts, with equal weights."""
     options = parse(arguments)
     trainer = build_trainer(options)
     before = trainer.evaluate()["eval_reward"] if options.model is None else None

@@ -84,7 +84,7 @@ activate(Trainer)
 
 
 def number_reward(data_source: str, solution_str: str, ground_truth: str, **_: Any) -> float:
-    """Return 1 for an answer whose last number is that of the right answer."""
+    """Return 1 for an answer whose last number is the correct one, else 0."""
     return float(_last_number(solution_str) == _last_number(ground_truth))
 
 

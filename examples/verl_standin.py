@@ -123,7 +123,7 @@ class PolicyWorker(Worker):
             right = float(response[0].item() == number % 10)
             steps[number].append(advantage[0].item() * (right - self.skill.rate(number)))
         for number, parts in steps.items():
-            self.skill.learnt[number] += LEARNING_RATE * math.fsum(parts)  # the same in whatever order they come
+            self.skill.learnt[number] += LEARNING_RATE * math.fsum(parts)  # independent of the order of the parts
         return tu.get_tensordict({}, {"metrics": {"mfu": [0.0]}})
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)

@@ -21,12 +21,11 @@ def group_advantages(
     keys : iterable of hashable, shape (n_rollouts,)
         Prompt of each rollout.
     scale : {"group", "batch", "none"}
-        Whose standard deviation divides, as TRL's ``scale_rewards``.
+        Which standard deviation divides the rewards, as ``scale_rewards`` in TRL.
     weighting : {"rollout", "prompt"}
-        What weighs the same in the loss: a prompt as many times as it has rollouts, the trainers' way, or every prompt
-        alike.
+        What has equal weight in the loss: every rollout, as in the trainers, or every prompt.
     std : callable
-        The trainer's own standard deviation, ``std(tensor, dim=, keepdim=)``: its numbers are met to the last bit.
+        The trainer's own standard deviation, ``std(tensor, dim=, keepdim=)``: results equal its numbers to the last bit.
     """
     stacks = groups_by_size(keys)
     mean_size = rewards.numel() / sum(len(stack) for stack in stacks)

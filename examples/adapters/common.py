@@ -1,4 +1,4 @@
-"""What the adapters share: versions they know, groups of unequal size, feedback per prompt."""
+"""Code that the adapters share: tested versions, groups of unequal size, feedback per prompt."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def require_version(package: str, lowest: str, newest: str) -> None:
 
 
 def require_groups(allocator: Any) -> None:
-    """Refuse an allocator that may deal a prompt one rollout: a group of one has nothing to be compared with."""
+    """Refuse an allocator that may deal a prompt one rollout: a group of one rollout has no baseline."""
     least = max(allocator.horizon.unit_size, getattr(allocator, "min_rollouts", 1))
     if least < 2:
         raise ValueError(
@@ -109,7 +109,7 @@ def feedback(
 
 
 def prompt_metrics(successes: Sequence[float], rollouts: Sequence[int]) -> dict[str, float]:
-    """Return the step's figures that counts cannot tilt: every prompt weighs the same, whatever it was dealt.
+    """Return the step's figures with equal weight per prompt, so that they do not depend on the counts.
 
     Examples
     --------

@@ -9,7 +9,7 @@ from .common import feedback, prompt_metrics, require_groups
 
 
 class Dealer:
-    """Deals a batch's exact total, learns its rewards, reports both.
+    """Deals the exact total of a batch, takes its rewards, and reports both.
 
     Parameters
     ----------
@@ -32,10 +32,10 @@ class Dealer:
 
     def learn(self, prompts: Sequence[Hashable], rewards: Sequence[float]) -> None:
         """Report the rewards of a batch, one per rollout, NaN where nothing could score it."""
-        strange = next((prompt for prompt in prompts if prompt not in self.offered), None)
-        if strange is not None:
+        unknown = next((prompt for prompt in prompts if prompt not in self.offered), None)
+        if unknown is not None:
             raise ValueError(
-                f"rollouts must carry the prompt they were asked for, got {strange!r}. Pass its id through unchanged."
+                f"rollouts must carry the prompt they were asked for, got {unknown!r}. Pass its id through unchanged."
             )
         names, successes, rollouts = feedback(prompts, rewards, self.success)
         self.allocator.update(names, successes, rollouts)

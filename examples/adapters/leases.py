@@ -1,7 +1,7 @@
-"""Rollouts lent to workers: each is reported once or refunded once, whatever crashes, repeats itself or comes late.
+"""Rollouts lent to workers: each is reported once or refunded once, also after crashes, repeated calls and late reports.
 
-Nothing here knows of Ray. A client names every request and every delivery; told twice, they count once. Whatever changes
-the account is written to a journal before it happens, and a service that starts in the same folder carries on from the last
+The module does not depend on Ray. A client names every request and every delivery; a repeated one counts once. Every change
+of the account is written to a journal before it is made, and a service that starts in the same folder resumes from the last
 checkpoint and the journal after it.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from cero_alloc import checkpoint
 
 CHECKPOINT, JOURNAL = "allocator.npz", "journal.jsonl"
-REMEMBERED = 10_000  # leases that ended last: a client may repeat its last delivery, when the answer to it was lost
+REMEMBERED = 10_000  # leases that ended last: a client may repeat a delivery whose answer was lost
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Lease:
     """Rollouts in the hands of a worker."""
 
     request: str
-    outstanding: dict[Hashable, int]  # rollouts of each prompt that were lent and not heard of again
+    outstanding: dict[Hashable, int]  # rollouts of each prompt that were lent and not yet reported
     deadline: float
     round: int | None  # of the allocator, None where nothing was dealt
     deliveries: set[str] = field(default_factory=set)  # names of those that were counted
@@ -40,13 +40,13 @@ class LeaseBook:
     allocator : FenchelDualAllocator, ResolvingAllocator or any of ``cero_alloc.baselines``
         Freshly built; its prompt ids must be strings or integers.
     folder : path
-        Holds checkpoint and journal. With those of an earlier life in it, that life goes on.
+        Holds checkpoint and journal; if it has them already, the run in it is resumed.
     timeout : float
-        Seconds without a word after which a lease's rollouts return to the budget.
+        Seconds without a report after which a lease's rollouts return to the budget.
     checkpoint_every : int
         Journal entries between checkpoints.
     durable : bool
-        Whether every journal entry is flushed to the disk, and survives a power cut; without, it survives the process.
+        Whether every journal entry is flushed to the disk, to survive a power cut; if not, it survives a crash of the process.
     clock : callable
         Seconds; only differences count.
 
@@ -179,7 +179,7 @@ class LeaseBook:
             self._write({"do": "expire", "leases": [lease]})
 
     def renew(self, lease: int) -> bool:
-        """Start the lease's time anew; return whether it still is in hand."""
+        """Restart the lease's time-out; return whether the lease is still open."""
         self.expire()
         if lease in self._leases:
             self._leases[lease].deadline = self._clock() + self._timeout
@@ -223,7 +223,7 @@ class LeaseBook:
         self._journal.truncate(0)  # a crash before this line is harmless: entries are numbered
 
     def close(self) -> None:
-        """Close the journal; the folder holds all there is."""
+        """Close the journal; the folder holds the whole state."""
         self._journal.close()
 
     # ------------------------------------------------------------ changes of state, and their journal
@@ -238,7 +238,7 @@ class LeaseBook:
             if self._durable:
                 os.fsync(self._journal.fileno())
         except OSError:
-            self._journal.truncate(size)  # no half a line before the next one
+            self._journal.truncate(size)  # leaves no partial line before the next one
             raise
         self._entries += 1
         self._apply(json.loads(line))  # what a restart would read
@@ -304,7 +304,7 @@ class LeaseBook:
             del self._ended[next(iter(self._ended))]  # the one that ended first
 
     def _recover(self) -> None:
-        """Take up the checkpoint and the journal that an earlier life left."""
+        """Load the checkpoint and the journal of an earlier process."""
         path = self._folder / CHECKPOINT
         if path.exists():
             state = checkpoint.read(path)
@@ -318,7 +318,7 @@ class LeaseBook:
         self._journal.seek(0)
         whole = 0
         for line in self._journal.readlines():
-            if not line.endswith(b"\n"):  # cut off by the crash: nobody was told of it
+            if not line.endswith(b"\n"):  # cut off by the crash: no client has its answer
                 break
             whole += len(line)
             entry = json.loads(line)
@@ -327,9 +327,9 @@ class LeaseBook:
                 try:
                     self._apply(entry)
                 except (KeyError, TypeError, ValueError):
-                    continue  # refused then, refused now
+                    continue  # was refused before, too
         self._journal.truncate(whole)
-        for lease in self._leases.values():  # while nobody listened nobody could report
+        for lease in self._leases.values():  # no report could arrive while the service was down
             lease.deadline = self._clock() + self._timeout
 
 

@@ -19,8 +19,8 @@ ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")  # those th
 class AllocatedExperienceMaker(RemoteExperienceMaker):
     """Compares each rollout with those of its own prompt, however many there are, and tells the allocator their rewards.
 
-    The rest of the advantage (KL, clipping, whitening) is the stock class's, given rewards that are already compared and
-    settings that compare no more: groups of one, an estimator without a baseline, no length penalties.
+    The rest of the advantage (KL, clipping, whitening) is the stock class's, given rewards whose baseline is already subtracted and
+    settings that subtract none: groups of one, an estimator without a baseline, no length penalties.
     """
 
     def __init__(self, dealer: Dealer, *models_and_control: Any) -> None:
@@ -36,7 +36,7 @@ class AllocatedExperienceMaker(RemoteExperienceMaker):
 
     @torch.no_grad()
     def compute_advantages_and_returns(self, experiences: list[Any]) -> list[Any]:
-        """Set advantages and returns over groups of any size; a rollout without a reward is compared with nobody."""
+        """Set advantages and returns over groups of any size; rollouts without a reward are left out."""
         order = torch.tensor([place for e in experiences for place in e.index]).argsort()
         prompts = [prompt for e in experiences for prompt in e.prompts]
         prompts = [prompts[place] for place in order.tolist()]
@@ -57,7 +57,7 @@ class AllocatedExperienceMaker(RemoteExperienceMaker):
         scored_mean = rewards.nanmean()
         for e, own in zip(experiences, kept, strict=True):
             e.rewards = own
-            if "reward" in e.info:  # for the log alone: its mean is that of the rollouts that were scored
+            if "reward" in e.info:  # for the log alone: the mean over the scored rollouts
                 e.info["reward"] = torch.where(own.isnan(), scored_mean, own)
         return experiences
 
@@ -68,7 +68,7 @@ def compare(rewards: torch.Tensor, prompts: Sequence[str], estimator: str) -> tu
     Parameters
     ----------
     rewards : torch.Tensor, shape (n_rollouts,)
-        NaN where nothing could score the rollout; it gets 0, as does a rollout with nobody to be compared with.
+        NaN where nothing could score the rollout; its advantage is 0, as is that of a group's only rollout.
     prompts : sequence of str, shape (n_rollouts,)
         Prompt of each rollout.
     estimator : {"rloo", "reinforce_baseline", "group_norm", "dr_grpo"}

@@ -1,4 +1,4 @@
-"""What the OpenRLHF adapter does not know, and says so."""
+"""Settings that the OpenRLHF adapter refuses, because its tests do not cover them."""
 
 from __future__ import annotations
 

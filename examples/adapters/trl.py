@@ -87,7 +87,7 @@ class AllocatedGRPOTrainer(GRPOTrainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # First: the trainer writes trainer_state.json last, so a checkpoint that is whole has the allocator's state.
+        # First: the trainer writes trainer_state.json last, so a checkpoint that is complete has the allocator's state.
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the TRL adapter does not know, and says so."""
+"""Settings that the TRL adapter refuses, because its tests do not cover them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def refuse_unknown_modes(trainer: Any) -> None:
          f"max_rollouts = {horizon.max_rollouts} must be at least num_generations = {trainer.num_generations}, or a batch "
          "cannot hold its rollouts. Raise it."),
         (mid_cycle, f"save_steps = {args.save_steps} must end on a whole generation cycle of {cycle} micro-steps: a run "
-         "resumed within one generates anew, and the counts would differ. Round it up."),
+         "resumed within one generates again, and the counts would differ. Round it up."),
     ):  # fmt: skip
         if unknown:
             raise ValueError(text)

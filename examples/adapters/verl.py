@@ -33,7 +33,7 @@ COUNT = "__rollout_n__"  # verl's own column: the rollouts of a row
 
 
 def activate(trainer: type[AllocatedPPOTrainer]) -> None:
-    """Let verl start this trainer whatever ``trainer.v1.trainer_mode`` says: it refuses the modes that it does not know."""
+    """Let verl start this trainer in every ``trainer.v1.trainer_mode``; the trainer refuses the modes that it does not support."""
     TRAINER_REGISTRY.update(dict.fromkeys(TRAINER_REGISTRY, trainer))
 
 
@@ -114,7 +114,7 @@ class AllocatedPPOTrainer(PPOTrainerSync):
         return batch
 
     def _reweigh(self, partition: str, keys: list[str], sizes: Counter[str]) -> None:
-        """Let prompts weigh alike if so asked; a rollout left alone by failed ones, compared with nobody, weighs nothing."""
+        """Weight prompts equally if the setting says so; the only scored rollout of a group gets weight 0."""
         mean = sizes.total() / len(sizes)
         weight = {row: 0.0 if n < 2 else mean / n if self._weighting == "prompt" else 1.0 for row, n in sizes.items()}
         keys = [key for key in keys if weight[_row(key)] != 1.0]
@@ -126,7 +126,7 @@ class AllocatedPPOTrainer(PPOTrainerSync):
             tq.kv_batch_put(keys=keys, partition_id=partition, fields=fields)
 
     def _save_checkpoint(self) -> None:
-        # First: verl names the checkpoint as the latest when all is written, so one that is named has the state.
+        # Before the rest: verl names a checkpoint as the latest when it is complete, so a named one has the state.
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         folder.mkdir(parents=True, exist_ok=True)
         self.dealer.allocator.save(folder / STATE)
@@ -142,7 +142,7 @@ class AllocatedPPOTrainer(PPOTrainerSync):
             folder = Path(trainer.resume_from_path)
         if not (folder / STATE).exists():
             raise ValueError(
-                f"{folder} must hold a run of this adapter, got no {STATE} there. Start anew with "
+                f"{folder} must hold a run of this adapter, got no {STATE} there. Start a new run with "
                 "trainer.resume_mode=disable, or take the file from the node that wrote it."
             )
         self.dealer.allocator.load_state_dict(checkpoint.read(folder / STATE))

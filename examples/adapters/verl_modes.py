@@ -1,4 +1,4 @@
-"""What the verl adapter does not know, and says so."""
+"""Settings that the verl adapter refuses, because its tests do not cover them."""
 
 from __future__ import annotations
 

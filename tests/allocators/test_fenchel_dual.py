@@ -19,7 +19,7 @@ from cero_alloc import (
 from cero_alloc._solvers import threads as _threads
 from cero_alloc._solvers.ranking import counts_of, deal_round
 from helpers.jit import either
-from speed_process import arrays_of
+from studies.speed.process import arrays_of
 from twins import naive
 
 HORIZON_KEYS = ["total_budget", "n_rounds", "unit_size", "max_rollouts", "round_capacity", "visits", "initial_price"]

@@ -12,15 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-import learning
-import learning_worlds
-from learning_dealing import Dealing, Run
-from learning_policies import ALL, CONTENDERS, SETTINGS, Plan
-from learning_report import print_ratios
-from learning_statistics import area, at_rate, pooled, rollouts_ratio, summarise, trained
-from learning_study import WORKERS, Store, Study, choose, play, run_study, runs_of
-from learning_tasks import STOP, SYMBOLS, TASKS, encode
-from learning_worlds import TUNING_SEED, loglinear
+from studies.learning import main, worlds
+from studies.learning.dealing import Dealing, Run
+from studies.learning.policies import ALL, CONTENDERS, SETTINGS, Plan
+from studies.learning.report import print_ratios
+from studies.learning.statistics import area, at_rate, pooled, rollouts_ratio, summarise, trained
+from studies.learning.study import WORKERS, Store, Study, choose, play, run_study, runs_of
+from studies.learning.tasks import STOP, SYMBOLS, TASKS, encode
+from studies.learning.worlds import TUNING_SEED, loglinear
 
 SIZES = {"N_PROMPTS": 96, "N_ROUNDS": 15, "ROLLOUTS": 64}
 TOTAL = SIZES["N_ROUNDS"] * SIZES["ROLLOUTS"]
@@ -44,7 +43,7 @@ def small():
     """The same code on a tenth of the prompts."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SIZES.items():
-            patch.setattr(learning_worlds, name, value)
+            patch.setattr(worlds, name, value)
         for name, value in WORKERS.items():
             patch.setenv(name, value)  # a pool of processes sets them: not for the other tests of this process
         yield
@@ -57,7 +56,7 @@ ARGUMENTS = ["--policy-model", "loglinear", "--quick", "--jobs", "1", "--out"]
 def done(tmp_path_factory):
     """One whole study: its folder."""
     out = tmp_path_factory.mktemp("learning")
-    assert learning.main([*ARGUMENTS, str(out)]) == 0
+    assert main.main([*ARGUMENTS, str(out)]) == 0
     return out / "loglinear"
 
 
@@ -90,13 +89,13 @@ def test_writes_everything(done):
 def test_a_finished_study_is_only_reported(done, monkeypatch, capsys):
     before = (done / "runs.jsonl").read_bytes()
     tables = (done / "summary.csv").read_bytes()
-    monkeypatch.setattr(learning_worlds, "simulate_learning", None)  # whoever trains, fails
-    assert learning.main([*ARGUMENTS, str(done.parent)]) == 0
+    monkeypatch.setattr(worlds, "simulate_learning", None)  # training would fail
+    assert main.main([*ARGUMENTS, str(done.parent)]) == 0
     assert (done / "runs.jsonl").read_bytes() == before
     assert (done / "summary.csv").read_bytes() == tables
     printed = capsys.readouterr().out
     for words in (
-        "hopeless / 50 / sgd / plain; common learning rate; 2 pairs",
+        "unsolved / 50 / sgd / plain; common learning rate; 2 pairs",
         "hard / 50 / sgd / plain; own learning rate; 2 pairs",
         "POOLED hard / sgd / plain; own learning rate; 1 cells",
         "learning rates chosen on the tuning seeds",
@@ -106,7 +105,7 @@ def test_a_finished_study_is_only_reported(done, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("kept", [0, 200])
-def test_goes_on_where_it_was_stopped(done, tmp_path, kept):
+def test_a_stopped_study_resumes(done, tmp_path, kept):
     whole = (done / "runs.jsonl").read_text().splitlines(keepends=True)
     if kept:
         shutil.copytree(done / "schedules", tmp_path / "schedules")
@@ -124,7 +123,7 @@ def test_goes_on_where_it_was_stopped(done, tmp_path, kept):
     assert by_run(records_of(tmp_path / "runs.jsonl")) == by_run(map(json.loads, whole))
 
 
-def test_a_whole_store_is_left_as_it_is(done, monkeypatch):
+def test_a_complete_store_is_not_rewritten(done, monkeypatch):
     before = (done / "runs.jsonl").read_bytes()
     monkeypatch.setattr("pathlib.Path.write_text", None)  # opened for writing, it would be empty for a moment
     assert len(Store(done / "runs.jsonl").records) == before.count(b"\n")
@@ -138,7 +137,7 @@ def test_equal_rollouts(done):
         assert record["spent"] == record["rollouts"][-1] <= TOTAL
         if CONTENDERS[record["policy"]].exact:
             assert record["spent"] == TOTAL, record["policy"]
-            assert np.array_equal(record["rollouts"], np.arange(0, TOTAL + 1, learning_worlds.KEPT * SIZES["ROLLOUTS"]))
+            assert np.array_equal(record["rollouts"], np.arange(0, TOTAL + 1, worlds.KEPT * SIZES["ROLLOUTS"]))
         assert len(record["held_out"]) == len(record["rollouts"])
     spent = {r["policy"]: r["spent"] for r in records if not CONTENDERS[r["policy"]].exact}
     assert min(spent.values()) > 0.8 * TOTAL
@@ -186,7 +185,7 @@ def play_rounds(dealing, rounds, rate=0.4):
 
 
 @pytest.mark.parametrize("name", [*CONTENDERS, *(f"setting {name}" for name in SETTINGS)])
-def test_everybody_deals(name, monkeypatch):
+def test_every_policy_deals(name, monkeypatch):
     contender = SETTINGS[name.removeprefix("setting ")] if name not in CONTENDERS else CONTENDERS[name]
     monkeypatch.setitem(ALL, name, contender)
     schedule = np.tile(np.repeat([4, 0], [16, 8]), (24, 1)) if contender.matches else None
@@ -206,7 +205,7 @@ def test_everybody_deals(name, monkeypatch):
             assert set(np.flatnonzero(counts)) <= set(batch.tolist())
 
 
-def test_the_clairvoyant_prefers_what_teaches():
+def test_the_clairvoyant_prefers_uncertain_prompts():
     dealing = Dealing(Run(("a", "b"), "clairvoyant", 1.0, 1), 24, 24, 64)
     dealing.tell(np.repeat([0.0, 0.5, 1.0], 8))
     play_rounds(dealing, 3)
@@ -258,7 +257,7 @@ def test_importance_divides_by_all_that_a_prompt_has_been_dealt():
     np.testing.assert_allclose(per_prompt / advantage / (per_prompt[0] / advantage[0]), [1.0, 1.0, 4.0], rtol=1e-3)
 
 
-def test_a_round_that_nobody_wants_weighs_nothing():
+def test_a_round_without_rollouts_has_no_weights():
     dealing = Dealing(Run(("a", "b"), "FenchelDual", 1.0, 0), 24, 8, 64)
     nothing = np.zeros(0, dtype=np.int64)
     assert [part.size for part in dealing.close(nothing, nothing, nothing.astype(bool))] == [0, 0]
@@ -305,7 +304,7 @@ def test_rates_are_chosen_on_tuning_seeds_alone():
     assert len(runs) == len(set(runs)) == 2 * 3 * 2
 
 
-def test_seeds_that_chose_do_not_judge(tmp_path):
+def test_tuning_seeds_are_not_compared(tmp_path):
     with pytest.raises(ValueError, match="seeds must not be among tuning_seeds"):
         run_study(study_of(tuning_seeds=(1, 2)), tmp_path, 1)
     assert not list(tmp_path.iterdir())
@@ -336,7 +335,7 @@ def test_chunks_share_what_is_trained(tmp_path):
 )
 def test_command_line_refuses(wrong, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        learning.main(["--policy-model", "loglinear", "--out", str(tmp_path), *wrong])
+        main.main(["--policy-model", "loglinear", "--out", str(tmp_path), *wrong])
     assert stop.value.code == 2
     assert wrong[0] in capsys.readouterr().err
 
@@ -350,13 +349,13 @@ def test_rollouts_ratio_on_known_curves():
     assert rollouts_ratio(base, base) == (1.0, 1.0, 1.0)
     twice = curves_of((0.0, 0.4, 0.6), (0.1, 0.5, 0.7))
     assert rollouts_ratio(twice, base) == pytest.approx((0.5, 0.5, 0.5))
-    between = curves_of((0.0, 0.3, 0.5), (0.1, 0.4, 0.6))  # 0.05, 0.35, 0.55 on average: .45 half-way
+    between = curves_of((0.0, 0.3, 0.5), (0.1, 0.4, 0.6))  # 0.05, 0.35, 0.55 on average: 0.45 half-way
     assert rollouts_ratio(between, base) == pytest.approx((0.75, 0.75, 0.75))
     never = curves_of((0.0, 0.1, 0.2), (0.1, 0.2, 0.3))
     assert rollouts_ratio(never, base) == (np.inf, np.inf, np.inf)
     level = curves_of((0.3, 0.5, 0.3), (0.1, 0.0, 0.1))
     assert np.isnan(rollouts_ratio(base, level)).all()
-    fell = curves_of((0.0, 0.45, 0.1), (0.1, 0.55, 0.1))  # the first time counts: .45 of (.05, .5) by 8/9 of 100
+    fell = curves_of((0.0, 0.45, 0.1), (0.1, 0.55, 0.1))  # the first time counts: 0.45 of (0.05, 0.5) by 8/9 of 100
     assert rollouts_ratio(fell, base)[0] == pytest.approx(4 / 9)
 
 

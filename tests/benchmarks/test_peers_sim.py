@@ -6,9 +6,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-import peers
-import peers_report
 from cero_alloc.simulation import drifting_pool, static_pool
+from studies.peers import main, report
 
 
 def read(file):
@@ -19,8 +18,8 @@ def read(file):
 @pytest.fixture
 def small_pools(monkeypatch):
     pools = {"even": partial(static_pool, 40, 0.5, 0.6), "moving": partial(drifting_pool, 40, 0.5, 0.6, drift=2.0)}
-    monkeypatch.setattr(peers, "POOLS", pools)
-    monkeypatch.setattr(peers, "EPOCHS", 3)
+    monkeypatch.setattr(main, "POOLS", pools)
+    monkeypatch.setattr(main, "EPOCHS", 3)
 
 
 def test_quick_run_writes_everything(tmp_path, small_pools, capsys):
@@ -29,7 +28,7 @@ def test_quick_run_writes_everything(tmp_path, small_pools, capsys):
     lines = [f"p{i},{epoch},20,{rng.binomial(20, rng.beta(0.4, 0.4))}" for epoch in (0, 1) for i in range(30)]
     rates.write_text("prompt_id,epoch,trials,successes\n" + "\n".join(lines) + "\n")
     out = tmp_path / "out"
-    assert peers.main(["--quick", "--jobs", "1", "--rates", str(rates), "--out", str(out)]) == 0
+    assert main.main(["--quick", "--jobs", "1", "--rates", str(rates), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     for words in (
         "even, offer: pool; 2 seeds",
@@ -44,9 +43,14 @@ def test_quick_run_writes_everything(tmp_path, small_pools, capsys):
     }
     rows, summary = read(out / "peers.csv"), read(out / "peers_summary.csv")
     assert {row["pool"] for row in rows} == {"even", "moving", "counted"}
-    assert [len({row["policy"] for row in rows if row["offer"] == offer}) for offer in ("pool", "batch")] == [29, 27]
+    run = {"total_budget": 1, "n_rounds": 1, "max_rollouts": 32}
+    for offer, schedules in (("pool", {"preset", "random-matched"}), ("batch", {"preset"})):
+        assert {row["policy"] for row in rows if row["offer"] == offer} == {
+            *main.policies(run, offer, None),
+            *schedules,
+        }
     for row in rows:
-        assert float(row["unspent"]) >= -1e-9  # nobody spends more than the budget
+        assert float(row["unspent"]) >= -1e-9  # no policy spends more than the budget
         assert 0.0 <= float(row["optimum"]) <= 100.0 + 1e-9
         assert float(row["useful"]) <= 100.0
         if row["policy"] in (
@@ -71,23 +75,23 @@ def test_quick_run_writes_everything(tmp_path, small_pools, capsys):
             assert shares == sorted(shares, reverse=True)
 
 
-def test_the_first_rank_is_earned(capsys):
-    # The ranking knows nothing of whose rule it is.
-    columns = {name: 1.0 for name, _, _ in peers_report.COLUMNS}
+def test_ranks_follow_the_measured_optimum(capsys):
+    # The ranking does not depend on the names.
+    columns = {name: 1.0 for name, _, _ in report.COLUMNS}
     rows = [
         {"pool": "p", "offer": "pool", "policy": policy, "seed": seed, **columns, "optimum": share + 0.01 * seed}
         for policy, share in (("Resolving", 50.0), ("a peer", 60.0))
         for seed in range(3)
     ]
-    peers_report.print_tables(rows)
+    report.print_tables(rows)
     printed = capsys.readouterr().out
     assert " 1 a peer" in printed
     assert " 2 Resolving" in printed
-    assert "level with the first (paired 95% interval): nobody" in printed
+    assert "level with the first (paired 95% interval): no policy" in printed
 
 
 def test_interval_is_students():
-    mean, half = peers_report.mean_and_half([1.0, 2.0, 3.0])
+    mean, half = report.mean_and_half([1.0, 2.0, 3.0])
     assert mean == 2.0
     assert half == pytest.approx(4.302652729911275 / np.sqrt(3.0))
 
@@ -97,5 +101,5 @@ def test_interval_is_students():
 )
 def test_bad_arguments(arguments, capsys):
     with pytest.raises(SystemExit):
-        peers.parse(arguments)
+        main.parse(arguments)
     assert "error" in capsys.readouterr().err

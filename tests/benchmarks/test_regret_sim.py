@@ -6,13 +6,15 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-import regret_sim
 from helpers.jit import long_runs
+from studies.regret import main, runs
 
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "regret_sim.py"
 SMALL = ["--quick", "--jobs", "1", "--seeds", "1", "--max-rounds", "32", "--shapes", "exponential", "log"]
 
 
@@ -26,21 +28,21 @@ def quick_run(tmp_path_factory):
     """Status, words and folder of a run in one process."""
     out, printed = tmp_path_factory.mktemp("quick"), io.StringIO()
     with contextlib.redirect_stdout(printed):
-        status = regret_sim.main([*SMALL, "--out", str(out)])
+        status = main.main([*SMALL, "--out", str(out)])
     return status, printed.getvalue(), out
 
 
 @pytest.fixture
 def short_paper(monkeypatch):
     """The paper's pool for 20 rounds of its 500: the same code, for tests that do not look at its figures."""
-    monkeypatch.setattr(regret_sim, "PAPER", {**regret_sim.PAPER, "total_budget": 20 * 512, "n_rounds": 20})
+    monkeypatch.setattr(runs, "PAPER", {**runs.PAPER, "total_budget": 20 * 512, "n_rounds": 20})
 
 
 @long_runs
 def test_quick_run_writes_everything(quick_run):
     status, printed, out = quick_run
     assert status == 0
-    for words in ("1. RATE", "2a. PAPER", "2b. PAPER", "3. DRIFT", "0 above their bound", "says nothing"):
+    for words in ("1. RATE", "2a. PAPER", "2b. PAPER", "3. DRIFT", "0 above their bound", "cap and therefore vacuous"):
         assert words in printed
     pictures = {file.name for file in out.glob("*.png")}
     assert pictures == {"regret.png", "drift.png"} | {
@@ -69,14 +71,14 @@ def test_measured_rates(tmp_path):
     lines = [f"p{i},{epoch},10,{rng.integers(0, 11)}" for epoch in range(2) for i in range(70)]
     file.write_text("prompt_id,epoch,trials,successes\n" + "\n".join(lines) + "\n")
     out = tmp_path / "out"
-    assert regret_sim.main([*SMALL, "--rates", str(file), "--out", str(out)]) == 0
+    assert main.main([*SMALL, "--rates", str(file), "--out", str(out)]) == 0
     assert {row["path"] for row in read(out / "drift.csv")} == {"measured path"}
 
 
 @pytest.mark.usefixtures("short_paper")
 def test_a_violation_fails_the_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(regret_sim, "ROUNDING", -10.0)  # as if every regret were far above its bound
-    assert regret_sim.main([*SMALL, "--out", str(tmp_path)]) == 1
+    monkeypatch.setattr(main, "ROUNDING", -10.0)  # as if every regret were far above its bound
+    assert main.main([*SMALL, "--out", str(tmp_path)]) == 1
     assert "VIOLATION" in capsys.readouterr().err
 
 
@@ -86,9 +88,9 @@ def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
             yield part, cost, call()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(regret_sim, "_outcomes", outcomes)
-    monkeypatch.setattr(regret_sim, "_ignore_interrupt", lambda: None)  # pytest needs its own Ctrl-C
-    assert regret_sim.main([*SMALL, "--out", str(tmp_path)]) == 130
+    monkeypatch.setattr(main, "_outcomes", outcomes)
+    monkeypatch.setattr(main, "_ignore_interrupt", lambda: None)  # pytest needs its own Ctrl-C
+    assert main.main([*SMALL, "--out", str(tmp_path)]) == 130
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["finished"] is False
     assert sum(len(read(tmp_path / f"{part}.csv")) for part in ("rate", "drift")) == 3
@@ -96,7 +98,7 @@ def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
 
 @long_runs
 def test_processes_give_the_same_results(quick_run, tmp_path):
-    command = [sys.executable, regret_sim.__file__, *SMALL, "--jobs", "2", "--out", tmp_path]
+    command = [sys.executable, str(SCRIPT), *SMALL, "--jobs", "2", "--out", tmp_path]
     subprocess.run(command, check=True, capture_output=True)
     for part in ("rate", "paper", "drift"):
         assert (tmp_path / f"{part}.csv").read_bytes() == (quick_run[2] / f"{part}.csv").read_bytes()
@@ -113,5 +115,5 @@ def test_processes_give_the_same_results(quick_run, tmp_path):
 )
 def test_bad_options(capsys, arguments, message):
     with pytest.raises(SystemExit):
-        regret_sim.main(arguments)
+        main.main(arguments)
     assert message in capsys.readouterr().err

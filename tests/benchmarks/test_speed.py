@@ -1,21 +1,20 @@
-"""The speed benchmark: what its pieces measure, at tiny sizes, and that its tables say what is so. No time is asserted."""
+"""The speed benchmark: its parts at tiny sizes, and its tables. No time is asserted."""
 
 import importlib
 import inspect
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-import speed
-import speed_peers
-import speed_process
-import speed_report
-import speed_rounds
-import speed_solvers
+import cero_alloc
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator
-from speed_clock import Scope, fresh, in_turn
-from speed_report import Row
+from studies.regret import runs as paper
+from studies.speed import against, main, peers, process, report, rounds, solvers, timings
+from studies.speed.clock import Scope, fresh, in_turn
+from studies.speed.report import Row
 
 ONCE = Scope(quick=True, repeats=1)
 
@@ -41,11 +40,11 @@ def test_verdicts(row, verdict, aim):
 def test_a_row_shows_median_least_and_largest_and_the_time_behind_a_ratio():
     row = Row("round", [3.0, 1.0, 14_000.0], "log passes", seconds=[0.25, 0.5, 0.75], beside="on one core")
     assert row.cells() == ["round", "3.00", "1.00", "14,000", "log passes", "", "", "500 ms, on one core, repeats: 3"]
-    assert speed_report.left_out("a", "quick").cells()[1:4] == ["-"] * 3
+    assert report.left_out("a", "quick").cells()[1:4] == ["-"] * 3
 
 
 def test_a_ratio_is_taken_repeat_by_repeat():
-    row = speed_report.ratio("round", np.array([2.0, 9.0, 6.0]), np.array([1.0, 3.0, 1.0]), target=3.0)
+    row = report.ratio("round", np.array([2.0, 9.0, 6.0]), np.array([1.0, 3.0, 1.0]), target=3.0)
     assert row.cells() == [
         "round",
         "3.00",
@@ -63,7 +62,7 @@ def test_a_ratio_is_taken_repeat_by_repeat():
     [(0, "0"), (1.234, "1.23"), (0.01234, "0.0123"), (99.94, "99.9"), (1234.5, "1,234"), (2e-10, "2.0e-10")],
 )
 def test_numbers(x, text):
-    assert speed_report.number(x) == text
+    assert report.number(x) == text
 
 
 def test_the_summary_counts_and_names_what_was_missed(capsys):
@@ -73,7 +72,7 @@ def test_the_summary_counts_and_names_what_was_missed(capsys):
         Row("unmeasured", [], "x", 2.0),
         Row("no target", [1.0], "x"),
     ]
-    speed_report.print_verdicts({"7. Part": rows})
+    report.print_verdicts({"7. Part": rows})
     assert capsys.readouterr().out.strip().splitlines() == [
         "1 of 2 targets met.",
         "missed: 7. bad: 3.00 us, target <= 2.00",
@@ -82,11 +81,11 @@ def test_the_summary_counts_and_names_what_was_missed(capsys):
 
 def test_page_and_json(tmp_path):
     page = tmp_path / "page.md"
-    begin, end = speed_report.MARKS
+    begin, end = report.MARKS
     page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     sections = {"10. Last": [Row("b", [1.0], "x")], "2. First": [Row("a", [1.0, 2.0], "x", 1.0)]}
     curves = {"FenchelDualAllocator": {10: np.array([2e-3]), 100: np.array([1e-2])}, "slow": {10: np.array([1.0])}}
-    speed_report.write_page(page, speed_report.markdown(sections, curves, "*machine*"))
+    report.write_page(page, report.markdown(sections, curves, "*machine*"))
     text = page.read_text()
     assert text.startswith(f"before\n{begin}\n\n*machine*\n\n### 2. First")
     assert text.endswith(f"{end}\nafter\n")
@@ -94,13 +93,13 @@ def test_page_and_json(tmp_path):
     assert "| a | 1.50 | 1.00 | 2.00 | x | <= 1.00 | missed | repeats: 2 |" in text
     assert "| slow | 1.00 s (500) | - |" in text
     assert text.index("### 2.") < text.index("### 9.") < text.index("### 10.")
-    speed_report.write_json(tmp_path / "speed.json", sections, curves, "machine")
+    report.write_json(tmp_path / "speed.json", sections, curves, "machine")
     stored = json.loads((tmp_path / "speed.json").read_text())
     assert [row["verdict"] for row in stored["rows"]] == ["", "missed"]
     assert stored["peers"]["slow"] == {"10": [1.0]}
     page.write_text("no marks")
     with pytest.raises(SystemExit, match="must have one line"):
-        speed_report.write_page(page, "x")
+        report.write_page(page, "x")
 
 
 def test_in_turn_takes_the_seconds_that_a_call_returns_and_alternates():
@@ -119,15 +118,15 @@ def test_in_turn_takes_the_seconds_that_a_call_returns_and_alternates():
 
 
 def test_rounds_deal_and_learn():
-    run = speed_rounds.pool_run(64)
+    run = rounds.pool_run(64)
     seen = run.allocator.bank.alpha + run.allocator.bank.beta
     assert run.full() > 0.0
     grown = run.allocator.bank.alpha + run.allocator.bank.beta - seen
     np.testing.assert_allclose(grown, run.allocator.exposure)
     assert run.allocator.exposure.sum() == 16 * 8
     for kind in (FenchelDualAllocator, ResolvingAllocator):
-        run = speed_rounds.batch_run([f"p{i}" for i in range(3000)], kind)
-        names, rows = next(speed_rounds.offers(3000, lambda rows: [f"p{i}" for i in rows]))
+        run = rounds.batch_run([f"p{i}" for i in range(3000)], kind)
+        names, rows = next(rounds.offers(3000, lambda rows: [f"p{i}" for i in rows]))
         assert len(set(names)) == rows.size == 1024
         assert run.batch(names, rows) > 0.0
         assert set(np.flatnonzero(run.allocator.exposure)) <= set(rows.tolist())
@@ -135,7 +134,7 @@ def test_rounds_deal_and_learn():
 
 def test_a_round_that_deals_nothing_is_no_measurement():
     allocator = FenchelDualAllocator(BetaPosteriorBank(4), total_budget=4, n_rounds=1, max_rollouts=4)
-    run = speed_rounds.Run(allocator)
+    run = rounds.Run(allocator)
     run.full()
     with pytest.raises(SystemExit, match="dealt nothing"):
         run.full()
@@ -147,14 +146,14 @@ def test_memory_of_a_round_is_traced():
             self.extra = np.zeros(100_000)
             return super().allocate(*args, **kwargs)
 
-    run = speed_rounds.pool_run(100, Greedy)
-    assert 800_000 <= speed_rounds.allocated(run) < 900_000
+    run = rounds.pool_run(100, Greedy)
+    assert 800_000 <= rounds.allocated(run) < 900_000
 
 
 def test_passes_of_the_price_solve_are_counted():
-    run = speed_rounds.pool_run(200, ResolvingAllocator)
+    run = rounds.pool_run(200, ResolvingAllocator)
     run.full()
-    assert 1 <= speed_rounds.solve_passes(run) <= 20
+    assert 1 <= rounds.solve_passes(run) <= 20
 
 
 def test_arrays_are_weighed_once_each():
@@ -162,12 +161,12 @@ def test_arrays_are_weighed_once_each():
     allocator = FenchelDualAllocator(bank, total_budget=1000, n_rounds=10, max_rollouts=2)
     counts = allocator.allocate()
     allocator.update(None, counts / 2, counts)
-    found = speed_process.arrays_of(allocator)
+    found = process.arrays_of(allocator)
     assert [size for name, size in found.items() if name.endswith("bank.evidence.outcomes")] == [
         bank.evidence.outcomes.nbytes
     ]
-    assert sum(found.values()) == sum(speed_process.arrays_of([allocator, bank, allocator]).values())
-    weight = speed_process.weigh(20_000)
+    assert sum(found.values()) == sum(process.arrays_of([allocator, bank, allocator]).values())
+    weight = process.weigh(20_000)
     assert sum(weight["arrays"].values()) == pytest.approx(weight["traced"], rel=0.05)
     assert len(weight["peaks"]) == 3
     assert min(weight["peaks"]) >= 1.0
@@ -177,75 +176,75 @@ def test_fresh_processes_report(monkeypatch):
     assert fresh("print('noise'); print([1])") == [1]
     with pytest.raises(SystemExit, match="ZeroDivisionError"):
         fresh("1 / 0")
-    numba, whole, compiled, first, second = fresh(speed_process.START.format(setup=""))
+    numba, whole, compiled, first, second = fresh(process.START.format(setup=""))
     assert 0.0 < numba < whole
     assert compiled == 0
     assert min(first, second) > 0.0
 
 
 def test_a_child_plays_rounds():
-    with speed_rounds.Child(64, CERO_ALLOC_THREADS="1") as child:
+    with rounds.Child(64, CERO_ALLOC_THREADS="1") as child:
         assert child.round() > 0.0
         assert child.round() > 0.0
 
 
 def test_peers_decide_the_same_problem():
-    p = speed_peers.rates_of(12)
+    p = peers.rates_of(12)
     budget = 8 * p.size
-    heap, sort, real = (solve(p, budget) for solve in (speed_peers.by_heap, speed_peers.by_sort, speed_peers.by_slsqp))
-    gain = 1.0 - np.exp(-np.arange(33)[:, None] * p * (1.0 - p) / speed_peers.TAU)
+    heap, sort, real = (solve(p, budget) for solve in (peers.by_heap, peers.by_sort, peers.by_slsqp))
+    gain = 1.0 - np.exp(-np.arange(33)[:, None] * p * (1.0 - p) / peers.TAU)
     assert sum(heap) == budget
     # No move of one rollout gains anything: the counts are the best.
     more = [gain[n + 1, i] - gain[n, i] if n < 32 else 0.0 for i, n in enumerate(heap)]
     less = [gain[n, i] - gain[n - 1, i] if n > 2 else np.inf for i, n in enumerate(heap)]
     assert max(more) <= min(less) + 1e-15
     assert sort.sum() == budget
-    problem = speed_peers.convex_problem(p, budget)
+    problem = peers.convex_problem(p, budget)
     problem.solve(solver="CLARABEL")
     a = 4.0 * p * (1.0 - p)
     assert float((a / (real - 1.0)).sum()) == pytest.approx(problem.value, rel=1e-5)
 
 
 def test_the_race_leaves_out_what_takes_too_long(monkeypatch):
-    monkeypatch.setattr(speed_peers, "PEERS", {
+    monkeypatch.setattr(peers, "PEERS", {
         "FenchelDualAllocator": (1, lambda n: lambda: 1e-3), "quick": (1, lambda n: lambda: 1e-6 * n),
         "slow": (2, lambda n: lambda: 1e-4 * n**2), "slower": (2, lambda n: lambda: 1e-2 * n**2),
     })  # fmt: skip
-    found = speed_peers.race(Scope(repeats=3), sizes=(10, 100, 1000), limit=2.0)
+    found = peers.race(Scope(repeats=3), sizes=(10, 100, 1000), limit=2.0)
     assert {name: {n: times.size for n, times in by_size.items()} for name, by_size in found.items()} == {
         "FenchelDualAllocator": {10: 3, 100: 3, 1000: 3}, "quick": {10: 3, 100: 3, 1000: 3}, "slow": {10: 3, 100: 1}, "slower": {10: 1},
     }  # fmt: skip
 
 
 def test_oracle_and_convex_peer_agree():
-    q = speed_solvers.values_of(200)
-    peer = speed_solvers.ConvexPeer(q)
+    q = solvers.values_of(200)
+    peer = solvers.ConvexPeer(q)
     peer.solve()
-    run = {"equal_share": speed_solvers.SHARE, "upper": speed_solvers.UPPER}
-    result = speed_solvers.OfflineOracle(speed_solvers.HEIGHT).solve(q, 200 * speed_solvers.SHARE, **run)
+    run = {"equal_share": solvers.SHARE, "upper": solvers.UPPER}
+    result = solvers.OfflineOracle(solvers.HEIGHT).solve(q, 200 * solvers.SHARE, **run)
     assert 0.0 <= peer.gap(result.optimum + result.gap) < 1e-6
 
 
 def test_the_papers_run_is_watched(monkeypatch):
-    small = {**speed_solvers.regret_sim.PAPER, "total_budget": 20 * 512, "n_rounds": 20}
-    monkeypatch.setattr(speed_solvers.regret_sim, "PAPER", small)
-    simulate = speed_solvers.regret_sim.simulate
-    rows = speed_solvers.simulation(ONCE, 300)
-    assert speed_solvers.regret_sim.simulate is simulate
+    small = {**paper.PAPER, "total_budget": 20 * 512, "n_rounds": 20}
+    monkeypatch.setattr(paper, "PAPER", small)
+    simulate = paper.simulate
+    rows = solvers.simulation(ONCE, 300)
+    assert paper.simulate is simulate
     assert len([row for row in rows if row.target == 0.4]) == 7  # six policies, and the plan of one
     assert [row.label for row in rows if not len(row.values)] == ["regret_sim.py as a whole, target 45 s"]
 
 
 def test_command_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(speed_peers, "PEERS", {"FenchelDualAllocator": (1, lambda n: lambda: 1e-3)})
-    monkeypatch.setitem(speed.SECTIONS, next(iter(speed.SECTIONS)), lambda scope: [Row("bad", [3.0], "x", 2.0)])
-    assert speed.main(["--quick", "--only", "1", "9", "--out", str(tmp_path)]) == 0  # a missed target is no failure
+    monkeypatch.setattr(peers, "PEERS", {"FenchelDualAllocator": (1, lambda n: lambda: 1e-3)})
+    monkeypatch.setitem(main.SECTIONS, next(iter(main.SECTIONS)), lambda scope: [Row("bad", [3.0], "x", 2.0)])
+    assert main.main(["--quick", "--only", "1", "9", "--out", str(tmp_path)]) == 0  # a missed target is no failure
     printed = capsys.readouterr().out
     assert "0 of 1 targets met" in printed
     assert {file.name for file in tmp_path.iterdir()} == {"speed.json", "speed.png"}
     for bad in (["--repeats", "0"], ["--only", "11"], ["--docs", "docs", "--quick"]):
         with pytest.raises(SystemExit):
-            speed.parse(bad)
+            main.parse(bad)
 
 
 def test_kernel_benchmarks_call_what_exists():
@@ -259,3 +258,23 @@ def test_kernel_benchmarks_call_what_exists():
                 cases = [{**case, "pool": arrays} for case in cases]
             for case in cases:
                 test(lambda call, *args, **kwargs: call(*args, **kwargs), **case)
+
+
+def test_two_trees_are_timed_in_turn(capsys):
+    source = str(Path(cero_alloc.__file__).parents[1])
+    arguments = ["--against", source, "--repeats", "1", "--only", "round, 64 prompts"]
+    assert against.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^Algorithm 1, round, 64 prompts +[\d.]+ [mu]?s +[\d.]+ [mu]?s +\d+\.\d\d ", printed, re.M)
+    assert "Slower by more than 5%" in printed
+
+
+@pytest.mark.parametrize("name", ["PilotCommit, round, 256 prompts", "read_log and replay, 500 lines"])
+def test_a_timing_is_positive(name):
+    assert timings.TIMINGS[name]()() > 0.0
+
+
+def test_a_tree_must_hold_the_package(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        against.main(["--against", str(tmp_path)])
+    assert "must be a folder that holds cero_alloc" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cero_alloc import BetaPosteriorBank, ResolvingAllocator, SaturatingUtility
-from cero_alloc.baselines import FixedPacing, Greedy, Uniform
+from cero_alloc.baselines import PEERS, FixedPacing, Greedy, Uniform
 from cero_alloc.replay import _outcomes as _replay_outcomes
 from cero_alloc.replay import _results
 from cero_alloc.replay import _settings as _replay_settings
@@ -211,7 +211,8 @@ def test_default_policies_are_ranked_and_play_every_round():
 def test_groups_are_of_like_size():
     # A cap meant for rules that choose counts must not become the group of those that deal one size.
     log = simulated_log()  # groups of 8, half of which a batch rule of one size can serve with 16
-    one_size = ("FenchelDualAllocator", "FixedPacing", "Greedy", "MoPPS", "GRESO", "BOTS")
+    selectors = [rule.__name__ for rule in PEERS if rule.kind == "selects"]
+    one_size = ("FenchelDualAllocator", "FixedPacing", "Greedy", *selectors)
     for offer, size in (("pool", 8), ("batch", 16)):
         policies = default_policies(log, offer=offer)
         run = {"total_budget": log.n_rollouts, "n_rounds": log.n_steps, "max_rollouts": 32, "seed": 0}

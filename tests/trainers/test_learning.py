@@ -12,18 +12,26 @@ pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 
 import torch
 
-import learning
-import learning_gradients
-import learning_transformer
-import learning_worlds
 from adapters.advantages import group_advantages
-from learning_dealing import Dealing, Run
-from learning_gpt import Replicas, log_likelihood, sample
-from learning_gradients import quality
-from learning_policies import CONTENDERS
-from learning_study import WORKERS
-from learning_tasks import BLANK, STOP, SYMBOLS, encode
-from learning_transformer import Adam, Size, load_starts, models, play, save_starts, success, train, warm_starts, world
+from studies.learning import gradients, main, transformer, worlds
+from studies.learning.dealing import Dealing, Run
+from studies.learning.gpt import Replicas, log_likelihood, sample
+from studies.learning.gradients import quality
+from studies.learning.policies import CONTENDERS
+from studies.learning.study import WORKERS
+from studies.learning.tasks import BLANK, STOP, SYMBOLS, encode
+from studies.learning.transformer import (
+    Adam,
+    Size,
+    load_starts,
+    models,
+    play,
+    save_starts,
+    success,
+    train,
+    warm_starts,
+    world,
+)
 
 pytestmark = pytest.mark.trainers
 
@@ -32,7 +40,7 @@ SIZE = Size(
     levels=(("early", 0.12), ("late", 0.2)),
 )  # fmt: skip
 RATE = 1e-2
-FEW = ("uniform", "FenchelDual", "random-matched", "Resolving .3", "DAPO", "clairvoyant", "Resolving 1, re-deal")
+FEW = ("uniform", "FenchelDual", "random-matched", "Resolving 0.3", "DAPO", "clairvoyant", "Resolving 1, re-deal")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -246,7 +254,7 @@ def test_a_round_in_which_nobody_deals(starts):
 
 
 def test_rewards_are_for_right_answers(starts):
-    runs = [run("DAPO", 0), run("Resolving .1", 1)]
+    runs = [run("DAPO", 0), run("Resolving 0.1", 1)]
     model = models("modular", SIZE, [0], "cpu")
     model.load([starts[seed]["late"] for seed in (0, 1)])
     worlds = [world("modular", SIZE.n_prompts, SIZE.warm_corpus, one.seed) for one in runs]
@@ -317,7 +325,7 @@ def test_warm_starts_are_the_first_looks_at_or_above_a_level(monkeypatch):
         looks.append((rates.mean(1), [model.state(i) for i in range(2)]))
         return rates
 
-    monkeypatch.setattr(learning_transformer, "success", recorded)
+    monkeypatch.setattr(transformer, "success", recorded)
     size = replace(SIZE, levels=tuple((f"{level:g}", level) for level in (*np.arange(0.0, 0.4, 0.01), 1.1)))
     found = warm_starts("modular", size, [0, 1], "cpu")
     assert len(looks) == 7
@@ -350,27 +358,27 @@ def test_worlds_share_no_prompt(task):
 def few(monkeypatch):
     """Fewer policies, and two tasks' worth of quick models."""
     kept = {name: CONTENDERS[name] for name in FEW}
-    for module in (learning_worlds, learning_gradients):
+    for module in (worlds, gradients):
         monkeypatch.setattr(module, "CONTENDERS", kept)
 
 
 def test_the_command_runs_resumes_and_measures_gradients(few, tmp_path, monkeypatch, capsys):
     arguments = ["--policy-model", "transformer", "--quick", "--jobs", "1", "--out", str(tmp_path)]
-    assert learning.main(arguments) == 0
+    assert main.main(arguments) == 0
     folder = tmp_path / "transformer-quick"
     before = (folder / "runs.jsonl").read_bytes()
     first = capsys.readouterr().out
-    for words in ("addition / hopeless; common", "sorting / middle; own", "POOLED nearly solved", "random-matched"):
+    for words in ("addition / unsolved; common", "sorting / middle; own", "POOLED nearly solved", "random-matched"):
         assert words in first
     assert len(list(folder.glob("start_*.pt"))) == 3 * 3  # tasks, and two fresh seeds and one for tuning
-    monkeypatch.setattr(learning_transformer, "train", None)  # whoever trains, fails
-    monkeypatch.setattr(learning_transformer, "warm_starts", None)
-    assert learning.main(arguments) == 0
+    monkeypatch.setattr(transformer, "train", None)  # whoever trains, fails
+    monkeypatch.setattr(transformer, "warm_starts", None)
+    assert main.main(arguments) == 0
     assert (folder / "runs.jsonl").read_bytes() == before
     assert capsys.readouterr().out == first
 
     measured = ["--size", "quick", "--seeds", "2", "--jobs", "1", "--out", str(tmp_path)]
-    assert learning_gradients.main(measured) == 0
+    assert gradients.main(measured) == 0
     assert "modular / nearly solved: gradients at the start, 2 seeds" in capsys.readouterr().out
     with (folder / "gradients.csv").open() as handle:
         rows = list(csv.DictReader(handle))

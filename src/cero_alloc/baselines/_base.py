@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Required, SupportsIndex, TypedDict
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Required, SupportsIndex, TypedDict
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from cero_alloc._solvers import ranking_kernels
 
 COUNTS = Field(must="be at least 0", holds=lambda counts, _: counts >= 0)  # an array of counts, or of weights
 _VISIT = 8  # default rollouts per visited prompt: the group size of most published runs
+
+
+Variants = Mapping[str, Mapping[str, Any]]
 
 
 class Run(TypedDict, total=False):
@@ -83,6 +87,9 @@ class Baseline(Allocator):
     ([0, 0, 8, 8], [0, 0, 5, 5])
     """
 
+    title: ClassVar[str] = ""  # the published name; "" where it is the name of the class
+    kind: ClassVar[Literal["counts", "selects", "waves", "paces"]] = "counts"  # what the rule decides
+    variants: ClassVar[Variants] = {"": {}}  # settings that are compared: name -> own arguments
     least_rollouts: int = 1  # of a visited prompt, as published
     takes_visits: ClassVar[bool] = True  # whether the rule uses rollouts_per_visit
     utility: SaturatingUtility = SaturatingUtility()  # of the certificate; a few rules also decide by it

@@ -87,6 +87,8 @@ class FixedPacing(FenchelDualAllocator):
     [4, 4, 4, 4]
     """
 
+    title = ""
+    kind = "paces"
     least_rollouts = 1
     takes_visits = False
 
@@ -146,6 +148,7 @@ class Greedy(Baseline):
     [2, 0]
     """
 
+    kind = "paces"
     takes_visits = False
 
     def __init__(
@@ -204,6 +207,7 @@ class Preset(Baseline):
     ([2, 0], [1, 1], [0, 0])
     """
 
+    kind = "paces"
     takes_visits = False
     FIELDS: ClassVar[dict[str, Field]] = {**Allocator.FIELDS, "_units": COUNTS}
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, SupportsIndex, Unpack
+from typing import ClassVar, Literal, SupportsIndex, Unpack
 
 import numpy as np
 
 from cero_alloc._checks import IntArray, error_text, integer, real
 from cero_alloc._evidence.bank import BetaPosteriorBank
 
-from ._base import Run, VisitRun
+from ._base import Run, Variants, VisitRun
 from ._waves import OpenRound, Waves
 
 
@@ -110,6 +110,8 @@ class ReinforceAda(Waves):
     (8, 8, 0)
     """
 
+    title = "Reinforce-Ada"
+    variants: ClassVar[Variants] = {"balanced": {}, "positive": {"exit": "positive"}}
     takes_visits = False
 
     def __init__(

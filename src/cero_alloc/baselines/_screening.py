@@ -86,6 +86,8 @@ class SpeedRL(TwoStage):
     ([4, 4], [20, 0])
     """
 
+    title = "SPEED-RL"
+
     def __init__(
         self,
         bank: BetaPosteriorBank,
@@ -139,6 +141,7 @@ class PilotCommit(TwoStage):
     ([8, 8], [0, 24])
     """
 
+    title = "Pilot-Commit"
     FIELDS: ClassVar[dict[str, Field]] = {**Waves.FIELDS, "_done": Field()}
 
     def __init__(

@@ -56,6 +56,7 @@ class MoPPS(Baseline):
     8
     """
 
+    kind = "selects"
     least_rollouts = 2
     FIELDS: ClassVar[dict[str, Field]] = {**Baseline.FIELDS, "_won": COUNTS, "_lost": COUNTS}
 
@@ -127,6 +128,7 @@ class GRESO(Baseline):
     [0, 0, 8, 8]
     """
 
+    kind = "selects"
     least_rollouts = 2
     FIELDS: ClassVar[dict[str, Field]] = {**Baseline.FIELDS, "_tally": Field(), "_runs": COUNTS, "_keep": COUNTS}
 
@@ -220,6 +222,7 @@ class BOTS(Baseline):
     [0, 0, 8]
     """
 
+    kind = "selects"
     least_rollouts = 2
     FIELDS: ClassVar[dict[str, Field]] = {
         **Baseline.FIELDS,

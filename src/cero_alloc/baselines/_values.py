@@ -11,7 +11,7 @@ from cero_alloc._checks import FloatArray, IntArray, error_text, integer, real
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._saving.state import Field
 
-from ._base import Baseline, RoundTally, VisitRun, size_of
+from ._base import Baseline, RoundTally, Variants, VisitRun, size_of
 from ._gaussian import GaussianProcess
 from ._separable import best_counts, share_ties
 
@@ -63,6 +63,7 @@ class KnapsackRL(Baseline):
     [2, 2, 2, 2, 4, 4, 4, 4]
     """
 
+    title = "Knapsack RL"
     least_rollouts = 2
 
     def __init__(self, bank: BetaPosteriorBank, *, min_samples: SupportsIndex = 8, **run: Unpack[VisitRun]) -> None:
@@ -153,6 +154,7 @@ class VIP(Baseline):
     [11, 5]
     """
 
+    variants: ClassVar[Variants] = {"RLOO": {}, "Dr. GRPO": {"estimator": "dr-grpo"}}
     FIELDS: ClassVar[dict[str, Field]] = {**Baseline.FIELDS, "_process": Field()}
 
     def __init__(
@@ -261,6 +263,7 @@ class CoBARL(Baseline):
     [2, 14]
     """
 
+    title = "CoBA-RL"
     least_rollouts = 2
     FIELDS: ClassVar[dict[str, Field]] = {
         **Baseline.FIELDS,

@@ -106,6 +106,7 @@ class Waves(Baseline):
     16
     """
 
+    kind = "waves"
     FIELDS: ClassVar[dict[str, Field]] = {
         **Baseline.FIELDS,
         "_round": Field(

@@ -169,7 +169,8 @@ def plot_lift(runs: Runs, ax: Axes | None = None) -> Axes:
         error = np.nan_to_num([mean - low, high - mean]) if len(results) > 1 else None
         ax.bar(place, mean, width, yerr=error, label=name, error_kw={"linewidth": 0.8}, **bars(i))
     ax.axhline(1.0, color="0.3", linewidth=0.8)
-    ax.set_xticks(bins, [f"{low:.1g}-{high:.1g}" for low, high in pairwise(MEAN_BINS)])
+    ends = [f"{edge:.1g}" for edge in MEAN_BINS]
+    ax.set_xticks(bins, [f"{low}-{high}" for low, high in pairwise(ends)])
     ax.set(xlabel="predicted success rate", ylabel="selection lift (1 = chance)")
     legend(ax)
     return ax

@@ -12,12 +12,10 @@ from cero_alloc._allocators.fenchel_dual import FenchelDualAllocator
 from cero_alloc._allocators.resolving import ResolvingAllocator
 from cero_alloc._checks import error_text, instance
 from cero_alloc._evidence.bank import BetaPosteriorBank
-from cero_alloc.baselines import BOTS, GRESO, PEERS, FixedPacing, Greedy, MoPPS, Uniform
+from cero_alloc.baselines import PEERS, FixedPacing, Greedy, Uniform
 
 from ._log import RolloutLog
 from ._results import UNIFORM, Offer
-
-_SELECTORS = (MoPPS, GRESO, BOTS)  # rules that choose prompts for groups of equal size
 
 
 def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Callable[..., Any]]:
@@ -69,7 +67,7 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch") -> dict[str, Ca
         "FenchelDualAllocator": partial(_capped, FenchelDualAllocator, one_size, visits=visits),
         **{cls.__name__: partial(_capped, cls, one_size) for cls in (FixedPacing, Greedy)},
         UNIFORM: partial(peer, Uniform, per_visit if offer == "pool" else None),  # None: every prompt of a batch
-        **{cls.__name__: partial(peer, cls, one_size if cls in _SELECTORS else per_visit) for cls in PEERS},
+        **{cls.__name__: partial(peer, cls, one_size if cls.kind == "selects" else per_visit) for cls in PEERS},
     }
 
 

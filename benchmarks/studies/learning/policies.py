@@ -1,0 +1,202 @@
+"""The allocators of the learning studies: one roster for all policy models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cero_alloc import (
+    BetaPosteriorBank,
+    FenchelDualAllocator,
+    ResolvingAllocator,
+    SaturatingUtility,
+    training_allocator,
+)
+from cero_alloc.baselines import DAPO, VIP, Greedy, KnapsackRL, MoPPS, RandomMatched, Uniform
+from cero_alloc.simulation import epoch_batches
+
+FORGETTING = 0.98  # per round, of every rule that learns from the bank: evidence ages while a policy learns
+PER_VISIT = 8  # rollouts of a visited prompt, unless a rule chooses counts
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The horizon of a run: equal for all policies."""
+
+    n_prompts: int
+    n_rounds: int
+    rollouts: int  # per round
+    seed: int
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Arguments that every allocator takes."""
+        return {"total_budget": self.rollouts * self.n_rounds, "n_rounds": self.n_rounds, "seed": self.seed}
+
+    @property
+    def batches(self) -> list[npt.NDArray[np.int64]]:
+        """Batches of a data loader, one per round, for policies that re-deal them."""
+        batch = self.rollouts // PER_VISIT
+        epochs = -(-self.n_rounds * batch // self.n_prompts)
+        return epoch_batches(self.n_prompts, batch, epochs, seed=[self.seed, 4])[: self.n_rounds]
+
+    @property
+    def visits(self) -> int:
+        """Offers per prompt where a loader brings batches, rounded down."""
+        return self.rollouts * self.n_rounds // (PER_VISIT * self.n_prompts)
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One row of the tables.
+
+    Attributes
+    ----------
+    build : callable
+        Takes a :class:`Plan`, and for random-matched the schedule to match.
+    mode : {"select", "re-deal"}
+        What is on offer: the whole pool, or the batches of a loader.
+    exact : bool
+        Whether every round has the same total; Algorithm 1 paces itself.
+    weighting : {"rollout", "prompt", "importance"}
+        Of the gradient.
+    mixed_only : bool
+        Whether groups without both outcomes leave the mean, as in DAPO.
+    matches : str
+        Contender whose counts are played, for random-matched.
+    """
+
+    build: Callable[..., Any]
+    mode: Literal["select", "re-deal"] = "select"
+    exact: bool = True
+    weighting: str = "rollout"
+    mixed_only: bool = False
+    matches: str = ""
+
+
+class Clairvoyant:
+    """Draws prompts without replacement in proportion to p (1 - p), as it was last told them."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._rng = np.random.default_rng([plan.seed, 11])
+        self._rates = np.full(plan.n_prompts, 0.5)
+
+    def observe_rates(self, rates: npt.NDArray[np.float64]) -> None:
+        """Take the true success rates; shape (n_prompts,)."""
+        self._rates = rates
+
+    def allocate(self, prompt_ids: Any = None, budget: int = 0, *, exact: bool = True) -> npt.NDArray[np.int64]:
+        """Return groups of 8 for the prompts drawn (exponential races)."""
+        worth = np.maximum(self._rates * (1.0 - self._rates), 1e-12)
+        first = np.argsort(self._rng.exponential(size=worth.size) / worth)[: budget // PER_VISIT]
+        counts = np.zeros(worth.size, dtype=np.int64)
+        counts[first] = PER_VISIT
+        return counts
+
+    def update(self, prompt_ids: Any, successes: Any, rollouts: Any) -> None:
+        """Do nothing: the rates are known."""
+
+
+def bank(plan: Plan, forgetting: float = FORGETTING) -> BetaPosteriorBank:
+    """Return a bank without evidence, its prior flat."""
+    return BetaPosteriorBank(plan.n_prompts, forgetting=forgetting)
+
+
+def resolving(plan: Plan, saturation: float, scaling: Any = "rate", **settings: Any) -> ResolvingAllocator:
+    """Return a re-solving allocator that selects groups of 8."""
+    forgetting = settings.pop("forgetting", FORGETTING)
+    settings = {"min_rollouts": PER_VISIT, "max_rollouts": PER_VISIT, **settings}
+    utility = SaturatingUtility(saturation=saturation, scaling=scaling)
+    return ResolvingAllocator(bank(plan, forgetting), utility=utility, **settings, **plan.shared)
+
+
+def training(plan: Plan, saturation: float | None = None) -> ResolvingAllocator:
+    """Return what training_allocator returns, or the same with another saturation."""
+    changed = {} if saturation is None else {"utility": SaturatingUtility(saturation=saturation, scaling="height")}
+    return training_allocator(plan.n_prompts, rollouts_per_visit=PER_VISIT, **changed, **plan.shared)
+
+
+def algorithm_1(plan: Plan, forgetting: float) -> FenchelDualAllocator:
+    """Return Algorithm 1 with the paper's units, 4 rollouts, two at most, and its capacity, 33/32 of the even pace."""
+    capacity = plan.rollouts + max(4, plan.rollouts // 32 // 4 * 4)
+    return FenchelDualAllocator(
+        bank(plan, forgetting), unit_size=4, max_rollouts=8, round_capacity=capacity, **plan.shared
+    )
+
+
+def _groups(rule: Any) -> Callable[[Plan], Any]:
+    """Return a builder of a rule that gives every visited prompt 8 rollouts."""
+    return lambda plan: rule(bank(plan), max_rollouts=PER_VISIT, rollouts_per_visit=PER_VISIT, **plan.shared)
+
+
+def _counts(rule: Any, **settings: Any) -> Callable[[Plan], Any]:
+    """Return a builder of a rule that distributes a batch over its prompts."""
+    return lambda plan: rule(bank(plan), max_rollouts=4 * PER_VISIT, **settings, **plan.shared)
+
+
+CONTENDERS = {
+    "uniform": Contender(_groups(Uniform)),
+    "FenchelDual": Contender(lambda plan: algorithm_1(plan, 1.0), exact=False),
+    "FenchelDual, forgetting 0.98": Contender(lambda plan: algorithm_1(plan, FORGETTING), exact=False),
+    "random-matched": Contender(
+        lambda plan, schedule: RandomMatched(bank(plan), schedule, unit_size=4, seed=plan.seed),
+        exact=False,
+        matches="FenchelDual",
+    ),
+    "Resolving 1": Contender(lambda plan: resolving(plan, 1.0)),
+    "Resolving 0.3": Contender(lambda plan: resolving(plan, 0.3)),
+    "Resolving 0.1": Contender(lambda plan: resolving(plan, 0.1)),
+    "spread 0.3": Contender(lambda plan: resolving(plan, 0.3, order="spread")),
+    "training": Contender(training),
+    **{f"training, height {v:g}": Contender(partial(training, saturation=v)) for v in (0.25, 0.5, 2.0)},
+    "training, importance weights": Contender(training, weighting="importance"),
+    "greedy": Contender(lambda plan: Greedy(bank(plan), max_rollouts=PER_VISIT, **plan.shared)),
+    "Knapsack RL": Contender(_counts(KnapsackRL)),
+    "Knapsack RL, prompt weights": Contender(_counts(KnapsackRL), weighting="prompt"),
+    "VIP": Contender(_counts(VIP)),
+    "MoPPS": Contender(_groups(MoPPS)),
+    "DAPO": Contender(_counts(DAPO), exact=False, mixed_only=True),
+    "clairvoyant": Contender(Clairvoyant),
+    "Resolving 1, re-deal": Contender(
+        lambda plan: resolving(plan, 1.0, min_rollouts=2, max_rollouts=4 * PER_VISIT, visits=plan.visits),
+        mode="re-deal",
+    ),
+}
+
+# What the settings vary, one at a time.
+BASE: dict[str, Any] = {"saturation": 1.0, "scaling": "height", "order": "spread", "fit_every": 31}
+
+
+def _varied(**changes: Any) -> Contender:
+    return Contender(lambda plan: resolving(plan, **{**BASE, **changes}))
+
+
+SETTINGS = {
+    "uniform": CONTENDERS["uniform"],
+    "base": _varied(),
+    **{f"saturation {v:g}": _varied(saturation=v) for v in (0.15, 0.25, 0.5, 2.0)},
+    **{f"rate scaling, saturation {v:g}": _varied(scaling="rate", saturation=v) for v in (0.1, 0.3, 1.0)},
+    **{f"forgetting {v:g}": _varied(forgetting=v) for v in (0.9, 0.95, 0.99, 1.0)},
+    "fit every 8": _varied(fit_every=8),
+    "no fit": _varied(fit_every=None),
+    **{f"exploration {v:g}": _varied(exploration=v) for v in (0.5, 1.0)},
+    **{f"coverage {v}": _varied(coverage=v) for v in (24, 48)},
+    "order best": _varied(order="best"),
+    "order best, rate 0.1": _varied(order="best", scaling="rate", saturation=0.1),
+    "front load 2": _varied(front_load=2.0),
+    "groups of 4": _varied(min_rollouts=4, max_rollouts=4),
+    "groups of 16": _varied(min_rollouts=16, max_rollouts=16),
+    "re-deal": Contender(
+        lambda plan: resolving(
+            plan, 1.0, "height", fit_every=31, min_rollouts=2, max_rollouts=4 * PER_VISIT, visits=plan.visits
+        ),
+        mode="re-deal",
+    ),
+}
+
+ALL = {**SETTINGS, **CONTENDERS}

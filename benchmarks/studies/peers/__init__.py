@@ -1,0 +1,1 @@
+"""All policies at equal rollouts (peers.py)."""

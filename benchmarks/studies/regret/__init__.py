@@ -1,0 +1,1 @@
+"""Regret of Algorithm 1 against its optimum and its bound (regret_sim.py)."""

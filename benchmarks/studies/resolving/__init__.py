@@ -1,0 +1,1 @@
+"""The re-solving allocator and the fitted prior (resolving_sim.py, overview.py)."""

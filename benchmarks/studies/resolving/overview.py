@@ -1,0 +1,112 @@
+"""Draw the first picture of the README: rollouts per prompt by success rate, and regret by epochs.
+
+1,000 prompts with success rates from Beta(0.6, 0.6), unknown to the policies, are offered in batches of 50 with 8 rollouts per
+visit on average. The runs are those of part 3 of ``resolving_sim.py``, and the table here repeats their figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cero_alloc import OfflineOracle, SaturatingUtility
+from studies.common.parallel import execute
+from studies.common.pictures import without_screen
+from studies.common.tables import spread, table
+from studies.resolving import sizes
+from studies.resolving.learnt import learnt_results
+
+NAMES = {"uniform": "uniform", "FenchelDual": "Algorithm 1", "Resolving, flat": "re-solving"}
+SHOWN = 8  # epochs of the left panel
+BINS = 20  # of the success rate
+
+
+class Run(NamedTuple):
+    """One policy's run on one pool."""
+
+    policy: str
+    epochs: int
+    regret: float  # % of the optimum
+    rates: np.ndarray  # success rate per prompt
+    rollouts: np.ndarray  # dealt to each prompt
+
+
+def runs(seed: int, epochs: int) -> list[Run]:
+    """Return every policy's regret and rollouts on one pool."""
+    return [
+        Run(NAMES[name], epochs, 100.0 * run.regret * sizes.M / run.optimum, pool.rates[0], run.exposure)
+        for name, pool, run in learnt_results(seed, "height", epochs, NAMES)
+    ]
+
+
+def optimum(rates: np.ndarray) -> np.ndarray:
+    """Return the rollouts per prompt that are best for known rates, in the epochs of the left panel."""
+    oracle = OfflineOracle(SaturatingUtility(scaling="height"))
+    share, values = sizes.PER_VISIT * SHOWN, rates * (1.0 - rates)
+    return oracle.solve(values, share * sizes.M, equal_share=share, upper=SHOWN * sizes.MOST).allocation
+
+
+def draw(done: list[Run], path: Path) -> None:
+    """Draw the mean rollouts per prompt by success rate, and regret by epochs."""
+    pyplot = without_screen()
+
+    from cero_alloc.plotting import COLORS, DASHES, plot_epochs
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(7.2, 2.9), layout="constrained")
+    shown = {name: [run for run in done if (run.policy, run.epochs) == (name, SHOWN)] for name in NAMES.values()}
+    edges = np.linspace(0.0, 1.0, BINS + 1)
+    middles = (edges[1:] + edges[:-1]) / 2.0
+
+    def curve(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        rates, rollouts = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        place = np.minimum((rates * BINS).astype(np.int64), BINS - 1)
+        return np.bincount(place, rollouts, BINS) / np.bincount(place, minlength=BINS)
+
+    left.plot(
+        middles,
+        curve([(run.rates, optimum(run.rates)) for run in shown["uniform"]]),  # all policies have the same pools
+        color="0.55",
+        linewidth=3.5,
+        label="best, rates known",
+    )
+    for i, runs_of_one in enumerate(shown.values()):
+        left.plot(
+            middles, curve([(run.rates, run.rollouts) for run in runs_of_one]), color=COLORS[i], linestyle=DASHES[i]
+        )
+    left.set(xlabel="success rate of the prompt", ylabel="rollouts per prompt", xlim=(0, 1), ylim=(0, None))
+    left.set_title(f"where the rollouts go ({SHOWN} epochs)", fontsize="medium")
+    plot_epochs(sizes.EPOCHS, {name: regrets(done, name) for name in NAMES.values()}, right)
+    right.get_legend().remove()
+    right.set_title("what is missed of the optimum", fontsize="medium")
+    handles, labels = right.get_legend_handles_labels()
+    known, known_label = left.get_legend_handles_labels()
+    figure.legend(known + handles, known_label + labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=160)
+    pyplot.close(figure)
+
+
+def regrets(done: list[Run], name: str) -> np.ndarray:
+    """Return one policy's regret in percent; shape (n_seeds, n_epochs)."""
+    return np.array(
+        [[run.regret for run in done if (run.policy, run.epochs) == (name, epochs)] for epochs in sizes.EPOCHS]
+    ).T
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run, print the table, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10, help="seeds (default %(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("overview.png"), help="the picture (default %(default)s)")
+    options = parser.parse_args(argv)
+    seeds = range(sizes.FIRST_SEED, sizes.FIRST_SEED + options.seeds)
+    tasks = [partial(runs, seed, epochs) for epochs in reversed(sizes.EPOCHS) for seed in seeds]
+    done = execute({"runs": tasks}, options.jobs)["runs"]
+    rows = [[name, *(spread(column, 1) for column in regrets(done, name).T)] for name in NAMES.values()]
+    table("Regret, % of the optimum", ["policy", *(f"E = {epochs}" for epochs in sizes.EPOCHS)], rows)
+    draw(done, options.out)
