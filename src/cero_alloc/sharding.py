@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import checkpoint
-from ._allocators.dual import SlopeStep, counts_of, leaders, next_price, play_round, step_sizes
+from ._allocators.dual import SlopeStep, next_price, step_sizes
 from ._allocators.metrics import ledger_metrics
 from ._budget.horizon import Horizon
 from ._budget.ledger import RolloutLedger, require_refundable
@@ -21,6 +21,7 @@ from ._evidence.ids import PromptIndex, tie_ranks
 from ._objective.utility import SaturatingUtility
 from ._saving.saved import OwnLock, Saved, locked
 from ._saving.state import State, check_array, is_of
+from ._solvers.ranking import counts_of, deal_round, leaders
 
 __all__ = ["PoolShard", "ShardedAllocator", "in_process"]
 
@@ -519,7 +520,10 @@ class ShardedAllocator(OwnLock, Saved):
         if self._catch_up and not exact:
             later = (self.ledger.rounds_left - 1) * self.ledger.reach(h.n_prompts)
             due = min(cap, self.ledger.units_left - later)
-        played = play_round(slopes, ties, self._price, self.ledger, cap, h.n_prompts * h.max_units, due, exact=exact)
+        played = deal_round(
+            slopes, ties, self._price, max_units=h.max_units, left=self.ledger.units_left, cap=cap,
+            most=h.n_prompts * h.max_units, due=due, exact=exact,
+        )  # fmt: skip
         self._proposed, self._batch_price = played.proposed, played.cleared
         proposal, units = np.zeros_like(rows), np.zeros_like(rows)
         proposal[played.places] = counts_of(played.places, played.proposed, h.max_units)

@@ -16,9 +16,8 @@ from cero_alloc import (
     ResolvingAllocator,
     SaturatingUtility,
 )
-from cero_alloc._allocators.dual import counts_of, play_round
-from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._solvers import threads as _threads
+from cero_alloc._solvers.ranking import counts_of, deal_round
 from helpers.jit import either
 from speed_process import arrays_of
 from twins import naive
@@ -891,11 +890,10 @@ def test_the_certificate_of_a_run_in_tokens():
 
 def played(key, tie, threshold, max_units, cap, budget):
     """What a round proposes and deals, as the twin tells it; below 0 the threshold is that of an exact round."""
-    ledger = RolloutLedger.plan(len(key), total_budget=1, n_rounds=1, unit_size=1, max_rollouts=max_units)
-    ledger.left = budget
-    result = play_round(
-        np.array(key), np.array(tie, dtype=np.int32), threshold, ledger, cap, 1000, 0, exact=threshold < 0
-    )
+    result = deal_round(
+        np.array(key), np.array(tie, dtype=np.int32), threshold, max_units=max_units, left=budget, cap=cap, most=1000,
+        exact=threshold < 0,
+    )  # fmt: skip
     proposal, counts = np.zeros((2, len(key)), dtype=np.int64)
     proposal[result.places] = counts_of(result.places, result.proposed, max_units)
     counts[result.paid] = counts_of(result.paid, result.dealt, max_units)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cero_alloc import OfflineOracle, SaturatingUtility
-from cero_alloc._solvers.remaining import Remaining, clear
+from cero_alloc._solvers.price import clear
+from cero_alloc._solvers.remaining import Remaining
 from helpers import kernels
 from twins import naive
 

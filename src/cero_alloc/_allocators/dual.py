@@ -1,97 +1,20 @@
-"""One round of Algorithm 1: what is dealt, and where slopes and price go; the same for a whole pool and for shards."""
+"""The dual step of Algorithm 1, for a whole pool and for shards: where slopes and price go after a round."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import NamedTuple
 
 import numpy as np
 
 from cero_alloc._budget.horizon import Horizon
 from cero_alloc._budget.ledger import RolloutLedger
-from cero_alloc._checks import FloatArray, IntArray, TieArray, error_text, real
+from cero_alloc._checks import FloatArray, IntArray, error_text, real
 from cero_alloc._evidence.bank import BLOCK, BetaPosteriorBank
 from cero_alloc._objective.utility import SaturatingUtility
-from cero_alloc._solvers import ranking_kernels
 from cero_alloc._solvers.threads import in_stretches
 
 from . import slopes_kernels
-
-
-class Round(NamedTuple):
-    """What a round proposes and what the budget covers of it: ``max_units`` units for each place, what is left for the last."""
-
-    places: IntArray  # positions among those on offer
-    proposed: int  # units
-    paid: IntArray  # positions
-    dealt: int  # units
-    cleared: float  # slope of the last prompt dealt where the round's total binds, else the price
-
-
-def play_round(
-    key: FloatArray, tie: TieArray, price: float, ledger: RolloutLedger, cap: int, most: int, due: int, *, exact: bool
-) -> Round:
-    """Rank the candidates and deal.
-
-    Parameters
-    ----------
-    key, tie : numpy.ndarray, shape (n_candidates,)
-        Slopes and tie ranks; at least the ``cap`` units' worth of prompts that rank first.
-    price : float
-        Normalised price.
-    ledger : RolloutLedger
-        Knows the budget left.
-    cap, most : int
-        Units that this round may propose, and that all prompts on offer could take.
-    due : int
-        Units to deal at least, past the price if need be (catch-up); 0 for none.
-    exact : bool
-        Deal ``cap`` units, whatever the signs of the margins.
-    """
-    max_units, left = ledger.horizon.max_units, ledger.units_left
-    threshold = -1.0 if exact else price  # slopes are never negative: below 0 everybody is in
-    places = leaders(key, tie, threshold, -(-cap // max_units))
-    proposed = min(cap, places.size * max_units)
-    paid, dealt = places, min(proposed, left)
-    if due > dealt:  # the same ranking, further down; the dual step still sees the proposal
-        paid = leaders(key, tie, -1.0, -(-due // max_units))
-        dealt = min(due, paid.size * max_units)
-    elif dealt < proposed:
-        paid = _first(key, tie, places.copy(), -(-dealt // max_units))
-    bound = exact or dealt != proposed or dealt == cap < most
-    return Round(places, proposed, paid, dealt, float(key[paid[-1]]) if bound and dealt else price)
-
-
-def leaders(key: FloatArray, tie: TieArray, threshold: float, k: int) -> IntArray:
-    """Return the positions of the k largest keys above a threshold, equal ones by tie rank, the k-th last."""
-
-    def some(start: int, stop: int) -> IntArray:
-        order = np.empty(min(stop - start, 2 * k), dtype=np.int64)
-        found = ranking_kernels.rank(key[start:stop], tie[start:stop], threshold, k, order)
-        return order[:found] + start
-
-    parts = in_stretches(some, key.size)
-    if len(parts) == 1:
-        return parts[0]
-    return _first(key, tie, np.concatenate(parts), k)
-
-
-def _first(key: FloatArray, tie: TieArray, places: IntArray, k: int) -> IntArray:
-    """Return the first k of these places in rank, the k-th last; permutes them."""
-    k = min(k, places.size)
-    if k:
-        ranking_kernels.select(key, tie, places, places.size, k)
-    return places[:k]
-
-
-def counts_of(places: IntArray, total: int, max_units: int) -> IntArray:
-    """Return the units of each place: ``max_units``, and what is left of the total for the last."""
-    units = np.empty(places.size, dtype=np.int64)
-    units.fill(max_units)  # np.full costs several times as much where few are dealt
-    if units.size:
-        units[-1] = total - (units.size - 1) * max_units
-    return units
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,10 @@ from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
 from cero_alloc._saving.state import check_array, require
 from cero_alloc._solvers import ranking_kernels
+from cero_alloc._solvers.ranking import counts_of, deal_round
 
 from .base import RolloutRun, spread
-from .dual import SlopeStep, counts_of, next_price, play_round, step_sizes
+from .dual import SlopeStep, next_price, step_sizes
 
 
 class FenchelDualAllocator(RolloutRun):
@@ -302,13 +303,15 @@ class FenchelDualAllocator(RolloutRun):
         due = 0
         if self._catch_up and not exact:
             due = min(cap, self.ledger.units_left - self._reserve(rows, size))
-        played = play_round(key, tie, self._price, self.ledger, cap, size * self.horizon.max_units, due, exact=exact)
+        max_units = self.horizon.max_units
+        played = deal_round(
+            key, tie, self._price, max_units=max_units, left=self.ledger.units_left, cap=cap, most=size * max_units,
+            due=due, exact=exact,
+        )  # fmt: skip
         self._open = (rows, size, played.places, played.proposed)
         self._batch_price = played.cleared
         self.bank.tick()
-        return self.ledger.open_round(
-            rows, size, played.paid, counts_of(played.paid, played.dealt, self.horizon.max_units)
-        )
+        return self.ledger.open_round(rows, size, played.paid, counts_of(played.paid, played.dealt, max_units))
 
     def _when_set(self, name: str) -> Any:
         return () if name == "_open" else super()._when_set(name)

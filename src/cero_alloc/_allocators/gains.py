@@ -10,7 +10,7 @@ from cero_alloc._budget.horizon import Horizon
 from cero_alloc._checks import FloatArray, IntArray
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._objective.utility import SaturatingUtility
-from cero_alloc._solvers.remaining import Clearing, clear
+from cero_alloc._solvers.price import Clearing, clear
 
 from . import gains_kernels
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import exp, sqrt
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,23 +12,14 @@ from cero_alloc._objective import kernels
 from cero_alloc._objective.utility import SaturatingUtility
 
 from . import ranking_kernels, tables_kernels, units_kernels
+from .price import FREE, LEAST, MOST, Clearing, clear
 from .units import Units
 
-_TOLERANCE = 1e-13  # of the budget
-_MAX_PASSES = 400  # passes over the pool; 2 to 6 are usual
+__all__ = ["Clearing", "Remaining"]
+
 _FIRST = 4096  # prompts
-_LEAST, _MOST = 5e-324, 1e300  # prices
-_FREE = 1e-290  # what is not wanted at this price is worth nothing
 _ROUNDING = 1e-12  # of exposure: no demand
 _TOLD_APART = 1e-250  # price from which on logarithms tell gains apart
-
-
-class Clearing(NamedTuple):
-    """Where demand meets a budget: between two prices, next to each other where demand jumps, else equal."""
-
-    low: float  # demand is at least the budget
-    high: float  # demand is at most the budget
-    share: float  # of the demand that appears between the two, what the budget covers
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +67,7 @@ class Remaining:
 
         most = float((self.cost * self.room).sum())
         if self.utility.shape == "capped-linear" and most > self.budget:
-            if demand(_FREE)[0] <= self.budget:
+            if demand(FREE)[0] <= self.budget:
                 return Clearing(0.0, 0.0, 1.0)
             jump = self._jump()
             for width in (2.0**-52, 2.0**-51):  # rounding moves a step by a bit or two
@@ -137,11 +126,11 @@ class Remaining:
     def _bisected(self, budget: int, price: float, tie: TieArray) -> tuple[IntArray, float]:
         """Return the same by bisection: where logarithms do not tell gains apart, or too many are the same."""
         high = np.empty(self.q.size, dtype=np.int64)
-        total = self._units_at(_LEAST, high)
+        total = self._units_at(LEAST, high)
         if total <= budget:
             return high, 0.0
         low = high.copy()
-        lo, hi, over, under = self._bracket(min(max(price, _LEAST), _MOST), budget, low, high)
+        lo, hi, over, under = self._bracket(min(max(price, LEAST), MOST), budget, low, high)
         while over > budget > under and int((low - high).max()) > 1:
             middle = sqrt(lo) * sqrt(hi)
             if not lo < middle < hi:
@@ -181,16 +170,16 @@ class Remaining:
         over = under = total
         high[:] = low
         step = 1e-4
-        while over < budget and lo > _LEAST:
+        while over < budget and lo > LEAST:
             hi, under = lo, over
             high[:] = low
-            lo = max(_LEAST, lo * exp(-step))
+            lo = max(LEAST, lo * exp(-step))
             over = self._units_at(lo, low)
             step = min(8.0 * step, 600.0)
-        while under > budget and hi < _MOST:
+        while under > budget and hi < MOST:
             lo, over = hi, under
             low[:] = high
-            hi = min(_MOST, hi * exp(step))
+            hi = min(MOST, hi * exp(step))
             under = self._units_at(hi, high)
             step = min(8.0 * step, 600.0)
         if under == budget:
@@ -218,43 +207,3 @@ class Remaining:
         tables_kernels.level(z.astype(np.int64), units, low[rows], np.ones(1), 0, np.argsort(tie[rows]), float(missing))
         high[rows] = units
         return high, float(gain.min())
-
-
-def clear(
-    demand: Callable[[float], tuple[float, float]], budget: float, most: float, guess: float, width: float = 4e-16
-) -> Clearing:
-    """Find where a falling demand, ``most`` at price 0, meets the budget: Newton in log(price), bisection as a guard.
-
-    ``demand`` returns what is taken at a price and its pull, minus the derivative by log(price), 0 where it jumps. A
-    jump is bracketed to a relative ``width``, by chords and bisection in turn.
-    """
-    if most <= budget:
-        return Clearing(0.0, 0.0, 1.0)
-    lo, hi, over, under = 0.0, np.inf, most, 0.0
-    price = guess if _LEAST < guess < _MOST else 1.0
-    stride = 2.0
-    for trial in range(_MAX_PASSES):
-        total, pull = demand(price)
-        if abs(total - budget) <= _TOLERANCE * budget:
-            return Clearing(price, price, 1.0)
-        if total > budget:
-            lo, over = price, total
-        else:
-            hi, under = price, total
-        if lo == 0.0 and hi < _FREE:
-            return Clearing(0.0, 0.0, 1.0)  # nobody wants the rest
-        if lo > 0.0 and hi < np.inf and hi - lo <= width * hi:
-            break
-        fresh = 0.0
-        if pull > 0.0 and trial % 8 < 7:
-            fresh = price * exp(min(max((total - budget) / pull, -100.0), 100.0))
-        elif trial % 2 and lo > 0.0 and hi < np.inf:
-            fresh = lo * (hi / lo) ** ((over - budget) / (over - under))
-        if not lo < fresh < hi:
-            if lo > 0.0 and hi < np.inf:
-                fresh = sqrt(lo) * sqrt(hi)
-            else:
-                fresh = price * stride if lo > 0.0 else price / stride
-                stride = min(stride * stride, 1e30)
-        price = fresh
-    return Clearing(lo, hi, (budget - under) / (over - under))

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._allocators.base import spread
-from cero_alloc._allocators.dual import counts_of
 from cero_alloc._allocators.fenchel_dual import FenchelDualAllocator
 from cero_alloc._budget import kernels
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integers, multiple, plain_array
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
+from cero_alloc._solvers.ranking import counts_of
 
 from . import _kernels
 from ._base import Baseline, Run
