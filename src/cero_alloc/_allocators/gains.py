@@ -48,23 +48,23 @@ class Scores:
     def of_exposure(self, q: FloatArray, z: FloatArray, w: FloatArray) -> FloatArray:
         """Return the gains of U(z + w n) / w."""
         gains = np.empty((q.size, self.horizon.max_units))
-        gains_kernels.score_gains(q, z, w, self.horizon.equal_share_units, *self.utility.codes, gains)
+        gains_kernels.score_gains(q, z, w, self.horizon.equal_share_units, self.utility.codes, gains)
         return gains
 
     def of_group(self, rows: IntArray | None) -> FloatArray:
         """Return the gains of the group signal."""
         signal = self._signal(rows)
         gains = np.empty((signal[0].size, self.horizon.max_units))
-        gains_kernels.group_gains(*signal, self.horizon.unit_size, gains)
+        gains_kernels.group_gains(signal, self.horizon.unit_size, gains)
         return gains
 
     def clear_groups(self, left: FloatArray, cost: FloatArray, min_units: int, budget: float, guess: float) -> Clearing:
         """Return where the group signal of all remaining visits meets the budget."""
-        signal, stride = self._signal(None), int(cost.size > 1)
+        signal = self._signal(None)
         g, max_units = self.horizon.unit_size, self.horizon.max_units
 
         def demand(price: float) -> tuple[float, float]:
-            return gains_kernels.remaining_groups(price, *signal, left, cost, stride, g, min_units, max_units), 0.0
+            return gains_kernels.remaining_groups(price, signal, left, cost, g, min_units, max_units), 0.0
 
         return clear(demand, budget, float((cost * left).sum()) * max_units, guess, width=_WIDTH)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 _TOLERANCE = 1e-13  # of the budget
 _MAX_PASSES = 400  # evaluations of the demand, each a pass over the pool; 2 to 6 are usual
-LEAST, MOST = 5e-324, 1e300  # prices
+LEAST, _MOST = 5e-324, 1e300  # prices
 FREE = 1e-290  # what is not wanted at this price is worth nothing
 
 
@@ -41,7 +41,7 @@ def clear(
     if most <= budget:
         return Clearing(0.0, 0.0, 1.0)
     lo, hi, over, under = 0.0, inf, most, 0.0
-    price = guess if LEAST < guess < MOST else 1.0
+    price = guess if LEAST < guess < _MOST else 1.0
     stride = 2.0
     for trial in range(_MAX_PASSES):
         total, pull = demand(price)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from cero_alloc._numba import kernel
+from cero_alloc._objective.kernels import draw
 
 
 @kernel
@@ -25,9 +26,8 @@ def select(key, tie, order, size, k):
     lo, hi, target = 0, size - 1, k - 1
     state = np.uint64(size)
     while lo < hi:
-        # A scrambled pivot: sorted, reversed or organ-pipe pools must not become quadratic.
-        state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
-        at = lo + np.int64((state >> np.uint64(33)) % np.uint64(hi - lo + 1))
+        state, pick = draw(state, hi - lo + 1)
+        at = lo + pick
         pivot = order[at]
         order[at] = order[hi]
         border = lo

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import exp, sqrt
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,15 +10,14 @@ from cero_alloc._checks import FloatArray, IntArray, TieArray
 from cero_alloc._objective import kernels
 from cero_alloc._objective.utility import SaturatingUtility
 
-from . import ranking_kernels, tables_kernels, units_kernels
-from .price import FREE, LEAST, MOST, Clearing, clear
+from . import units_kernels
+from .price import FREE, LEAST, Clearing, clear
 from .units import Units
 
 __all__ = ["Clearing", "Remaining"]
 
 _FIRST = 4096  # prompts
 _ROUNDING = 1e-12  # of exposure: no demand
-_TOLD_APART = 1e-250  # price from which on logarithms tell gains apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +55,10 @@ class Remaining:
 
     def clear(self, guess: float) -> Clearing:
         """Return where demand meets the budget, price 0 where the budget covers everything; search from ``guess``."""
-        stride = int(self.cost.size > 1)
+        problem, codes = (self.q, self.z, self.room, self.cost), self.utility.codes
 
         def demand(price: float) -> tuple[float, float]:
-            total, pull = units_kernels.remaining_demand(
-                price, self.q, self.z, self.room, self.cost, stride, self.share, *self.utility.codes
-            )
+            total, pull = units_kernels.remaining_demand(price, problem, self.share, codes)
             return total, pull
 
         most = float((self.cost * self.room).sum())
@@ -106,104 +102,25 @@ class Remaining:
         return float(steepest[order[min(place, order.size - 1)]])
 
     def units(self, price: float, tie: TieArray) -> tuple[IntArray, float]:
-        """Return the best whole units per prompt, costs being equal, and the gain of the last one; from near ``price``.
+        """Return the best whole units per prompt, costs being equal, and the gain of the last one.
 
-        Ties go where exposure is least, then by rank.
+        Ties go where exposure is least, then by rank. ``price`` is a guess at the gain. Where the budget covers every unit
+        that gains anything, the price is 0 and the other units are not bought.
         """
-        budget = int(self.budget)
-        size = self.q.size
+        budget, size, codes = int(self.budget), self.q.size, self.utility.codes
         if float(self.room.sum()) * (size / self.room.size) <= budget:
             return np.array(np.broadcast_to(self.room.astype(np.int64), size)), 0.0
-        if budget:
-            upper = np.minimum(self.room, budget).astype(np.int64)
-            pool = Units(self.q, self.z, tie, upper, self.share, self.utility, ahead=self.z)
-            taken = pool.take(budget, price)
-            if taken is not None and taken.price >= _TOLD_APART and self._gains_more(taken.units, upper):
-                return taken.units, taken.price
-        rest = replace(self, room=np.array(np.broadcast_to(self.room, size)))
-        return rest._bisected(budget, price, tie)
-
-    def _bisected(self, budget: int, price: float, tie: TieArray) -> tuple[IntArray, float]:
-        """Return the same by bisection: where logarithms do not tell gains apart, or too many are the same."""
-        high = np.empty(self.q.size, dtype=np.int64)
-        total = self._units_at(LEAST, high)
-        if total <= budget:
-            return high, 0.0
-        low = high.copy()
-        lo, hi, over, under = self._bracket(min(max(price, LEAST), MOST), budget, low, high)
-        while over > budget > under and int((low - high).max()) > 1:
-            middle = sqrt(lo) * sqrt(hi)
-            if not lo < middle < hi:
-                break
-            trial = np.empty_like(high)
-            total = self._units_at(middle, trial)
-            if total >= budget:
-                lo, low, over = middle, trial, total
-            else:
-                hi, high, under = middle, trial, total
-        if over == budget:
-            rows = np.flatnonzero(low)
-            gain = np.empty(rows.size)
-            units_kernels.next_gains(self.q[rows], self.z[rows], low[rows] - 1, self.share, *self.utility.codes, gain)
-            return low, float(gain.min()) if rows.size else lo
-        return self._break_tie(low, high, budget - under, hi, tie)
-
-    def _gains_more(self, units: IntArray, upper: IntArray) -> bool:
-        """Tell whether any unit on top of these gains anything."""
-        for chunk in (slice(_FIRST), slice(None)):  # the first prompts nearly always have one
-            rows = np.flatnonzero(units[chunk] < upper[chunk])
-            gain = np.empty(rows.size)
-            units_kernels.next_gains(self.q[rows], self.z[rows], units[rows], self.share, *self.utility.codes, gain)
-            if (gain > 0.0).any():
-                return True
-        return False
-
-    def _units_at(self, price: float, out: IntArray) -> int:
-        return int(
-            units_kernels.remaining_units(price, self.q, self.z, self.room, self.share, *self.utility.codes, out)
-        )
-
-    def _bracket(self, price: float, budget: int, low: IntArray, high: IntArray) -> tuple[float, float, int, int]:
-        """Write the units at two prices around the budget; return the prices and the sums of the units."""
-        total = self._units_at(price, low)
-        lo = hi = price
-        over = under = total
-        high[:] = low
-        step = 1e-4
-        while over < budget and lo > LEAST:
-            hi, under = lo, over
-            high[:] = low
-            lo = max(LEAST, lo * exp(-step))
-            over = self._units_at(lo, low)
-            step = min(8.0 * step, 600.0)
-        while under > budget and hi < MOST:
-            lo, over = hi, under
-            low[:] = high
-            hi = min(MOST, hi * exp(step))
-            under = self._units_at(hi, high)
-            step = min(8.0 * step, 600.0)
-        if under == budget:
-            low[:] = high
-            lo, over = hi, under
-        return lo, hi, over, under
-
-    def _break_tie(
-        self, low: IntArray, high: IntArray, missing: int, price: float, tie: TieArray
-    ) -> tuple[IntArray, float]:
-        """Add ``missing`` of the units between two neighbouring solutions to the lesser one, the largest gains first."""
-        rows = np.flatnonzero(low > high)
-        gain = np.empty(rows.size)
-        z, units = self.z[rows], high[rows]
-        units_kernels.next_gains(self.q[rows], z, units, self.share, *self.utility.codes, gain)
-        if int((low - high).max()) == 1:
-            order = np.empty_like(units)
-            # Equal gains go where exposure is least.
-            rank = np.lexsort((tie[rows], z + units))
-            place = np.empty(rank.size, dtype=np.int32)
-            place[rank] = np.arange(rank.size)
-            k = ranking_kernels.rank(gain, place, -np.inf, missing, order)
-            high[rows[order[:k]]] += 1
-            return high, float(gain[order[k - 1]]) if k else price
-        tables_kernels.level(z.astype(np.int64), units, low[rows], np.ones(1), 0, np.argsort(tie[rows]), float(missing))
-        high[rows] = units
-        return high, float(gain.min())
+        upper, room = np.minimum(self.room, max(1, budget)).astype(np.int64), np.broadcast_to(self.room, size)
+        pool = Units(self.q, self.z, tie, upper, self.share, self.utility, ahead=self.z)
+        taken = pool.take(max(1, budget), price)
+        if not budget:
+            return np.zeros(size, dtype=np.int64), taken.price
+        if taken.price > 0.0:
+            for chunk in (slice(_FIRST), slice(None)):  # a unit that gains anything is nearly always among the first
+                rows = np.flatnonzero(taken.units[chunk] < room[chunk])
+                gain = np.empty(rows.size)
+                units_kernels.next_gains(self.q[rows], self.z[rows], taken.units[rows], self.share, codes, gain)
+                if (gain > 0.0).any():
+                    return taken.units, taken.price
+        pool.count(LEAST, taken.units)
+        return taken.units, 0.0

@@ -58,7 +58,10 @@ class RunningPlan:
         self._n = np.concatenate([self._n[kept], n])
 
     def solve(self, k: int, rows: IntArray, guess: float) -> tuple[IntArray, float] | None:
-        """Return the units of ``rows`` among the ``k`` first of the pool, and the gain of the last; None as ``take``."""
+        """Return the units of ``rows`` among the ``k`` first of the pool, and the gain of the last one.
+
+        None where too many units are near the price to be listed.
+        """
         found = self._select(k, rows)
         if found is None:
             centre = self._drifted(k)
@@ -69,8 +72,6 @@ class RunningPlan:
             if found is None:
                 self.passes += 1
                 taken = self.pool.take(k, self._price or guess)
-                if taken is None:
-                    return None
                 self._build(taken.price)
                 found = self._select(k, rows)
         return found

@@ -91,25 +91,22 @@ def solve_batch(
     units = np.empty(rows, dtype=np.int64)
     slopes = np.empty_like(gains)
     tables_kernels.majorise(gains, min_units, np.empty(max_units, dtype=np.int64), np.empty(max_units), slopes)
-    per_unit, stride = (_ONE, 0) if cost is None else (cost, int(cost.size > 1))
-    wanted = tables_kernels.take_above(slopes, per_unit, stride, max(floor, _TINY), units)
+    per_unit = _ONE if cost is None else cost
+    wanted = tables_kernels.take_above(slopes, per_unit, max(floor, _TINY), units)
     if low <= wanted <= high:
         return BatchSolution(units, floor, wanted, 0.0)
     target = high if wanted > high else low
     if cost is None:
         target = float(_reachable(int(target), rows, min_units, max_units, int(low), int(high)))
-    upto = np.empty_like(units)
-    price, spent = tables_kernels.clear_slopes(slopes, per_unit, stride, target, units, upto)
-    order = np.argsort(tie)
-    start = np.zeros_like(units)
-    left = tables_kernels.fill_ties(
-        gains, slopes, min_units, per_unit, stride, start, order, target - spent, units, upto
-    )
+    units[:] = 0
+    upto, start, order = np.full_like(units, max_units), np.zeros_like(units), np.argsort(tie)
+    price, spent = tables_kernels.clear_slopes(slopes, per_unit, target, units, upto)
+    left = tables_kernels.fill_ties(gains, slopes, min_units, per_unit, start, order, target - spent, units, upto)
     if cost is not None:
         gap = np.inf if left > 0.0 else 0.0
         least, room = (max(floor, _TINY), left) if wanted > high else (-np.inf, left + high - low)
         need = np.inf if wanted > high else left  # towards the low end, no further than asked
-        tables_kernels.fill_costly(gains, slopes, min_units, cost, stride, tie, least, need, room, units)
+        tables_kernels.fill_costly(gains, slopes, min_units, cost, tie, least, need, room, units)
         return BatchSolution(units, float(price), wanted, gap)
     if left <= 0:
         return BatchSolution(units, float(price), wanted, 0.0)
@@ -149,7 +146,7 @@ def _finish(
     reach = 4 * gains.shape[1]
     best, choice = np.empty((2, 2 * reach + 1)), np.empty((size, 2 * reach + 1), dtype=np.int64)
     repaired = units.copy()
-    found = tables_kernels.repair(gains, core, price, slack, min_units, *window, bound, repaired, best, choice)
+    found = tables_kernels.repair(gains, core, price, slack, min_units, window, bound, repaired, best, choice)
     return (repaired, max(0.0, found)) if found <= bound else (plan, bound)  # equal: the fewer rollouts
 
 

@@ -16,7 +16,7 @@ def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int,
     .. math:: \max_n \sum_i \sum_{m < n_i} \Delta_i(m) \quad \text{s.t.} \quad \sum_i n_i = T, \; l_i \le n_i \le u_i
 
     With :math:`\Delta_i` falling from :math:`l_i` on, the best counts are those of the T largest gains: a price splits
-    them off exactly, by bisection over the bit patterns of the gains, and units at the price itself are shared evenly.
+    them off exactly, by quickselect, and units at the price itself are shared evenly.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int,
     lower, upper : numpy.ndarray of int64, shape (n_rows,)
         Bounds in units.
     total : int
-        Units to deal. Below the sum of ``lower`` everybody gets ``lower``, above that of ``upper`` ``upper``.
+        Units to deal. Below the sum of ``lower`` every row gets ``lower``, above that of ``upper`` ``upper``.
     tie : numpy.ndarray of int32, shape (n_rows,)
         Rank of the rows where gains are equal.
 
@@ -45,17 +45,16 @@ def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int,
     """
     falling = np.empty_like(gains)
     tables_kernels.fall(gains, lower, falling)
-    key = falling.view(np.int64)  # as integers the bit patterns of floats that are not negative keep their order
-    units, upto, trial = lower.copy(), upper.copy(), np.empty_like(lower)
-    left = tables_kernels.clear_gains(key, total, units, upto, trial)
-    share_ties(units, upto, left, tie)
+    units, upto = lower.copy(), upper.copy()
+    _, spent = tables_kernels.clear_slopes(falling, _ONE, float(total), units, upto)
+    share_ties(units, upto, total - int(spent), tie)
     return units
 
 
 def share_ties(units: IntArray, upto: IntArray, left: int, tie: TieArray) -> None:
     """Spend ``left`` units on bringing the counts to one level within ``upto``, ties in order of ``tie``; in place."""
     if left > 0:
-        tables_kernels.level(np.zeros_like(units), units, upto, _ONE, 0, np.argsort(tie), float(left))
+        tables_kernels.level(np.zeros_like(units), units, upto, _ONE, np.argsort(tie), float(left))
 
 
 def proportional(weights: FloatArray, lower: IntArray, upper: IntArray, total: int, tie: TieArray) -> IntArray:

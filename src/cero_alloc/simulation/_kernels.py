@@ -25,7 +25,7 @@ def unit_gains(shape, height, rate, size, out):
 
 
 @kernel
-def path_dual(price, q_path, max_units, share, shape, scaling, lam, worth, spent, gain):
+def path_dual(price, q_path, max_units, share, codes, worth, spent, gain):
     """Price the drifting problem: each prompt's best plan by dynamic programming over (round, exposure).
 
     q_path has shape (n_prompts, n_rounds); ``worth``, ``spent`` and ``gain`` are scratch of n_rounds * max_units + max_units +
@@ -36,6 +36,7 @@ def path_dual(price, q_path, max_units, share, shape, scaling, lam, worth, spent
     misses a unit that gains less than its price: exposure is never worth having for the rounds to come, because the
     utilities are concave.
     """
+    shape, scaling, lam = codes
     total, bought = 0.0, 0.0
     n_prompts, n_rounds = q_path.shape
     for i in range(n_prompts):
