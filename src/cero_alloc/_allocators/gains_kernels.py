@@ -19,7 +19,7 @@ def group_unit(a, b, g, n, fails, wins):
     """Gain of g more rollouts on top of n in a group, and E[p^n (1-p)] and E[(1-p)^n p] carried on to n + g."""
     gain, s = 0.0, a + b
     for m in range(n, n + g):
-        if m > 0:  # a group of one is as dead as an empty one
+        if m > 0:  # a group of one rollout is never mixed
             gain += fails + wins
         fails *= (a + m) / (s + m + 1.0)
         wins *= (b + m) / (s + m + 1.0)

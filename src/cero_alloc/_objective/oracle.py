@@ -40,7 +40,7 @@ class OracleResult:
     gap : float
         Duality gap in utility, at least 0: no feasible allocation is worth more than ``optimum + gap``.
     status : {"optimal", "slack", "inexact"}
-        Whether the budget binds, whether it covers all that anybody wants, or whether the price search ran out of
+        Whether the budget binds, whether it covers all demand at price 0, or whether the price search ran out of
         passes; ``gap`` is valid in every case.
 
     References
@@ -215,8 +215,8 @@ class OfflineOracle:
             raise ValueError(error_text("lower", f"sum to at most the budget {total:g}", least, "Lower the bounds."))
         if integer:
             _require_whole(budget=np.array([total]), lower=low, upper=high)
-        # Nobody can take more than what the lower bounds leave, and no more than all want is spent: sums stay finite,
-        # and whole.
+        # No prompt can take more than the lower bounds leave, and no more than the upper bounds is spent: sums stay
+        # finite and whole.
         high = np.minimum(high, low + max(0.0, min(total, _MOST) - least))
         total = min(total, _total(high, q.size))
         if integer and total > _MOST_UNITS:
@@ -227,7 +227,7 @@ class OfflineOracle:
         if not widest <= float(share.min()):  # exposure in equal shares would overflow
             raise ValueError(error_text("equal_share", f"be at least {widest:g}", float(share.min()), _UNIT_REMEDY))
         problem = (q, low, high, share), self.utility.codes
-        top = max(oracle_kernels.steepest(q, share, self.utility.codes) * (1.0 + 1e-15), 1e-300)  # nobody pays more
+        top = max(oracle_kernels.steepest(q, share, self.utility.codes) * (1.0 + 1e-15), 1e-300)  # demand is 0 above it
         solver = _solve_units if integer else _solve_continuous
         allocation, price, status = solver(total, problem, top)
         optimum, gap = oracle_kernels.certify(price, np.asarray(allocation, dtype=np.float64), total, *problem, integer)

@@ -73,15 +73,15 @@ def steepest(q, share, codes):
 
 @kernel
 def demand_lines(reference, q, share, codes, shift, slope):
-    """Write the demand lines; prompts that are worth nothing at any price take minus infinity."""
+    """Write the demand lines; prompts with no value get minus infinity."""
     shape, scaling, lam = codes
     about = log(reference)
     for i in range(q.size):
         height, rate = scale_of(scaling, lam, q[i])
         rate /= entry(share, i)
         top = height * rate
-        # Times the difference of any two logarithms it is still a number; what is flatter yet is straight as far as any
-        # bound, and only the price ``top`` at which its line leaves 0 matters.
+        # Finite even times the difference of any two logarithms. Flatter utilities are straight up to any bound: only
+        # the price ``top`` at which the line leaves 0 matters.
         width = 1.0 / max(rate, 1e-305)
         if top == 0.0:
             shift[i], slope[i] = -np.inf, 0.0
@@ -105,7 +105,7 @@ def on_line(shape, shift, slope, t):
 
 @kernel
 def clip(z, least, most):
-    """Clip what is a number; min and max, which mind those that are not, make a pass three times as slow."""
+    """Clip a number that is not NaN; min and max, which check for NaN, make a pass three times as slow."""
     z = least if z < least else z
     return most if z > most else z
 
@@ -218,8 +218,8 @@ def clear_steps(need, lines, lo, hi, max_passes):
 def clear_price(budget, problem, codes, guess, top, tolerance, max_passes, shift, slope, out):
     """Write the allocation that clears the market; return its price, the pull by log(price), and whether it is exact.
 
-    ``top`` is a price at which nobody takes more than the lower bound. Where the budget covers all that anybody wants,
-    the price is 0. ``shift`` and ``slope`` are scratch of the size of the pool; afterwards they hold the demand lines
+    ``top`` is a price at which no prompt takes more than its lower bound. Where the budget covers all demand, the price
+    is 0. ``shift`` and ``slope`` are scratch of the size of the pool; afterwards they hold the demand lines
     about the price that comes last in the result.
     """
     shape, (q, lower, upper, share) = codes[0], problem

@@ -1,4 +1,4 @@
-"""What the rest of a run would buy: one price over all prompts, continuous or in whole units."""
+"""The remaining problem of a run, continuous or in whole units: one price over all prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .units import Units
 __all__ = ["Clearing", "Remaining"]
 
 _FIRST = 4096  # prompts
-_ROUNDING = 1e-12  # of exposure: no demand
+_ROUNDING = 1e-12  # of exposure: less demand counts as none
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Remaining:
     utility: SaturatingUtility
 
     def clear(self, guess: float) -> Clearing:
-        """Return where demand meets the budget, price 0 where the budget covers everything; search from ``guess``."""
+        """Return the price at which demand meets the budget, 0 where the budget covers all of it; search from ``guess``."""
         problem, codes = (self.q, self.z, self.room, self.cost), self.utility.codes
 
         def demand(price: float) -> tuple[float, float]:
@@ -74,7 +74,7 @@ class Remaining:
         return clear(demand, self.budget, most, guess)
 
     def planned(self, clearing: Clearing, rows: IntArray | slice) -> FloatArray:
-        """Return the units that these prompts would buy in the rest of the run, continuous, where demand meets the budget."""
+        """Return the continuous units of these prompts over the rest of the run, at the price that clears the budget."""
         q, z, room = self.q[rows], self.z[rows], self.room[rows]
 
         def bought(price: float) -> FloatArray:
@@ -88,9 +88,9 @@ class Remaining:
         return y
 
     def _jump(self) -> float:
-        """Return the price, but for rounding, at which the capped lines' demand jumps over the budget.
+        """Return the price at which the demand of capped lines jumps over the budget, up to rounding.
 
-        A line is bought up to its kink or not at all, so that demand is a staircase: its steps are put in order.
+        A line is bought up to its kink or not at all: demand is a staircase, whose steps are sorted by price.
         """
         _, scaling, lam = self.utility.codes
         rate = 4.0 * lam * self.q if scaling == kernels.RATE else np.full(self.q.size, lam)

@@ -12,7 +12,7 @@ from . import ranking_kernels, tables_kernels
 
 _CORE = 64  # rows that the repair may change
 _ONE = np.ones(1)
-_TINY = 5e-324  # a price of 0 still asks for some gain
+_TINY = 5e-324  # at price 0 a unit must still gain something
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class BatchSolution:
     price : float
         Clearing price: the floor where the window does not bind. Utility per unit, or per cost.
     wanted : float
-        Cost of what the rows want at the floor price, before the window.
+        Cost of the best counts at the floor price, before the window.
     gap : float
-        How much more any allowed counts could be worth, at most; infinite where costs differ and the window binds.
+        Upper bound on how much more any allowed counts could be worth; infinite where costs differ and the window binds.
     """
 
     units: IntArray
@@ -54,8 +54,8 @@ def solve_batch(
         \max_n \sum_j f_j(n_j) - \lambda \sum_j c_j n_j \quad \text{s.t.} \quad n_j \in \{0\} \cup [n_{\min}, n_{\max}],
         \; \text{low} \le \sum_j c_j n_j \le \text{high}
 
-    A price on the concave envelopes of the scores settles all counts but one block. What that leaves is filled
-    greedily, then repaired by an exact dynamic program over the rows whose next best count loses least.
+    A price on the concave envelopes of the scores settles all counts but one block. The rest of the total is filled
+    greedily and then repaired by an exact dynamic program over the rows whose second best count loses least.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def solve_batch(
     min_units : int
         Least count other than 0.
     low, high : float
-        Window of the total. Where no whole counts reach ``low``, or none are found with costs, it stays below.
+        Window of the total. The total stays below where no whole counts reach ``low``, or with costs none were found.
     floor : float
         Price :math:`\lambda` below which nothing is taken, unless ``low`` asks for it.
     tie : numpy.ndarray of int32, shape (n_rows,)
@@ -125,9 +125,9 @@ def _finish(
     window: tuple[int, int, int],
     units: IntArray,
 ) -> tuple[IntArray, float]:
-    """Add the units that the envelope could not place: least, best and most of them. Return units and their loss.
+    """Add the units that the envelope could not place; ``window`` is the least, best and largest number of them.
 
-    The loss is against the envelope, which no counts exceed, so it bounds the gap.
+    Returns units and their loss against the envelope, which no counts exceed: the loss bounds the gap.
     """
     _, left, _ = window
     plan = units.copy()

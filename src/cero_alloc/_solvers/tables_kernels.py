@@ -137,7 +137,7 @@ def level(start, units, upto, cost, order, left):
         more = min(max(low - start[r], units[r]), upto[r]) - units[r]
         left -= entry(cost, r) * more
         units[r] += more
-    for ahead_too in range(2):  # those at the level before those that are ahead of it already
+    for ahead_too in range(2):  # rows at the level come before rows that are above it already
         for j in range(order.size):
             r = order[j]
             if units[r] < upto[r] and entry(cost, r) <= left and (start[r] + units[r] > low) == (ahead_too == 1):
@@ -148,7 +148,7 @@ def level(start, units, upto, cost, order, left):
 
 @kernel
 def fall(gains, lower, out):
-    """Copy gains that fall along a row from ``lower`` on, freed of rises by rounding; infinite before."""
+    """Copy gains that fall along a row from ``lower`` on, without the rises that rounding makes; infinite before."""
     for r in range(lower.size):
         least = np.inf
         for n in range(gains.shape[1]):
