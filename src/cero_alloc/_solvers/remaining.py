@@ -110,14 +110,14 @@ class Remaining:
         budget, size, codes = int(self.budget), self.q.size, self.utility.codes
         if float(self.room.sum()) * (size / self.room.size) <= budget:
             return np.array(np.broadcast_to(self.room.astype(np.int64), size)), 0.0
-        upper, room = np.minimum(self.room, max(1, budget)).astype(np.int64), np.broadcast_to(self.room, size)
+        upper = np.minimum(self.room, max(1, budget)).astype(np.int64)
         pool = Units(self.q, self.z, tie, upper, self.share, self.utility, ahead=self.z)
         taken = pool.take(max(1, budget), price)
         if not budget:
             return np.zeros(size, dtype=np.int64), taken.price
         if taken.price > 0.0:
             for chunk in (slice(_FIRST), slice(None)):  # a unit that gains anything is nearly always among the first
-                rows = np.flatnonzero(taken.units[chunk] < room[chunk])
+                rows = np.flatnonzero(taken.units[chunk] < (self.room[chunk] if self.room.size > 1 else self.room))
                 gain = np.empty(rows.size)
                 units_kernels.next_gains(self.q[rows], self.z[rows], taken.units[rows], self.share, codes, gain)
                 if (gain > 0.0).any():
