@@ -67,48 +67,48 @@ def test_rank(benchmark, k):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_demand(benchmark, shape):
     """Demand of every prompt at one price."""
-    benchmark(KERNELS["demand_loop"], SHAPES[shape], HEIGHT, 1.0, Q, np.full(N, 0.1), np.full(N, 64.0), np.empty(N))
+    benchmark(KERNELS["demand_loop"], (SHAPES[shape], HEIGHT, 1.0), Q, np.full(N, 0.1), np.full(N, 64.0), np.empty(N))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_utility(benchmark, shape):
     """Utility of every prompt."""
-    benchmark(KERNELS["utility_loop"], SHAPES[shape], HEIGHT, 1.0, Q, EXPOSURE, np.empty(N))
+    benchmark(KERNELS["utility_loop"], (SHAPES[shape], HEIGHT, 1.0), Q, EXPOSURE, np.empty(N))
 
 
 @pytest.mark.parametrize("shape", ["exponential", "log"])
 def test_demand_lines(benchmark, shape):
     """The pass of the oracle that takes logarithms."""
-    benchmark(KERNELS["demand_lines"], 0.05, Q, np.full(N, R), SHAPES[shape], HEIGHT, 1.0, np.empty(N), np.empty(N))
+    benchmark(KERNELS["demand_lines"], 0.05, Q, np.full(N, R), (SHAPES[shape], HEIGHT, 1.0), np.empty(N), np.empty(N))
 
 
 @pytest.mark.parametrize("shape", ["exponential", "log"])
 def test_total_demand(benchmark, shape):
     """One pass of the oracle's price search."""
     shift, slope = np.empty((2, N))
-    KERNELS["demand_lines"](0.05, Q, np.full(N, R), SHAPES[shape], HEIGHT, 1.0, shift, slope)
-    benchmark(KERNELS["total_demand"], 0.1, shift, slope, np.zeros(N), ROOM, SHAPES[shape])
+    KERNELS["demand_lines"](0.05, Q, np.full(N, R), (SHAPES[shape], HEIGHT, 1.0), shift, slope)
+    benchmark(KERNELS["total_demand"], 0.1, (shift, slope, np.zeros(N), ROOM), SHAPES[shape])
 
 
 def test_remaining_demand(benchmark):
     """One pass of the re-solving price search."""
-    problem = Q, EXPOSURE, ROOM, COST, 0, R
-    benchmark(KERNELS["remaining_demand"], 0.05, *problem, SHAPES["exponential"], HEIGHT, 1.0)
+    problem = Q, EXPOSURE, ROOM, COST
+    benchmark(KERNELS["remaining_demand"], 0.05, problem, R, (SHAPES["exponential"], HEIGHT, 1.0))
 
 
 @pytest.mark.parametrize("max_units", [8, 32])
 def test_score_gains(benchmark, max_units):
     """Unit gains of every prompt."""
     gains = np.empty((N, max_units))
-    benchmark(KERNELS["score_gains"], Q, EXPOSURE, np.full(N, 4.0), R, SHAPES["exponential"], HEIGHT, 1.0, gains)
+    benchmark(KERNELS["score_gains"], Q, EXPOSURE, np.full(N, 4.0), R, (SHAPES["exponential"], HEIGHT, 1.0), gains)
 
 
-def test_clear_gains(benchmark):
+def test_clear_slopes(benchmark):
     """The threshold that deals 8 units a prompt by falling gains."""
     gains = Q[:, None] * 0.9 ** np.arange(32.0)
-    key, none, most = gains.view(np.int64), np.zeros(N, dtype=np.int64), np.full(N, 32)
+    none, most = np.zeros(N, dtype=np.int64), np.full(N, 32)
 
     def clear():
-        return KERNELS["clear_gains"](key, 8 * N, none.copy(), most.copy(), np.empty_like(none))
+        return KERNELS["clear_slopes"](gains, COST, 8.0 * N, none.copy(), most.copy())
 
     benchmark(clear)

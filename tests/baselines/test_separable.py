@@ -59,9 +59,10 @@ def test_best_counts_take_the_largest_gains_and_share_the_ties_evenly(problem):
     units = best_counts(*problem)
     check_bounds(units, lower, upper, total)
     expected, upto = lower.tolist(), upper.tolist()
-    left = naive.clear_gains(gains.tolist(), total, expected, upto, None)
+    _, spent, expected, upto = naive.clear_slopes(gains.tolist(), [1.0], total, expected, upto)
+    left = max(0, total - spent)
     order = sorted(range(lower.size), key=lambda i: tie[i])
-    assert units.tolist() == naive.level([0] * lower.size, expected, upto, [1], 0, order, left)[1]
+    assert units.tolist() == naive.level([0] * lower.size, expected, upto, [1], order, left)[1]
 
 
 def test_best_counts_leave_their_arguments_alone():
@@ -102,7 +103,7 @@ def test_gains_of_zero_deal_evenly(problem):
     units = best_counts(*problem)
     order = np.argsort(tie)
     left = max(0, total - int(lower.sum()))
-    assert units.tolist() == naive.level([0] * lower.size, lower.tolist(), upper, [1], 0, order, left)[1]
+    assert units.tolist() == naive.level([0] * lower.size, lower.tolist(), upper, [1], order, left)[1]
 
 
 def test_a_larger_total_never_takes_from_a_row_without_ties():
@@ -136,7 +137,7 @@ def test_share_ties_raises_the_lowest_within_the_caps(seed):
     upto = units + rng.integers(0, 5, m)
     tie, left = rng.permutation(1000)[:m], int(rng.integers(-2, 25))
     order = sorted(range(m), key=lambda i: tie[i])
-    expected = naive.level([0] * m, units.tolist(), upto.tolist(), [1], 0, order, max(0, left))[1]
+    expected = naive.level([0] * m, units.tolist(), upto.tolist(), [1], order, max(0, left))[1]
     room = int((upto - units).sum())
     before = int(units.sum())
     assert share_ties(units, upto, left, tie) is None

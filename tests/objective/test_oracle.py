@@ -185,7 +185,7 @@ def test_the_continuous_optimum_is_that_of_the_bisection(instance):
     result = OfflineOracle(utility).solve(q, budget, **bounds)
     assert_certified(result)
     assert_feasible(result, budget, bounds)
-    problem = (q, bounds["lower"], bounds["upper"], share, *utility.codes)
+    problem = (q, bounds["lower"], bounds["upper"], share), utility.codes
     top = 4.01 * utility.saturation * float((q / share).max())
     with np.errstate(over="ignore"):  # of a ratio of prices: more than any upper bound
         lo, hi = naive.clear_price(budget, *problem, top)
@@ -348,9 +348,8 @@ def test_ties_go_to_the_lowest_index(shape, scaling):
     for budget in range(1, 12):
         solve = oracle(shape, scaling).solve
         z = solve(q, budget, equal_share=50, upper=4, integer=True).allocation
-        _, counts = naive.clear_units(
-            budget, q, [0] * 5, [4] * 5, [50.0] * 5, naive.SHAPES[shape], naive.SCALINGS[scaling], 1.0, 1.0
-        )
+        codes = (naive.SHAPES[shape], naive.SCALINGS[scaling], 1.0)
+        _, counts = naive.clear_units(budget, (q, [0] * 5, [4] * 5, [50.0] * 5), codes, 1.0)
         assert z.tolist() == counts
         assert z[0] >= z[2] >= z[3]
         assert z[1] >= z[4]

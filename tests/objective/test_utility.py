@@ -44,8 +44,8 @@ def test_matches_the_twin(utility):
     codes = (naive.SHAPES[utility.shape], naive.SCALINGS[utility.scaling], utility.saturation)
     x = np.linspace(0, 6, 25)
     for q in Q:
-        np.testing.assert_allclose(utility.value(q, x), naive.utility_loop(*codes, [q] * 25, x), rtol=1e-9, atol=1e-15)
-        np.testing.assert_allclose(utility.marginal(q, x), naive.marginal_loop(*codes, [q] * 25, x), rtol=1e-12)
+        np.testing.assert_allclose(utility.value(q, x), naive.utility_loop(codes, [q] * 25, x), rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(utility.marginal(q, x), naive.marginal_loop(codes, [q] * 25, x), rtol=1e-12)
 
 
 @quick

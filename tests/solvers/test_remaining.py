@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cero_alloc import OfflineOracle, SaturatingUtility
-from cero_alloc._solvers.remaining import Remaining, clear
+from cero_alloc._solvers.price import clear
+from cero_alloc._solvers.remaining import Remaining
 from helpers import kernels
 from twins import naive
 
@@ -37,7 +38,7 @@ def demand_at(rest, price):
     """What every prompt takes at a price, in units; of the kernel, because at a jump the last bit decides."""
     cost = np.broadcast_to(rest.cost, rest.q.size)
     total = lambda i: kernels.remaining_demand(  # noqa: E731
-        price, rest.q[i], rest.z[i], rest.room[i], cost[i], 0, rest.share, *rest.utility.codes
+        price, (rest.q[i], rest.z[i], rest.room[i], cost[i]), rest.share, rest.utility.codes
     )[0]
     return np.array([total(slice(i, i + 1)) / cost[i] for i in range(rest.q.size)])
 
@@ -207,7 +208,7 @@ def test_a_large_pool_clears_in_a_few_passes():
         SaturatingUtility(),
     )
     clearing = rest.clear(0.05)
-    total = kernels.remaining_demand(clearing.low, rest.q, rest.z, rest.room, rest.cost, 0, 9.0, *rest.utility.codes)[0]
+    total = kernels.remaining_demand(clearing.low, (rest.q, rest.z, rest.room, rest.cost), 9.0, rest.utility.codes)[0]
     assert total == pytest.approx(6e5, rel=1e-12)
 
 
@@ -270,7 +271,7 @@ def assert_price_is_the_last_gain(rest, plan, price):
 
 def gains_at(rest, units):
     out = np.empty(rest.q.size)
-    kernels.next_gains(rest.q, rest.z, units, rest.share, *rest.utility.codes, out)
+    kernels.next_gains(rest.q, rest.z, units, rest.share, rest.utility.codes, out)
     return out
 
 

@@ -30,14 +30,14 @@ def utilities(rng, rows, width):
     z, w = rng.integers(0, 5, rows).astype(float), rng.choice([1.0, 2.0, 7.5], rows)
     gains = np.empty((rows, width))
     share, lam = float(rng.uniform(1, 9)), float(10 ** rng.uniform(-1, 1))
-    kernels.score_gains(q, z, w, share, int(rng.integers(4)), int(rng.integers(2)), lam, gains)
+    kernels.score_gains(q, z, w, share, (int(rng.integers(4)), int(rng.integers(2)), lam), gains)
     return gains
 
 
 def groups(rng, rows, width, g=1):
     a, b = rng.choice([0.5, 1.0, 3.0, 9.0], (2, rows))
     gains = np.empty((rows, width))
-    kernels.group_gains(a, b, np.ones(rows), g, gains)
+    kernels.group_gains((a, b, np.ones(rows)), g, gains)
     return gains
 
 

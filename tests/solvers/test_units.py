@@ -55,9 +55,13 @@ def test_a_threshold_finds_the_units_that_bisection_finds(seed, shape, scaling):
     rest = Remaining(q, z, room, np.ones(1), float(budget), share, utility)
     plan, price = rest.units(float(10 ** rng.uniform(-4, 1)), tie)
     if 0 < budget < room.sum():
-        expected = rest._bisected(budget, 0.05, tie)
-        assert plan.tolist() == expected[0].tolist()
-        assert price == expected[1]
+        upper = np.minimum(room, budget).astype(np.int64)
+        pool = Units(q, z, tie, upper, share, utility, ahead=z)
+        expected, positive = pool._bisected(budget, 0.05), np.empty(q.size, dtype=np.int64)
+        if replace(pool, upper=room.astype(np.int64)).count(5e-324, positive) <= budget:
+            assert (plan.tolist(), price) == (positive.tolist(), 0.0)
+        else:
+            assert (plan.tolist(), price) == (expected.units.tolist(), expected.price)
 
 
 @given(seed=SEEDS, shape=SHAPES, scaling=SCALINGS)
@@ -72,7 +76,7 @@ def test_a_visit_without_a_table_is_that_with_one(seed, shape, scaling):
     least, most = np.maximum(plan - later, 0), np.minimum(plan, max_units)
     visits, much = 1 + (left - 1) / float(rng.choice([1, 2, 3])), 2 * utility.saturation / share
     gains = np.empty((size, max_units))
-    kernels.score_gains(q, z, np.array(np.broadcast_to(visits, size)), share, *utility.codes, gains)
+    kernels.score_gains(q, z, np.array(np.broadcast_to(visits, size)), share, utility.codes, gains)
     floor = float(rng.choice([0.0, 10 ** rng.uniform(-4, 0) * utility.saturation / share, rng.choice(gains.ravel())]))
     _bound(gains, least, most, much)
     low = int(rng.integers(0, size * max_units + 1))
@@ -81,17 +85,20 @@ def test_a_visit_without_a_table_is_that_with_one(seed, shape, scaling):
     expected = solve_batch(gains, min_units=1, low=low, high=high, floor=floor, tie=tie)
     score = Units(q, z, tie, np.array([max_units]), share, utility, visits=visits)
     found = solve_visit(score, least, most, low=float(low), high=float(high), floor=floor, much=much)
-    if found is not None:  # too many gain the same: the table decides
-        assert found.units.tolist() == expected.units.tolist()
-        assert found.price == pytest.approx(expected.price, rel=1e-12, abs=0)
+    assert found.units.tolist() == expected.units.tolist()
+    assert found.price == pytest.approx(expected.price, rel=1e-12, abs=0)
 
 
-def test_what_all_gain_alike_is_listed_only_within_reason():
+def test_what_all_gain_alike_is_leveled_not_listed():
     utility = SaturatingUtility("capped-linear", scaling="height")
     units = Units(np.full(9000, 0.2), np.zeros(9000), np.arange(9000), np.array([50]), 100.0, utility)
-    assert units.take(1000, 0.01) is None  # 450,000 units of one gain
+    for guess in (0.0, 0.01, 1e300):
+        assert units.take(1000, guess).units.tolist() == [1] * 1000 + [0] * 8000  # of 450,000 units of one gain
+        last = units.take(10_000, guess, 1)
+        assert last.units.tolist() == [2] * 1000 + [1] * 8000
+        assert (last.last, last.before) == (999, last.price)
     few = replace(units, upper=np.array([3])).take(10_000, 0.01)
-    assert few is None or few.units.tolist() == [2] * 1000 + [1] * 8000
+    assert few.units.tolist() == [2] * 1000 + [1] * 8000
 
 
 def test_first_orders_by_key_then_ties():

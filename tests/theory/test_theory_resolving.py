@@ -218,7 +218,7 @@ def test_claim_13_more_rows_than_the_core():
 def test_claim_14_group_signal(a, b):
     max_units = 12
     gains = np.empty((1, max_units))
-    kernels.group_gains(np.array([a]), np.array([b]), np.ones(1), 1, gains)
+    kernels.group_gains((np.array([a]), np.array([b]), np.ones(1)), 1, gains)
     signal = np.concatenate([[0.0], np.cumsum(gains[0])])
     q = float(kernels.expected_variance(a, b))
     assert signal[1] == 0
@@ -236,7 +236,7 @@ def test_claim_14_is_the_chance_of_a_mixed_group():
     a, b, n = 0.7, 1.9, 5
     integral, _ = integrate.quad(lambda p: (1 - p**n - (1 - p) ** n) * stats.beta.pdf(p, a, b), 0, 1)
     gains = np.empty((1, n))
-    kernels.group_gains(np.array([a]), np.array([b]), np.ones(1), 1, gains)
+    kernels.group_gains((np.array([a]), np.array([b]), np.ones(1)), 1, gains)
     assert gains.sum() == pytest.approx(integral, abs=1e-8)
 
 

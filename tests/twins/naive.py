@@ -188,19 +188,23 @@ def unit_gain(shape, height, rate, n):
         return float(Decimal(height) * (phi(shape, rate * (n + 1)) - phi(shape, rate * n)))
 
 
-def utility_loop(shape, scaling, lam, q, x):
+def utility_loop(codes, q, x):
+    shape, scaling, lam = codes
     return [u(shape, *scale_of(scaling, lam, qi), xi) for qi, xi in zip(q, x, strict=True)]
 
 
-def marginal_loop(shape, scaling, lam, q, x):
+def marginal_loop(codes, q, x):
+    shape, scaling, lam = codes
     return [du(shape, *scale_of(scaling, lam, qi), xi) for qi, xi in zip(q, x, strict=True)]
 
 
-def demand_loop(shape, scaling, lam, q, slope, upper):
+def demand_loop(codes, q, slope, upper):
+    shape, scaling, lam = codes
     return [demand(shape, *scale_of(scaling, lam, qi), t, b) for qi, t, b in zip(q, slope, upper, strict=True)]
 
 
-def conjugate_loop(shape, scaling, lam, q, slope, upper):
+def conjugate_loop(codes, q, slope, upper):
+    shape, scaling, lam = codes
     return [conj(shape, *scale_of(scaling, lam, qi), t, b) for qi, t, b in zip(q, slope, upper, strict=True)]
 
 
@@ -368,11 +372,12 @@ def step_pool(theta, evidence, offers, plan, codes, first, places, units):
 # ---------------------------------------------------------------- what the rest of the run wants
 
 
-def remaining_demand(price, q, z, room, cost, stride, share, shape, scaling, lam):
+def remaining_demand(price, problem, share, codes):
     """Bisection for the exposure at which the marginal falls to the price."""
+    (q, z, room, cost), (shape, scaling, lam) = problem, codes
     total, pull = 0.0, 0.0
     for i, (qi, zi, most) in enumerate(zip(q, z, room, strict=True)):
-        c = cost[i if stride else 0]
+        c = entry(cost, i)
         height, rate = scale_of(scaling, lam, qi)
         wants = lambda y: du(shape, height, rate / share, zi + y) > price * c  # noqa: B023, E731
         low, high = (most, most) if wants(most) else (0.0, most)
@@ -386,22 +391,25 @@ def remaining_demand(price, q, z, room, cost, stride, share, shape, scaling, lam
     return total, pull
 
 
-def units_worth(shape, height, rate, start, price, upper):
+def units_worth(shape, height, rate, start, w, shift, price, upper):
     n = 0
-    while n < upper and unit_gain(shape, height, rate, start + n) >= price:
+    while n < upper and unit_gain(shape, height, rate, start + n) / w + shift >= price:
         n += 1
     return n
 
 
-def remaining_units(price, q, z, room, share, shape, scaling, lam):
-    units = []
-    for qi, zi, most in zip(q, z, room, strict=True):
-        height, rate = scale_of(scaling, lam, qi)
-        units.append(units_worth(shape, height, rate / share, zi, price, int(most)))
-    return sum(units), units
+def count_worth(price, shift, units, share, codes):
+    (q, z, w, lower, upper), (shape, scaling, lam) = units, codes
+    counts = []
+    for i, (qi, zi) in enumerate(zip(q, z, strict=True)):
+        (height, rate), v = scale_of(scaling, lam, qi), entry(w, i)
+        n = units_worth(shape, height, rate / share * v, zi / v, v, shift, price, entry(upper, i))
+        counts.append(max(n, entry(lower, i)))
+    return sum(counts), counts
 
 
-def next_gains(q, z, units, share, shape, scaling, lam):
+def next_gains(q, z, units, share, codes):
+    shape, scaling, lam = codes
     scales = [scale_of(scaling, lam, qi) for qi in q]
     each = zip(scales, z, units, strict=True)
     return [unit_gain(shape, height, rate / share, zi + n) for (height, rate), zi, n in each]
@@ -435,10 +443,11 @@ def count_units(start, rate, w, z, lower, upper):
     return n
 
 
-def bracket_units(price, q, z, w, lower, upper, share, shape, scaling, lam):
+def bracket_units(price, units, share, codes):
     """Units of each prompt that gain at least, and more than, a price."""
+    shape, scaling, lam = codes
     counts = []
-    for qi, zi, wi, least, most in zip(q, z, w, lower, upper, strict=True):
+    for qi, zi, wi, least, most in zip(*units, strict=True):
         height, rate = scale_of(scaling, lam, qi)
         rate *= wi / share
         gains = [plain_gain(shape, height, rate, rate * (zi / wi + n)) / wi for n in range(least, most)]
@@ -446,14 +455,16 @@ def bracket_units(price, q, z, w, lower, upper, share, shape, scaling, lam):
     return counts
 
 
-def entry_gains(rows, n, q, z, w, share, shape, scaling, lam):
+def entry_gains(rows, n, units, share, codes):
+    (q, z, w, _, _), (shape, scaling, lam) = units, codes
     scales = [scale_of(scaling, lam, qi) for qi in q]
     units = [(*scales[i], z[i] / w[i] + k, w[i]) for i, k in zip(rows, n, strict=True)]
     return [unit_gain(shape, height, rate / share * v, start) / v for height, rate, start, v in units]
 
 
-def score_gains(q, z, w, share, shape, scaling, lam, max_units):
+def score_gains(q, z, w, share, codes, max_units):
     """Differences of U(z + w n) / w in 400 digits: float64 holds differences of exponentials down to 1e-323."""
+    shape, scaling, lam = codes
     rows = []
     with localcontext() as context:
         context.prec = 400
@@ -483,20 +494,20 @@ def group_unit(a, b, g, n):
     return float(gain), *(float(beta_moment(x, y, m) - beta_moment(x, y, m + 1)) for x, y in pairs)
 
 
-def group_gains(a, b, factor, g, max_units):
+def group_gains(signal, g, max_units):
     return [
         [
             float(Fraction(f) * (group_signal(ai, bi, (n + 1) * g) - group_signal(ai, bi, n * g)))
             for n in range(max_units)
         ]
-        for ai, bi, f in zip(a, b, factor, strict=True)
+        for ai, bi, f in zip(*signal, strict=True)
     ]
 
 
-def remaining_groups(price, a, b, factor, visits, cost, stride, g, min_units, max_units):
+def remaining_groups(price, signal, visits, cost, g, min_units, max_units):
     total = 0.0
-    for i, gains in enumerate(group_gains(a, b, factor, g, max_units)):
-        c = cost[i if stride else 0]
+    for i, gains in enumerate(group_gains(signal, g, max_units)):
+        c = entry(cost, i)
         _, count = max((sum(gains[:n]) - price * c * n, n) for n in allowed_counts(min_units, max_units))
         total += max(0.0, visits[i]) * c * count
     return total
@@ -530,28 +541,29 @@ def dearer(slopes, r, low, high, cost, price, equal):
     )
 
 
-def take_above(slopes, cost, stride, price):
-    units = [sum(slope / cost[r if stride else 0] >= price for slope in row) for r, row in enumerate(slopes)]
-    return sum(cost[r if stride else 0] * n for r, n in enumerate(units)), units
+def take_above(slopes, cost, price):
+    units = [sum(slope / entry(cost, r) >= price for slope in row) for r, row in enumerate(slopes)]
+    return sum(entry(cost, r) * n for r, n in enumerate(units)), units
 
 
-def clear_slopes(slopes, cost, stride, target):
-    """Go through all distinct prices from the dearest on."""
-    per_unit = [cost[r if stride else 0] for r in range(len(slopes))]
-    ratios = [[slope / c for slope in row] for row, c in zip(slopes, per_unit, strict=True)]
+def clear_slopes(slopes, cost, target, lower, upper):
+    """Go through all distinct prices within the bounds from the dearest on."""
+    rows, per_unit = range(len(slopes)), [entry(cost, r) for r in range(len(slopes))]
+    ratios = [[slopes[r][n] / per_unit[r] for n in range(lower[r], upper[r])] for r in rows]
     spend = lambda units: sum(c * n for c, n in zip(per_unit, units, strict=True))  # noqa: E731
+    sure, price = list(lower), math.inf
     for price in sorted({ratio for row in ratios for ratio in row}, reverse=True):
-        sure = [sum(ratio > price for ratio in row) for row in ratios]
-        upto = [sum(ratio >= price for ratio in row) for row in ratios]
+        upto = [lower[r] + sum(ratio >= price for ratio in ratios[r]) for r in rows]
         if spend(upto) > target:
-            return price, spend(sure), sure, upto
-    return price, spend(upto), upto, upto
+            return price, spend(sure), sure, upto if spend(sure) <= target else sure
+        sure = upto
+    return price, spend(sure), sure, sure
 
 
-def level(start, units, upto, cost, stride, order, left):
+def level(start, units, upto, cost, order, left):
     """Raise the lowest rows together while ``left`` pays for all of them, then each by one unit, the lowest still first."""
     units, rows = list(units), range(len(units))
-    price = [cost[r if stride else 0] for r in rows]
+    price = [entry(cost, r) for r in rows]
     while True:
         height = [start[r] + units[r] for r in rows]
         open_rows = [r for r in rows if units[r] < upto[r]]
@@ -576,38 +588,17 @@ def fall(gains, lower, out):
             out[r, n] = min(row[lower[r] : n + 1]) if n >= lower[r] else np.inf
 
 
-def units_above(key, r, low, high, price):
-    return next((n for n in range(low, high) if key[r][n] <= price), max(low, high))
-
-
-def clear_gains(key, total, units, upto, trial):
-    """Go through all distinct keys from the largest on; ``trial`` is scratch for the kernel alone."""
-    rows, least, most = range(len(units)), list(units), list(upto)
-    offers = [[key[r][n] for n in range(least[r], most[r])] for r in rows]
-    left = total - sum(least)
-    for price in sorted({k for row in offers for k in row}, reverse=True) if left > 0 else []:
-        upto[:] = [least[r] + sum(k >= price for k in offers[r]) for r in rows]
-        if sum(upto) > total:
-            return left
-        units[:] = upto
-        left = total - sum(units)
-        if left == 0:
-            return 0
-    upto[:] = units
-    return max(0, left)
-
-
-def fill_ties(gains, slopes, min_units, cost, stride, start, order, left, units, upto):
+def fill_ties(gains, slopes, min_units, cost, start, order, left, units, upto):
     units, upto = list(units), list(upto)
     for r in map(int, order):
         between = range(units[r], upto[r])
         single = (units[r] >= min_units or min_units <= 1) and all(gains[r][n] == slopes[r][n] for n in between)
         if not single:
-            block = cost[r if stride else 0] * len(between)
+            block = entry(cost, r) * len(between)
             if block <= left:
                 units[r], left = upto[r], left - block
             upto[r] = units[r]
-    return level(start, units, upto, cost, stride, order, left)
+    return level(start, units, upto, cost, order, left)
 
 
 def complete(gains, slopes, tie, min_units, total, units):
@@ -641,8 +632,9 @@ def least_losses(gains, price, min_units, units):
     ]
 
 
-def repair(gains, core, price, slack, min_units, lowest, left, highest, bound, units):
+def repair(gains, core, price, slack, min_units, window, bound, units):
     """Try all counts of the core rows; return the least loss."""
+    lowest, left, highest = window
     plans = []
     for r in core:
         counts = [n for n in allowed_counts(min_units, len(gains[r])) if n != units[r]]
@@ -656,13 +648,13 @@ def repair(gains, core, price, slack, min_units, lowest, left, highest, bound, u
     return best
 
 
-def fill_costly(gains, slopes, min_units, cost, stride, tie, floor_price, need, left, units):
+def fill_costly(gains, slopes, min_units, cost, tie, floor_price, need, left, units):
     """Buy what is worth most per cost of all that fits, until need is met: parts of next blocks that may stand alone."""
     units, max_units = list(units), len(gains[0])
     while need > 0:
         offers = []
         for r, now in enumerate(units):
-            c = cost[r if stride else 0]
+            c = entry(cost, r)
             block = sum(slopes[r][n] == slopes[r][now] for n in range(now, max_units))
             sizes = [n for n in range(1, block + 1) if now + n >= min_units and n * c <= left]
             offers += [(-sum(gains[r][now : now + n]) / (n * c), tie[r], n, r) for n in sizes]
@@ -670,8 +662,8 @@ def fill_costly(gains, slopes, min_units, cost, stride, tie, floor_price, need, 
             return left, units
         _, _, size, r = min(offers)
         units[r] += size
-        need -= size * cost[r if stride else 0]
-        left -= size * cost[r if stride else 0]
+        need -= size * entry(cost, r)
+        left -= size * entry(cost, r)
     return left, units
 
 
@@ -707,7 +699,7 @@ def proportional(weights, lower, upper, total, tie):
         if part[i] > 0 and units[i] < upper[i] and sum(units) < total:
             units[i] += 1
     order = sorted(rows, key=lambda i: tie[i])
-    return level([0] * len(units), units, upper, [1], 0, order, max(0, total - sum(units)))[1]
+    return level([0] * len(units), units, upper, [1], order, max(0, total - sum(units)))[1]
 
 
 def knapsack_value(n, p):
@@ -798,6 +790,11 @@ def entry(array, i):
     return (list(array) * (i + 1) if len(array) == 1 else list(array))[i]
 
 
+def draw(state, n):
+    state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
+    return state, (state >> 33) % n
+
+
 def add(total, lost, term):
     """Exactly: the float nearest to the sum so far and the term, and what it has too much."""
     exact = Fraction(total) - Fraction(lost) + Fraction(term)
@@ -822,12 +819,14 @@ def price_at(shape, reference, t):
     return reference / t**2 if shape == HYPERBOLIC else reference / t
 
 
-def steepest(q, share, scaling, lam):
+def steepest(q, share, codes):
+    _, scaling, lam = codes
     return max(math.prod(scale_of(scaling, lam, qi)) / fair for qi, fair in zip(q, share, strict=True))
 
 
-def demand_lines(reference, q, share, shape, scaling, lam):
+def demand_lines(reference, q, share, codes):
     """The line through two unbounded demands; for the straight shape the kink in the conjugate."""
+    shape, scaling, lam = codes
     lines = []
     for qi, fair in zip(q, share, strict=True):
         height, rate = scale_of(scaling, lam, qi)
@@ -848,13 +847,13 @@ def on_line(shape, shift, slope, t):
     return slope * (shift > -t) if shape == CAPPED_LINEAR else shift + slope * t
 
 
-def total_steps(t, shift, slope, lower, upper):
-    return math.fsum(clip(w * (s > -t), *box) for s, w, *box in zip(shift, slope, lower, upper, strict=True))
+def total_steps(t, lines):
+    return math.fsum(clip(w * (s > -t), *box) for s, w, *box in zip(*lines, strict=True))
 
 
-def clear_steps(need, shift, slope, lower, upper):
+def clear_steps(need, lines):
     """Down the list of tops until the steps meet the need: the price."""
-    steps = [(s, clip(w, *box) - box[0]) for s, w, *box in zip(shift, slope, lower, upper, strict=True)]
+    steps = [(s, clip(w, *box) - box[0]) for s, w, *box in zip(*lines, strict=True)]
     for top, step in sorted(steps, reverse=True):
         need -= step
         if need <= 0:
@@ -862,9 +861,9 @@ def clear_steps(need, shift, slope, lower, upper):
     return 0.0
 
 
-def clear_curves(budget, shift, slope, lower, upper, shape, lo, hi):
+def clear_curves(budget, lines, shape, lo, hi):
     """Bisection until no float lies between."""
-    lines = list(zip(shift, slope, lower, upper, strict=True))
+    lines = list(zip(*lines, strict=True))
     while lo < (lo + hi) / 2 < hi:
         t = (lo + hi) / 2
         total = math.fsum(clip(on_line(shape, *line[:2], t), *line[2:]) for line in lines)
@@ -880,18 +879,20 @@ def kth_largest(x, size, k):
     return sorted(x[:size])[-k]
 
 
-def count_wanted(price, q, lower, upper, share, shape, scaling, lam):
-    return [wanted_units(price, *p, shape, scaling, lam) for p in zip(q, lower, upper, share, strict=True)]
+def count_wanted(price, problem, codes):
+    return [wanted_units(price, *p, codes) for p in zip(*problem, strict=True)]
 
 
-def bounded_demand(price, q, lower, upper, share, shape, scaling, lam):
+def bounded_demand(price, q, lower, upper, share, codes):
+    shape, scaling, lam = codes
     height, rate = scale_of(scaling, lam, q)
     return max(lower, demand(shape, height, rate / share, price, upper))
 
 
-def total_demand(price, q, lower, upper, share, shape, scaling, lam):
-    prompts = list(zip(q, lower, upper, share, strict=True))
-    z = [bounded_demand(price, *prompt, shape, scaling, lam) for prompt in prompts]
+def total_demand(price, problem, codes):
+    shape, scaling, lam = codes
+    prompts = list(zip(*problem, strict=True))
+    z = [bounded_demand(price, *prompt, codes) for prompt in prompts]
     pull = 0.0
     for (qi, low, high, fair), zi in zip(prompts, z, strict=True):
         if low < zi < high:
@@ -900,21 +901,21 @@ def total_demand(price, q, lower, upper, share, shape, scaling, lam):
     return math.fsum(z), pull
 
 
-def clear_price(budget, q, lower, upper, share, shape, scaling, lam, top):
+def clear_price(budget, problem, codes, top):
     """Bisection until no price lies between."""
     lo, hi = 0.0, top
-    prompts = list(zip(q, lower, upper, share, strict=True))
+    prompts = list(zip(*problem, strict=True))
     while lo < (lo + hi) / 2 < hi:
         price = (lo + hi) / 2
-        demands = [bounded_demand(price, *prompt, shape, scaling, lam) for prompt in prompts]
+        demands = [bounded_demand(price, *prompt, codes) for prompt in prompts]
         lo, hi = (price, hi) if math.fsum(demands) >= budget else (lo, price)
     return lo, hi
 
 
-def blend(lo, hi, budget, q, lower, upper, share, shape, scaling, lam):
+def blend(lo, hi, budget, problem, codes):
     """Bisection for the weight."""
-    prompts = list(zip(q, lower, upper, share, strict=True))
-    small, large = ([bounded_demand(price, *prompt, shape, scaling, lam) for prompt in prompts] for price in (hi, lo))
+    prompts = list(zip(*problem, strict=True))
+    small, large = ([bounded_demand(price, *prompt, codes) for prompt in prompts] for price in (hi, lo))
     mixed = lambda w: [s + w * (b - s) for s, b in zip(small, large, strict=True)]  # noqa: E731
     low, high = (0.0, 1.0) if math.fsum(large) > budget else (1.0, 1.0)
     while low < (low + high) / 2 < high:
@@ -923,18 +924,20 @@ def blend(lo, hi, budget, q, lower, upper, share, shape, scaling, lam):
     return high, mixed(high)
 
 
-def certify(price, z, budget, q, lower, upper, share, shape, scaling, lam, integer):
+def certify(price, z, budget, problem, codes, integer):
+    shape, scaling, lam = codes
     value, dual = 0.0, price * budget
-    for zi, qi, low, high, fair in zip(z, q, lower, upper, share, strict=True):
+    for zi, qi, low, high, fair in zip(z, *problem, strict=True):
         height, rate = scale_of(scaling, lam, qi)
-        continuous = [bounded_demand(price, qi, low, high, fair, shape, scaling, lam)]
+        continuous = [bounded_demand(price, qi, low, high, fair, codes)]
         candidates = range(int(low), int(high) + 1) if integer else continuous
         value += u(shape, height, rate, zi / fair)
         dual += max(u(shape, height, rate, n / fair) - price * n for n in candidates)
     return value, math.inf if sum(z) > budget * (1 + 1e-9) else dual - value
 
 
-def wanted_units(price, q, lower, upper, share, shape, scaling, lam):
+def wanted_units(price, q, lower, upper, share, codes):
+    shape, scaling, lam = codes
     height, rate = scale_of(scaling, lam, q)
     n = int(lower)
     while n < upper and unit_gain(shape, height, rate / share, n) >= price:
@@ -942,14 +945,15 @@ def wanted_units(price, q, lower, upper, share, shape, scaling, lam):
     return n
 
 
-def clear_units(budget, q, lower, upper, share, shape, scaling, lam, top):
+def clear_units(budget, problem, codes, top):
     """Sort every unit on offer by its gain, then by prompt, and buy from the front."""
+    shape, scaling, lam = codes
     offers = []
-    for i, (qi, low, high, fair) in enumerate(zip(q, lower, upper, share, strict=True)):
+    for i, (qi, low, high, fair) in enumerate(zip(*problem, strict=True)):
         height, rate = scale_of(scaling, lam, qi)
         gains = [unit_gain(shape, height, rate / fair, n) for n in range(int(low), int(high))]
         offers += [(-gain, i) for gain in gains if gain > 0]
-    counts = [int(low) for low in lower]
+    counts = [int(low) for low in problem[1]]
     bought = sorted(offers)[: budget - sum(counts)]
     for _, i in bought:
         counts[i] += 1
@@ -973,7 +977,8 @@ def unit_gains(shape, height, rate, size):
     return [unit_gain(shape, height, rate, n) for n in range(size)]
 
 
-def path_dual(price, q_path, max_units, share, shape, scaling, lam):
+def path_dual(price, q_path, max_units, share, codes):
+    shape, scaling, lam = codes
     total, bought = 0.0, 0
     for rates in q_path:
         scales = [scale_of(scaling, lam, q) for q in rates]
@@ -1015,7 +1020,8 @@ def first_bad_count(n, unit_size, most):
     return (bad[0], sum(n[: bad[0]])) if bad else (-1, sum(n))
 
 
-def block_gains(rows, q, z, share, block, shape, scaling, lam):
+def block_gains(rows, q, z, share, block, codes):
+    shape, scaling, lam = codes
     scales = [scale_of(scaling, lam, qi) for qi in q]
     exposure = [zi / share for zi in z]
     return [u(shape, *s, x + block) - u(shape, *s, x) for s, x in zip(scales, exposure, strict=True)]

@@ -240,7 +240,7 @@ def resolving(scope: Scope) -> list[Row]:
 def solve_passes(run: Run) -> int:
     """Return the passes over the pool that the price of the next round takes: calls of kernels with an array of all prompts."""
     size, calls = len(run.allocator.bank), 0
-    kernels = {name: getattr(units_kernels, name) for name in ("remaining_demand", "remaining_units", "bracket_units")}
+    kernels = {name: getattr(units_kernels, name) for name in ("remaining_demand", "count_worth", "bracket_units")}
     solves = {name: getattr(_remaining.Remaining, name) for name in ("clear", "units")}
     solving = False
 
@@ -258,7 +258,8 @@ def solve_passes(run: Run) -> int:
     def counted(kernel: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
             nonlocal calls
-            calls += solving and any(isinstance(arg, np.ndarray) and arg.size == size for arg in args)
+            arrays = [part for arg in args for part in (arg if isinstance(arg, tuple) else (arg,))]
+            calls += solving and any(isinstance(part, np.ndarray) and part.size == size for part in arrays)
             return kernel(*args)
 
         return call

@@ -122,8 +122,8 @@ def race(n_prompts: int, budget: int, methods: dict[str, tuple[Callable, int]], 
     lower, upper, tie = np.full(n_prompts, LEAST), np.full(n_prompts, MOST), np.arange(n_prompts)
     counts = best_counts(gains, lower, upper, budget, tie)
     falling = np.where(np.arange(MOST) < LEAST, np.inf, gains)
-    key = np.minimum.accumulate(falling, axis=1).view(np.int64)
-    units, upto, trial = lower.copy(), upper.copy(), np.empty_like(lower)
+    slopes, cost = np.minimum.accumulate(falling, axis=1), np.ones(1)
+    units, upto = lower.copy(), upper.copy()
 
     def prepare() -> None:
         units[:], upto[:] = lower, upper
@@ -132,7 +132,7 @@ def race(n_prompts: int, budget: int, methods: dict[str, tuple[Callable, int]], 
     print(f"{'milliseconds':<44} {'median':>10} {'least':>10} {'largest':>10}  {'/ whole':>10}  {'/ kernel':>10}")
     many = 10 * repeats
     whole = seconds(lambda: best_counts(gains, lower, upper, budget, tie), many)
-    alone = seconds(lambda: KERNELS["clear_gains"](key, budget, units, upto, trial), many, prepare)
+    alone = seconds(lambda: KERNELS["clear_slopes"](slopes, cost, float(budget), units, upto), many, prepare)
     base = statistics.median(whole), statistics.median(alone)
     if not (units == counts).all():
         raise SystemExit("the kernel alone ends elsewhere")

@@ -1,12 +1,13 @@
 """Kernels of the unit gains of a visit: the utility of exposure, and the signal of a group."""
 
 from cero_alloc._numba import kernel
-from cero_alloc._objective.kernels import scale_of, unit_gain
+from cero_alloc._objective.kernels import entry, scale_of, unit_gain
 
 
 @kernel
-def score_gains(q, z, w, share, shape, scaling, lam, gains):
+def score_gains(q, z, w, share, codes, gains):
     """Write the unit gains of the concave score f(n) = U(z + w n) / w of a visit, one row per prompt."""
+    shape, scaling, lam = codes
     for r in range(q.size):
         height, rate = scale_of(scaling, lam, q[r])
         for n in range(gains.shape[1]):
@@ -18,7 +19,7 @@ def group_unit(a, b, g, n, fails, wins):
     """Gain of g more rollouts on top of n in a group, and E[p^n (1-p)] and E[(1-p)^n p] carried on to n + g."""
     gain, s = 0.0, a + b
     for m in range(n, n + g):
-        if m > 0:  # a group of one is as dead as an empty one
+        if m > 0:  # a group of one rollout is never mixed
             gain += fails + wins
         fails *= (a + m) / (s + m + 1.0)
         wins *= (b + m) / (s + m + 1.0)
@@ -26,8 +27,12 @@ def group_unit(a, b, g, n, fails, wins):
 
 
 @kernel
-def group_gains(a, b, factor, g, gains):
-    """Write unit gains of ``factor`` S(n), S(n) = 1 - E[p^n] - E[(1-p)^n] but S(0) = 0, in units of g rollouts."""
+def group_gains(signal, g, gains):
+    """Write unit gains of ``factor`` S(n), S(n) = 1 - E[p^n] - E[(1-p)^n] but S(0) = 0, in units of g rollouts.
+
+    ``signal`` holds the posterior parameters a and b, and the factors.
+    """
+    a, b, factor = signal
     for r in range(a.size):
         s = a[r] + b[r]
         fails, wins = b[r] / s, a[r] / s
@@ -37,13 +42,14 @@ def group_gains(a, b, factor, g, gains):
 
 
 @kernel
-def remaining_groups(price, a, b, factor, visits, cost, stride, g, min_units, max_units):
+def remaining_groups(price, signal, visits, cost, g, min_units, max_units):
     """Return the cost of the counts that maximise signal minus price in every remaining visit."""
+    a, b, factor = signal
     total = 0.0
     for i in range(a.size):
         if visits[i] <= 0.0:
             continue
-        fee = price * cost[i * stride]
+        fee = price * entry(cost, i)
         s = a[i] + b[i]
         fails, wins = b[i] / s, a[i] / s
         best, count, worth = 0.0, 0, 0.0
@@ -55,5 +61,5 @@ def remaining_groups(price, a, b, factor, visits, cost, stride, g, min_units, ma
             worth += gain - fee
             if unit + 1 >= min_units and worth >= best:
                 best, count = worth, unit + 1
-        total += visits[i] * cost[i * stride] * count
+        total += visits[i] * entry(cost, i) * count
     return total

@@ -16,7 +16,8 @@ from cero_alloc._evidence.ids import tie_ranks
 from cero_alloc._objective import kernels
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.state import Field, Stateful
-from cero_alloc._solvers.remaining import Clearing, Remaining, clear
+from cero_alloc._solvers.price import Clearing, clear
+from cero_alloc._solvers.remaining import Remaining
 from cero_alloc._solvers.running import RunningPlan
 from cero_alloc._solvers.sampling import deal_evenly, round_total
 from cero_alloc._solvers.tables import BatchSolution, solve_batch
@@ -335,7 +336,7 @@ class ExposureTables(Tables):
     def gains(self, q: FloatArray, z: FloatArray, visits: FloatArray) -> FloatArray:
         """Return the unit gains of the score U(z + w n) / w, one row per prompt."""
         table = np.empty((q.size, self.plan.max_units))
-        gains_kernels.score_gains(q, z, visits, self.plan.share, *self.plan.codes, table)
+        gains_kernels.score_gains(q, z, visits, self.plan.share, self.plan.codes, table)
         return table
 
     def once(self, rows: IntArray) -> FloatArray:
@@ -359,18 +360,17 @@ class GroupTables(Tables):
         """Return the unit gains of a visit, which does not depend on other visits."""
         signal = self._signal(rows)
         table = np.empty((signal[0].size, self.plan.max_units))
-        gains_kernels.group_gains(*signal, self.plan.ledger.horizon.unit_size, table)
+        gains_kernels.group_gains(signal, self.plan.ledger.horizon.unit_size, table)
         return table
 
     def _planned(self, rows: IntArray | None) -> tuple[Clearing, FloatArray]:
         plan, signal = self.plan, self._signal(None)
         left = np.array(np.broadcast_to(plan.visits_left(rows), signal[0].size))
         costs, unit = plan.ledger.costs.rates, plan.ledger.horizon.unit_size
-        stride = int(costs.size > 1)
 
         def demand(price: float) -> tuple[float, float]:
             bounds = plan.min_units, plan.max_units
-            return gains_kernels.remaining_groups(price, *signal, left, costs, stride, unit, *bounds), 0.0
+            return gains_kernels.remaining_groups(price, signal, left, costs, unit, *bounds), 0.0
 
         most = float((costs * left).sum()) * plan.max_units
         clearing = clear(demand, plan.ledger.funds, most, plan.price or 1e-3, width=_SIGNAL_WIDTH)

@@ -1,7 +1,9 @@
 """Kernels of the utility U(x) = height * phi(rate * x), shared by solvers, allocators and the oracle.
 
-Symbols: ``q`` value, ``x`` exposure in equal shares, ``lam`` saturation, ``n`` units.
+Symbols: ``q`` value, ``x`` exposure in equal shares, ``lam`` saturation, ``n`` units; ``codes`` shape, scaling and saturation.
 """
+
+import numpy as np
 
 from cero_alloc._numba import exp, expm1, kernel, log, log1p, sqrt
 
@@ -15,6 +17,22 @@ def add(total, lost, term):
     step = term - lost
     fresh = total + step
     return fresh, (fresh - total) - step
+
+
+@kernel
+def entry(array, i):
+    """Return the i-th entry, or the one for all."""
+    return array[i * (array.size > 1)]
+
+
+@kernel
+def draw(state, n):
+    """Return the next state of a linear congruential generator, and a number below n: the pivot of a quickselect.
+
+    Scrambled pivots keep sorted, reversed and organ-pipe arrangements linear.
+    """
+    state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
+    return state, np.int64((state >> np.uint64(33)) % np.uint64(n))
 
 
 @kernel
@@ -109,32 +127,36 @@ def unit_gain(shape, height, rate, n):
 
 
 @kernel
-def utility_loop(shape, scaling, lam, q, x, out):
+def utility_loop(codes, q, x, out):
     """U(q, x) elementwise."""
+    shape, scaling, lam = codes
     for i in range(q.size):
         height, rate = scale_of(scaling, lam, q[i])
         out[i] = u(shape, height, rate, x[i])
 
 
 @kernel
-def marginal_loop(shape, scaling, lam, q, x, out):
+def marginal_loop(codes, q, x, out):
     """U'(q, x) elementwise."""
+    shape, scaling, lam = codes
     for i in range(q.size):
         height, rate = scale_of(scaling, lam, q[i])
         out[i] = du(shape, height, rate, x[i])
 
 
 @kernel
-def demand_loop(shape, scaling, lam, q, slope, upper, out):
+def demand_loop(codes, q, slope, upper, out):
     """Demand elementwise."""
+    shape, scaling, lam = codes
     for i in range(q.size):
         height, rate = scale_of(scaling, lam, q[i])
         out[i] = demand(shape, height, rate, slope[i], upper[i])
 
 
 @kernel
-def conjugate_loop(shape, scaling, lam, q, slope, upper, out):
+def conjugate_loop(codes, q, slope, upper, out):
     """Restricted conjugate elementwise."""
+    shape, scaling, lam = codes
     for i in range(q.size):
         height, rate = scale_of(scaling, lam, q[i])
         out[i] = conj(shape, height, rate, slope[i], upper[i])

@@ -14,9 +14,7 @@ from . import kernels, oracle_kernels
 from .utility import SaturatingUtility
 
 Status = Literal["optimal", "slack", "inexact"]
-_Problem = tuple[
-    FloatArray, FloatArray, FloatArray, FloatArray, int, int, float
-]  # q, lower, upper, share, utility codes
+_Problem = tuple[tuple[FloatArray, ...], tuple[int, int, float]]  # q, lower, upper, share; utility codes
 
 _TOLERANCE = 1e-15  # closing width of the price bracket, as a share of price * budget
 _MAX_PASSES = 500  # passes over the pool; 6 are usual
@@ -42,7 +40,7 @@ class OracleResult:
     gap : float
         Duality gap in utility, at least 0: no feasible allocation is worth more than ``optimum + gap``.
     status : {"optimal", "slack", "inexact"}
-        Whether the budget binds, whether it covers all that anybody wants, or whether the price search ran out of
+        Whether the budget binds, whether it covers all demand at price 0, or whether the price search ran out of
         passes; ``gap`` is valid in every case.
 
     References
@@ -217,8 +215,8 @@ class OfflineOracle:
             raise ValueError(error_text("lower", f"sum to at most the budget {total:g}", least, "Lower the bounds."))
         if integer:
             _require_whole(budget=np.array([total]), lower=low, upper=high)
-        # Nobody can take more than what the lower bounds leave, and no more than all want is spent: sums stay finite,
-        # and whole.
+        # No prompt can take more than the lower bounds leave, and no more than the upper bounds is spent: sums stay
+        # finite and whole.
         high = np.minimum(high, low + max(0.0, min(total, _MOST) - least))
         total = min(total, _total(high, q.size))
         if integer and total > _MOST_UNITS:
@@ -228,9 +226,8 @@ class OfflineOracle:
         widest = float(high.max()) / _MOST
         if not widest <= float(share.min()):  # exposure in equal shares would overflow
             raise ValueError(error_text("equal_share", f"be at least {widest:g}", float(share.min()), _UNIT_REMEDY))
-        problem = (q, low, high, share, *self.utility.codes)
-        _, scaling, lam = self.utility.codes
-        top = max(oracle_kernels.steepest(q, share, scaling, lam) * (1.0 + 1e-15), 1e-300)  # nobody pays more
+        problem = (q, low, high, share), self.utility.codes
+        top = max(oracle_kernels.steepest(q, share, self.utility.codes) * (1.0 + 1e-15), 1e-300)  # demand is 0 above it
         solver = _solve_units if integer else _solve_continuous
         allocation, price, status = solver(total, problem, top)
         optimum, gap = oracle_kernels.certify(price, np.asarray(allocation, dtype=np.float64), total, *problem, integer)
@@ -245,17 +242,17 @@ def _solve_continuous(budget: float, problem: _Problem, top: float) -> tuple[Flo
 
 def _solve_units(budget: float, problem: _Problem, top: float) -> tuple[IntArray, float, Status]:
     """Take the largest unit gains, near the price of the continuous problem: allocation, price and status."""
-    gains, price, _, pull, reference, shift, slope = _clear(budget, problem, top)  # gains: whatever is in there
+    gains, price, _, pull, about = _clear(budget, problem, top)  # gains: whatever is in there
     units = np.empty((3, gains.size), dtype=np.int64)
-    price = oracle_kernels.clear_units(budget, *problem, price, top, pull, reference, shift, slope, gains, units)
+    price = oracle_kernels.clear_units(budget, *problem, price, top, pull, about, gains, units)
     return units[0].copy(), price, "optimal" if price else "slack"
 
 
 def _clear(
     budget: float, problem: _Problem, top: float
-) -> tuple[FloatArray, float, bool, float, float, FloatArray, FloatArray]:
-    """Solve the continuous problem: allocation, price, exactness, pull, and the demand lines about a reference price."""
-    q, _, _, share, shape, scaling, lam = problem
+) -> tuple[FloatArray, float, bool, float, tuple[float, FloatArray, FloatArray]]:
+    """Solve the continuous problem: allocation, price, exactness, pull, and a reference price with its demand lines."""
+    (q, _, _, share), (shape, scaling, lam) = problem
     # The marginal that all prompts would have on average if they shared the budget equally: the right magnitude.
     height, rate = kernels.scale_of(scaling, lam, float(q.mean()))
     mean_share = float(share.mean())
@@ -264,7 +261,7 @@ def _clear(
     price, pull, closed, reference = oracle_kernels.clear_price(
         budget, *problem, guess, top, _TOLERANCE, _MAX_PASSES, shift, slope, allocation
     )
-    return allocation, price, closed, pull, reference, shift, slope
+    return allocation, price, closed, pull, (reference, shift, slope)
 
 
 def _bounds(name: str, side: npt.ArrayLike, size: int) -> FloatArray:

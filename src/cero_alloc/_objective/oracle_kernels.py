@@ -13,17 +13,25 @@ import numpy as np
 
 from cero_alloc._numba import exp, expm1, kernel, log, sqrt
 
-from .kernels import CAPPED_LINEAR, EXPONENTIAL, HYPERBOLIC, LOG, add, demand, demand_pull, du, scale_of, u, unit_gain
+from .kernels import (
+    CAPPED_LINEAR,
+    EXPONENTIAL,
+    HYPERBOLIC,
+    LOG,
+    add,
+    demand,
+    demand_pull,
+    draw,
+    du,
+    entry,
+    scale_of,
+    u,
+    unit_gain,
+)
 
 _FAR = 1.7e308  # stands for infinity where infinity times 0 would be no number
 _LEAST_PRICE = 5e-324
 _BLOCK = 16  # terms summed plainly: one compensated addition per block does not slow the pass down
-
-
-@kernel
-def entry(array, i):
-    """Return the i-th entry, or the one for all."""
-    return array[i * (array.size > 1)]
 
 
 @kernel
@@ -53,8 +61,9 @@ def price_at(shape, reference, t):
 
 
 @kernel
-def steepest(q, share, scaling, lam):
+def steepest(q, share, codes):
     """Largest slope of all prompts, per unit, rounded like the slopes that it is held against."""
+    _, scaling, lam = codes
     top = 0.0
     for i in range(q.size):
         height, rate = scale_of(scaling, lam, q[i])
@@ -63,15 +72,16 @@ def steepest(q, share, scaling, lam):
 
 
 @kernel
-def demand_lines(reference, q, share, shape, scaling, lam, shift, slope):
-    """Write the demand lines; prompts that are worth nothing at any price take minus infinity."""
+def demand_lines(reference, q, share, codes, shift, slope):
+    """Write the demand lines; prompts with no value get minus infinity."""
+    shape, scaling, lam = codes
     about = log(reference)
     for i in range(q.size):
         height, rate = scale_of(scaling, lam, q[i])
         rate /= entry(share, i)
         top = height * rate
-        # Times the difference of any two logarithms it is still a number; what is flatter yet is straight as far as any
-        # bound, and only the price ``top`` at which its line leaves 0 matters.
+        # Finite even times the difference of any two logarithms. Flatter utilities are straight up to any bound: only
+        # the price ``top`` at which the line leaves 0 matters.
         width = 1.0 / max(rate, 1e-305)
         if top == 0.0:
             shift[i], slope[i] = -np.inf, 0.0
@@ -95,14 +105,15 @@ def on_line(shape, shift, slope, t):
 
 @kernel
 def clip(z, least, most):
-    """Clip what is a number; min and max, which mind those that are not, make a pass three times as slow."""
+    """Clip a number that is not NaN; min and max, which check for NaN, make a pass three times as slow."""
     z = least if z < least else z
     return most if z > most else z
 
 
 @kernel
-def total_steps(t, shift, slope, lower, upper):
+def total_steps(t, lines):
     """Sum of the demands of the straight shape."""
+    shift, slope, lower, upper = lines
     total, lost = 0.0, 0.0
     for i in range(shift.size):
         total, lost = add(total, lost, clip(slope[i] * (shift[i] + t > 0.0), entry(lower, i), entry(upper, i)))
@@ -110,10 +121,11 @@ def total_steps(t, shift, slope, lower, upper):
 
 
 @kernel
-def total_demand(t, shift, slope, lower, upper, shape):
+def total_demand(t, lines, shape):
     """Sum of the demands and of their derivatives by t."""
     if shape == CAPPED_LINEAR:  # not asked in the loop, where it would cost as much as all the rest
-        return total_steps(t, shift, slope, lower, upper), 0.0
+        return total_steps(t, lines), 0.0
+    shift, slope, lower, upper = lines
     total, lost, pull = 0.0, 0.0, 0.0
     for start in range(0, shift.size, _BLOCK):
         part, steep = 0.0, 0.0
@@ -127,7 +139,7 @@ def total_demand(t, shift, slope, lower, upper, shape):
 
 
 @kernel
-def clear_curves(budget, shift, slope, lower, upper, shape, lo, hi, under, over, guess, tolerance, max_passes):
+def clear_curves(budget, lines, shape, lo, hi, under, over, guess, tolerance, max_passes):
     """Bracket the abscissa at which total demand meets the budget by safeguarded Newton steps.
 
     Expects demand ``under`` <= budget at ``lo`` and ``over`` > budget at ``hi``. Returns (lo, hi, pull, passes, closed): the
@@ -141,7 +153,7 @@ def clear_curves(budget, shift, slope, lower, upper, shape, lo, hi, under, over,
             t = 0.5 * (lo + hi) if shape == EXPONENTIAL else sqrt(lo) * sqrt(hi)
             if not lo < t < hi:
                 return lo, hi, pull, passes, True
-        total, pull = total_demand(t, shift, slope, lower, upper, shape)
+        total, pull = total_demand(t, lines, shape)
         if abs(total - budget) <= tolerance * budget:
             return t, t, pull, passes, True
         if total < budget:
@@ -159,12 +171,13 @@ def clear_curves(budget, shift, slope, lower, upper, shape, lo, hi, under, over,
 
 
 @kernel
-def clear_steps(need, shift, slope, lower, upper, lo, hi, max_passes):
+def clear_steps(need, lines, lo, hi, max_passes):
     """Bracket the abscissa at which the steps of the straight shape meet the budget, by weighted quickselect.
 
     ``need`` is the budget beyond the lower bounds. Permutes ``shift`` and overwrites ``slope``. Expects and returns what
     ``clear_curves`` does, but for the pull.
     """
+    shift, slope, lower, upper = lines
     first, last = np.int64(0), np.int64(shift.size)
     for i in range(last):
         slope[i] = max(0.0, min(slope[i], entry(upper, i)) - entry(lower, i))
@@ -172,8 +185,8 @@ def clear_steps(need, shift, slope, lower, upper, lo, hi, max_passes):
     for passes in range(max_passes):
         if first >= last:
             return lo, hi, passes, True
-        state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
-        pivot = shift[first + np.int64((state >> np.uint64(33)) % np.uint64(last - first))]
+        state, pick = draw(state, last - first)
+        pivot = shift[first + pick]
         # Dutch flag: larger tops in [first, above), equal ones in [above, i), smaller ones in [below, last).
         above, i, below = first, first, last
         larger, equal = 0.0, 0.0
@@ -202,50 +215,49 @@ def clear_steps(need, shift, slope, lower, upper, lo, hi, max_passes):
 
 
 @kernel
-def clear_price(
-    budget, q, lower, upper, share, shape, scaling, lam, guess, top, tolerance, max_passes, shift, slope, out
-):
+def clear_price(budget, problem, codes, guess, top, tolerance, max_passes, shift, slope, out):
     """Write the allocation that clears the market; return its price, the pull by log(price), and whether it is exact.
 
-    ``top`` is a price at which nobody takes more than the lower bound. Where the budget covers all that anybody wants,
-    the price is 0. ``shift`` and ``slope`` are scratch of the size of the pool; afterwards they hold the demand lines
+    ``top`` is a price at which no prompt takes more than its lower bound. Where the budget covers all demand, the price
+    is 0. ``shift`` and ``slope`` are scratch of the size of the pool; afterwards they hold the demand lines
     about the price that comes last in the result.
     """
+    shape, (q, lower, upper, share) = codes[0], problem
+    lines = (shift, slope, lower, upper)
     reference = min(top, max(1e-150 * top, 1e-300))
     if guess > reference:  # a good one gives t more digits and a bad one, not a number perhaps, harms nothing
         reference = min(top, guess)
-    demand_lines(reference, q, share, shape, scaling, lam, shift, slope)
+    demand_lines(reference, q, share, codes, shift, slope)
     lo = abscissa(shape, reference, top * (1.0 + 1e-12))  # beyond the rounding of lines that leave 0 at ``top``
     hi = abscissa(shape, reference, _LEAST_PRICE)
     price, pull, closed = 0.0, 0.0, True
-    under, _ = total_demand(lo, shift, slope, lower, upper, shape)
-    over, _ = total_demand(hi, shift, slope, lower, upper, shape)
+    under, _ = total_demand(lo, lines, shape)
+    over, _ = total_demand(hi, lines, shape)
     if over <= budget * (1.0 + 1e-15):  # a budget that is the sum of the bounds is rounded as well
         lo = hi
     elif shape == CAPPED_LINEAR:
-        lo, hi, _, closed = clear_steps(budget - under, shift, slope, lower, upper, lo, hi, max_passes)
-        demand_lines(reference, q, share, shape, scaling, lam, shift, slope)
+        lo, hi, _, closed = clear_steps(budget - under, lines, lo, hi, max_passes)
+        demand_lines(reference, q, share, codes, shift, slope)
         price = price_at(shape, reference, lo)
     else:
         start = abscissa(shape, reference, reference)
-        lo, hi, pull, _, closed = clear_curves(
-            budget, shift, slope, lower, upper, shape, lo, hi, under, over, start, tolerance, max_passes
-        )
+        lo, hi, pull, _, closed = clear_curves(budget, lines, shape, lo, hi, under, over, start, tolerance, max_passes)
         price = price_at(shape, reference, lo)
         pull *= 1.0 if shape == EXPONENTIAL else lo if shape == LOG else 0.5 * lo
-    weight = blend(lo, hi, budget, shift, slope, lower, upper, shape, out)
+    weight = blend(lo, hi, budget, lines, shape, out)
     if lo < hi:
         price += weight * (price_at(shape, reference, hi) - price)
     return price, pull, closed, reference
 
 
 @kernel
-def blend(lo, hi, budget, shift, slope, lower, upper, shape, out):
+def blend(lo, hi, budget, lines, shape, out):
     """Mix the demands at two bracketing abscissas so that they sum to the budget; return the weight of ``hi``."""
+    shift, slope, lower, upper = lines
     weight = 0.0
     if lo < hi:
-        under, _ = total_demand(lo, shift, slope, lower, upper, shape)
-        over, _ = total_demand(hi, shift, slope, lower, upper, shape)
+        under, _ = total_demand(lo, lines, shape)
+        over, _ = total_demand(hi, lines, shape)
         weight = min(1.0, max(0.0, (budget - under) / (over - under))) if over > under else 1.0
     for i in range(out.size):
         least, most = entry(lower, i), entry(upper, i)
@@ -256,8 +268,9 @@ def blend(lo, hi, budget, shift, slope, lower, upper, shape, out):
 
 
 @kernel
-def bounded_demand(price, q, lower, upper, share, shape, scaling, lam):
+def bounded_demand(price, q, lower, upper, share, codes):
     """Units that a prompt takes at ``price`` per unit within [lower, upper]."""
+    shape, scaling, lam = codes
     height, rate = scale_of(scaling, lam, q)
     return max(lower, share * demand(shape, height, rate, price * share, upper / share))
 
@@ -276,13 +289,15 @@ def worth(shape, height, rate, x):
 
 
 @kernel
-def certify(price, z, budget, q, lower, upper, share, shape, scaling, lam, integer):
+def certify(price, z, budget, problem, codes, integer):
     """Return the achieved utility and the duality gap.
 
     The gap is sum_i [h_i(price) - (U_i - price z_i)] + price (budget - sum z), every term >= 0 but for rounding; it is
     infinite for an allocation over budget, which certifies nothing. A term is 0 where the slope at z, or the gains of
     the units about z, say that z is the best there is, which spares computing the best again.
     """
+    shape, scaling, lam = codes
+    q, lower, upper, share = problem
     value, value_lost, spent, spent_lost, gap = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(q.size):
         height, rate = scale_of(scaling, lam, q[i])
@@ -296,7 +311,7 @@ def certify(price, z, budget, q, lower, upper, share, shape, scaling, lam, integ
                 z[i] >= most or unit_gain(shape, height, each, z[i]) <= price
             ):
                 continue
-            best = float(wanted_units(z[i], price, q[i], least, most, fair, shape, scaling, lam))
+            best = float(wanted_units(z[i], price, q[i], least, most, fair, codes))
         else:
             if (z[i] <= least or slope >= price * fair) and (z[i] >= most or slope <= price * fair):
                 continue
@@ -308,7 +323,7 @@ def certify(price, z, budget, q, lower, upper, share, shape, scaling, lam, integ
                 way = (z[i] - least if off > 0.0 else most - z[i]) / fair
                 gap += slope * abs(off) * min(way, 2.0 * abs(off) * demand_pull(shape, height, rate, slope))
                 continue
-            best = bounded_demand(price, q[i], least, most, fair, shape, scaling, lam)
+            best = bounded_demand(price, q[i], least, most, fair, codes)
         gap += max(0.0, (u(shape, height, rate, best / fair) - reached) - price * (best - z[i]))
     if spent > budget * (1.0 + 1e-9):
         return value, np.inf
@@ -316,8 +331,9 @@ def certify(price, z, budget, q, lower, upper, share, shape, scaling, lam, integ
 
 
 @kernel
-def wanted_units(guess, price, q, lower, upper, share, shape, scaling, lam):
+def wanted_units(guess, price, q, lower, upper, share, codes):
     """Largest n in [lower, upper] whose last unit gains at least ``price``, or ``lower``; any guess at n will do."""
+    shape, scaling, lam = codes
     height, rate = scale_of(scaling, lam, q)
     rate /= share
     low, high = np.int64(lower), np.int64(upper)
@@ -337,12 +353,16 @@ def wanted_units(guess, price, q, lower, upper, share, shape, scaling, lam):
 
 
 @kernel
-def count_wanted(price, reference, shift, slope, q, lower, upper, share, shape, scaling, lam, out):
-    """Write the wanted units per prompt; return their sum, in floating point for it may exceed the integers."""
+def count_wanted(price, problem, codes, about, out):
+    """Write the wanted units per prompt; return their sum, in floating point because it may exceed the integers.
+
+    ``about`` holds a reference price and the demand lines about it, which guess the units.
+    """
+    shape, (q, lower, upper, share), (reference, shift, slope) = codes[0], problem, about
     total, t = 0.0, abscissa(shape, reference, price)
     for i in range(q.size):
         guess, fair = on_line(shape, shift[i], slope[i], t), entry(share, i)
-        out[i] = wanted_units(guess, price, q[i], entry(lower, i), entry(upper, i), fair, shape, scaling, lam)
+        out[i] = wanted_units(guess, price, q[i], entry(lower, i), entry(upper, i), fair, codes)
         total += out[i]
     return total
 
@@ -353,8 +373,8 @@ def kth_largest(x, size, k):
     lo, hi = np.int64(0), size - 1
     state = np.uint64(size)
     while lo < hi:
-        state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
-        pivot = x[lo + np.int64((state >> np.uint64(33)) % np.uint64(hi - lo + 1))]
+        state, pick = draw(state, hi - lo + 1)
+        pivot = x[lo + pick]
         i, j = lo, hi
         while i <= j:  # Hoare's: equal entries go to both sides, so that ties stay linear
             while x[i] > pivot:
@@ -375,19 +395,18 @@ def kth_largest(x, size, k):
 
 
 @kernel
-def clear_units(
-    budget, q, lower, upper, share, shape, scaling, lam, guess, top, pull, reference, shift, slope, gains, units
-):
+def clear_units(budget, problem, codes, guess, top, pull, about, gains, units):
     """Solve the integer problem by a threshold on the unit gains; ties go to the lowest index. Return the price.
 
-    ``guess`` and ``pull`` are the price and the units per log(price) of the continuous problem, ``shift`` and ``slope``
-    its demand lines about ``reference``. ``top`` must exceed every unit gain. Where the budget covers every unit that
+    ``guess`` and ``pull`` are the price and the units per log(price) of the continuous problem, ``about`` a reference
+    price and its demand lines. ``top`` must exceed every unit gain. Where the budget covers every unit that
     gains anything, the price is 0. The answer is ``units[0]``; the other two rows and ``gains`` are scratch. Prices are
     tried until the gains between two of them fit into ``gains``, where quickselect finds the threshold.
     """
+    (shape, scaling, lam), (q, lower, _, share) = codes, problem
     lo, hi, price, growth = _LEAST_PRICE, top, guess, 2.0
     strict, weak, fresh = 0, 1, 2  # rows: the units wanted at hi, at lo, and at the price tried
-    many = count_wanted(lo, reference, shift, slope, q, lower, upper, share, shape, scaling, lam, units[weak])
+    many = count_wanted(lo, problem, codes, about, units[weak])
     few = 0.0
     for i in range(q.size):
         units[strict, i] = np.int64(entry(lower, i))
@@ -402,7 +421,7 @@ def clear_units(
                 price = lo + 0.5 * (hi - lo)  # the roots' rounding passes over a last float or two
             if not lo < price < hi:
                 break
-        total = count_wanted(price, reference, shift, slope, q, lower, upper, share, shape, scaling, lam, units[fresh])
+        total = count_wanted(price, problem, codes, about, units[fresh])
         if total >= budget:
             lo, many, weak, fresh = price, total, fresh, weak
         else:

@@ -91,7 +91,7 @@ class SaturatingUtility:
 
     @property
     def codes(self) -> tuple[int, int, float]:
-        """What the compiled functions take, the numbers of shape and scaling, and the saturation per equal share."""
+        """What kernels take: the numbers of shape and scaling, and the saturation per equal share."""
         return SHAPES[self.shape], SCALINGS[self.scaling], self.saturation
 
     @property
@@ -237,7 +237,7 @@ class SaturatingUtility:
                 f"arguments must broadcast, got shapes {shapes}. Give one number, or equal shapes."
             ) from None
         out = np.empty(shape, dtype=np.float64)
-        loop(*self.codes, *(np.array(np.broadcast_to(a, shape)).reshape(-1) for a in arrays), out.reshape(-1))
+        loop(self.codes, *(np.array(np.broadcast_to(a, shape)).reshape(-1) for a in arrays), out.reshape(-1))
         return out
 
 

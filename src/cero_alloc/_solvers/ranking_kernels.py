@@ -3,11 +3,12 @@
 import numpy as np
 
 from cero_alloc._numba import kernel
+from cero_alloc._objective.kernels import draw
 
 
 @kernel
 def look_up(rows, theta, tie, slopes, ties):
-    """Write slopes and tie ranks of these rows: in one loop, because in a large pool each is a wait for memory."""
+    """Write slopes and tie ranks of these rows, in one loop, because each read of a large pool is a cache miss."""
     for r in range(rows.size):
         slopes[r] = theta[rows[r]]
         ties[r] = tie[rows[r]]
@@ -21,13 +22,12 @@ def ahead(i, j, key, tie):
 
 @kernel
 def select(key, tie, order, size, k):
-    """Quickselect: permute order[:size] so that order[:k] are the k first in rank and order[k - 1] the k-th."""
+    """Permute order[:size] so that order[:k] holds the k first in rank, the k-th last, by quickselect."""
     lo, hi, target = 0, size - 1, k - 1
     state = np.uint64(size)
     while lo < hi:
-        # A scrambled pivot: sorted, reversed or organ-pipe pools must not become quadratic.
-        state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
-        at = lo + np.int64((state >> np.uint64(33)) % np.uint64(hi - lo + 1))
+        state, pick = draw(state, hi - lo + 1)
+        at = lo + pick
         pivot = order[at]
         order[at] = order[hi]
         border = lo
@@ -49,8 +49,8 @@ def select(key, tie, order, size, k):
 def rank(key, tie, threshold, k, order):
     """Put the k first positions with key > threshold into order[:k], the k-th last; return how many there are.
 
-    ``order`` is scratch of at least min(key.size, 2 k) entries. When it is full, all but the k best so far are dropped,
-    and the k-th of those is the bar for the rest: linear in any arrangement, and most prompts are only looked at.
+    ``order`` is scratch of at least min(key.size, 2 k) entries. When it is full, all but the k first so far are dropped, and
+    the k-th of them is the bar for the rest: time is linear in any arrangement, and most keys are compared once.
     """
     size = np.int64(0)  # typed, or numba compiles a second select for the literal
     if k <= 0:
@@ -58,10 +58,10 @@ def rank(key, tie, threshold, k, order):
     bar, last = threshold, np.int64(-1)
     for start in range(0, key.size, 64):
         stop = min(start + 64, key.size)
-        hopeful = 0
-        for r in range(start, stop):  # vectorised: the bar is above nearly everybody
-            hopeful += key[r] >= bar
-        if hopeful == 0:
+        found = 0
+        for r in range(start, stop):  # vectorised: nearly every key is below the bar
+            found += key[r] >= bar
+        if found == 0:
             continue
         for r in range(start, stop):
             if key[r] > bar or (last >= 0 and key[r] == bar and ahead(r, last, key, tie)):

@@ -1,11 +1,8 @@
-"""What the rest of a run would buy: one price over all prompts, continuous or in whole units."""
+"""The remaining problem of a run, continuous or in whole units: one price over all prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from math import exp, sqrt
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,24 +10,14 @@ from cero_alloc._checks import FloatArray, IntArray, TieArray
 from cero_alloc._objective import kernels
 from cero_alloc._objective.utility import SaturatingUtility
 
-from . import ranking_kernels, tables_kernels, units_kernels
+from . import units_kernels
+from .price import FREE, LEAST, Clearing, clear
 from .units import Units
 
-_TOLERANCE = 1e-13  # of the budget
-_MAX_PASSES = 400  # passes over the pool; 2 to 6 are usual
+__all__ = ["Clearing", "Remaining"]
+
 _FIRST = 4096  # prompts
-_LEAST, _MOST = 5e-324, 1e300  # prices
-_FREE = 1e-290  # what is not wanted at this price is worth nothing
-_ROUNDING = 1e-12  # of exposure: no demand
-_TOLD_APART = 1e-250  # price from which on logarithms tell gains apart
-
-
-class Clearing(NamedTuple):
-    """Where demand meets a budget: between two prices, next to each other where demand jumps, else equal."""
-
-    low: float  # demand is at least the budget
-    high: float  # demand is at most the budget
-    share: float  # of the demand that appears between the two, what the budget covers
+_ROUNDING = 1e-12  # of exposure: less demand counts as none
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +54,16 @@ class Remaining:
     utility: SaturatingUtility
 
     def clear(self, guess: float) -> Clearing:
-        """Return where demand meets the budget, price 0 where the budget covers everything; search from ``guess``."""
-        stride = int(self.cost.size > 1)
+        """Return the price at which demand meets the budget, 0 where the budget covers all of it; search from ``guess``."""
+        problem, codes = (self.q, self.z, self.room, self.cost), self.utility.codes
 
         def demand(price: float) -> tuple[float, float]:
-            total, pull = units_kernels.remaining_demand(
-                price, self.q, self.z, self.room, self.cost, stride, self.share, *self.utility.codes
-            )
+            total, pull = units_kernels.remaining_demand(price, problem, self.share, codes)
             return total, pull
 
         most = float((self.cost * self.room).sum())
         if self.utility.shape == "capped-linear" and most > self.budget:
-            if demand(_FREE)[0] <= self.budget:
+            if demand(FREE)[0] <= self.budget:
                 return Clearing(0.0, 0.0, 1.0)
             jump = self._jump()
             for width in (2.0**-52, 2.0**-51):  # rounding moves a step by a bit or two
@@ -89,7 +74,7 @@ class Remaining:
         return clear(demand, self.budget, most, guess)
 
     def planned(self, clearing: Clearing, rows: IntArray | slice) -> FloatArray:
-        """Return the units that these prompts would buy in the rest of the run, continuous, where demand meets the budget."""
+        """Return the continuous units of these prompts over the rest of the run, at the price that clears the budget."""
         q, z, room = self.q[rows], self.z[rows], self.room[rows]
 
         def bought(price: float) -> FloatArray:
@@ -103,9 +88,9 @@ class Remaining:
         return y
 
     def _jump(self) -> float:
-        """Return the price, but for rounding, at which the capped lines' demand jumps over the budget.
+        """Return the price at which the demand of capped lines jumps over the budget, up to rounding.
 
-        A line is bought up to its kink or not at all, so that demand is a staircase: its steps are put in order.
+        A line is bought up to its kink or not at all: demand is a staircase, whose steps are sorted by price.
         """
         _, scaling, lam = self.utility.codes
         rate = 4.0 * lam * self.q if scaling == kernels.RATE else np.full(self.q.size, lam)
@@ -117,144 +102,25 @@ class Remaining:
         return float(steepest[order[min(place, order.size - 1)]])
 
     def units(self, price: float, tie: TieArray) -> tuple[IntArray, float]:
-        """Return the best whole units per prompt, costs being equal, and the gain of the last one; from near ``price``.
+        """Return the best whole units per prompt, costs being equal, and the gain of the last one.
 
-        Ties go where exposure is least, then by rank.
+        Ties go where exposure is least, then by rank. ``price`` is a guess at the gain. Where the budget covers every unit
+        that gains anything, the price is 0 and the other units are not bought.
         """
-        budget = int(self.budget)
-        size = self.q.size
+        budget, size, codes = int(self.budget), self.q.size, self.utility.codes
         if float(self.room.sum()) * (size / self.room.size) <= budget:
             return np.array(np.broadcast_to(self.room.astype(np.int64), size)), 0.0
-        if budget:
-            upper = np.minimum(self.room, budget).astype(np.int64)
-            pool = Units(self.q, self.z, tie, upper, self.share, self.utility, ahead=self.z)
-            taken = pool.take(budget, price)
-            if taken is not None and taken.price >= _TOLD_APART and self._gains_more(taken.units, upper):
-                return taken.units, taken.price
-        rest = replace(self, room=np.array(np.broadcast_to(self.room, size)))
-        return rest._bisected(budget, price, tie)
-
-    def _bisected(self, budget: int, price: float, tie: TieArray) -> tuple[IntArray, float]:
-        """Return the same by bisection: where logarithms do not tell gains apart, or too many are the same."""
-        high = np.empty(self.q.size, dtype=np.int64)
-        total = self._units_at(_LEAST, high)
-        if total <= budget:
-            return high, 0.0
-        low = high.copy()
-        lo, hi, over, under = self._bracket(min(max(price, _LEAST), _MOST), budget, low, high)
-        while over > budget > under and int((low - high).max()) > 1:
-            middle = sqrt(lo) * sqrt(hi)
-            if not lo < middle < hi:
-                break
-            trial = np.empty_like(high)
-            total = self._units_at(middle, trial)
-            if total >= budget:
-                lo, low, over = middle, trial, total
-            else:
-                hi, high, under = middle, trial, total
-        if over == budget:
-            rows = np.flatnonzero(low)
-            gain = np.empty(rows.size)
-            units_kernels.next_gains(self.q[rows], self.z[rows], low[rows] - 1, self.share, *self.utility.codes, gain)
-            return low, float(gain.min()) if rows.size else lo
-        return self._break_tie(low, high, budget - under, hi, tie)
-
-    def _gains_more(self, units: IntArray, upper: IntArray) -> bool:
-        """Tell whether any unit on top of these gains anything."""
-        for chunk in (slice(_FIRST), slice(None)):  # the first prompts nearly always have one
-            rows = np.flatnonzero(units[chunk] < upper[chunk])
-            gain = np.empty(rows.size)
-            units_kernels.next_gains(self.q[rows], self.z[rows], units[rows], self.share, *self.utility.codes, gain)
-            if (gain > 0.0).any():
-                return True
-        return False
-
-    def _units_at(self, price: float, out: IntArray) -> int:
-        return int(
-            units_kernels.remaining_units(price, self.q, self.z, self.room, self.share, *self.utility.codes, out)
-        )
-
-    def _bracket(self, price: float, budget: int, low: IntArray, high: IntArray) -> tuple[float, float, int, int]:
-        """Write the units at two prices around the budget; return the prices and the sums of the units."""
-        total = self._units_at(price, low)
-        lo = hi = price
-        over = under = total
-        high[:] = low
-        step = 1e-4
-        while over < budget and lo > _LEAST:
-            hi, under = lo, over
-            high[:] = low
-            lo = max(_LEAST, lo * exp(-step))
-            over = self._units_at(lo, low)
-            step = min(8.0 * step, 600.0)
-        while under > budget and hi < _MOST:
-            lo, over = hi, under
-            low[:] = high
-            hi = min(_MOST, hi * exp(step))
-            under = self._units_at(hi, high)
-            step = min(8.0 * step, 600.0)
-        if under == budget:
-            low[:] = high
-            lo, over = hi, under
-        return lo, hi, over, under
-
-    def _break_tie(
-        self, low: IntArray, high: IntArray, missing: int, price: float, tie: TieArray
-    ) -> tuple[IntArray, float]:
-        """Add ``missing`` of the units between two neighbouring solutions to the lesser one, the largest gains first."""
-        rows = np.flatnonzero(low > high)
-        gain = np.empty(rows.size)
-        z, units = self.z[rows], high[rows]
-        units_kernels.next_gains(self.q[rows], z, units, self.share, *self.utility.codes, gain)
-        if int((low - high).max()) == 1:
-            order = np.empty_like(units)
-            # Equal gains go where exposure is least.
-            rank = np.lexsort((tie[rows], z + units))
-            place = np.empty(rank.size, dtype=np.int32)
-            place[rank] = np.arange(rank.size)
-            k = ranking_kernels.rank(gain, place, -np.inf, missing, order)
-            high[rows[order[:k]]] += 1
-            return high, float(gain[order[k - 1]]) if k else price
-        tables_kernels.level(z.astype(np.int64), units, low[rows], np.ones(1), 0, np.argsort(tie[rows]), float(missing))
-        high[rows] = units
-        return high, float(gain.min())
-
-
-def clear(
-    demand: Callable[[float], tuple[float, float]], budget: float, most: float, guess: float, width: float = 4e-16
-) -> Clearing:
-    """Find where a falling demand, ``most`` at price 0, meets the budget: Newton in log(price), bisection as a guard.
-
-    ``demand`` returns what is taken at a price and its pull, minus the derivative by log(price), 0 where it jumps. A
-    jump is bracketed to a relative ``width``, by chords and bisection in turn.
-    """
-    if most <= budget:
-        return Clearing(0.0, 0.0, 1.0)
-    lo, hi, over, under = 0.0, np.inf, most, 0.0
-    price = guess if _LEAST < guess < _MOST else 1.0
-    stride = 2.0
-    for trial in range(_MAX_PASSES):
-        total, pull = demand(price)
-        if abs(total - budget) <= _TOLERANCE * budget:
-            return Clearing(price, price, 1.0)
-        if total > budget:
-            lo, over = price, total
-        else:
-            hi, under = price, total
-        if lo == 0.0 and hi < _FREE:
-            return Clearing(0.0, 0.0, 1.0)  # nobody wants the rest
-        if lo > 0.0 and hi < np.inf and hi - lo <= width * hi:
-            break
-        fresh = 0.0
-        if pull > 0.0 and trial % 8 < 7:
-            fresh = price * exp(min(max((total - budget) / pull, -100.0), 100.0))
-        elif trial % 2 and lo > 0.0 and hi < np.inf:
-            fresh = lo * (hi / lo) ** ((over - budget) / (over - under))
-        if not lo < fresh < hi:
-            if lo > 0.0 and hi < np.inf:
-                fresh = sqrt(lo) * sqrt(hi)
-            else:
-                fresh = price * stride if lo > 0.0 else price / stride
-                stride = min(stride * stride, 1e30)
-        price = fresh
-    return Clearing(lo, hi, (budget - under) / (over - under))
+        upper = np.minimum(self.room, max(1, budget)).astype(np.int64)
+        pool = Units(self.q, self.z, tie, upper, self.share, self.utility, ahead=self.z)
+        taken = pool.take(max(1, budget), price)
+        if not budget:
+            return np.zeros(size, dtype=np.int64), taken.price
+        if taken.price > 0.0:
+            for chunk in (slice(_FIRST), slice(None)):  # a unit that gains anything is nearly always among the first
+                rows = np.flatnonzero(taken.units[chunk] < (self.room[chunk] if self.room.size > 1 else self.room))
+                gain = np.empty(rows.size)
+                units_kernels.next_gains(self.q[rows], self.z[rows], taken.units[rows], self.share, codes, gain)
+                if (gain > 0.0).any():
+                    return taken.units, taken.price
+        pool.count(LEAST, taken.units)
+        return taken.units, 0.0

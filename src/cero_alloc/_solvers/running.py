@@ -1,4 +1,4 @@
-"""The whole-unit plan of a pool of which a batch changes from visit to visit: the batch is looked at, not the pool."""
+"""The whole-unit plan of a pool that changes by a batch per visit, without a pass over the pool."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from cero_alloc._checks import FloatArray, IntArray
 
 from .units import LEAST, NO_UNITS, Bracket, Units, entries, first
 
-_WIDTHS = (1e-6, 1e-3, 0.5)  # of the bracket to either side, in log(price): least, first and most
-_REBUILD = 3  # units listed for what one prompt of a rebuild costs
+_WIDTHS = (1e-6, 1e-3, 0.5)  # half the width of the bracket in log(price): least, first and most
+_REBUILD = 3  # listed units that cost as much as one prompt of a pass
 
 
 class RunningPlan:
-    """A bracket around the price, the sums of what is sure above and below it, and a list of the units within.
+    """A bracket around the price, the number of units above and below it, and a list of the units within.
 
-    Sums are of integers, and the listed units are compared by the gains themselves, so that the plan is that of
-    :meth:`Units.take` to the last bit, whatever came before. The pool is passed over when the price leaves the bracket. A
-    wide bracket is left rarely and lists much; the width doubles where a pass cost more than the lists since the last
-    one, and halves where it cost less, which stays within a small factor of the best width for any steady drift.
+    The numbers are integers and the listed units are compared by their gains, so that the plan equals that of
+    :meth:`Units.take` to the last bit, whatever the history. A price that leaves the bracket costs a pass over the pool. A
+    wide bracket is left rarely and lists many units: the width doubles where a pass cost more than the lists since the last
+    pass, and halves where it cost less, which stays within a small factor of the best width under any steady drift.
 
     Parameters
     ----------
     pool : Units
-        All prompts; the plan keeps the arrays, and writes to them.
+        All prompts. The plan keeps the arrays and writes to them.
     """
 
     def __init__(self, pool: Units) -> None:
@@ -58,7 +58,10 @@ class RunningPlan:
         self._n = np.concatenate([self._n[kept], n])
 
     def solve(self, k: int, rows: IntArray, guess: float) -> tuple[IntArray, float] | None:
-        """Return the units of ``rows`` among the ``k`` first of the pool, and the gain of the last; None as ``take``."""
+        """Return the units of ``rows`` among the ``k`` first of the pool, and the gain of the last one.
+
+        None where too many units are near the price to be listed.
+        """
         found = self._select(k, rows)
         if found is None:
             centre = self._drifted(k)
@@ -69,8 +72,6 @@ class RunningPlan:
             if found is None:
                 self.passes += 1
                 taken = self.pool.take(k, self._price or guess)
-                if taken is None:
-                    return None
                 self._build(taken.price)
                 found = self._select(k, rows)
         return found
@@ -97,7 +98,7 @@ class RunningPlan:
         return units, price
 
     def _drifted(self, k: int) -> float | None:
-        """Return where the price has gone, by the slope of the demand within the bracket that it left."""
+        """Extrapolate the price by the slope of the demand within the bracket that it left."""
         bracket = self._bracket
         if bracket is None or bracket.over <= bracket.under:
             return None
@@ -121,6 +122,6 @@ class RunningPlan:
         bracket = self.pool.between(centre * exp(-self._width), centre * exp(self._width))
         if bracket.over - bracket.under > 4 * self.pool.q.size:
             return
-        self._bracket = bracket._replace(high=NO_UNITS, near=NO_UNITS, low=NO_UNITS)  # the list has what they say
+        self._bracket = bracket._replace(high=NO_UNITS, near=NO_UNITS, low=NO_UNITS)  # the list replaces them
         self._rows, self._n = entries(bracket.near, bracket.high[bracket.near], bracket.low)
         self._gains = self.pool.gains(self._rows, self._n)

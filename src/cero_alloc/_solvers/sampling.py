@@ -30,21 +30,21 @@ def deal_evenly(
     Parameters
     ----------
     rate : numpy.ndarray of float64, shape (n,)
-        What every prompt would get, to scale.
+        Units that the plan gives each prompt, up to a common factor.
     total : int
         Units, a sum of counts in {0} u [quantum, max_units].
     quantum, max_units : int
         Least count other than 0, and largest count.
     least : float
-        Least expectation, in quanta; less where the total does not pay for it.
+        Least expectation in quanta, lower where the total does not pay for it.
     rng : numpy.random.Generator
         Draws the order of the prompts and where the first quantum falls.
 
     Returns
     -------
     numpy.ndarray of int64, shape (n,)
-        Quanta: each count is its expectation rounded down or up. What is left of a total that is not whole quanta goes
-        to the prompts that got some, a unit each, those with the largest expectation first.
+        Units. In quanta, each count is its expectation rounded down or up. The rest of a total that is not a multiple of
+        the quantum goes in single units to prompts with a count above 0, the largest expectation first.
     """
     if total == 0:
         return np.zeros(rate.size, dtype=np.int64)
@@ -64,8 +64,8 @@ def deal_evenly(
 def expected_counts(rate: FloatArray, total: float, most: float, least: float) -> FloatArray:
     r"""Return :math:`e_i = \min(\text{most}, \max(\text{least}, s\,r_i))` with the scale s at which they sum to ``total``.
 
-    Bounds are fixed one side at a time, the side that is violated more, which is never undone (Bitran and Hax, 1981).
-    Prompts of rate 0 share evenly what the others cannot take.
+    Bounds are fixed one side at a time, first the side that is violated more, and stay fixed (Bitran and Hax, 1981). Prompts
+    of rate 0 share evenly the total that the others cannot take.
     """
     size, least = rate.size, min(least, total / rate.size)
     wanted = np.flatnonzero(rate > 0.0)
@@ -94,13 +94,13 @@ def expected_counts(rate: FloatArray, total: float, most: float, least: float) -
 def systematic(expected: FloatArray, total: int, rng: np.random.Generator) -> IntArray:
     """Round expectations that sum to ``total`` down or up, without bias and keeping the sum: one uniform number.
 
-    Whole parts are sure. The fractions are laid end to end, in ticks so small and whole that no sum of them rounds, and
-    a comb of unit spacing, moved by the uniform number, counts for the prompts that its teeth hit.
+    Every prompt gets the whole part. The fractions are laid end to end in integer ticks, whose sums do not round, and points
+    one unit apart, shifted by the uniform number, add a unit to each prompt on whose fraction one falls.
     """
     sure = np.floor(expected)
     unit = 2 ** (62 - int(expected.size).bit_length())  # ticks: their sum fits 63 bits
     ends = np.cumsum(((expected - sure) * unit).astype(np.int64))
-    # The expectations' own rounding leaves the ends a few ticks off the whole: only such moves as keep the total.
+    # Rounding of the expectations leaves the last end a few ticks off a whole unit: draw only shifts that keep the total.
     off = (total - int(sure.sum())) * unit - int(ends[-1])
     teeth = (ends + rng.integers(max(0, off), min(unit, unit + off))) // unit
     teeth[1:] -= teeth[:-1].copy()
@@ -109,7 +109,7 @@ def systematic(expected: FloatArray, total: int, rng: np.random.Generator) -> In
 
 
 def _top_up(units: IntArray, rest: int, order: IntArray, quantum: int, max_units: int) -> None:
-    """Add single units to prompts that have some, in this order and again; where they lack room, visit one more."""
+    """Add single units to prompts with a count above 0, in this order and again; visit one more where they lack room."""
     visited = order[units[order] > 0]
     few = -(-(int(units.sum()) + rest) // max_units)
     if visited.size < few:  # by one at most: a prompt holds max_units // quantum quanta

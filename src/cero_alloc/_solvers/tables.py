@@ -12,7 +12,7 @@ from . import ranking_kernels, tables_kernels
 
 _CORE = 64  # rows that the repair may change
 _ONE = np.ones(1)
-_TINY = 5e-324  # a price of 0 still asks for some gain
+_TINY = 5e-324  # at price 0 a unit must still gain something
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class BatchSolution:
     price : float
         Clearing price: the floor where the window does not bind. Utility per unit, or per cost.
     wanted : float
-        Cost of what the rows want at the floor price, before the window.
+        Cost of the best counts at the floor price, before the window.
     gap : float
-        How much more any allowed counts could be worth, at most; infinite where costs differ and the window binds.
+        Upper bound on how much more any allowed counts could be worth; infinite where costs differ and the window binds.
     """
 
     units: IntArray
@@ -54,8 +54,8 @@ def solve_batch(
         \max_n \sum_j f_j(n_j) - \lambda \sum_j c_j n_j \quad \text{s.t.} \quad n_j \in \{0\} \cup [n_{\min}, n_{\max}],
         \; \text{low} \le \sum_j c_j n_j \le \text{high}
 
-    A price on the concave envelopes of the scores settles all counts but one block. What that leaves is filled
-    greedily, then repaired by an exact dynamic program over the rows whose next best count loses least.
+    A price on the concave envelopes of the scores settles all counts but one block. The rest of the total is filled
+    greedily and then repaired by an exact dynamic program over the rows whose second best count loses least.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def solve_batch(
     min_units : int
         Least count other than 0.
     low, high : float
-        Window of the total. Where no whole counts reach ``low``, or none are found with costs, it stays below.
+        Window of the total. The total stays below where no whole counts reach ``low``, or with costs none were found.
     floor : float
         Price :math:`\lambda` below which nothing is taken, unless ``low`` asks for it.
     tie : numpy.ndarray of int32, shape (n_rows,)
@@ -91,25 +91,22 @@ def solve_batch(
     units = np.empty(rows, dtype=np.int64)
     slopes = np.empty_like(gains)
     tables_kernels.majorise(gains, min_units, np.empty(max_units, dtype=np.int64), np.empty(max_units), slopes)
-    per_unit, stride = (_ONE, 0) if cost is None else (cost, int(cost.size > 1))
-    wanted = tables_kernels.take_above(slopes, per_unit, stride, max(floor, _TINY), units)
+    per_unit = _ONE if cost is None else cost
+    wanted = tables_kernels.take_above(slopes, per_unit, max(floor, _TINY), units)
     if low <= wanted <= high:
         return BatchSolution(units, floor, wanted, 0.0)
     target = high if wanted > high else low
     if cost is None:
         target = float(_reachable(int(target), rows, min_units, max_units, int(low), int(high)))
-    upto = np.empty_like(units)
-    price, spent = tables_kernels.clear_slopes(slopes, per_unit, stride, target, units, upto)
-    order = np.argsort(tie)
-    start = np.zeros_like(units)
-    left = tables_kernels.fill_ties(
-        gains, slopes, min_units, per_unit, stride, start, order, target - spent, units, upto
-    )
+    units[:] = 0
+    upto, start, order = np.full_like(units, max_units), np.zeros_like(units), np.argsort(tie)
+    price, spent = tables_kernels.clear_slopes(slopes, per_unit, target, units, upto)
+    left = tables_kernels.fill_ties(gains, slopes, min_units, per_unit, start, order, target - spent, units, upto)
     if cost is not None:
         gap = np.inf if left > 0.0 else 0.0
         least, room = (max(floor, _TINY), left) if wanted > high else (-np.inf, left + high - low)
         need = np.inf if wanted > high else left  # towards the low end, no further than asked
-        tables_kernels.fill_costly(gains, slopes, min_units, cost, stride, tie, least, need, room, units)
+        tables_kernels.fill_costly(gains, slopes, min_units, cost, tie, least, need, room, units)
         return BatchSolution(units, float(price), wanted, gap)
     if left <= 0:
         return BatchSolution(units, float(price), wanted, 0.0)
@@ -128,9 +125,9 @@ def _finish(
     window: tuple[int, int, int],
     units: IntArray,
 ) -> tuple[IntArray, float]:
-    """Add the units that the envelope could not place: least, best and most of them. Return units and their loss.
+    """Add the units that the envelope could not place; ``window`` is the least, best and largest number of them.
 
-    The loss is against the envelope, which no counts exceed, so it bounds the gap.
+    Returns units and their loss against the envelope, which no counts exceed: the loss bounds the gap.
     """
     _, left, _ = window
     plan = units.copy()
@@ -149,7 +146,7 @@ def _finish(
     reach = 4 * gains.shape[1]
     best, choice = np.empty((2, 2 * reach + 1)), np.empty((size, 2 * reach + 1), dtype=np.int64)
     repaired = units.copy()
-    found = tables_kernels.repair(gains, core, price, slack, min_units, *window, bound, repaired, best, choice)
+    found = tables_kernels.repair(gains, core, price, slack, min_units, window, bound, repaired, best, choice)
     return (repaired, max(0.0, found)) if found <= bound else (plan, bound)  # equal: the fewer rollouts
 
 

@@ -6,6 +6,7 @@
 import numpy as np
 
 from cero_alloc._numba import kernel
+from cero_alloc._objective.kernels import draw, entry
 
 
 @kernel
@@ -53,27 +54,28 @@ def dearer(slopes, r, low, high, cost, price, equal):
 
 
 @kernel
-def take_above(slopes, cost, stride, price, units):
+def take_above(slopes, cost, price, units):
     """Write the units per row whose slope per cost is at least ``price``; return their cost."""
     total = 0.0
     for r in range(slopes.shape[0]):
-        c = cost[r * stride]
+        c = entry(cost, r)
         units[r] = dearer(slopes, r, np.int64(0), slopes.shape[1], c, price, np.bool_(True))
         total += c * units[r]
     return total
 
 
 @kernel
-def clear_slopes(slopes, cost, stride, target, sure, upto):
-    """Find the price at which the rows' units cost ``target``: quickselect over all slopes, no tolerance.
+def clear_slopes(slopes, cost, target, sure, upto):
+    """Find the price at which the rows' units cost ``target``: quickselect over the slopes, no tolerance.
 
-    Writes the units dearer than the price and those at least as dear; the first cost at most ``target``. Returns price
-    and cost of the first.
+    ``sure`` and ``upto`` hold the bounds of the rows, within which slopes fall. They take the units dearer than the price, and
+    those at least as dear; the first cost at most ``target``, unless the lower bounds cost more. Returns the price, and the
+    cost of the first.
     """
-    m, max_units = slopes.shape
-    sure[:] = 0
-    upto[:] = max_units
+    m = slopes.shape[0]
     spent, price = 0.0, np.inf
+    for r in range(m):
+        spent += entry(cost, r) * sure[r]
     state = np.uint64(m)
     while True:
         undecided = np.int64(0)
@@ -81,30 +83,32 @@ def clear_slopes(slopes, cost, stride, target, sure, upto):
             undecided += upto[r] - sure[r]
         if undecided == 0:
             return price, spent
-        state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
-        pick = np.int64((state >> np.uint64(33)) % np.uint64(undecided))
+        state, pick = draw(state, undecided)
         r = 0
         while pick >= upto[r] - sure[r]:
             pick -= upto[r] - sure[r]
             r += 1
-        price = slopes[r, sure[r] + pick] / cost[r * stride]
+        price = slopes[r, sure[r] + pick] / entry(cost, r)
         if np.isnan(price):  # never from sound input; without this it would never end
             return price, spent
         above, at_least = spent, spent
         for r in range(m):
-            c = cost[r * stride]
-            above += c * (dearer(slopes, r, sure[r], upto[r], c, price, np.bool_(False)) - sure[r])
-            at_least += c * (dearer(slopes, r, sure[r], upto[r], c, price, np.bool_(True)) - sure[r])
+            c = entry(cost, r)
+            strict = dearer(slopes, r, sure[r], upto[r], c, price, np.bool_(False))
+            above += c * (strict - sure[r])
+            at_least += c * (dearer(slopes, r, strict, upto[r], c, price, np.bool_(True)) - sure[r])
         cheaper, found = at_least <= target, above <= target < at_least
         for r in range(m):
-            c, low, high = cost[r * stride], sure[r], upto[r]
+            c, low, high = entry(cost, r), sure[r], upto[r]
+            if found or not cheaper:
+                high = dearer(slopes, r, low, high, c, price, np.bool_(False))
             if found:
-                sure[r] = dearer(slopes, r, low, high, c, price, np.bool_(False))
-                upto[r] = dearer(slopes, r, low, high, c, price, np.bool_(True))
+                sure[r] = high
+                upto[r] = dearer(slopes, r, high, upto[r], c, price, np.bool_(True))
             elif cheaper:
                 sure[r] = dearer(slopes, r, low, high, c, price, np.bool_(True))
             else:
-                upto[r] = dearer(slopes, r, low, high, c, price, np.bool_(False))
+                upto[r] = high
         if found:
             return price, above
         if cheaper:
@@ -112,7 +116,7 @@ def clear_slopes(slopes, cost, stride, target, sure, upto):
 
 
 @kernel
-def level(start, units, upto, cost, stride, order, left):
+def level(start, units, upto, cost, order, left):
     """Spend ``left`` on evening out start + units within upto, rows in ``order`` first; return what is left."""
     low, high = np.int64(2**62), np.int64(-(2**62))
     for r in range(units.size):
@@ -124,92 +128,37 @@ def level(start, units, upto, cost, stride, order, left):
         middle = (low + high + 1) // 2
         need = 0.0
         for r in range(units.size):
-            need += cost[r * stride] * (min(max(middle - start[r], units[r]), upto[r]) - units[r])
+            need += entry(cost, r) * (min(max(middle - start[r], units[r]), upto[r]) - units[r])
         if need <= left:
             low = middle
         else:
             high = middle - 1
     for r in range(units.size):
         more = min(max(low - start[r], units[r]), upto[r]) - units[r]
-        left -= cost[r * stride] * more
+        left -= entry(cost, r) * more
         units[r] += more
-    for ahead_too in range(2):  # those at the level before those that are ahead of it already
+    for ahead_too in range(2):  # rows at the level come before rows that are above it already
         for j in range(order.size):
             r = order[j]
-            if units[r] < upto[r] and cost[r * stride] <= left and (start[r] + units[r] > low) == (ahead_too == 1):
+            if units[r] < upto[r] and entry(cost, r) <= left and (start[r] + units[r] > low) == (ahead_too == 1):
                 units[r] += 1
-                left -= cost[r * stride]
+                left -= entry(cost, r)
     return left
 
 
 @kernel
 def fall(gains, lower, out):
-    """Copy gains that fall along a row from ``lower`` on, freed of rises by rounding; infinite before."""
+    """Copy gains that fall along a row from ``lower`` on, without the rises that rounding makes; infinite before."""
     for r in range(lower.size):
         least = np.inf
         for n in range(gains.shape[1]):
             if n >= lower[r]:
-                # + 0.0 turns a negative zero, whose bits are those of a negative number, into a plain one.
-                least = min(least, gains[r, n] + 0.0)
+                least = min(least, gains[r, n])
             out[r, n] = least
 
 
 @kernel
-def units_above(key, r, low, high, price):
-    """Smallest n in [low, high] from which on the units of row r have a key of at most ``price``; keys fall."""
-    while low < high:
-        middle = (low + high) // 2
-        if key[r, middle] > price:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@kernel
-def clear_gains(key, total, units, upto, trial):
-    """Narrow the bounds [units, upto] to the split that spends ``total``; return what the units leave.
-
-    ``key[r, n]`` is an integer that falls in n and grows with the gain of unit n + 1. On return the units between the
-    bounds are all at one key, and every unit below them is at a larger one.
-    """
-    least, most = np.int64(0), np.int64(0)
-    floor_key, top_key = np.int64(2**63 - 1), np.int64(0)
-    for r in range(units.size):
-        least += units[r]
-        most += upto[r]
-        if units[r] < upto[r]:
-            top_key = max(top_key, key[r, units[r]])
-            floor_key = min(floor_key, key[r, upto[r] - 1])
-    if most <= total or least >= total:
-        bound = upto if most <= total else units
-        units[:] = bound
-        upto[:] = bound
-        return max(0, total - most)
-    low, high = floor_key - 1, top_key  # keys above low overspend, those above high do not
-    while high - low > 1:
-        price = low + (high - low) // 2
-        taken = np.int64(0)
-        for r in range(units.size):
-            trial[r] = units_above(key, r, units[r], upto[r], price)
-            taken += trial[r]
-        if taken > total:
-            low = price
-            upto[:] = trial
-        else:
-            high = price
-            units[:] = trial
-            if taken == total:
-                upto[:] = trial
-                return total - taken
-    left = total
-    for r in range(units.size):
-        left -= units[r]
-    return left
-
-
-@kernel
-def fill_ties(gains, slopes, min_units, cost, stride, start, order, left, units, upto):
+def fill_ties(gains, slopes, min_units, cost, start, order, left, units, upto):
     """Spend ``left`` on the units at the clearing price: whole blocks that fit, then the single units evenly."""
     for j in range(order.size):
         r = order[j]
@@ -218,12 +167,12 @@ def fill_ties(gains, slopes, min_units, cost, stride, start, order, left, units,
             flat = flat and gains[r, n] == slopes[r, n]
         if flat:
             continue
-        block = cost[r * stride] * (upto[r] - units[r])
+        block = entry(cost, r) * (upto[r] - units[r])
         if block <= left:
             units[r] = upto[r]
             left -= block
         upto[r] = units[r]
-    return level(start, units, upto, cost, stride, order, left)
+    return level(start, units, upto, cost, order, left)
 
 
 @kernel
@@ -301,13 +250,14 @@ def least_losses(gains, price, min_units, units, out):
 
 
 @kernel
-def repair(gains, core, price, slack, min_units, lowest, left, highest, bound, units, best, choice):
+def repair(gains, core, price, slack, min_units, window, bound, units, best, choice):
     """Raise the total by ``left``, or by lowest to highest at ``slack`` per unit short of left, at the least loss.
 
-    Exact over the rows in ``core``, each change of count losing less than ``bound``: dynamic program over the change of
-    the total so far. ``best`` (2 x 2 reach + 1) and ``choice`` (rows x 2 reach + 1) are scratch. Returns the loss, inf
-    if nothing was found, and writes ``units``.
+    ``window`` holds lowest, left and highest. Exact over the rows in ``core``, each change of count losing less than
+    ``bound``: dynamic program over the change of the total so far. ``best`` (2 x 2 reach + 1) and ``choice`` (rows x 2 reach
+    + 1) are scratch. Returns the loss, inf if nothing was found, and writes ``units``.
     """
+    lowest, left, highest = window
     reach = (best.shape[1] - 1) // 2
     first, max_units = max(min_units, 1), gains.shape[1]
     best[:, :] = np.inf
@@ -345,7 +295,7 @@ def repair(gains, core, price, slack, min_units, lowest, left, highest, bound, u
 
 
 @kernel
-def fill_costly(gains, slopes, min_units, cost, stride, tie, floor_price, need, left, units):
+def fill_costly(gains, slopes, min_units, cost, tie, floor_price, need, left, units):
     """Spend at least ``need`` and at most ``left`` on the next blocks that fit, dearest per cost first; return the rest.
 
     A block is what the majorant pools, or any part of it that may stand alone.
@@ -356,7 +306,7 @@ def fill_costly(gains, slopes, min_units, cost, stride, tie, floor_price, need, 
         for r in range(m):
             if units[r] >= max_units:
                 continue
-            c = cost[r * stride]
+            c = entry(cost, r)
             worth, n = 0.0, units[r]
             while n < max_units and slopes[r, n] == slopes[r, units[r]]:
                 worth += gains[r, n]
@@ -373,6 +323,6 @@ def fill_costly(gains, slopes, min_units, cost, stride, tie, floor_price, need, 
         if chosen < 0:
             break
         units[chosen] += size
-        need -= size * cost[chosen * stride]
-        left -= size * cost[chosen * stride]
+        need -= size * entry(cost, chosen)
+        left -= size * entry(cost, chosen)
     return left

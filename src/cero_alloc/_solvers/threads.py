@@ -1,4 +1,4 @@
-"""A pass over a large pool, cut into stretches that threads take side by side: the kernels let go of the interpreter."""
+"""A pass over a large pool in stretches on several threads: kernels release the interpreter lock."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 ALONE = 2**18  # prompts: below that, starting a thread costs more than it saves, and callers make one pass
-_MOST = 4  # more do not help: the passes wait for memory
+_MOST = 4  # more do not help: memory bandwidth limits a pass
 
 
 def in_stretches(work: Callable[[int, int], Result], size: int) -> list[Result]:
     """Call ``work(start, stop)`` for stretches that cover ``range(size)`` and return the results in order.
 
-    Threads are started for the call and gone after it: nothing survives into a forked process. ``CERO_ALLOC_THREADS`` in
-    the environment says how many at most; else as many as there are cores, up to 4.
+    Threads live for one call, so that a forked process inherits none. Their number is ``CERO_ALLOC_THREADS`` from the
+    environment, else that of the cores, at most 4.
     """
     n = thread_count()
     if n == 1:

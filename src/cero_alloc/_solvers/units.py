@@ -1,11 +1,11 @@
-"""Whole units of many prompts, the largest gains first: a threshold on gains that a sample finds and one pass proves."""
+"""Whole units of many prompts, the largest gains first: a sample finds a threshold on gains, and one pass proves it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from math import exp, log, sqrt
+from math import exp, inf, log, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,20 +14,20 @@ import numpy.typing as npt
 from cero_alloc._checks import FloatArray, IntArray, TieArray
 from cero_alloc._objective.utility import SaturatingUtility
 
-from . import units_kernels
+from . import tables_kernels, units_kernels
 
 _FEW = 1 << 14  # units that are simply listed
 SAMPLE = 1 << 13  # prompts
 _SEEN = 1021  # gains remembered, a prime
 _BLOCK = 256  # prompts at a time: scratch that stays in the cache
 _SIGMAS = 3.0  # of the sample, to either side of the price
-LEAST = 1e-250  # prices from here on are told apart by their logarithms
+LEAST = 1e-250  # logarithms tell prices from here on apart
 NO_UNITS = np.zeros(1, dtype=np.int64)
 _ONE = np.ones(1)
 
 
 class Bracket(NamedTuple):
-    """Units at two prices: those below ``high`` gain more than ``hi``, those that others have more gain less than ``lo``."""
+    """Units at two prices: those below ``high`` gain more than ``hi``, and those beyond ``low`` gain less than ``lo``."""
 
     lo: float
     hi: float
@@ -68,7 +68,7 @@ class Units:
     visits : numpy.ndarray of float64, shape (1,) or (n,)
         Visits w that a unit stands for.
     ahead : numpy.ndarray of float64, shape (1,) or (n,)
-        Of equal gains the one with the least ``ahead`` + n comes first.
+        Whole numbers; of equal gains the one with the least ``ahead`` + n comes first.
     shift : float
         Added to every gain; equal gains are those that are equal after it.
     """
@@ -94,20 +94,23 @@ class Units:
         """Units beyond the lower bounds."""
         return self.sum_of(self.upper) - self.sum_of(self.lower)
 
-    def take(self, k: int, guess: float, spare: int = 0) -> Taken | None:
-        """Return the ``k`` units that come first, 1 to ``total``, counted from the lower bounds on.
+    def take(self, k: int, guess: float, spare: int = 0) -> Taken:
+        """Return the ``k`` units with the largest gains, 1 to ``total``, counted from the lower bounds on.
 
-        None where there is no telling gains apart by logarithms, or too many gain the same. ``spare`` 1 looks at the gain
-        before the last one too. The result depends on the units alone, not on the guess.
+        The result depends on the units alone; ``guess`` is a price to start from. ``spare`` 1 looks at the gain before the
+        last one too. Where logarithms do not tell the gains apart, or too many gains are equal, bisection finds the price.
         """
         size = self.q.size
         if self.total <= _FEW:
             lower, upper = (np.array(np.broadcast_to(bound, size)) for bound in (self.lower, self.upper))
             return self._listed(k, np.arange(size), lower, upper)
-        steepest = self.utility.saturation / self.share * float(self.visits.max())
-        if not 1e-50 < steepest < 1e50:
-            return None
         spare = min(spare, k - 1)
+        steepest = self.utility.saturation / self.share * float(self.visits.max())
+        taken = self._bracketed(k, guess, spare) if 1e-50 < steepest < 1e50 else None
+        return self._bisected(k, guess) if taken is None else taken
+
+    def _bracketed(self, k: int, guess: float, spare: int) -> Taken | None:
+        """Return the same by brackets around the price, wider until one holds; None where none does."""
         sigmas, k = _SIGMAS, k + self.sum_of(self.lower)
         while True:
             lo, hi = self._window(k - self.sum_of(self.lower), spare, guess, sigmas)
@@ -117,33 +120,72 @@ class Units:
             if lo == LEAST and bracket.over < k:
                 return None
             if bracket.under < k - spare and k <= bracket.over:
-                taken = self.among(bracket, k, guess, spare)
+                taken = self._among(bracket, k, guess, spare)
                 if taken is None or self._holds(bracket, taken, spare):
                     return taken
                 if lo <= LEAST and hi == np.inf:  # nothing wider is left
                     return None
             sigmas *= 8.0
 
-    def among(self, bracket: Bracket, k: int, guess: float, spare: int = 0) -> Taken | None:
-        """Return the first units, ``k`` in all, that of them above the bracket being sure."""
+    def _among(self, bracket: Bracket, k: int, guess: float, spare: int) -> Taken | None:
+        """Return the k units with the largest gains; units above the bracket are already included."""
         low, high, near = bracket.low, bracket.high, bracket.near
         if near.size <= SAMPLE or 2 * near.size > self.q.size:  # few, or many alike
+            if int((low - high[near]).sum()) > self._most_listed:
+                return None
             return self._listed(k - bracket.under, near, high, low)
         taken = replace(self[near], lower=high[near], upper=low).take(k - bracket.under, guess, spare)
-        if taken is None:
-            return None
         high[near] = taken.units
         return taken._replace(units=high, last=int(near[taken.last]))
+
+    def _bisected(self, k: int, guess: float) -> Taken:
+        """Return the same by bisection over the bit patterns of prices, which tells any two gains apart."""
+        size = self.q.size
+        high, low = (np.array(np.broadcast_to(bound, size)) for bound in (self.lower, self.upper))
+        under, over = self.sum_of(self.lower), self.sum_of(self.upper)
+        k += under
+        top = _place_of(inf)
+        floor, place, step = -top, _place_of(guess + self.shift), 1 << 32
+        while top - floor > 1 and over - under > self._most_listed:
+            if not floor < place < top:
+                place = floor + (top - floor) // 2
+            trial = np.empty(size, dtype=np.int64)
+            total = self.count(_price_at(place), trial)
+            if total >= k:
+                floor, low, over, place = place, trial, total, place + step
+            else:
+                top, high, under, place = place, trial, total, place - step
+            if -_place_of(inf) < floor and top < _place_of(inf):
+                place = floor  # bracketed: halve from here on
+            step *= 16
+        before = inf
+        if k - under == 1:  # the gain before the last one is not among those between
+            rows = np.flatnonzero(high > self.lower)
+            before = self.shift + float(self.gains(rows, high[rows] - 1).min(initial=inf))
+        if over - under <= self._most_listed:
+            near = np.flatnonzero(low > high)
+            taken = self._listed(k - under, near, high, low[near])
+            return taken._replace(before=min(before, taken.before))
+        price, order = _price_at(floor), np.argsort(self.tie)  # one price is left: all units between gain the same
+        start = np.array(np.broadcast_to(self.ahead if self.ahead.size > 1 else 0.0, size)).astype(np.int64)
+        tables_kernels.level(start, high, low, _ONE, order, float(k - under - 1))
+        units = high.copy()
+        tables_kernels.level(start, units, low, _ONE, order, 1.0)
+        return Taken(units, price, int(np.flatnonzero(units > high)[0]), min(before, inf if k - under == 1 else price))
 
     def between(self, lo: float, hi: float) -> Bracket:
         """Return the units around two prices."""
         size = self.q.size
         high, near, low = (np.empty(size, dtype=np.int64) for _ in range(3))
         over, under, found = units_kernels.bracket_units(
-            lo, hi, self.q, self.z, self.visits, _stride(self.visits), self.lower, _stride(self.lower), self.upper,
-            _stride(self.upper), self.share, *self.utility.codes, high, near, low, np.empty((5, _BLOCK)),
-        )  # fmt: skip
+            lo, hi, self._arrays, self.share, self.utility.codes, high, near, low, np.empty((5, _BLOCK))
+        )
         return Bracket(lo, hi, high, near[:found], low[:found], int(over), int(under))
+
+    def count(self, price: float, out: IntArray) -> int:
+        """Write the units that gain at least ``price``, shifted, one utility at a time; return their sum."""
+        codes = self.utility.codes
+        return int(units_kernels.count_worth(price, self.shift, self._arrays, self.share, codes, out))
 
     def worth(self, price: float) -> IntArray:
         """Return the units that gain at least ``price``, counted from 0."""
@@ -159,25 +201,20 @@ class Units:
 
     def gains(self, rows: IntArray, n: IntArray) -> FloatArray:
         """Return the gain of unit n + 1 of each row."""
-        gains = np.empty(rows.size)
-        units_kernels.entry_gains(
-            rows,
-            n,
-            self.q,
-            self.z,
-            self.visits,
-            _stride(self.visits),
-            self.share,
-            *self.utility.codes,
-            np.empty((4, _SEEN)),
-            gains,
-        )
+        gains, codes = np.empty(rows.size), self.utility.codes
+        units_kernels.entry_gains(rows, n, self._arrays, self.share, codes, np.empty((4, _SEEN)), gains)
         return gains
 
-    def _listed(self, k: int, near: IntArray, units: IntArray, upper: IntArray) -> Taken | None:
+    @property
+    def _arrays(self) -> tuple[FloatArray, FloatArray, FloatArray, IntArray, IntArray]:
+        return self.q, self.z, self.visits, self.lower, self.upper
+
+    @property
+    def _most_listed(self) -> int:
+        return 4 * self.q.size + _FEW
+
+    def _listed(self, k: int, near: IntArray, units: IntArray, upper: IntArray) -> Taken:
         """Add to the units the first ``k`` of those up to the upper bounds of ``near``, by listing them all."""
-        if int((upper - units[near]).sum()) > 4 * self.q.size + _FEW:
-            return None
         rows, n = entries(near, units[near], upper)
         gains = self.gains(rows, n)
         gains += self.shift
@@ -192,7 +229,7 @@ class Units:
         return Taken(units, float(gains[last]), int(rows[last]), before)
 
     def _holds(self, bracket: Bracket, taken: Taken, spare: int) -> bool:
-        """Tell whether what was found lies so well within the bracket that no unit beyond it could come between."""
+        """Tell whether the result lies so well within the bracket that no unit beyond it could come between."""
         lo, hi = bracket.lo + self.shift, bracket.hi + self.shift
         top = taken.before if spare else taken.price
         return (lo < taken.price or bracket.lo == 0.0) and top < hi
@@ -200,7 +237,7 @@ class Units:
     def _window(self, k: int, spare: int, guess: float, sigmas: float) -> tuple[float, float]:
         """Return prices between which the k-th unit most likely gains."""
         size = self.q.size
-        some, rank, margin = self, float(k), sigmas - _SIGMAS  # sure, unless looked for a second time
+        some, rank, margin = self, float(k), sigmas - _SIGMAS  # exact at first, wider when looked for again
         few = max(16.0, self.total / 512)
         if size > 2 * SAMPLE:
             some = self[sample_rows(size)]
@@ -281,9 +318,17 @@ def entries(rows: IntArray, lower: IntArray, upper: IntArray) -> tuple[IntArray,
 
 @lru_cache(maxsize=8)
 def sample_rows(size: int) -> IntArray:
-    """Return rows spread evenly over a pool, in step with no period of it (multiples of the golden ratio)."""
+    """Return rows spread evenly over a pool, in step with none of its periods (multiples of the golden ratio)."""
     return np.sort((np.arange(SAMPLE) * 0.6180339887498949 % 1.0 * size).astype(np.int64))
 
 
-def _stride(part: FloatArray | IntArray) -> int:
-    return int(part.size > 1)
+def _place_of(price: float) -> int:
+    """Return the place of a float among all floats, counted from 0 in both directions."""
+    bits = int(np.float64(abs(price)).view(np.int64))
+    return bits if price >= 0.0 else -bits
+
+
+def _price_at(place: int) -> float:
+    """Return the float at a place."""
+    price = float(np.int64(abs(place)).view(np.float64))
+    return price if place >= 0 else -price

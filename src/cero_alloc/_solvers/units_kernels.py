@@ -1,24 +1,37 @@
 """Kernels of whole units and of the remaining problem.
 
-``z`` exposure so far and ``room`` what the remaining visits can still take, in units; ``cost`` per unit, one entry (stride 0)
-or one per prompt (stride 1); a price is utility per cost.
+``z`` exposure so far and ``room`` what the remaining visits can still take, in units; ``cost`` per unit; a price is utility
+per cost. ``units`` is (q, z, w, lower, upper): values, exposures, the visits w of the score U(z + w n) / w, and the bounds
+of n. Costs, visits and bounds have one entry per prompt, or one for all.
 """
 
 import numpy as np
 
 from cero_alloc._numba import exp, expm1, kernel, log, sqrt
-from cero_alloc._objective.kernels import EXPONENTIAL, HYPERBOLIC, LOG, add, demand, demand_pull, scale_of, unit_gain
+from cero_alloc._objective.kernels import (
+    EXPONENTIAL,
+    HYPERBOLIC,
+    LOG,
+    add,
+    demand,
+    demand_pull,
+    entry,
+    scale_of,
+    unit_gain,
+)
 
 
 @kernel
-def remaining_demand(price, q, z, room, cost, stride, share, shape, scaling, lam):
+def remaining_demand(price, problem, share, codes):
     """Cost of what all prompts still take at ``price``, and its pull, minus the derivative by log(price).
 
-    The sum is compensated: rounding in a plain one is more than the tolerance in a large pool, and would cost passes.
+    ``problem`` is (q, z, room, cost). The sum is compensated: rounding in a plain one exceeds the tolerance in a large pool,
+    and would cost passes.
     """
+    (q, z, room, cost), (shape, scaling, lam) = problem, codes
     total, lost, pull = 0.0, 0.0, 0.0
     for i in range(q.size):
-        c = cost[i * stride]
+        c = entry(cost, i)
         height, rate = scale_of(scaling, lam, q[i])
         slope = price * c * share
         more = share * demand(shape, height, rate, slope, (z[i] + room[i]) / share) - z[i]
@@ -30,17 +43,21 @@ def remaining_demand(price, q, z, room, cost, stride, share, shape, scaling, lam
 
 
 @kernel
-def units_worth(shape, height, rate, start, price, upper):
-    """Count the units beyond exposure ``start``, at most ``upper``, that gain at least ``price`` each; rate per unit."""
-    guess = np.int64(max(0.0, min(float(upper), demand(shape, height, rate, price, start + upper) - start)))
+def units_worth(shape, height, rate, start, w, shift, price, upper):
+    """Count the units n < ``upper`` of the score U(z + w n) / w that gain at least ``price``, ``shift`` being added to each.
+
+    ``rate`` is per unit, and ``start`` is z / w.
+    """
+    bare = (price - shift) * w
+    guess = np.int64(max(0.0, min(float(upper), demand(shape, height, rate, bare, start + upper) - start)))
     low, high = max(0, guess - 1), min(upper, guess + 2)  # calculus leaves guess and guess + 1, but for rounding
-    if low > 0 and unit_gain(shape, height, rate, start + (low - 1)) < price:
+    if low > 0 and unit_gain(shape, height, rate, start + (low - 1)) / w + shift < price:
         low, high = 0, low - 1
-    elif high < upper and unit_gain(shape, height, rate, start + high) >= price:
+    elif high < upper and unit_gain(shape, height, rate, start + high) / w + shift >= price:
         low, high = high, upper
     while low < high:
         middle = (low + high + 1) // 2
-        if unit_gain(shape, height, rate, start + (middle - 1)) >= price:
+        if unit_gain(shape, height, rate, start + (middle - 1)) / w + shift >= price:
             low = middle
         else:
             high = middle - 1
@@ -48,19 +65,23 @@ def units_worth(shape, height, rate, start, price, upper):
 
 
 @kernel
-def remaining_units(price, q, z, room, share, shape, scaling, lam, out):
-    """Write the whole units that each prompt still takes at ``price`` per unit; return their sum."""
-    total = 0
+def count_worth(price, shift, units, share, codes, out):
+    """Write the units within the bounds that gain at least ``price`` after the shift; return their sum."""
+    (q, z, w, lower, upper), (shape, scaling, lam) = units, codes
+    total = np.int64(0)
     for i in range(q.size):
         height, rate = scale_of(scaling, lam, q[i])
-        out[i] = units_worth(shape, height, rate / share, z[i], price, np.int64(room[i]))
+        v = entry(w, i)
+        n = units_worth(shape, height, rate / share * v, z[i] / v, v, shift, price, upper[i * (upper.size > 1)])
+        out[i] = max(n, lower[i * (lower.size > 1)])
         total += out[i]
     return total
 
 
 @kernel
-def next_gains(q, z, units, share, shape, scaling, lam, out):
-    """Gain of the unit after ``units``, per prompt."""
+def next_gains(q, z, units, share, codes, out):
+    """Write the gain of the unit after ``units``, per prompt."""
+    shape, scaling, lam = codes
     for i in range(q.size):
         height, rate = scale_of(scaling, lam, q[i])
         out[i] = unit_gain(shape, height, rate / share, z[i] + units[i])
@@ -112,7 +133,7 @@ def unit_starts(shape, size, lo, hi, block):
 
 
 @kernel
-def count_units(first, size, z, lower, lower_stride, upper, upper_stride, high, block):
+def count_units(first, size, z, lower, upper, high, block):
     """Turn what ``unit_starts`` wrote into units within [lower, upper]: the fourth row of ``block``, and ``high``."""
     rate, per_visit, at_lo, at_hi = block[1], block[2], block[3], block[4]
     for j in range(size):
@@ -122,41 +143,40 @@ def count_units(first, size, z, lower, lower_stride, upper, upper_stride, high, 
         at_hi[j] = (narrow - 1e-9 * (1.0 + abs(narrow))) * step - start
     for j in range(size):
         i = first + j
-        least, most = float(lower[i * lower_stride]), float(upper[i * upper_stride])
+        least, most = float(lower[i * (lower.size > 1)]), float(upper[i * (upper.size > 1)])
         wide, narrow = max(least, at_lo[j]), max(least, at_hi[j])
         at_lo[j] = min(most, wide)
         high[i] = np.int64(min(most, narrow))
 
 
 @kernel
-def bracket_units(
-    lo, hi, q, z, w, w_stride, lower, lower_stride, upper, upper_stride, share, shape, scaling, lam, high, near, low, block
-):  # fmt: skip
-    """Bound the units of each prompt's score U(z + w n) / w, within [lower, upper], that gain between two prices.
+def bracket_units(lo, hi, units, share, codes, high, near, low, block):
+    """Bound the units of each prompt that gain between two prices.
 
-    Every unit below ``high`` gains more than ``hi``, every unit from a second bound on less than ``lo``; what rounding
-    could decide lies between, so that one logarithm and no utility does for both. ``near`` takes the prompts where the two
-    differ, and ``low`` their second bounds. Returns the sums of both bounds, and how many prompts are near. A ``lo`` of 0
-    leaves out nothing, an infinite ``hi`` takes nothing for sure. ``block`` is scratch, 5 rows.
+    Every unit below ``high`` gains more than ``hi``, every unit from a second bound on less than ``lo``. What rounding could
+    decide lies between, so that one logarithm per prompt is enough, and no utility. ``near`` takes the prompts where the two
+    bounds differ, and ``low`` their second bounds. Returns the sums of both bounds, and how many prompts are near. With ``lo``
+    0 the second bound is the upper one, with an infinite ``hi`` the first is the lower one. ``block`` is scratch, 5 rows.
     """
+    (q, z, w, lower, upper), (shape, scaling, lam) = units, codes
     over, under, found = np.int64(0), np.int64(0), np.int64(0)
     length = block.shape[1]
     all_low, none_high = lo <= 0.0, hi == np.inf
     lo, hi, per_unit = max(lo, 1e-300), min(hi, 1e300), 1.0 / share
     for first in range(0, q.size, length):
         size = min(length, q.size - first)
-        if first == 0 or w_stride == 1:
+        if first == 0 or w.size > 1:
             for j in range(size):
-                block[2, j] = 1.0 / w[(first + j) * w_stride]
+                block[2, j] = 1.0 / entry(w, first + j)
         for j in range(size):
             height, rate = scale_of(scaling, lam, q[first + j])
-            block[0, j], block[1, j] = height, rate * per_unit * w[(first + j) * w_stride]
+            block[0, j], block[1, j] = height, rate * per_unit * entry(w, first + j)
         unit_starts(shape, size, lo, hi, block)
         if all_low:
             block[3, :size] = 1e300
         if none_high:
             block[4, :size] = -1.0
-        count_units(first, size, z, lower, lower_stride, upper, upper_stride, high, block)
+        count_units(first, size, z, lower, upper, high, block)
         for j in range(size):
             wide, narrow = np.int64(block[3, j]), high[first + j]
             over += wide
@@ -167,15 +187,16 @@ def bracket_units(
 
 
 @kernel
-def entry_gains(rows, n, q, z, w, w_stride, share, shape, scaling, lam, seen, out):
-    """Gain of unit n + 1 of the score U(z + w n) / w, one prompt and one n per entry.
+def entry_gains(rows, n, units, share, codes, seen, out):
+    """Write the gain of unit n + 1, one prompt and one n per entry.
 
-    ``seen`` (4 rows) remembers gains: evidence is counted, so that in most pools many prompts are alike.
+    ``seen`` (4 rows) remembers gains: evidence is counted, so that many prompts of a pool are usually alike.
     """
+    (q, z, w, _, _), (shape, scaling, lam) = units, codes
     seen[0, :] = -1.0
     for k in range(rows.size):
         i = rows[k]
-        v = w[i * w_stride]
+        v = entry(w, i)
         start = z[i] / v + n[k]
         slot = np.int64(abs(1e7 * q[i] + 31.0 * start)) % seen.shape[1]
         if seen[0, slot] != q[i] or seen[1, slot] != start or seen[2, slot] != v:

@@ -1,4 +1,4 @@
-"""One visit of prompts whose scores are concave, in single units: no table of gains, only those near the price."""
+"""One visit of prompts with concave scores, in single units: without a table, only gains near the price are computed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cero_alloc._checks import IntArray
 
 from .units import NO_UNITS, SAMPLE, Units, sample_rows
 
-_TINY = 5e-324  # a price of 0 still asks for some gain
+_TINY = 5e-324  # at price 0 a unit must still gain something
 
 
 class Visit(NamedTuple):
@@ -25,8 +25,8 @@ def solve_visit(
 ) -> Visit | None:
     """Maximise concave scores net of a floor price over counts whose total lies in a window.
 
-    As :func:`solve_batch` for single units of equal cost, with the units below ``least`` ahead of all others and those
-    beyond ``most`` behind: by ``much``, more than any gain. None where :meth:`Units.take` finds no threshold.
+    Solves what :func:`solve_batch` solves, for single units of equal cost, with the units below ``least`` before all others
+    and those beyond ``most`` after them.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def solve_visit(
     floor : float
         Price below which nothing is taken, unless ``low`` asks for it.
     much : float
-        Lift of the units below ``least``, and fall of those beyond ``most``.
+        More than any gain: added below ``least`` and subtracted beyond ``most``.
     """
     free = replace(score, lower=least, upper=most)
     sure, wanted = score.sum_of(least), score.sum_of(most)
@@ -49,21 +49,17 @@ def solve_visit(
         target: int | None = last
     elif wanted < first:
         target = first
-    else:  # guess from a sample which end binds, and see whether it does
+    else:  # a sample guesses which end binds
         target = _binding(free, floor, first, last)
-    bound = _spend(score, free, sure, wanted, much, target, floor) if target is not None else None
-    if target is not None and bound is None:
-        return None
-    if bound is not None:
-        units, next_gain, last_gain = bound
+    if target is not None:
+        units, next_gain, last_gain = _spend(score, free, sure, wanted, much, target, floor)
         if (target == last and next_gain >= floor) or (target == first and last_gain < floor):
             return Visit(units, next_gain)
     units = free.worth(floor)
     total = int(units.sum())
     if low <= total <= high:
         return Visit(units, floor if floor > _TINY else 0.0)
-    bound = _spend(score, free, sure, wanted, much, last if total > high else first, floor)
-    return None if bound is None else Visit(*bound[:2])
+    return Visit(*_spend(score, free, sure, wanted, much, last if total > high else first, floor)[:2])
 
 
 def _binding(free: Units, floor: float, low: int, high: int) -> int | None:
@@ -81,7 +77,7 @@ def _binding(free: Units, floor: float, low: int, high: int) -> int | None:
 
 def _spend(
     score: Units, free: Units, sure: int, wanted: int, much: float, total: int, guess: float
-) -> tuple[IntArray, float, float] | None:
+) -> tuple[IntArray, float, float]:
     """Return the counts of a total, the gain of the next unit, and that of the last one where it was looked at."""
     if total < sure:
         part, k = replace(free, lower=NO_UNITS, upper=free.lower, shift=much), total
@@ -91,10 +87,9 @@ def _spend(
         part, k = replace(score, lower=free.upper, shift=-much), total - wanted
     if k < part.total:
         taken = part.take(k + 1, guess, spare=1)
-        if taken is not None:
-            taken.units[taken.last] -= 1
-    else:  # everything there is: there is no next unit, and the price is the least gain
+        taken.units[taken.last] -= 1
+    else:  # all units are dealt: there is no next one, and the price is the least gain
         parts = (part, free, replace(free, lower=NO_UNITS, upper=free.lower, shift=much))
         part = next(part for part in parts if part.total)
         taken = part.take(part.total, guess)
-    return None if taken is None else (taken.units, taken.price, taken.before)
+    return taken.units, taken.price, taken.before

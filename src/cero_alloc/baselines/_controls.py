@@ -170,7 +170,7 @@ class Greedy(Baseline):
         q, gain = self.bank.evidence.values(rows), np.empty(rows.size)
         z = self.ledger.exposure_units[rows].astype(np.int64)
         block = h.max_units / h.equal_share_units
-        _kernels.block_gains(rows, q, z, h.equal_share_units, block, *worth.codes, *self._known[1], gain)
+        _kernels.block_gains(rows, q, z, h.equal_share_units, block, worth.codes, self._known[1], gain)
         first = self._first(gain, rows, -(-total // h.max_units))
         units = np.zeros_like(rows)
         units[first] = counts_of(first, min(total, first.size * h.max_units), h.max_units)

@@ -15,8 +15,8 @@ def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int,
 
     .. math:: \max_n \sum_i \sum_{m < n_i} \Delta_i(m) \quad \text{s.t.} \quad \sum_i n_i = T, \; l_i \le n_i \le u_i
 
-    As :math:`\Delta_i` decreases from :math:`l_i` on, the optimal counts take the T largest gains. Bisection over the bit
-    patterns of the gains finds the price that separates them exactly; units at the price itself are split evenly.
+    As :math:`\Delta_i` decreases from :math:`l_i` on, the optimal counts take the T largest gains. Quickselect finds the price that
+    separates them exactly; units at the price itself are split evenly.
 
     Parameters
     ----------
@@ -45,17 +45,16 @@ def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int,
     """
     falling = np.empty_like(gains)
     tables_kernels.fall(gains, lower, falling)
-    key = falling.view(np.int64)  # the bit patterns of non-negative floats keep their order as integers
-    units, upto, trial = lower.copy(), upper.copy(), np.empty_like(lower)
-    left = tables_kernels.clear_gains(key, total, units, upto, trial)
-    share_ties(units, upto, left, tie)
+    units, upto = lower.copy(), upper.copy()
+    _, spent = tables_kernels.clear_slopes(falling, _ONE, float(total), units, upto)
+    share_ties(units, upto, total - int(spent), tie)
     return units
 
 
 def share_ties(units: IntArray, upto: IntArray, left: int, tie: TieArray) -> None:
     """Add ``left`` units in place so that the counts are as level as ``upto`` allows; ties are ordered by ``tie``."""
     if left > 0:
-        tables_kernels.level(np.zeros_like(units), units, upto, _ONE, 0, np.argsort(tie), float(left))
+        tables_kernels.level(np.zeros_like(units), units, upto, _ONE, np.argsort(tie), float(left))
 
 
 def proportional(weights: FloatArray, lower: IntArray, upper: IntArray, total: int, tie: TieArray) -> IntArray:

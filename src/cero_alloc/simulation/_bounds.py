@@ -134,11 +134,11 @@ def path_optimum_bound(
         )
     size = horizon.n_rounds * horizon.max_units + horizon.max_units + 1
     scratch = [np.empty(size) for _ in range(3)]
-    shape_code, scaling, lam = utility.codes
+    codes, lam = utility.codes, utility.saturation
     share, budget = horizon.equal_share_units, float(horizon.budget_units)
 
     def dual(price: float) -> tuple[float, float]:
-        worth, bought = _kernels.path_dual(price, q, horizon.max_units, share, shape_code, scaling, lam, *scratch)
+        worth, bought = _kernels.path_dual(price, q, horizon.max_units, share, codes, *scratch)
         return worth + price * budget, bought
 
     top = 4.0 * lam * float(q.max()) / share

@@ -25,7 +25,7 @@ def unit_gains(shape, height, rate, size, out):
 
 
 @kernel
-def path_dual(price, q_path, max_units, share, shape, scaling, lam, worth, spent, gain):
+def path_dual(price, q_path, max_units, share, codes, worth, spent, gain):
     """Return the dual of the drifting problem at ``price``: the sum of the optimal priced values, and the units bought.
 
     Each prompt's optimal plan is found by dynamic programming over (round, exposure). A unit bought in round k at exposure
@@ -36,6 +36,7 @@ def path_dual(price, q_path, max_units, share, shape, scaling, lam, worth, spent
     exposure. Units that gain less than their price need no consideration: the utilities are concave, so additional
     exposure never raises later gains.
     """
+    shape, scaling, lam = codes
     total, bought = 0.0, 0.0
     n_prompts, n_rounds = q_path.shape
     for i in range(n_prompts):
