@@ -414,5 +414,10 @@ class Run(RuleBasedStateMachine):
             assert ((self.ours.slopes >= 0.0) & (self.ours.slopes <= 1.0)).all()
 
 
-TestRun = Run.TestCase
-TestRun.settings = settings(max_examples=scaled(60, 2_500), stateful_step_count=scaled(30, 60), deadline=None)
+class TestRun(Run.TestCase):
+    settings = settings(max_examples=15, stateful_step_count=30)
+
+
+@pytest.mark.slow
+class TestManyRuns(Run.TestCase):
+    settings = settings(max_examples=scaled(100, 2_500), stateful_step_count=scaled(30, 60))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cero_alloc import baselines
-from cero_alloc.baselines import CONTROLS, PEERS, Baseline, Preset, RandomMatched, Waves
+from cero_alloc.baselines import CONTROLS, PEERS, Baseline, FixedPacing, Preset, RandomMatched, Waves
 from studies.peers.main import policies
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -17,7 +17,7 @@ RUN = {"total_budget": 1, "n_rounds": 1, "max_rollouts": 32}
 def test_all_rules_are_public_names():
     own = {rule.__name__ for rule in RULES}
     assert set(baselines.__all__) == own | {"PEERS", "CONTROLS", "Baseline", "Waves"}
-    assert all(issubclass(rule, Baseline) for rule in RULES)
+    assert all(issubclass(rule, (Baseline, FixedPacing)) for rule in RULES)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

@@ -4,7 +4,7 @@ from math import ceil
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cero_alloc import BetaPosteriorBank
@@ -154,15 +154,17 @@ def own_arguments(rule, rng, m):
         rng.choice([0.0, 0.004, -0.004, 0.03, -0.1, 0.4], m),
         rng.uniform(-0.009, 0.009, m),
     ]
+    gap = 1.0001 * gap[kind]  # no mean gap is 0.01, where the order of summation would decide
     return {
         "forgetting": float(rng.random()), "reference_rate": float(rng.random()), "target": float(rng.random()),
-        "references": None if rng.random() < 0.3 else (weak, weak + gap[kind]),
+        "references": None if rng.random() < 0.3 else (weak, weak + gap),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(("rule", "twin_of"), [(MoPPS, TwinMoPPS), (GRESO, TwinGRESO), (BOTS, TwinBOTS)])
 @settings(max_examples=EXAMPLES)
 @seeds
+@example(seed=52661)  # references whose mean gap was 0.01 but for rounding
 def test_twins(rule, twin_of, seed):
     rng = np.random.default_rng(seed)
     m, rounds, g = int(rng.integers(1, 16)), int(rng.integers(1, 25)), int(rng.integers(1, 4))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cero_alloc.baselines._separable import best_counts, proportional, share_ties
 from twins import naive
 
-thorough = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+thorough = settings(max_examples=200)
 GAIN = st.sampled_from([0.0, 0.25, 1.0, 1.0 + 2**-52, 3.0, 1e-300, 1e300])
 
 

@@ -60,6 +60,7 @@ def done(tmp_path_factory):
     return out / "loglinear"
 
 
+@pytest.mark.slow
 def test_writes_everything(done):
     assert {file.name for file in done.iterdir()} == {
         "runs.jsonl", "runs.csv", "summary.csv", "schedules",
@@ -86,6 +87,7 @@ def test_writes_everything(done):
     assert float(row["gain"]) == pytest.approx(np.mean(ours) - np.mean(base))
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_only_reported(done, monkeypatch, capsys):
     before = (done / "runs.jsonl").read_bytes()
     tables = (done / "summary.csv").read_bytes()
@@ -104,6 +106,7 @@ def test_a_finished_study_is_only_reported(done, monkeypatch, capsys):
         assert words in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [0, 200])
 def test_a_stopped_study_resumes(done, tmp_path, kept):
     whole = (done / "runs.jsonl").read_text().splitlines(keepends=True)
@@ -123,6 +126,7 @@ def test_a_stopped_study_resumes(done, tmp_path, kept):
     assert by_run(records_of(tmp_path / "runs.jsonl")) == by_run(map(json.loads, whole))
 
 
+@pytest.mark.slow
 def test_a_complete_store_is_not_rewritten(done, monkeypatch):
     before = (done / "runs.jsonl").read_bytes()
     monkeypatch.setattr("pathlib.Path.write_text", None)  # opened for writing, it would be empty for a moment
@@ -130,6 +134,7 @@ def test_a_complete_store_is_not_rewritten(done, monkeypatch):
     assert (done / "runs.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_equal_rollouts(done):
     records = records_of(done / "runs.jsonl")
     assert {record["policy"] for record in records} == set(CONTENDERS)
@@ -143,6 +148,7 @@ def test_equal_rollouts(done):
     assert min(spent.values()) > 0.8 * TOTAL
 
 
+@pytest.mark.slow
 def test_random_matched_plays_the_same_counts_elsewhere(done):
     found = by_run(records_of(done / "runs.jsonl"))
     matched = [(key, record) for key, record in found.items() if key[1] == "random-matched"]

@@ -96,6 +96,7 @@ def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     assert sum(len(read(tmp_path / f"{part}.csv")) for part in ("rate", "drift")) == 3
 
 
+@pytest.mark.slow
 @long_runs
 def test_processes_give_the_same_results(quick_run, tmp_path):
     command = [sys.executable, str(SCRIPT), *SMALL, "--jobs", "2", "--out", tmp_path]

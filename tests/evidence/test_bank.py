@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cero_alloc import BetaPosteriorBank
 
-quick = settings(max_examples=120, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=120)
 
 INTS = list(range(4))
 NAMES = ["a", "b", ("c", 1), ("c", 2)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cero_alloc import BetaPosteriorBank
 from cero_alloc._evidence.calibration import Calibration, CalibrationRecord
 
-quick = settings(max_examples=120, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=120)
 
 KEYS = {
     "calibration_bias",

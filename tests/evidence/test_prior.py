@@ -16,8 +16,8 @@ from cero_alloc import BetaPosteriorBank
 from cero_alloc._evidence.drift import ForgettingChoice
 from cero_alloc._evidence.prior import PriorFit, fit_prior, log_evidence
 
-quick = settings(max_examples=120, deadline=None, derandomize=True, database=None)
-few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=120)
+few = settings(max_examples=20)
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 FILES = sorted(DATA.glob("*.csv"))

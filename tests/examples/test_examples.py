@@ -180,6 +180,7 @@ def test_the_kernel_is_this_interpreter():
     assert ThisInterpreter(kernel_name="python3").kernel_spec.argv[0] == sys.executable
 
 
+@pytest.mark.slow
 def test_the_notebook_says_what_it_says(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     kept = nbformat.read(NOTEBOOK, as_version=4)

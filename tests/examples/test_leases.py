@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from adapters.leases import CHECKPOINT, JOURNAL, LeaseBook
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator
+from helpers.scale import scaled
 
 TOTAL, GROUP = 400, 2
 
@@ -210,8 +211,13 @@ class Book(RuleBasedStateMachine):
         assert int(self.book.allocator.exposure.sum()) == lent - back
 
 
-TestBook = Book.TestCase
-TestBook.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+class TestBook(Book.TestCase):
+    settings = settings(max_examples=20, stateful_step_count=40)
+
+
+@pytest.mark.slow
+class TestManyBooks(Book.TestCase):
+    settings = settings(max_examples=scaled(150, 2_500), stateful_step_count=40)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ SCALINGS = pytest.mark.parametrize("scaling", range(2), ids=list(naive.SCALINGS)
 ORDINARY = [0.05, 1.0, 8.0]
 LAMS = pytest.mark.parametrize("lam", [1e-12, *ORDINARY, 1e12])
 
-quick = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=150)
 
 
 def values_of(rng, size):

@@ -178,7 +178,7 @@ def instances(draw, *, whole=False):
     return utility, q, budget * unit, bounds, np.broadcast_to(share, size) * unit
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100)
 @given(instances())
 def test_the_continuous_optimum_is_that_of_the_bisection(instance):
     utility, q, budget, bounds, share = instance
@@ -194,7 +194,7 @@ def test_the_continuous_optimum_is_that_of_the_bisection(instance):
     assert result.optimum == pytest.approx(reached, rel=1e-12, abs=1e-300)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@settings(max_examples=400)
 @given(instances(whole=True))
 def test_whole_units_are_those_of_the_sorted_list(instance):
     utility, q, budget, bounds, share = instance

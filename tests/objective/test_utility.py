@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from cero_alloc import SaturatingUtility
 from twins import naive
 
-quick = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=150)
 
 EVERY = pytest.mark.parametrize(
     "utility",

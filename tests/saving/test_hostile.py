@@ -69,7 +69,7 @@ TAMPERED = {name: form for name, form in FORMS.items() if name in {
 }}  # fmt: skip
 
 
-@settings(max_examples=scaled(400, 6_000), deadline=None)
+@settings(max_examples=scaled(400, 6_000))
 @given(form=st.sampled_from(sorted(TAMPERED)), stop=st.integers(0, 7), seed=st.integers(0, 2**32 - 1))
 def test_a_tampered_state_is_refused_or_fit_for_use(form, stop, seed):
     rng = np.random.default_rng(seed)

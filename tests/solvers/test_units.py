@@ -46,7 +46,7 @@ def draw(rng, shape, scaling):
 
 
 @given(seed=SEEDS, shape=SHAPES, scaling=SCALINGS)
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150)
 def test_a_threshold_finds_the_units_that_bisection_finds(seed, shape, scaling):
     rng = np.random.default_rng(seed)
     q, z, share, utility = draw(rng, shape, scaling)
@@ -65,7 +65,7 @@ def test_a_threshold_finds_the_units_that_bisection_finds(seed, shape, scaling):
 
 
 @given(seed=SEEDS, shape=SHAPES, scaling=SCALINGS)
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150)
 def test_a_visit_without_a_table_is_that_with_one(seed, shape, scaling):
     rng = np.random.default_rng(seed)
     q, z, share, utility = draw(rng, shape, scaling)
@@ -146,7 +146,7 @@ def play(seed, shape, scaling, *, afresh, resume=None):
 
 
 @given(seed=SEEDS, shape=SHAPES, scaling=SCALINGS)
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@settings(max_examples=25)
 def test_what_a_batch_changed_gives_the_plan_of_the_whole_pool(seed, shape, scaling):
     expected, _ = play(seed, shape, scaling, afresh=True)
     assert play(seed, shape, scaling, afresh=False)[0] == expected
