@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import twins
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, OfflineOracle, ResolvingAllocator, SaturatingUtility
 from cero_alloc.baselines import CONTROLS, PEERS
-from twins import naive
 
-KINDS = list(itertools.product(naive.SHAPES, naive.SCALINGS))
+KINDS = list(itertools.product(twins.SHAPES, twins.SCALINGS))
 TINY, HUGE = 1e-12, 1e12
 PRIORS = [(1.0, 1.0), (1e-300, 1e-300), (1e300, 1e300), (1e-300, 1e300), (5e-324, 5e-324), (1e15, 1e15)]
 # What the metrics leave open where nothing has been reported, or too little.

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import twins
 from cero_alloc import (
     BetaPosteriorBank,
     FenchelDualAllocator,
@@ -13,7 +14,6 @@ from cero_alloc import (
 )
 from helpers.fenchel_dual import HORIZON_KEYS, random_request
 from helpers.jit import either
-from twins import naive
 
 
 def pair(instance):
@@ -24,9 +24,9 @@ def pair(instance):
     )
     utility = SaturatingUtility(instance["shape"], saturation=instance["lam"], scaling=instance["scaling"])
     ours = FenchelDualAllocator(bank, utility=utility, seed=instance["seed"], **kwargs)
-    twin = naive.NaiveFenchelDual(
-        instance["prior"], forgetting=instance["forgetting"], shape=naive.SHAPES[instance["shape"]],
-        scaling=naive.SCALINGS[instance["scaling"]], lam=instance["lam"], tie=naive.tie_ranks(instance["M"], instance["seed"]), **kwargs,
+    twin = twins.NaiveFenchelDual(
+        instance["prior"], forgetting=instance["forgetting"], shape=twins.SHAPES[instance["shape"]],
+        scaling=twins.SCALINGS[instance["scaling"]], lam=instance["lam"], tie=twins.tie_ranks(instance["M"], instance["seed"]), **kwargs,
     )  # fmt: skip
     return ours, twin
 
@@ -42,7 +42,7 @@ def test_equals_the_naive_algorithm():
     complete, rounds = 0, 0
     for seed in range(400):
         rng = np.random.default_rng(seed)
-        instance = naive.random_algorithm_instance(rng)
+        instance = twins.random_algorithm_instance(rng)
         ours, twin = pair(instance)
         for _ in range(instance["n_rounds"] + 2):
             offered, budget, exact = random_request(rng, ours, instance)
@@ -68,7 +68,7 @@ def test_equals_the_naive_algorithm():
 @given(st.integers(0, 2**32 - 1))
 def test_counts_stay_within_every_cap(seed):
     rng = np.random.default_rng(seed)
-    instance = naive.random_algorithm_instance(rng)
+    instance = twins.random_algorithm_instance(rng)
     ours, _ = pair(instance)
     total = 0
     for _ in range(instance["n_rounds"] + 2):
@@ -290,7 +290,7 @@ def test_large_pools_need_no_python_loop():
 
 
 @pytest.mark.parametrize("lam", [1e-12, 1e12])
-@pytest.mark.parametrize("shape", list(naive.SHAPES))
+@pytest.mark.parametrize("shape", list(twins.SHAPES))
 @pytest.mark.parametrize("rates", [[0.0], [0.5], [0.0, 0.5, 1.0]])
 def test_edges_stay_finite(lam, shape, rates):
     bank = BetaPosteriorBank(len(rates), prior=(np.array(rates) * 1e9 + 1e-9, (1 - np.array(rates)) * 1e9 + 1e-9))

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import twins
 from cero_alloc._solvers.ranking import counts_of, deal_round
-from twins import naive
 
 
 def played(key, tie, threshold, max_units, cap, budget):
@@ -29,7 +29,7 @@ def played(key, tie, threshold, max_units, cap, budget):
 )
 def test_a_round_matches_its_twin(key, seed, threshold, max_units, cap, budget):
     tie = np.random.default_rng(seed).permutation(len(key))
-    assert played(key, tie, threshold, max_units, cap, budget) == naive.propose(
+    assert played(key, tie, threshold, max_units, cap, budget) == twins.propose(
         key, tie, threshold, max_units, cap, budget
     )
 
@@ -47,7 +47,7 @@ def test_a_round_clips_the_executed_counts_only():
 @given(size=st.integers(1, 12), units=st.integers(0, 40), max_units=st.integers(1, 5), data=st.data())
 def test_counts_match_their_twin(size, units, max_units, data):
     order, k = data.draw(st.permutations(range(size))), data.draw(st.integers(0, size))
-    dealt, expected = naive.deal(order, k, units, max_units, size)
+    dealt, expected = twins.deal(order, k, units, max_units, size)
     places, counts = np.array(order[: -(-dealt // max_units)], dtype=np.int64), np.zeros(size, dtype=np.int64)
     counts[places] = counts_of(places, dealt, max_units)
     assert counts.tolist() == expected

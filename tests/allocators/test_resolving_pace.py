@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+import twins
 from cero_alloc import BetaPosteriorBank, OfflineOracle, ResolvingAllocator, SaturatingUtility
 from cero_alloc.baselines import Uniform
 from helpers.jit import either
@@ -17,7 +18,6 @@ from helpers.resolving import (
     random_run,
     round_cap,
 )
-from twins import naive
 
 # ---------------------------------------------------------------- caps and pace
 
@@ -233,7 +233,7 @@ def streamed_regret(policy, rates, epochs, size, seed, utility, units):
     return 1 - utility.value(q, policy.ledger.exposure_units / share).sum() / result.optimum
 
 
-@pytest.mark.parametrize("scaling", naive.SCALINGS)
+@pytest.mark.parametrize("scaling", twins.SCALINGS)
 def test_learnt_values_beat_uniform(scaling):
     m, size, epochs, units = 200, 20, 8, 8
     utility, regrets = SaturatingUtility(scaling=scaling), []

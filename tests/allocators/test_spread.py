@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import twins
 from cero_alloc import BetaPosteriorBank, OfflineOracle, ResolvingAllocator, SaturatingUtility
 from cero_alloc._solvers.remaining import Remaining
 from cero_alloc._solvers.sampling import deal_evenly, expected_counts, round_total, systematic
 from cero_alloc.simulation import Pool, known_bank, simulate, static_pool
-from twins import naive
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -39,7 +39,7 @@ def rates_of(rng, size):
 def test_round_total_is_the_nearest_that_counts_add_up_to(quantum, more, one, other, target):
     max_units, (low, high) = quantum + more, sorted((one, other))
     found = round_total(target, float(low), float(high), quantum, max_units)
-    nearest, inside, below = naive.round_total(target, low, high, quantum, max_units)
+    nearest, inside, below = twins.round_total(target, low, high, quantum, max_units)
     if nearest is not None:
         assert found % quantum == 0
         assert low <= found <= high
@@ -60,7 +60,7 @@ def test_expected_counts_match_their_twin(seed):
     assert expected.sum() == pytest.approx(total, rel=1e-12)
     assert expected.min() >= min(least, total / size) * (1 - 1e-12)
     assert expected.max() <= most
-    np.testing.assert_allclose(expected, naive.expected_counts(rate.tolist(), total, most, least), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(expected, twins.expected_counts(rate.tolist(), total, most, least), rtol=1e-6, atol=1e-9)
 
 
 @given(seeds, st.floats(0, 1))
@@ -73,7 +73,7 @@ def test_systematic_sampling_is_a_comb_over_the_prompts(seed, share):
     counts = systematic(parts / 64, total, Comb(share))
     unit = 2 ** (62 - parts.size.bit_length())
     offset = 1 - Fraction(min(unit - 1, int(share * unit)), unit)
-    assert counts.tolist() == naive.systematic([Fraction(int(part), 64) for part in parts], offset)
+    assert counts.tolist() == twins.systematic([Fraction(int(part), 64) for part in parts], offset)
     assert counts.sum() == total
 
 
@@ -189,7 +189,7 @@ def test_counts_follow_the_plan_in_any_run(seed):
         if cap is not None and wanted > 0:  # nearest whole quanta, within the cap
             assert abs(total - min(wanted, cap)) <= quantum + 1e-6
         if total % quantum == 0 and wanted > 0 and max_units % quantum == 0:
-            scaled = naive.expected_counts(
+            scaled = twins.expected_counts(
                 (expected * (expected > 1e-9)).tolist(), total // quantum, max_units // quantum, 0
             )
             for count, part in zip(n // quantum, scaled, strict=True):

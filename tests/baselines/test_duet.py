@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+import twins
 from cero_alloc import BetaPosteriorBank
 from cero_alloc.baselines import DUET
 from helpers.one_round import (
@@ -14,7 +15,6 @@ from helpers.one_round import (
     evidence,
     one_round,
 )
-from twins import naive
 
 
 def spread_of(successes, rollouts):
@@ -27,7 +27,7 @@ def prices_around(spread, cost, total, max_units):
     low, high = 1e-30, 1e30
     while low < math.sqrt(low * high) < high:
         price = math.sqrt(low * high)
-        counts = naive.duet(spread, cost, price, max_units)
+        counts = twins.duet(spread, cost, price, max_units)
         low, high = (price, high) if np.dot(counts, cost) > total else (low, price)
     return low, high
 
@@ -44,8 +44,8 @@ def test_duet_of_unit_costs_is_the_rule_at_a_price_up_to_ties(g):
         spread = spread_of(successes, rollouts).tolist()
         low, high = prices_around(spread, [1.0] * size, total, max_units)
         least, most = (
-            naive.duet(spread, [1.0] * size, high, max_units),
-            naive.duet(spread, [1.0] * size, low, max_units),
+            twins.duet(spread, [1.0] * size, high, max_units),
+            twins.duet(spread, [1.0] * size, low, max_units),
         )
         units = counts // g
         assert sum(least) <= total
@@ -86,7 +86,7 @@ def test_duet_fills_a_token_budget():
         # Near the rule at its price: the counts at the price that underspends, and a few of the next units.
         low, high = prices_around(spread_of(successes, rollouts).tolist(), costs.tolist(), total, max_units)
         del low
-        least = np.array(naive.duet(spread_of(successes, rollouts).tolist(), costs.tolist(), high, max_units))
+        least = np.array(twins.duet(spread_of(successes, rollouts).tolist(), costs.tolist(), high, max_units))
         assert (counts >= least).all(), seed
         assert (counts - least) @ costs <= costs.max() + 1e-6
         exact += 1

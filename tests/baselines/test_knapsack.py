@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+import twins
 from cero_alloc.baselines import KnapsackRL
 from helpers.one_round import (
     BRUTE,
@@ -17,11 +18,10 @@ from helpers.one_round import (
     total_of,
     values,
 )
-from twins import naive
 
 
 def knapsack_worth(p):
-    return [lambda n, x=x: naive.knapsack_value(n, x) for x in p]
+    return [lambda n, x=x: twins.knapsack_value(n, x) for x in p]
 
 
 @GROUPS
@@ -117,7 +117,7 @@ def test_knapsack_is_never_below_the_published_program():
         p = (successes / rollouts).tolist()
         worth = knapsack_worth(p)
         ours = values(worth, one_round(KnapsackRL, bank_of(successes, rollouts), total, 1, most))
-        counts = naive.knapsack_published(p, total, 2, most)
+        counts = twins.knapsack_published(p, total, 2, most)
         assert sum(counts) == total
         feasible += 1
         theirs = values(worth, counts)
@@ -135,7 +135,7 @@ def test_the_published_program_is_exact_on_the_values_that_it_uses():
         p = (successes / rollouts).tolist()
         worth = knapsack_worth(p)
         table = [[w(2 + k) for k in range(most - 1)] for w in worth]
-        exact = [2 + k for k in naive.knapsack_program(table, total - 2 * len(p))]
+        exact = [2 + k for k in twins.knapsack_program(table, total - 2 * len(p))]
         assert sum(exact) == total
         ours = one_round(KnapsackRL, bank_of(successes, rollouts), total, 1, most)
         assert values(worth, ours) == pytest.approx(values(worth, exact), rel=1e-12)
@@ -146,7 +146,7 @@ def test_the_counter_example_to_the_published_program():
     worth = knapsack_worth(p)
     ours = one_round(KnapsackRL, bank_of([12] * 4 + [4] * 4, [16] * 8), 24, 1, 128)
     assert ours.tolist() == [2, 2, 2, 2, 4, 4, 4, 4]
-    published = naive.knapsack_published(p, 24, 2, 128)
+    published = twins.knapsack_published(p, 24, 2, 128)
     assert published == [3] * 8  # a third rollout for everybody, each credited with all of V(3, p)
     assert values(worth, ours) > values(worth, published) * 1.005
     best = best_by_brute_force(worth[2:6], 12, 2, 1, 6)  # the half of the pool, which mirrors it

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta as beta_distribution
 
+import twins
 from cero_alloc import BetaPosteriorBank
 from cero_alloc.baselines import GVM, HORA, CoBARL, Neyman
 from helpers.one_round import (
@@ -19,7 +20,6 @@ from helpers.one_round import (
     total_of,
     values,
 )
-from twins import naive
 
 # ---------------------------------------------------------------- CoBA-RL
 
@@ -166,4 +166,4 @@ def test_proportions_match_the_formula(rule, g):
         p, q = a / (a + b), a * b / ((a + b) * (a + b + 1))
         weights = np.sqrt(q) if rule is Neyman else 1 / np.sqrt(p + 0.001 / p)
         bounds = [least] * size, [max_units] * size
-        assert (counts // g).tolist() == naive.proportional(weights.tolist(), *bounds, total, tie.tolist()), seed
+        assert (counts // g).tolist() == twins.proportional(weights.tolist(), *bounds, total, tie.tolist()), seed

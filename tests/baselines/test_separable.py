@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import twins
 from cero_alloc.baselines._separable import best_counts, proportional, share_ties
-from twins import naive
 
 thorough = settings(max_examples=200)
 GAIN = st.sampled_from([0.0, 0.25, 1.0, 1.0 + 2**-52, 3.0, 1e-300, 1e300])
@@ -59,10 +59,10 @@ def test_best_counts_take_the_largest_gains_and_share_the_ties_evenly(problem):
     units = best_counts(*problem)
     check_bounds(units, lower, upper, total)
     expected, upto = lower.tolist(), upper.tolist()
-    _, spent, expected, upto = naive.clear_slopes(gains.tolist(), [1.0], total, expected, upto)
+    _, spent, expected, upto = twins.clear_slopes(gains.tolist(), [1.0], total, expected, upto)
     left = max(0, total - spent)
     order = sorted(range(lower.size), key=lambda i: tie[i])
-    assert units.tolist() == naive.level([0] * lower.size, expected, upto, [1], order, left)[1]
+    assert units.tolist() == twins.level([0] * lower.size, expected, upto, [1], order, left)[1]
 
 
 def test_best_counts_leave_their_arguments_alone():
@@ -103,7 +103,7 @@ def test_gains_of_zero_deal_evenly(problem):
     units = best_counts(*problem)
     order = np.argsort(tie)
     left = max(0, total - int(lower.sum()))
-    assert units.tolist() == naive.level([0] * lower.size, lower.tolist(), upper, [1], order, left)[1]
+    assert units.tolist() == twins.level([0] * lower.size, lower.tolist(), upper, [1], order, left)[1]
 
 
 def test_a_larger_total_never_takes_from_a_row_without_ties():
@@ -137,7 +137,7 @@ def test_share_ties_raises_the_lowest_within_the_caps(seed):
     upto = units + rng.integers(0, 5, m)
     tie, left = rng.permutation(1000)[:m], int(rng.integers(-2, 25))
     order = sorted(range(m), key=lambda i: tie[i])
-    expected = naive.level([0] * m, units.tolist(), upto.tolist(), [1], order, max(0, left))[1]
+    expected = twins.level([0] * m, units.tolist(), upto.tolist(), [1], order, max(0, left))[1]
     room = int((upto - units).sum())
     before = int(units.sum())
     assert share_ties(units, upto, left, tie) is None
@@ -170,7 +170,7 @@ def weighted(draw):
 def test_proportional_matches_bisection_and_largest_remainders(problem):
     units = proportional(*problem)
     check_bounds(units, *problem[1:4])
-    assert units.tolist() == naive.proportional(*(np.asarray(part).tolist() for part in problem))
+    assert units.tolist() == twins.proportional(*(np.asarray(part).tolist() for part in problem))
 
 
 @thorough

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import twins
 from cero_alloc import BetaPosteriorBank
 from cero_alloc.baselines import VIP
 from helpers.one_round import (
@@ -17,7 +18,6 @@ from helpers.one_round import (
     values,
     vip_worth,
 )
-from twins import naive
 
 VIP_LEAST = {"rloo": 2, "dr-grpo": 3}
 ESTIMATORS = pytest.mark.parametrize("estimator", list(VIP_LEAST))
@@ -61,7 +61,7 @@ def test_vip_is_never_above_the_published_rounding(estimator):
         kwargs = {"estimator": estimator, "rollouts_per_visit": least}
         worth = vip_worth(p, estimator)
         ours = -values(worth, one_round(VIP, bank, total, 1, most, **kwargs))
-        counts = naive.vip_published((4 * p * (1 - p)).tolist(), total, least, most, estimator)
+        counts = twins.vip_published((4 * p * (1 - p)).tolist(), total, least, most, estimator)
         assert sum(counts) == total
         assert min(counts) >= least
         assert max(counts) <= most
@@ -86,7 +86,7 @@ def test_where_the_published_rounding_misses_the_optimum(estimator, a, total, be
     bank = known((1 - np.sqrt(1 - np.array(a))) / 2)
     least = VIP_LEAST[estimator]
     ours = one_round(VIP, bank, total, 1, 64, estimator=estimator, rollouts_per_visit=least)
-    theirs = naive.vip_published(a, total, least, 64, estimator)
+    theirs = twins.vip_published(a, total, least, 64, estimator)
     assert ours.tolist() == best
     assert sorted(theirs) == sorted(published)
     worth = vip_worth(bank.mean(), estimator)
@@ -98,7 +98,7 @@ def test_vip_real_counts_are_where_the_slope_is_the_price(p):
     a = 4 * p * (1 - p)
     for price in [1e-4, 1e-3, 0.01]:
         for estimator in VIP_LEAST:
-            n, step = naive.vip_real(a, price, estimator), 1e-5
+            n, step = twins.vip_real(a, price, estimator), 1e-5
             if n > 3:
-                drop = naive.vip_variance(a, n - step, estimator) - naive.vip_variance(a, n + step, estimator)
+                drop = twins.vip_variance(a, n - step, estimator) - twins.vip_variance(a, n + step, estimator)
                 assert drop / (2 * step) == pytest.approx(price, rel=1e-5)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+import twins
 from cero_alloc import BetaPosteriorBank
 from cero_alloc.baselines import VIP
 from helpers.one_round import (
@@ -12,7 +13,6 @@ from helpers.one_round import (
     values,
     vip_worth,
 )
-from twins import naive
 
 
 def features_of(rng, size):
@@ -43,7 +43,7 @@ def test_the_process_is_the_closed_form_and_carries_its_mean():
             assert (policy.predict() == before).all()  # as of the last closed round
             policy.allocate()
             logit = np.log(policy.predict()) - np.log1p(-policy.predict())
-            np.testing.assert_allclose(logit, naive.gaussian_process(features, rounds, 1e-4), rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(logit, twins.gaussian_process(features, rounds, 1e-4), rtol=1e-6, atol=1e-6)
 
 
 def test_neighbours_learn_and_the_unseen_get_a_prediction():
@@ -71,7 +71,7 @@ def test_predictions_steer_the_counts():
     p = policy.predict()
     assert p[1] > 0.9  # the rule believes its process, not the bank, which knows nothing of prompt 1
     worth = vip_worth(p, "rloo")
-    expected = naive.vip_published((4 * p * (1 - p)).tolist(), 160, 2, 64, "rloo")
+    expected = twins.vip_published((4 * p * (1 - p)).tolist(), 160, 2, 64, "rloo")
     assert values(worth, counts) >= values(worth, expected) - 1e-12
     assert counts[1] < counts[3] / 2
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 
+import twins
 from cero_alloc import (
     BetaPosteriorBank,
     FenchelDualAllocator,
     SaturatingUtility,
 )
-from twins import naive
 
 HORIZON_KEYS = ["total_budget", "n_rounds", "unit_size", "max_rollouts", "round_capacity", "visits", "initial_price"]
 
@@ -33,9 +33,9 @@ BASE = {"total_budget": 8, "n_rounds": 4, "max_rollouts": 2}
 
 def random_run(rng, *, catch_up=None, known=False, visits=False):
     """An allocator on a random instance: full pool or batches, with learnt or known rates."""
-    instance = naive.random_algorithm_instance(rng)
+    instance = twins.random_algorithm_instance(rng)
     while instance["batch"] != visits:
-        instance = naive.random_algorithm_instance(rng)
+        instance = twins.random_algorithm_instance(rng)
     if visits:
         most = int(instance["visits"].sum()) * instance["max_rollouts"]
         instance |= {"round_capacity": None, "total_budget": min(instance["total_budget"], most)}

@@ -6,8 +6,8 @@ from itertools import product
 import numpy as np
 import pytest
 
+import twins
 from cero_alloc import BetaPosteriorBank
-from twins import naive
 
 RUN = {"total_budget": 24, "n_rounds": 1, "max_rollouts": 8}
 
@@ -65,4 +65,4 @@ GROUPS = pytest.mark.parametrize("g", [1, 2])
 
 
 def vip_worth(p, estimator):
-    return [lambda n, a=4 * x * (1 - x): -naive.vip_variance(a, n, estimator) for x in p]
+    return [lambda n, a=4 * x * (1 - x): -twins.vip_variance(a, n, estimator) for x in p]

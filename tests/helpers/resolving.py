@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 
+import twins
 from cero_alloc import BetaPosteriorBank, ResolvingAllocator, SaturatingUtility
 from cero_alloc.simulation import Pool, known_bank
-from twins import naive
 
-KINDS = list(itertools.product(naive.SHAPES, naive.SCALINGS))
+KINDS = list(itertools.product(twins.SHAPES, twins.SCALINGS))
 
 
 def known(rates):

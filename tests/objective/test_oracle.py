@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import twins
 from cero_alloc import OfflineOracle, SaturatingUtility
 from helpers import kernels
-from twins import naive
 
-SHAPES = pytest.mark.parametrize("shape", list(naive.SHAPES))
-SCALINGS = pytest.mark.parametrize("scaling", list(naive.SCALINGS))
+SHAPES = pytest.mark.parametrize("shape", list(twins.SHAPES))
+SCALINGS = pytest.mark.parametrize("scaling", list(twins.SCALINGS))
 
 
 def oracle(shape="exponential", scaling="rate", lam=1.0):
@@ -121,7 +121,7 @@ def test_a_search_cut_short_says_so_and_keeps_an_honest_gap(shape, scaling, monk
 
 def convex_solution(q, budget, bounds, shape, scaling, lam):
     """The same problem in cvxpy: allocation and optimum."""
-    height, rate = naive.scale_of(naive.SCALINGS[scaling], lam, np.asarray(q))
+    height, rate = twins.scale_of(twins.SCALINGS[scaling], lam, np.asarray(q))
     z = cp.Variable(len(q))
     s = cp.multiply(np.broadcast_to(rate, len(q)) / bounds["equal_share"], z)
     phi = {
@@ -172,7 +172,7 @@ def instances(draw, *, whole=False):
     unit = 1.0 if whole else 10.0 ** draw(st.sampled_from([-150, -3, 0, 0, 0.1, 5, 150]))
     lam = 10.0 ** draw(st.sampled_from([-12, -6, -1, 0, 0, 1, 6, 12]) | st.floats(-2, 2))
     utility = SaturatingUtility(
-        draw(st.sampled_from(list(naive.SHAPES))), saturation=lam, scaling=draw(st.sampled_from(list(naive.SCALINGS)))
+        draw(st.sampled_from(list(twins.SHAPES))), saturation=lam, scaling=draw(st.sampled_from(list(twins.SCALINGS)))
     )
     bounds = {"equal_share": share * unit, "lower": lower * unit, "upper": upper * unit}
     return utility, q, budget * unit, bounds, np.broadcast_to(share, size) * unit
@@ -188,8 +188,8 @@ def test_the_continuous_optimum_is_that_of_the_bisection(instance):
     problem = (q, bounds["lower"], bounds["upper"], share), utility.codes
     top = 4.01 * utility.saturation * float((q / share).max())
     with np.errstate(over="ignore"):  # of a ratio of prices: more than any upper bound
-        lo, hi = naive.clear_price(budget, *problem, top)
-        _, mixed = naive.blend(lo, hi, budget, *problem)
+        lo, hi = twins.clear_price(budget, *problem, top)
+        _, mixed = twins.blend(lo, hi, budget, *problem)
     reached = math.fsum(utility.value(q, mixed / share))
     assert result.optimum == pytest.approx(reached, rel=1e-12, abs=1e-300)
 
@@ -238,7 +238,7 @@ def test_a_token_budget_matches_a_convex_solver(shape, scaling, seed):
     result = solve_tokens(q, cost, tokens, caps, share, shape, scaling)
     assert_certified(result)
     z = cp.Variable(q.size)
-    height, rate = naive.scale_of(naive.SCALINGS[scaling], 1.0, q)
+    height, rate = twins.scale_of(twins.SCALINGS[scaling], 1.0, q)
     s = cp.multiply(np.broadcast_to(rate, q.size) / share, z)
     phi = {
         "exponential": lambda: 1 - cp.exp(-s),
@@ -271,14 +271,14 @@ def test_no_other_way_to_spend_the_tokens_is_worth_more(shape, scaling):
 @SCALINGS
 def test_whole_numbers_of_tokens_match_dynamic_programming(scaling):
     rng = np.random.default_rng(15)
-    for shape in naive.SHAPES:
+    for shape in twins.SHAPES:
         for _ in range(10):
             size = int(rng.integers(1, 5))
             q, cost = rng.uniform(0, 0.25, size), rng.integers(1, 5, size).astype(float)
             upper, budget = (cost * rng.integers(0, 5, size)).astype(int), int(rng.integers(0, 30))
             result = oracle(shape, scaling).solve(q, budget, equal_share=2.5 * cost, upper=upper, integer=True)
-            model = (naive.SHAPES[shape], naive.SCALINGS[scaling], 1.0)
-            best = naive.integer_dp(q, budget, [0] * size, upper, 2.5 * cost, *model)
+            model = (twins.SHAPES[shape], twins.SCALINGS[scaling], 1.0)
+            best = twins.integer_dp(q, budget, [0] * size, upper, 2.5 * cost, *model)
             assert result.optimum == pytest.approx(best, rel=1e-12, abs=1e-15)
             assert_certified(result)
 
@@ -311,8 +311,8 @@ def test_the_integer_optimum_matches_dynamic_programming(shape, scaling):
         q, budget, bounds = draw(rng, int(rng.integers(1, 6)), whole=True)
         lam = float(10 ** rng.uniform(-1.5, 1.5))
         result = oracle(shape, scaling, lam).solve(q, budget, **bounds, integer=True)
-        model = (naive.SHAPES[shape], naive.SCALINGS[scaling], lam)
-        best = naive.integer_dp(q, budget, bounds["lower"], bounds["upper"], bounds["equal_share"], *model)
+        model = (twins.SHAPES[shape], twins.SCALINGS[scaling], lam)
+        best = twins.integer_dp(q, budget, bounds["lower"], bounds["upper"], bounds["equal_share"], *model)
         assert result.optimum == pytest.approx(best, rel=1e-12)
         assert result.allocation.dtype == np.int64
         assert_feasible(result, budget, bounds)
@@ -328,7 +328,7 @@ def test_the_integer_optimum_at_extreme_saturation(shape, scaling, lam):
         q, budget, bounds = draw(rng, int(rng.integers(1, 6)), whole=True)
         bounds["equal_share"] = 4.0
         result = oracle(shape, scaling, lam).solve(q, budget, **bounds, integer=True)
-        # The recursion of naive.integer_dp over accurate utilities: its 1 - exp(-s) has no digits left at 1e-12.
+        # The recursion of twins.integer_dp over accurate utilities: its 1 - exp(-s) has no digits left at 1e-12.
         utility = SaturatingUtility(shape, saturation=lam, scaling=scaling)
         best = np.full(budget + 1, -np.inf)
         best[0] = 0.0
@@ -348,8 +348,8 @@ def test_ties_go_to_the_lowest_index(shape, scaling):
     for budget in range(1, 12):
         solve = oracle(shape, scaling).solve
         z = solve(q, budget, equal_share=50, upper=4, integer=True).allocation
-        codes = (naive.SHAPES[shape], naive.SCALINGS[scaling], 1.0)
-        _, counts = naive.clear_units(budget, (q, [0] * 5, [4] * 5, [50.0] * 5), codes, 1.0)
+        codes = (twins.SHAPES[shape], twins.SCALINGS[scaling], 1.0)
+        _, counts = twins.clear_units(budget, (q, [0] * 5, [4] * 5, [50.0] * 5), codes, 1.0)
         assert z.tolist() == counts
         assert z[0] >= z[2] >= z[3]
         assert z[1] >= z[4]
@@ -357,7 +357,7 @@ def test_ties_go_to_the_lowest_index(shape, scaling):
 
 def test_whole_units_are_worth_no_more_than_fractions():
     rng = np.random.default_rng(13)
-    for shape in naive.SHAPES:
+    for shape in twins.SHAPES:
         q, budget, bounds = draw(rng, 8, whole=True)
         whole = oracle(shape).solve(q, budget, **bounds, integer=True)
         assert whole.optimum <= oracle(shape).solve(q, budget, **bounds).optimum * (1 + 1e-13)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
+import twins
 from cero_alloc import SaturatingUtility
-from twins import naive
 
 quick = settings(max_examples=150)
 
@@ -18,8 +18,8 @@ EVERY = pytest.mark.parametrize(
     "utility",
     [
         SaturatingUtility(shape, saturation=lam, scaling=scaling)
-        for shape in naive.SHAPES
-        for scaling in naive.SCALINGS
+        for shape in twins.SHAPES
+        for scaling in twins.SCALINGS
         for lam in (0.1, 1.0, 7.0)
     ],
     ids=lambda u: f"{u.shape}-{u.scaling}-{u.saturation:g}",
@@ -28,9 +28,9 @@ Q = np.array([0.0, 1e-6, 0.03, 0.16, 0.25])
 
 utilities = st.builds(
     SaturatingUtility,
-    st.sampled_from(list(naive.SHAPES)),
+    st.sampled_from(list(twins.SHAPES)),
     saturation=st.floats(1e-3, 1e3),
-    scaling=st.sampled_from(list(naive.SCALINGS)),
+    scaling=st.sampled_from(list(twins.SCALINGS)),
 )
 qs = st.one_of(st.sampled_from([0.0, 0.25]), st.floats(1e-6, 0.25))
 exposures = st.one_of(st.just(0.0), st.floats(1e-6, 1e3))
@@ -41,11 +41,11 @@ exposures = st.one_of(st.just(0.0), st.floats(1e-6, 1e3))
 
 @EVERY
 def test_matches_the_twin(utility):
-    codes = (naive.SHAPES[utility.shape], naive.SCALINGS[utility.scaling], utility.saturation)
+    codes = (twins.SHAPES[utility.shape], twins.SCALINGS[utility.scaling], utility.saturation)
     x = np.linspace(0, 6, 25)
     for q in Q:
-        np.testing.assert_allclose(utility.value(q, x), naive.utility_loop(codes, [q] * 25, x), rtol=1e-9, atol=1e-15)
-        np.testing.assert_allclose(utility.marginal(q, x), naive.marginal_loop(codes, [q] * 25, x), rtol=1e-12)
+        np.testing.assert_allclose(utility.value(q, x), twins.utility_loop(codes, [q] * 25, x), rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(utility.marginal(q, x), twins.marginal_loop(codes, [q] * 25, x), rtol=1e-12)
 
 
 @quick
@@ -74,7 +74,7 @@ def test_the_slope_at_zero(utility):
 def test_the_marginal_is_the_derivative(utility):
     x, h = np.linspace(0.05, 5, 40), 1e-6
     slope = (utility.value(0.2, x + h) - utility.value(0.2, x - h)) / (2 * h)
-    kink = 1 / naive.scale_of(naive.SCALINGS[utility.scaling], utility.saturation, 0.2)[1]
+    kink = 1 / twins.scale_of(twins.SCALINGS[utility.scaling], utility.saturation, 0.2)[1]
     away = (utility.shape != "capped-linear") | (abs(x - kink) > 2 * h)
     np.testing.assert_allclose(utility.marginal(0.2, x)[away], slope[away], rtol=1e-6, atol=1e-8)
 
@@ -93,8 +93,8 @@ def test_the_ceiling_bounds_the_mean_utility_of_one_share_each(utility):
         assert utility.ceiling == min(1.0, utility.saturation)
 
 
-@pytest.mark.parametrize("shape", naive.SHAPES)
-@pytest.mark.parametrize("scaling", naive.SCALINGS)
+@pytest.mark.parametrize("shape", twins.SHAPES)
+@pytest.mark.parametrize("scaling", twins.SCALINGS)
 @pytest.mark.parametrize("saturation", [1e-12, 1e12])
 def test_extreme_saturation_stays_finite(shape, scaling, saturation):
     utility = SaturatingUtility(shape, saturation=saturation, scaling=scaling)

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import twins
 from cero_alloc import FenchelDualAllocator, ResolvingAllocator
 from cero_alloc.baselines import DAPO, ReinforceAda, Uniform
 from cero_alloc.simulation import LearningResult, LogLinearPool, epoch_batches, loglinear_pool, simulate_learning
-from twins import naive
 
 WEIGHTINGS = ["rollout", "prompt", "importance"]
 seeds = st.integers(0, 2**32 - 1)
@@ -27,10 +27,10 @@ def small(seed, most=8):
 @given(seeds)
 def test_rates_and_means_are_the_twins(seed):
     pool, w, _ = small(seed)
-    rates = [naive.rate(x, b, w) for x, b in zip(pool.features, pool.offsets, strict=True)]
+    rates = [twins.rate(x, b, w) for x, b in zip(pool.features, pool.offsets, strict=True)]
     np.testing.assert_allclose(pool.rates(w), rates, rtol=1e-12)
-    assert pool.mean_success(w) == pytest.approx(naive.mean_success(pool.features, pool.offsets, w), rel=1e-12)
-    assert pool.held_out(w) == pytest.approx(naive.mean_success(pool.held_features, pool.held_offsets, w), rel=1e-12)
+    assert pool.mean_success(w) == pytest.approx(twins.mean_success(pool.features, pool.offsets, w), rel=1e-12)
+    assert pool.held_out(w) == pytest.approx(twins.mean_success(pool.held_features, pool.held_offsets, w), rel=1e-12)
 
 
 @given(seeds, st.booleans())
@@ -64,7 +64,7 @@ def test_group_gradient_is_advantages_times_scores(seed, normalise, weighting):
     n = np.array([len(rewards) for _, rewards in groups])
     s = [sum(rewards) for _, rewards in groups]
     exposure = n + rng.integers(0, 30, n.size)
-    twin = naive.group_gradient(pool.features, pool.offsets, w, groups, normalise, weighting, exposure)
+    twin = twins.group_gradient(pool.features, pool.offsets, w, groups, normalise, weighting, exposure)
     how = {"normalise": normalise, "weighting": weighting, "exposure": exposure}
     np.testing.assert_allclose(pool.group_gradient(rows, n, s, **how), twin, atol=1e-12)
     flipped = pool.group_gradient(rows, n, n - s, **how)  # right and wrong are alike
@@ -245,7 +245,7 @@ def test_the_loop_is_the_slow_one(name, optimiser, normalise, weighting, mixed_o
     how = {"optimiser": optimiser, "normalise": normalise, "weighting": weighting, "mixed_only": mixed_only}
     exact = name in ("uniform", "resolving")
     result = simulate_learning(policy, pool, 12, 64, learning_rate=0.5, exact=exact, seed=5, **how)
-    path = naive.train(pool.features, pool.offsets, policy.rounds, 0.5, optimiser, normalise, weighting, mixed_only)
+    path = twins.train(pool.features, pool.offsets, policy.rounds, 0.5, optimiser, normalise, weighting, mixed_only)
     np.testing.assert_allclose(result.weights, path[-1], rtol=1e-9, atol=1e-12)
     path = [[0.0] * 6, *path]
     np.testing.assert_allclose(result.trained, [pool.mean_success(w) for w in path], rtol=1e-9)

@@ -5,15 +5,15 @@ import math
 import numpy as np
 import pytest
 
+import twins
 from cero_alloc import OfflineOracle, SaturatingUtility
 from cero_alloc._solvers.price import clear
 from cero_alloc._solvers.remaining import Remaining
 from helpers import kernels
-from twins import naive
 
-SHAPES = pytest.mark.parametrize("shape", list(naive.SHAPES))
+SHAPES = pytest.mark.parametrize("shape", list(twins.SHAPES))
 CURVED = pytest.mark.parametrize("shape", ["exponential", "hyperbolic", "log"])
-SCALINGS = pytest.mark.parametrize("scaling", list(naive.SCALINGS))
+SCALINGS = pytest.mark.parametrize("scaling", list(twins.SCALINGS))
 
 
 def draw(rng, shape, scaling, *, costly=False, size=None, most=12):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+import twins
 from cero_alloc._solvers.tables import solve_batch
 from helpers import kernels
-from twins import naive
 
 ROUNDING = 1e-10  # of the largest sum in play
 
@@ -69,7 +69,7 @@ def best_value(gains, min_units, low, high, floor):
     """Largest score net of the floor price over totals in the window, or at the total below it that comes nearest."""
     rows, width = gains.shape
     most = rows * width
-    best = naive.batch_dp(gains, min_units, most)
+    best = twins.batch_dp(gains, min_units, most)
     totals = np.arange(most + 1)
     inside = np.isfinite(best) & (totals >= low) & (totals <= high)
     if not inside.any():
@@ -268,7 +268,7 @@ def costly_best(gains, cost, min_units, cap, floor):
     for row, c in zip(gains, cost, strict=True):
         worth = np.concatenate([[0.0], np.cumsum(row - floor * c)])
         grown = np.full(cap + 1, -np.inf)
-        for n in naive.allowed_counts(min_units, row.size):
+        for n in twins.allowed_counts(min_units, row.size):
             step = int(c) * n
             if step <= cap:
                 grown[step:] = np.maximum(grown[step:], best[: cap + 1 - step] + worth[n])

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import twins
 from cero_alloc import BetaPosteriorBank, ResolvingAllocator, SaturatingUtility
 from cero_alloc._allocators.strategies import _bound
 from cero_alloc._solvers import units as _units
@@ -16,11 +17,10 @@ from cero_alloc._solvers.tables import solve_batch
 from cero_alloc._solvers.units import Units, first
 from cero_alloc._solvers.visit import solve_visit
 from helpers import kernels
-from twins import naive
 
 SEEDS = st.integers(0, 2**32 - 1)
-SHAPES = st.sampled_from(list(naive.SHAPES))
-SCALINGS = st.sampled_from(list(naive.SCALINGS))
+SHAPES = st.sampled_from(list(twins.SHAPES))
+SCALINGS = st.sampled_from(list(twins.SCALINGS))
 
 
 @pytest.fixture(params=[(1 << 14, 1 << 13), (8, 16), (0, 8)], ids=["usual", "small", "smallest"], autouse=True)

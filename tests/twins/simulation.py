@@ -1,0 +1,46 @@
+"""Slow and obvious twins of the simulation."""
+
+import math
+from functools import cache
+
+from .evidence import expected_variance, posterior
+from .objective import scale_of, u, unit_gain
+
+
+def unit_gains(shape, height, rate, size):
+    return [unit_gain(shape, height, rate, n) for n in range(size)]
+
+
+def path_dual(price, q_path, max_units, share, codes):
+    shape, scaling, lam = codes
+    total, bought = 0.0, 0
+    for rates in q_path:
+        scales = [scale_of(scaling, lam, q) for q in rates]
+
+        @cache
+        def best(k, z, scales=tuple(scales)):
+            if k == len(scales):
+                return 0.0, 0
+            plans = []
+            for n in range(max_units + 1):
+                later, units = best(k + 1, z + n)
+                gain = u(shape, *scales[k], (z + n) / share) - u(shape, *scales[k], z / share)
+                plans.append((gain - price * n + later, -(n + units)))
+            worth, units = max(plans)
+            return worth, -units
+
+        worth, units = best(0, 0)
+        total, bought = total + worth, bought + units
+    return total, bought
+
+
+def bin_of(mean, n_bins):
+    return next((place for place in range(n_bins) if mean * n_bins < place + 1), n_bins - 1)
+
+
+def forecast(evidence, q, n_bins):
+    alpha, beta = posterior(True, None, evidence)
+    mean = [a / (a + b) for a, b in zip(alpha, beta, strict=True)]
+    value = [expected_variance(a, b) for a, b in zip(alpha, beta, strict=True)]
+    bins = [sum(bin_of(m, n_bins) == place for m in mean) for place in range(n_bins)]
+    return mean, value, bins, math.fsum(abs(v - qi) for v, qi in zip(value, q, strict=True))
