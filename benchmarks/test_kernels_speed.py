@@ -109,6 +109,6 @@ def test_clear_slopes(benchmark):
     none, most = np.zeros(N, dtype=np.int64), np.full(N, 32)
 
     def clear():
-        return KERNELS["clear_slopes"](gains, COST, 8.0 * N, none.copy(), most.copy())
+        return KERNELS["clear_slopes"](gains, COST, 8.0 * N, none.copy(), most.copy(), np.empty((2, N), dtype=np.int64))
 
     benchmark(clear)

@@ -74,7 +74,7 @@ def test_clear_slopes_matches_a_walk_down_the_prices():
         for target in [0.0, 0.25, *np.floor(rng.uniform(0, most, 4)), most, 2 * most]:
             sure, upto = np.zeros(rows, dtype=np.int64), np.full(rows, width)
             expected = twins.clear_slopes(slopes.tolist(), cost.tolist(), target, sure.tolist(), upto.tolist())
-            price, spent = kernels.clear_slopes(slopes, cost, target, sure, upto)
+            price, spent = kernels.clear_slopes(slopes, cost, target, sure, upto, np.empty((2, rows), dtype=np.int64))
             assert (price, spent, sure.tolist(), upto.tolist()) == expected
 
 
@@ -134,7 +134,11 @@ def test_fall_matches_its_twin(data, rows, max_units):
 
 def cleared(slopes, total, units, upto):
     """What the units leave of a total, each unit costing 1."""
-    return total - int(kernels.clear_slopes(slopes, np.ones(1), float(total), units, upto)[1])
+    return total - int(
+        kernels.clear_slopes(slopes, np.ones(1), float(total), units, upto, np.empty((2, units.size), dtype=np.int64))[
+            1
+        ]
+    )
 
 
 @settings(quick, max_examples=600)
@@ -196,7 +200,7 @@ def test_fill_ties_matches_its_twin(min_units):
         cost = costs_of(rng, rows)
         units, upto = np.zeros(rows, dtype=np.int64), np.full(rows, width)
         target = float(rng.integers(0, 30))
-        _, spent = kernels.clear_slopes(slopes, cost, target, units, upto)
+        _, spent = kernels.clear_slopes(slopes, cost, target, units, upto, np.empty((2, rows), dtype=np.int64))
         start, order = np.zeros(rows, dtype=np.int64), rng.permutation(rows)
         args = (gains, slopes, min_units, cost, start, order, target - spent)
         expected = twins.fill_ties(*args, units.tolist(), upto.tolist())

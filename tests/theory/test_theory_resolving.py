@@ -171,7 +171,7 @@ def test_claim_12_vertices_are_optimal_and_lose_no_more_than_their_rest(seed):
     worth, floor = scores_of(gains, plans), float(rng.uniform(0, 1))
     price = floor + float(rng.exponential(0.5))
     units = np.empty(rows, dtype=np.int64)
-    kernels.take_above(slopes, np.ones(1), 0, price, units)
+    kernels.take_above(slopes, np.ones(1), price, units)
     rest = int(rng.integers(0, max_units + 1))
     allowed = plans.sum(axis=1) <= units.sum() + rest
     best = (worth - floor * plans.sum(axis=1))[allowed].max()

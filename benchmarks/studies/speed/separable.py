@@ -123,7 +123,7 @@ def race(n_prompts: int, budget: int, methods: dict[str, tuple[Callable, int]], 
     counts = best_counts(gains, lower, upper, budget, tie)
     falling = np.where(np.arange(MOST) < LEAST, np.inf, gains)
     slopes, cost = np.minimum.accumulate(falling, axis=1), np.ones(1)
-    units, upto = lower.copy(), upper.copy()
+    units, upto, trial = lower.copy(), upper.copy(), np.empty((2, n_prompts), dtype=np.int64)
 
     def prepare() -> None:
         units[:], upto[:] = lower, upper
@@ -132,7 +132,7 @@ def race(n_prompts: int, budget: int, methods: dict[str, tuple[Callable, int]], 
     print(f"{'milliseconds':<44} {'median':>10} {'least':>10} {'largest':>10}  {'/ whole':>10}  {'/ kernel':>10}")
     many = 10 * repeats
     whole = seconds(lambda: best_counts(gains, lower, upper, budget, tie), many)
-    alone = seconds(lambda: KERNELS["clear_slopes"](slopes, cost, float(budget), units, upto), many, prepare)
+    alone = seconds(lambda: KERNELS["clear_slopes"](slopes, cost, float(budget), units, upto, trial), many, prepare)
     base = statistics.median(whole), statistics.median(alone)
     if not (units == counts).all():
         raise SystemExit("the kernel alone ends elsewhere")

@@ -100,7 +100,9 @@ def solve_batch(
         target = float(_reachable(int(target), rows, min_units, max_units, int(low), int(high)))
     units[:] = 0
     upto, start, order = np.full_like(units, max_units), np.zeros_like(units), np.argsort(tie)
-    price, spent = tables_kernels.clear_slopes(slopes, per_unit, target, units, upto)
+    price, spent = tables_kernels.clear_slopes(
+        slopes, per_unit, target, units, upto, np.empty((2, rows), dtype=np.int64)
+    )
     left = tables_kernels.fill_ties(gains, slopes, min_units, per_unit, start, order, target - spent, units, upto)
     if cost is not None:
         gap = np.inf if left > 0.0 else 0.0

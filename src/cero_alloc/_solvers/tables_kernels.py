@@ -65,12 +65,12 @@ def take_above(slopes, cost, price, units):
 
 
 @kernel
-def clear_slopes(slopes, cost, target, sure, upto):
+def clear_slopes(slopes, cost, target, sure, upto, trial):
     """Find the price at which the rows' units cost ``target``: quickselect over the slopes, no tolerance.
 
     ``sure`` and ``upto`` hold the bounds of the rows, within which slopes fall. They take the units dearer than the price, and
     those at least as dear; the first cost at most ``target``, unless the lower bounds cost more. Returns the price, and the
-    cost of the first.
+    cost of the first. ``trial`` (2 x rows) is scratch.
     """
     m = slopes.shape[0]
     spent, price = 0.0, np.inf
@@ -95,24 +95,21 @@ def clear_slopes(slopes, cost, target, sure, upto):
         for r in range(m):
             c = entry(cost, r)
             strict = dearer(slopes, r, sure[r], upto[r], c, price, np.bool_(False))
+            weak = strict
+            if strict < upto[r] and slopes[r, strict] / c == price:
+                weak = dearer(slopes, r, strict, upto[r], c, price, np.bool_(True))
             above += c * (strict - sure[r])
-            at_least += c * (dearer(slopes, r, strict, upto[r], c, price, np.bool_(True)) - sure[r])
-        cheaper, found = at_least <= target, above <= target < at_least
-        for r in range(m):
-            c, low, high = entry(cost, r), sure[r], upto[r]
-            if found or not cheaper:
-                high = dearer(slopes, r, low, high, c, price, np.bool_(False))
-            if found:
-                sure[r] = high
-                upto[r] = dearer(slopes, r, high, upto[r], c, price, np.bool_(True))
-            elif cheaper:
-                sure[r] = dearer(slopes, r, low, high, c, price, np.bool_(True))
-            else:
-                upto[r] = high
-        if found:
+            at_least += c * (weak - sure[r])
+            trial[0, r], trial[1, r] = strict, weak
+        if above <= target < at_least:
+            sure[:] = trial[0]
+            upto[:] = trial[1]
             return price, above
-        if cheaper:
+        if at_least <= target:
+            sure[:] = trial[1]
             spent = at_least
+        else:
+            upto[:] = trial[0]
 
 
 @kernel
@@ -302,7 +299,7 @@ def fill_costly(gains, slopes, min_units, cost, tie, floor_price, need, left, un
     """
     m, max_units = gains.shape
     while need > 0.0:
-        chosen, size, top = -1, 0, floor_price
+        chosen, size, top = np.int64(-1), 0, floor_price  # typed, or numba compiles entry for the literal
         for r in range(m):
             if units[r] >= max_units:
                 continue

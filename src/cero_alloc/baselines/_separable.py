@@ -46,7 +46,9 @@ def best_counts(gains: FloatArray, lower: IntArray, upper: IntArray, total: int,
     falling = np.empty_like(gains)
     tables_kernels.fall(gains, lower, falling)
     units, upto = lower.copy(), upper.copy()
-    _, spent = tables_kernels.clear_slopes(falling, _ONE, float(total), units, upto)
+    _, spent = tables_kernels.clear_slopes(
+        falling, _ONE, float(total), units, upto, np.empty((2, upto.size), dtype=np.int64)
+    )
     share_ties(units, upto, total - int(spent), tie)
     return units
 
