@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from cero_alloc._budget.costs import token_costs
 from cero_alloc._budget.horizon import whole_units
+from cero_alloc._budget.ledger import Pacing
 from cero_alloc._budget.opening import open_ledger
-from cero_alloc._budget.pacing import Pacing
 
 ARGUMENTS = {
     "total_budget": 120, "n_rounds": 10, "visits": None, "unit_size": 1, "max_rollouts": 8, "round_capacity": None,

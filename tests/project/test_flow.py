@@ -8,7 +8,6 @@ LIMITS = {"Algorithm 1": (8, 20), "re-solving": (10, 40)}  # files and changes o
 UPDATE_FILES = 7
 
 
-@pytest.mark.xfail(strict=False, reason="the files of one round are being merged")
 @pytest.mark.parametrize("form", FORMS)
 def test_allocate_passes_through_few_files(form):
     flow = flows(form)["allocate"]
@@ -17,7 +16,6 @@ def test_allocate_passes_through_few_files(form):
     assert flow.changes <= changes, flow.steps
 
 
-@pytest.mark.xfail(strict=False, reason="the files of one round are being merged")
 @pytest.mark.parametrize("form", FORMS)
 def test_update_passes_through_few_files(form):
     flow = flows(form)["update"]

@@ -7,8 +7,7 @@ import pytest
 
 import twins
 from cero_alloc import OfflineOracle, SaturatingUtility
-from cero_alloc._solvers.price import clear
-from cero_alloc._solvers.remaining import Remaining
+from cero_alloc._solvers.remaining import Remaining, clear
 from helpers import kernels
 
 SHAPES = pytest.mark.parametrize("shape", list(twins.SHAPES))

@@ -9,18 +9,22 @@ from hypothesis import strategies as st
 
 import twins
 from cero_alloc import BetaPosteriorBank, ResolvingAllocator, SaturatingUtility
-from cero_alloc._allocators.strategies import _bound
 from cero_alloc._solvers import units as _units
-from cero_alloc._solvers import visit as _visit
 from cero_alloc._solvers.remaining import Remaining
 from cero_alloc._solvers.tables import solve_batch
-from cero_alloc._solvers.units import Units, first
-from cero_alloc._solvers.visit import solve_visit
+from cero_alloc._solvers.units import Units, first, solve_visit
 from helpers import kernels
 
 SEEDS = st.integers(0, 2**32 - 1)
 SHAPES = st.sampled_from(list(twins.SHAPES))
 SCALINGS = st.sampled_from(list(twins.SCALINGS))
+
+
+def bound(gains, least, most, much):
+    """Lift the units below ``least`` above all others, and sink those beyond ``most`` below them."""
+    n = np.arange(gains.shape[1])
+    gains += much * (n < least[:, None])
+    gains -= much * (n >= most[:, None])
 
 
 @pytest.fixture(params=[(1 << 14, 1 << 13), (8, 16), (0, 8)], ids=["usual", "small", "smallest"], autouse=True)
@@ -29,7 +33,6 @@ def sizes(request, monkeypatch):
     few, sample = request.param
     monkeypatch.setattr(_units, "_FEW", few)
     monkeypatch.setattr(_units, "SAMPLE", sample)
-    monkeypatch.setattr(_visit, "SAMPLE", sample)
     _units.sample_rows.cache_clear()
     yield sample
     _units.sample_rows.cache_clear()
@@ -78,7 +81,7 @@ def test_a_visit_without_a_table_is_that_with_one(seed, shape, scaling):
     gains = np.empty((size, max_units))
     kernels.score_gains(q, z, np.array(np.broadcast_to(visits, size)), share, utility.codes, gains)
     floor = float(rng.choice([0.0, 10 ** rng.uniform(-4, 0) * utility.saturation / share, rng.choice(gains.ravel())]))
-    _bound(gains, least, most, much)
+    bound(gains, least, most, much)
     low = int(rng.integers(0, size * max_units + 1))
     high = int(rng.integers(low, size * max_units + 1))
     tie = rng.permutation(size)

@@ -193,7 +193,6 @@ class Allocator(Saved):
             owed[deal.round] = owed.get(deal.round, 0) + int(deal.rollouts.sum())
         return owed
 
-    @locked
     def update(
         self,
         prompt_ids: Iterable[Hashable] | None,
@@ -240,16 +239,18 @@ class Allocator(Saved):
         >>> allocator.bank.mean().tolist()
         [0.3333333333333333, 0.6666666666666666]
         """
-        self._grow()
-        rows, won, n = checked_feedback(self.bank.index, prompt_ids, successes, rollouts)
-        number = self._round_number(round)
-        receipt = self._deliveries.receive("update", delivery_id, rows, won, n)
-        if receipt.repeated:
-            return
-        self.bank.evidence.observe(rows, won, n)
-        self.ledger.settle(rows, n, number)
-        self._deliveries.keep(receipt)
-        self._learn(rows, won, n)
+        with self.bank.lock:
+            self._grow()
+            rows, won, n = checked_feedback(self.bank.index, prompt_ids, successes, rollouts)
+            number = self._round_number(round)
+            receipt = None if delivery_id is None else self._deliveries.receive("update", delivery_id, rows, won, n)
+            if receipt is not None and receipt.repeated:
+                return
+            self.bank.evidence.observe(rows, won, n)
+            self.ledger.settle(rows, n, number)
+            if receipt is not None:
+                self._deliveries.keep(receipt)
+            self._learn(rows, won, n)
 
     @locked
     def refund(
@@ -427,8 +428,9 @@ class Allocator(Saved):
     def _learn(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> None:
         """Take feedback that the rule keeps beyond the bank's evidence."""
 
-    def _grow(self) -> None:
-        """Make room for prompts that joined the bank."""
+    def _join(self, old: int, new: int) -> None:
+        """Make room for prompts that joined the bank, which had ``old`` of them and has ``new``."""
+        raise NotImplementedError
 
     def _request(self, offer: Offer, budget: Any, exact: bool) -> Any:
         """Return what the round may spend, for :meth:`_propose`; raise on an infeasible request before anything changes."""
@@ -447,10 +449,17 @@ class Allocator(Saved):
 
     # ------------------------------------------------------------ what allocators share
 
+    def _grow(self) -> None:
+        """Make room for prompts that joined the bank."""
+        old, new = len(self.ledger.accounts), self.bank.evidence.size
+        if new != old:
+            self._join(old, new)
+
     def _offer(self, prompt_ids: Iterable[Hashable] | None) -> Offer:
         """Return the offer that ids name."""
-        rows, retired = self.bank.index.unique_rows(prompt_ids), self.bank.evidence.retired
-        named = len(self.bank) if rows is None else rows.size
+        rows = None if prompt_ids is None else self.bank.index.unique_rows(prompt_ids)
+        evidence = self.bank.evidence
+        named, retired = evidence.size if rows is None else rows.size, evidence.retired
         if retired is None:
             return Offer(rows, named, None, named)
         places = np.flatnonzero(~(retired if rows is None else retired[rows]))
@@ -480,11 +489,12 @@ class Allocator(Saved):
         self._grow()
         rows = self.bank.index.named_rows(prompt_ids)
         n, number = counts("rollouts", rollouts, rows.size), self._round_number(round_)
-        receipt = self._deliveries.receive(method, delivery_id, rows, n)
-        if receipt.repeated:
+        receipt = None if delivery_id is None else self._deliveries.receive(method, delivery_id, rows, n)
+        if receipt is not None and receipt.repeated:
             return
         getattr(self.ledger, method)(rows, n, self.bank.index.name, number)
-        self._deliveries.keep(receipt)
+        if receipt is not None:
+            self._deliveries.keep(receipt)
 
     @classmethod
     def _from_state(cls, state: State, label: str, **live: Any) -> Self:

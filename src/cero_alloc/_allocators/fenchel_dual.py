@@ -338,11 +338,7 @@ class FenchelDualAllocator(Allocator):
         pace, capacity = self.ledger.even_pace, self.horizon.capacity_units
         self._price = next_price(self._price, proposed, pace, capacity, self._price_step)
 
-    def _grow(self) -> None:
-        """Make room for prompts that joined the bank."""
-        old, new = self._slopes.size, len(self.bank)
-        if new == old:
-            return
+    def _join(self, old: int, new: int) -> None:
         rows = np.arange(old, new)
         self._slopes = np.concatenate([self._slopes, np.minimum(1.0, 4.0 * self.bank.evidence.values(rows))])
         self._tie = np.concatenate([self._tie, tie_ranks(self._rng, new - old, old)])

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from cero_alloc._budget.costs import Window, token_costs
 from cero_alloc._budget.horizon import visits_per_prompt
+from cero_alloc._budget.ledger import Pacing
 from cero_alloc._budget.opening import open_ledger
-from cero_alloc._budget.pacing import Pacing
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integer, multiple, real
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._objective.utility import SaturatingUtility
@@ -396,9 +396,6 @@ class ResolvingAllocator(Allocator):
             return mean_cost / self.horizon.unit_size
         return mean_cost * self.horizon.equal_share_units / self.utility.saturation
 
-    def _grow(self) -> None:
-        """Make room for prompts that joined the bank."""
-        size = len(self.bank)
-        if size > self._plan.tie.size:
-            self._plan.grow(size, self._rng)
-            self.ledger.grow(size)
+    def _join(self, old: int, new: int) -> None:
+        self._plan.grow(new, self._rng)
+        self.ledger.grow(new)

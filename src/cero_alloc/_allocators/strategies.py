@@ -4,38 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import exp, sqrt
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from cero_alloc._budget.ledger import RolloutLedger
-from cero_alloc._budget.pacing import Pacing
+from cero_alloc._budget.ledger import Pacing, RolloutLedger
 from cero_alloc._checks import FloatArray, IntArray, TieArray
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.ids import tie_ranks
 from cero_alloc._objective import kernels
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.state import Field, Stateful
-from cero_alloc._solvers.price import Clearing, clear
-from cero_alloc._solvers.remaining import Remaining
+from cero_alloc._solvers.remaining import Clearing, Remaining, clear
 from cero_alloc._solvers.running import RunningPlan
 from cero_alloc._solvers.sampling import deal_evenly, round_total
 from cero_alloc._solvers.tables import BatchSolution, solve_batch
-from cero_alloc._solvers.units import NO_UNITS, Units
-from cero_alloc._solvers.visit import solve_visit
+from cero_alloc._solvers.units import NO_UNITS, Units, Visit, solve_visit
 
 from . import gains_kernels
 
 _ONE = np.ones(1)
 _SIGNAL_WIDTH = 1e-9  # group-signal prices this near count as one: demand jumps at each of them, so they are bracketed
 _STREAM_STEP = 0.5  # of the multiplicative price
-
-
-class Visit(NamedTuple):
-    """Units of the prompts on offer, and the price that cleared the visit."""
-
-    units: IntArray
-    price: float  # utility per unit, or per token
 
 
 class Strategy(Protocol):
@@ -198,7 +188,6 @@ class WholeUnits:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._tables = ExposureTables(plan)
         self._seen = -1, -1  # versions of the evidence and of the ledger at which the running plan last looked
 
     def deal(self, rows: IntArray | None, low: float, high: float) -> Visit:
@@ -223,13 +212,7 @@ class WholeUnits:
         much = 2.0 * plan.utility.saturation / plan.share
         tie = plan.tie if rows is None else plan.tie[rows]
         score = Units(q, z, tie, np.array([max_units]), plan.share, plan.utility, visits=visits)
-        visit = solve_visit(score, least, most, low=low, high=high, floor=plan.price, much=much)
-        if visit is not None:
-            return Visit(visit.units, visit.price)
-        gains = self._tables.gains(q, z, np.array(np.broadcast_to(visits, q.size)))
-        _bound(gains, np.broadcast_to(least, q.size), most, much)
-        solution = self._tables.solve(rows, gains, low, high, plan.price)
-        return Visit(solution.units, solution.price)
+        return solve_visit(score, least, most, low=low, high=high, floor=plan.price, much=much)
 
     def _running(self, rows: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, IntArray, float] | None:
         """Return value, exposure, visits left and plan of these rows, and the price, from what changed since the last call.
@@ -273,7 +256,7 @@ class Spread:
     def deal(self, rows: IntArray | None, low: float, high: float) -> Visit:
         """Return the units of these rows."""
         plan, max_units = self.plan, self.plan.max_units
-        units = np.zeros(len(plan.bank) if rows is None else rows.size, dtype=np.int64)
+        units = np.zeros(plan.bank.evidence.size if rows is None else rows.size, dtype=np.int64)
         if units.size == 0:
             return Visit(units, plan.price)
         q, z = plan.values(None), plan.exposure()
@@ -404,10 +387,3 @@ class Streaming:
         move = _STREAM_STEP * (rate - solution.wanted) / (ledger.even_pace * sqrt(ledger.round + 1))
         plan.price *= exp(-min(max(move, -1.0), 1.0))
         return Visit(solution.units, solution.price)
-
-
-def _bound(gains: FloatArray, least: IntArray, most: IntArray, much: float) -> None:
-    """Lift the units below ``least`` above all others, and sink those beyond ``most`` below them."""
-    n = np.arange(gains.shape[1])
-    gains += much * (n < least[:, None])
-    gains -= much * (n >= most[:, None])

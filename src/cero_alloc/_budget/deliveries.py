@@ -18,7 +18,7 @@ class Receipt(NamedTuple):
     """What is kept of a delivery."""
 
     method: str
-    delivery_id: DeliveryId
+    delivery_id: int | str
     digest: int  # of its content
     repeated: bool
 
@@ -31,7 +31,7 @@ class Deliveries(Stateful):
         self.repeated = 0  # deliveries that were received again
 
     def receive(
-        self, method: str, delivery_id: DeliveryId | np.integer[Any], rows: IntArray, *columns: np.ndarray[Any, Any]
+        self, method: str, delivery_id: int | str | np.integer[Any], rows: IntArray, *columns: np.ndarray[Any, Any]
     ) -> Receipt:
         """Tell whether a delivery is a repetition. :meth:`keep` remembers it once it has been processed.
 
@@ -42,8 +42,6 @@ class Deliveries(Stateful):
         ValueError
             For an id that was received before with other content.
         """
-        if delivery_id is None:
-            return Receipt(method, None, 0, False)
         if isinstance(delivery_id, np.integer):
             delivery_id = int(delivery_id)
         if isinstance(delivery_id, bool) or not isinstance(delivery_id, (int, str)):
@@ -64,8 +62,7 @@ class Deliveries(Stateful):
 
     def keep(self, receipt: Receipt) -> None:
         """Remember a delivery that has been processed."""
-        if receipt.delivery_id is not None:
-            self._seen.setdefault(receipt.method, {})[receipt.delivery_id] = receipt.digest
+        self._seen.setdefault(receipt.method, {})[receipt.delivery_id] = receipt.digest
 
     def _snapshot(self) -> State:
         """Return ids and digests by method, oldest first."""

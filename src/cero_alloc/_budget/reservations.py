@@ -30,13 +30,17 @@ class Reservations:
     first, so that what is outstanding of a prompt belongs to its newest deals. That split is computed only when it is
     asked for; where all feedback arrives before the next round, it never is. A deal takes 16 bytes per prompt until it
     is settled.
+
+    Attributes
+    ----------
+    exact : bool
+        Whether the deals are what is outstanding. The ledger sets it to False when feedback without a round arrives: the
+        deals are then an upper bound.
     """
 
     def __init__(self) -> None:
         self._deals: dict[int, list[Deal]] = {}  # by round; a round that is dealt in waves has several
-        self._exact = (
-            True  # whether the deals are what is outstanding; feedback without a round makes them an upper bound
-        )
+        self.exact = True
         self._entries, self._room = 0, 1024  # entries noted, and how many there may be before settled ones are removed
 
     def note(self, round_: int, rows: IntArray, rollouts: IntArray, outstanding: Outstanding) -> None:
@@ -51,14 +55,10 @@ class Reservations:
         """Forget all deals: nothing is outstanding."""
         self._keep([])
 
-    def blur(self) -> None:
-        """Note that rollouts of no particular round were settled."""
-        self._exact = False
-
     def split(self, outstanding: Outstanding) -> list[Deal]:
         """Return what is outstanding by round, oldest first, and keep no more than that."""
         deals = [deal for waves in self._deals.values() for deal in waves]
-        if self._exact or not deals:
+        if self.exact or not deals:
             return deals
         rows = np.unique(np.concatenate([deal.rows for deal in deals]))
         left = outstanding[rows].astype(np.int64)
@@ -125,7 +125,7 @@ class Reservations:
     def _keep(self, deals: list[Deal]) -> list[Deal]:
         """Hold only these deals, all of which are outstanding."""
         kept = [deal for deal in deals if deal.rows.size]
-        self._deals, self._exact, self._entries = {}, True, 0
+        self._deals, self.exact, self._entries = {}, True, 0
         for deal in kept:
             self._deals.setdefault(deal.round, []).append(deal)
             self._entries += deal.rows.size

@@ -104,7 +104,7 @@ class BetaPosteriorBank(OwnLock, Saved):
         if storage not in (np.float64, np.float32):
             remedy = "float64 is exact, float32 is smaller."
             raise ValueError(error_text("dtype", "be float64 or float32", dtype, remedy))
-        self._lock = RLock()
+        self.lock = RLock()
         self.index = PromptIndex(prompts)
         size = self._first = len(self.index)  # prompts at construction
         self.evidence = Evidence(

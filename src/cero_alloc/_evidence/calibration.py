@@ -14,8 +14,8 @@ from cero_alloc._saving.state import Field, Stateful
 from . import kernels
 
 _N_BINS = 10
-_TOP = 0.25  # the largest value, p (1 - p) at p = 1/2
-_FADE = exp(-1.0 / 1000.0)  # weight that the running bias keeps per group
+TOP = 0.25  # the largest value, p (1 - p) at p = 1/2
+FADE = exp(-1.0 / 1000.0)  # weight that the running bias keeps per group
 
 _LIMIT = 0.01  # bias that changes the ranking of prompts: a tenth of the spread of p (1 - p) in real pools
 _ERRORS = 3.0  # standard errors
@@ -146,7 +146,7 @@ class CalibrationRecord(Stateful):
         rollouts : numpy.ndarray of int64, shape (n_ids,)
             Rewarded rollouts.
         """
-        kernels.calibrate(value, successes, rollouts, _TOP, _FADE, self.bins, self.tally)
+        kernels.calibrate(value, successes, rollouts, TOP, FADE, self.bins, self.tally)
 
     def merge(self, other: CalibrationRecord) -> None:
         """Add the sums of another record; for the fading sums, as if both records had been filled in parallel."""
@@ -163,7 +163,7 @@ class CalibrationRecord(Stateful):
         size = np.where(empty, np.nan, groups)
         gap = np.abs(predicted - observed).sum()  # the sums weight each bin by its groups
         return Calibration(
-            edges=np.linspace(0.0, _TOP, _N_BINS + 1),
+            edges=np.linspace(0.0, TOP, _N_BINS + 1),
             groups=groups.astype(np.int64),
             predicted=predicted / size,
             observed=observed / size,

@@ -12,7 +12,7 @@ from cero_alloc._checks import FloatArray, IntArray, TieArray
 from cero_alloc._saving.state import Field, State, Stateful
 
 from . import kernels
-from .calibration import CalibrationRecord
+from .calibration import FADE, TOP, CalibrationRecord
 from .journal import Journal
 from .prior import prior_arrays
 
@@ -46,6 +46,8 @@ class Evidence(Stateful):
 
     Attributes
     ----------
+    size : int
+        Number of prompts.
     a0, b0 : numpy.ndarray of float64, shape (1,) or (n_prompts,)
         The prior, in pseudo-rollouts: one for all prompts, or one per prompt.
     outcomes : numpy.ndarray of float64 or float32, shape (n_prompts, 2)
@@ -81,6 +83,7 @@ class Evidence(Stateful):
     def __init__(
         self, size: int, *, prior: tuple[FloatArray, FloatArray], forgetting: float, dtype: npt.DTypeLike
     ) -> None:
+        self.size = size
         self.a0, self.b0 = prior
         self.outcomes: npt.NDArray[np.floating[Any]] = np.zeros((size, 2), dtype=dtype)
         self.ticks = np.zeros(size, dtype=np.int32)
@@ -91,9 +94,6 @@ class Evidence(Stateful):
         self.record = CalibrationRecord()
         self.journal = Journal(size)
         self._powers, self._powers_of = np.empty(0), 1.0  # powers of the forgetting, and of which forgetting
-
-    def __len__(self) -> int:
-        return self.ticks.size
 
     @property
     def arrays(self) -> Arrays:
@@ -116,14 +116,14 @@ class Evidence(Stateful):
 
     def posterior(self, rows: IntArray | None) -> tuple[FloatArray, FloatArray]:
         """Return the Beta parameters, in pseudo-rollouts, aged to now."""
-        alpha = np.empty(len(self) if rows is None else rows.size)
+        alpha = np.empty(self.size if rows is None else rows.size)
         beta = np.empty_like(alpha)
         kernels.posterior(rows is None, _NO_ROWS if rows is None else rows, self.arrays, alpha, beta)
         return alpha, beta
 
     def values(self, rows: IntArray | None) -> FloatArray:
         """Return the posterior expectations of p (1 - p), in [0, 1/4]."""
-        out = np.empty(len(self) if rows is None else rows.size)
+        out = np.empty(self.size if rows is None else rows.size)
         kernels.values(rows is None, _NO_ROWS if rows is None else rows, self.arrays, np.empty(BLOCK), out)
         return out
 
@@ -161,7 +161,7 @@ class Evidence(Stateful):
     @property
     def n_active(self) -> int:
         """Prompts that are not retired."""
-        return len(self) if self.retired is None else len(self) - int(np.count_nonzero(self.retired))
+        return self.size if self.retired is None else self.size - int(np.count_nonzero(self.retired))
 
     # ------------------------------------------------------------ what changes it
 
@@ -169,9 +169,10 @@ class Evidence(Stateful):
         """Add checked feedback, and to the calibration record what the values predicted of it; no row may repeat."""
         arrays, predicted = self.arrays, np.empty(rows.size)
         kernels.values(False, rows, arrays, np.empty(BLOCK), predicted)
-        self.record.add(predicted, successes, rollouts)
+        kernels.calibrate(predicted, successes, rollouts, TOP, FADE, self.record.bins, self.record.tally)
         kernels.observe(rows, successes, rollouts, arrays)
-        self.journal.note(rows)
+        if self.journal.followed:
+            self.journal.note(rows)
 
     def tick(self, rounds: int = 1) -> None:
         """Let rounds go by; the caller keeps ``now`` at or below ``LAST_TICK``."""
@@ -179,7 +180,7 @@ class Evidence(Stateful):
 
     def mark_retired(self, rows: IntArray, retired: bool) -> None:
         """Set whether these prompts are retired."""
-        marks = np.zeros(len(self), dtype=bool) if self.retired is None else self.retired.copy()
+        marks = np.zeros(self.size, dtype=bool) if self.retired is None else self.retired.copy()
         marks[rows] = retired
         self.retired = marks if marks.any() else None
         self.retirements += 1
@@ -205,7 +206,8 @@ class Evidence(Stateful):
 
     def grow(self, extra: int, prior: tuple[FloatArray, FloatArray] | None) -> None:
         """Append prompts without evidence, with their own prior or, for None, with the one that all share."""
-        size = len(self)
+        size = self.size
+        self.size += extra
         if prior is not None:
             self.a0, self.b0 = (
                 np.concatenate([np.broadcast_to(ours, size), np.broadcast_to(new, extra)])
@@ -216,7 +218,7 @@ class Evidence(Stateful):
         if self.retired is not None:
             self.retired = np.concatenate([self.retired, np.zeros(extra, dtype=bool)])
             self.retirements += 1
-        self.journal.grow(len(self))
+        self.journal.grow(self.size)
 
     def merge(self, other: Evidence, rows: IntArray, joined: IntArray) -> None:
         """Add the evidence of another bank with the same forgetting.
@@ -225,7 +227,7 @@ class Evidence(Stateful):
         ----------
         other : Evidence
             What the other bank knows.
-        rows : numpy.ndarray of int64, shape (len(other),)
+        rows : numpy.ndarray of int64, shape (other.size,)
             The rows here of the other bank's prompts.
         joined : numpy.ndarray of int64
             The other bank's rows of prompts that were appended here for this merge, and have no evidence yet.
@@ -257,6 +259,7 @@ class Evidence(Stateful):
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         super()._restore(state)
-        self.a0, self.b0 = prior_arrays(state["prior"], len(self))
+        self.size = self.ticks.size
+        self.a0, self.b0 = prior_arrays(state["prior"], self.size)
         self.retirements += 1
-        self.journal.grow(len(self))
+        self.journal.grow(self.size)

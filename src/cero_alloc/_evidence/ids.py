@@ -178,6 +178,8 @@ def tie_ranks(rng: np.random.Generator, size: int, after: int = 0) -> TieArray:
 
 def _require_list(name: str, condition: str, ids: object) -> None:
     """Refuse what is not a list of ids: a single id, a set, a table."""
+    if type(ids) in (list, tuple, range) or (type(ids) is np.ndarray and ids.ndim == 1):
+        return
     if isinstance(ids, (str, bytes, bytearray)) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
         raise TypeError(error_text(name, condition, ids, "Wrap a single id in a list."))
     if getattr(ids, "ndim", 1) != 1:

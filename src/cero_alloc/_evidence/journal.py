@@ -15,7 +15,8 @@ class Journal:
     A reader keeps the :attr:`version` at which it last looked, -1 before the first look, and asks :meth:`since` for the
     rows that changed after it. Several readers may use one journal, each with its own version.
 
-    Nothing is recorded until the first reader asks. The journal holds at most ``size`` row numbers: beyond that,
+    Nothing is recorded until the first reader asks; while :attr:`followed` is False, :meth:`note` need not be called. The
+    journal holds at most ``size`` row numbers: beyond that,
     a pass over the whole table costs no more than following the log. Rows that the latest reader has seen are dropped first;
     a reader that needs dropped rows is told that all rows changed.
 
@@ -27,7 +28,9 @@ class Journal:
     Attributes
     ----------
     version : int
-        Number of changes so far.
+        Number of changes that were noted.
+    followed : bool
+        Whether there is a reader to note changes for.
 
     Examples
     --------
@@ -41,14 +44,15 @@ class Journal:
     [2, 7]
     """
 
-    __slots__ = ("_entries", "_known", "_notes", "_read", "size", "version")
+    __slots__ = ("_entries", "_known", "_notes", "_read", "followed", "size", "version")
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.version = 0
+        self.followed = False
         self._notes: list[tuple[int, IntArray]] = []  # version after the change, and its rows
         self._entries = 0  # row numbers in the notes
-        self._known: int | None = None  # all changes after this version are in the notes; None: nothing is recorded
+        self._known = 0  # all changes after this version are in the notes
         self._read = 0  # version at the latest call of since
 
     def note(self, rows: IntArray | None) -> None:
@@ -60,7 +64,7 @@ class Journal:
             Rows that changed, in any order; None for all rows. The array must not be written to later.
         """
         self.version += 1
-        if self._known is None:
+        if not self.followed:
             return
         if rows is None:
             self._forget()
@@ -90,9 +94,9 @@ class Journal:
         numpy.ndarray of int64, or None
             The rows, ascending and without repeats; None when all rows may have changed.
         """
-        complete = self._known is not None and self._known <= version <= self.version
-        if self._known is None:
-            self._known = self.version
+        complete = self.followed and self._known <= version <= self.version
+        if not self.followed:
+            self.followed, self._known = True, self.version
         self._read = self.version
         if not complete:
             return None
@@ -106,4 +110,4 @@ class Journal:
 
     def _forget(self) -> None:
         """Drop all notes and stop recording until a reader asks again."""
-        self._notes, self._entries, self._known = [], 0, None
+        self._notes, self._entries, self.followed = [], 0, False

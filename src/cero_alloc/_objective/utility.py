@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -59,6 +59,10 @@ class SaturatingUtility:
     TypeError
         For a saturation that is not a number.
 
+    Notes
+    -----
+    The attribute ``codes`` is what kernels take: the numbers of shape and scaling, and the saturation.
+
     References
     ----------
     arXiv 2606.05606 and arXiv 2610.09679 for the exponential utility with "rate" scaling; the other members share its
@@ -77,6 +81,7 @@ class SaturatingUtility:
     _: KW_ONLY
     saturation: float = 1.0
     scaling: Scaling = "rate"
+    codes: tuple[int, int, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, known in (("shape", SHAPES), ("scaling", SCALINGS)):
@@ -88,11 +93,7 @@ class SaturatingUtility:
         if not 1e-300 <= saturation <= 1e100:  # beyond, products with it leave the floats
             raise ValueError(error_text("saturation", "be between 1e-300 and 1e+100", saturation, remedy))
         object.__setattr__(self, "saturation", saturation)
-
-    @property
-    def codes(self) -> tuple[int, int, float]:
-        """What kernels take: the numbers of shape and scaling, and the saturation per equal share."""
-        return SHAPES[self.shape], SCALINGS[self.scaling], self.saturation
+        object.__setattr__(self, "codes", (SHAPES[self.shape], SCALINGS[self.scaling], saturation))
 
     @property
     def ceiling(self) -> float:

@@ -9,7 +9,7 @@ from functools import wraps
 from numbers import Real
 from threading import RLock
 from types import MappingProxyType
-from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -56,10 +56,11 @@ class Saved(Stateful):
         """Add arguments of the constructor to those that ``load`` passes and ``load_state_dict`` compares."""
         self._given = {**self._given, **{name: _plain_argument(value) for name, value in arguments.items()}}
 
-    @property
-    def lock(self) -> RLock:
-        """The lock that every method holds; hold it, too, to make several calls one."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        @property
+        def lock(self) -> RLock:
+            """The lock that every method holds; hold it, too, to make several calls one."""
 
     @locked
     def state_dict(self) -> State:
@@ -236,23 +237,24 @@ class Saved(Stateful):
 
 
 class OwnLock:
-    """An object with a lock of its own, made by its constructor, which copies and pickles do not share."""
+    """An object with a lock of its own, made by its constructor, which copies and pickles do not share.
 
-    _lock: RLock
+    Attributes
+    ----------
+    lock : threading.RLock
+        Every method holds it; hold it, too, to make several calls one.
+    """
 
-    @property
-    def lock(self) -> RLock:
-        """The lock that every method holds; hold it, too, to make several calls one."""
-        return self._lock
+    lock: RLock
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the lock out."""
-        return {name: part for name, part in vars(self).items() if name != "_lock"}
+        return {name: part for name, part in vars(self).items() if name != "lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Give the copy a lock."""
         vars(self).update(state)
-        self._lock = RLock()
+        self.lock = RLock()
 
 
 def _n_prompts(state: Any) -> int | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import exp, inf, sqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,13 +14,22 @@ from cero_alloc._objective import kernels
 from cero_alloc._objective.utility import SaturatingUtility
 
 from . import units_kernels
-from .price import FREE, LEAST, Clearing, clear
 from .units import Units
-
-__all__ = ["Clearing", "Remaining"]
 
 _FIRST = 4096  # prompts
 _ROUNDING = 1e-12  # of exposure: less demand counts as none
+_TOLERANCE = 1e-13  # of the budget
+_MAX_PASSES = 400  # evaluations of the demand, each a pass over the pool; 2 to 6 are usual
+_SMALLEST, _LARGEST = 5e-324, 1e300  # prices
+_FREE = 1e-290  # what is not wanted at this price is worth nothing
+
+
+class Clearing(NamedTuple):
+    """Where demand meets a budget: at two neighbouring prices where demand jumps over the budget, else at one."""
+
+    low: float  # demand is at least the budget
+    high: float  # demand is at most the budget
+    share: float  # part of the jump between the two that the budget pays for
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,7 @@ class Remaining:
 
         most = float((self.cost * self.room).sum())
         if self.utility.shape == "capped-linear" and most > self.budget:
-            if demand(FREE)[0] <= self.budget:
+            if demand(_FREE)[0] <= self.budget:
                 return Clearing(0.0, 0.0, 1.0)
             jump = self._jump()
             for width in (2.0**-52, 2.0**-51):  # rounding moves a step by a bit or two
@@ -78,8 +90,9 @@ class Remaining:
         q, z, room = self.q[rows], self.z[rows], self.room[rows]
 
         def bought(price: float) -> FloatArray:
-            upper = (z + room) / self.share
-            return np.clip(self.share * self.utility.demand(q, price * self.share, upper) - z, 0.0, room)
+            units, slope = np.empty(q.size), np.full(q.size, price * self.share)
+            kernels.demand_loop(self.utility.codes, q, slope, (z + room) / self.share, units)
+            return np.clip(self.share * units - z, 0.0, room)
 
         y = bought(clearing.low)
         if clearing.high > clearing.low:
@@ -122,5 +135,55 @@ class Remaining:
                 units_kernels.next_gains(self.q[rows], self.z[rows], taken.units[rows], self.share, codes, gain)
                 if (gain > 0.0).any():
                     return taken.units, taken.price
-        pool.count(LEAST, taken.units)
+        pool.count(_SMALLEST, taken.units)
         return taken.units, 0.0
+
+
+def clear(
+    demand: Callable[[float], tuple[float, float]], budget: float, most: float, guess: float, width: float = 4e-16
+) -> Clearing:
+    """Find the price at which a falling demand meets the budget, by Newton's method in log(price) with bisection as a guard.
+
+    Parameters
+    ----------
+    demand : callable
+        Returns what is taken at a price, and its pull: minus the derivative by log(price), 0 where demand jumps.
+    budget : float
+        What the demand is to be.
+    most : float
+        Demand at price 0.
+    guess : float
+        First price that is tried; any number will do.
+    width : float
+        Relative width to which a jump of the demand is bracketed, by chords and bisection in turn.
+    """
+    if most <= budget:
+        return Clearing(0.0, 0.0, 1.0)
+    lo, hi, over, under = 0.0, inf, most, 0.0
+    price = guess if _SMALLEST < guess < _LARGEST else 1.0
+    stride = 2.0
+    for trial in range(_MAX_PASSES):
+        total, pull = demand(price)
+        if abs(total - budget) <= _TOLERANCE * budget:
+            return Clearing(price, price, 1.0)
+        if total > budget:
+            lo, over = price, total
+        else:
+            hi, under = price, total
+        if lo == 0.0 and hi < _FREE:
+            return Clearing(0.0, 0.0, 1.0)  # no prompt wants the rest
+        if lo > 0.0 and hi < inf and hi - lo <= width * hi:
+            break
+        fresh = 0.0
+        if pull > 0.0 and trial % 8 < 7:
+            fresh = price * exp(min(max((total - budget) / pull, -100.0), 100.0))
+        elif trial % 2 and lo > 0.0 and hi < inf:
+            fresh = lo * (hi / lo) ** ((over - budget) / (over - under))
+        if not lo < fresh < hi:
+            if lo > 0.0 and hi < inf:
+                fresh = sqrt(lo) * sqrt(hi)
+            else:
+                fresh = price * stride if lo > 0.0 else price / stride
+                stride = min(stride * stride, 1e30)
+        price = fresh
+    return Clearing(lo, hi, (budget - under) / (over - under))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Required, SupportsIndex, TypedDict
+from typing import Any, ClassVar, Literal, NoReturn, Required, SupportsIndex, TypedDict
 
 import numpy as np
 
 from cero_alloc._allocators.base import Allocator, Offer
 from cero_alloc._budget.horizon import MOST_UNITS
-from cero_alloc._budget.ledger import RolloutLedger
-from cero_alloc._budget.pacing import require_reachable
+from cero_alloc._budget.ledger import RolloutLedger, require_reachable
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, multiple
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.ids import tie_ranks
@@ -209,11 +208,8 @@ class Baseline(Allocator):
     def _prices(self) -> None:
         return None
 
-    def _grow(self) -> None:
-        """Raise if prompts were added to the bank, because the arrays of a rule have a fixed size."""
-        if len(self.bank) != self.horizon.n_prompts:
-            condition = f"keep its {self.horizon.n_prompts} prompts under a baseline"
-            raise ValueError(error_text("bank", condition, len(self.bank), "Build a new one for the larger pool."))
+    def _join(self, old: int, new: int) -> None:
+        refuse_growth(old, new)
 
     def _n_visits(self, size: int, total: int) -> int:
         """Return the number of prompts to visit with a total: total / block, as far as the caps allow."""
@@ -281,11 +277,10 @@ def size_of(bank: BetaPosteriorBank) -> int:
     return len(instance("bank", bank, BetaPosteriorBank, "Build one over the prompts."))
 
 
-def require_size(bank: BetaPosteriorBank, n_prompts: int) -> None:
-    """Refuse prompts that joined the bank: a rule keeps what it knows of each in arrays of its own."""
-    if len(bank) != n_prompts:
-        condition = f"keep its {n_prompts} prompts under a baseline"
-        raise ValueError(error_text("bank", condition, len(bank), "Build a new one for the larger pool."))
+def refuse_growth(old: int, new: int) -> NoReturn:
+    """Refuse prompts that joined the bank: a rule keeps what it knows of each in arrays of a fixed size."""
+    condition = f"keep its {old} prompts under a baseline"
+    raise ValueError(error_text("bank", condition, new, "Build a new one for the larger pool."))
 
 
 class RoundTally(Stateful):

@@ -17,7 +17,7 @@ from cero_alloc._saving.state import Field
 from cero_alloc._solvers.ranking import counts_of
 
 from . import _kernels
-from ._base import COUNTS, Baseline, Run, require_size
+from ._base import COUNTS, Baseline, Run, refuse_growth
 
 
 class Uniform(Baseline):
@@ -108,8 +108,8 @@ class FixedPacing(FenchelDualAllocator):
         """Return the uniform schedule's total, to be dealt exactly."""
         return self.ledger.paced_units(offer.size, budget, exact), True
 
-    def _grow(self) -> None:
-        require_size(self.bank, self.horizon.n_prompts)
+    def _join(self, old: int, new: int) -> None:
+        refuse_growth(old, new)
 
     def _step_price(self, proposed: int) -> None:
         """Hold the price at 0."""

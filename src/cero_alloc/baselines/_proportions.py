@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._budget.costs import token_costs
-from cero_alloc._budget.ledger import RolloutLedger
+from cero_alloc._budget.ledger import Pacing, RolloutLedger
 from cero_alloc._budget.opening import open_ledger
-from cero_alloc._budget.pacing import Pacing
 from cero_alloc._checks import FloatArray, IntArray, integer, real
 from cero_alloc._evidence.bank import BetaPosteriorBank
 

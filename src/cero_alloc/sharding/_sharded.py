@@ -132,7 +132,7 @@ class ShardedAllocator(OwnLock, Saved):
         initial_price: float = 0.5,
         catch_up: bool = False,
     ) -> None:
-        self._lock = RLock()
+        self.lock = RLock()
         self.shards, self._gather = tuple(shards), gather
         if not self.shards:
             raise ValueError(error_text("shards", "be at least one", shards, "Cut the pool into shards first."))
