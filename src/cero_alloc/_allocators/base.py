@@ -1,4 +1,4 @@
-"""Allocator: the one template of a round, the account, and feedback that may come late, split or twice."""
+"""Allocator: the template of a round, the account, and feedback that may arrive late, split or repeatedly."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from cero_alloc._budget.deliveries import Deliveries, DeliveryId
 from cero_alloc._budget.horizon import Horizon
 from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._checks import FloatArray, IntArray, counts, error_text, integer
-from cero_alloc._evidence.bank import BetaPosteriorBank, empty_bank
+from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.feedback import checked_feedback
+from cero_alloc._evidence.loading import empty_bank
 from cero_alloc._evidence.prior import PriorFit
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import Saved, locked
@@ -37,7 +38,7 @@ class Offer(NamedTuple):
 
     rows: IntArray | None  # None: the whole pool
     size: int  # prompts on offer
-    places: IntArray | None  # where they stand among the ids that were named; None: everywhere
+    places: IntArray | None  # positions of these rows among the named ids; None: 0, 1, 2, ...
     named: int  # ids that were named
 
     @property
@@ -55,7 +56,7 @@ class Offer(NamedTuple):
 
 
 class Allocator(Saved):
-    """A run over a bank's prompts under one account. A subclass says in ``_request`` and ``_propose`` what a round deals.
+    """A run over a bank's prompts under one account. A subclass decides in ``_request`` and ``_propose`` what a round deals.
 
     Feedback may come late, split, out of order, repeatedly under one ``delivery_id``, or never. At all times
 
@@ -202,7 +203,7 @@ class Allocator(Saved):
         round: SupportsIndex | None = None,
         delivery_id: DeliveryId = None,
     ) -> None:
-        """Add observed rewards; order-free, additive, at any time.
+        """Add observed rewards, at any time and in any order.
 
         Parameters
         ----------
@@ -334,20 +335,20 @@ class Allocator(Saved):
 
     @locked
     def expire(self, older_than: SupportsIndex | None) -> int:
-        """Return to the budget what is outstanding from rounds longer ago, given up as lost.
+        """Return to the budget the rollouts that are still outstanding from old rounds; they count as lost.
 
-        A group of which a part was reported was generated: its rest counts as spent. Rollouts that come after all are
-        evidence, but no longer covered by the budget; ``metrics()["unreserved_rollouts"]`` counts them.
+        The rest of a group of which a part was reported counts as spent. Rollouts that are reported later still are
+        evidence, but the budget no longer covers them; ``metrics()["unreserved_rollouts"]`` counts them.
 
         Parameters
         ----------
         older_than : int, at least 0, or None
-            Rounds opened since; 0 spares the latest round alone, None no round.
+            Rounds opened since; 0 spares only the latest round, None spares no round.
 
         Returns
         -------
         int
-            Rollouts that came back.
+            Rollouts returned to the budget.
 
         Raises
         ------
@@ -388,7 +389,7 @@ class Allocator(Saved):
         ``repeated_deliveries``     deliveries that had come before, and changed nothing
         ``pacing_gap``              rollouts dealt ahead of the uniform schedule
         ``allocating_rounds``       rounds that dealt anything
-        ``mixed_group_rate``    share of reported groups with both successes and failures; NaN before any
+        ``mixed_group_rate``    share of reported groups with both successes and failures; NaN before the first
         ``calibration_...``         :meth:`Calibration.metrics`: predicted against observed reward variance
         ``certificate_achieved``    utility of the rollouts dealt so far, per prompt, as values stand now
         ``certificate_optimum``     the oracle's best use of the same rollouts, under the same offers and caps
@@ -423,7 +424,7 @@ class Allocator(Saved):
         metrics = run_metrics(self.bank, self.ledger, self.utility, self._prices(), certificate=certificate)
         return metrics | {"repeated_deliveries": float(self._deliveries.repeated)}
 
-    # ------------------------------------------------------------ what an allocator says
+    # ------------------------------------------------------------ what a subclass defines
 
     def _learn(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> None:
         """Take feedback that the rule keeps beyond the bank's evidence."""
@@ -485,7 +486,7 @@ class Allocator(Saved):
         round_: SupportsIndex | None,
         delivery_id: DeliveryId,
     ) -> None:
-        """Let the ledger's method of this name take what comes back without a reward."""
+        """Pass rollouts without a reward to the ledger's method of this name."""
         self._grow()
         rows = self.bank.index.named_rows(prompt_ids)
         n, number = counts("rollouts", rollouts, rows.size), self._round_number(round_)

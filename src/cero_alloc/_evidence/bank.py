@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from threading import RLock
-from typing import Any, ClassVar, Self, SupportsIndex, TypeVar, overload
+from typing import Any, ClassVar, Self, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,9 @@ from .drift import ForgettingChoice, choose_forgetting, forgetting_grid
 from .evidence import LAST_TICK, Evidence
 from .feedback import checked_feedback, checked_history
 from .ids import PromptIndex
+from .loading import empty_bank, evidence_of
 from .merging import MERGE_REMEDY, merge
-from .prior import PriorFit, fit_groups, fit_prior, group_rows, prior_arrays
-
-Bank = TypeVar("Bank", bound="BetaPosteriorBank")
+from .prior import PriorFit, group_rows, prior_arrays
 
 
 class BetaPosteriorBank(OwnLock, Saved):
@@ -286,15 +285,8 @@ class BetaPosteriorBank(OwnLock, Saved):
         >>> round(float(lower[0]), 3), round(float(upper[0]), 3)
         (0.05, 0.95)
         """
-        from scipy.special import betaincinv  # imported on first use, to keep the import of the package short
-
         level = real("level", level, low=0.0, high=1.0, open_low=True, remedy="Take 0.95 for a 95% interval.")
-        alpha, beta = self.evidence.posterior(self._rows(ids))
-        tail = 0.5 * (1.0 - level)
-        lower, upper = betaincinv(alpha, beta, tail), betaincinv(alpha, beta, 1.0 - tail)
-        point = alpha / (alpha + beta)  # where betaincinv returns NaN the posterior is practically a point mass
-        lower, upper = (np.where(np.isnan(side), point, side) for side in (lower, upper))
-        return np.minimum(lower, upper), upper
+        return self.evidence.interval(self._rows(ids), level)
 
     @locked
     def add_prompts(self, ids: Iterable[Hashable], *, prior: tuple[npt.ArrayLike, npt.ArrayLike] | None = None) -> None:
@@ -360,7 +352,7 @@ class BetaPosteriorBank(OwnLock, Saved):
         >>> allocator.allocate().tolist()
         [0, 4]
         """
-        self.evidence.mark_retired(self._named_rows(ids), retired=True)
+        self.evidence.mark_retired(self.index.listed_rows(ids), retired=True)
 
     @locked
     def revive(self, ids: Iterable[Hashable], *, keep: float = 1.0) -> None:
@@ -390,7 +382,7 @@ class BetaPosteriorBank(OwnLock, Saved):
         >>> bank.alpha.tolist(), bank.retired.tolist()
         ([3.0, 1.0], [False, False])
         """
-        rows = self._named_rows(ids)
+        rows = self.index.listed_rows(ids)
         share = real("keep", keep, low=0.0, high=1.0, remedy="1.0 keeps all evidence, 0.0 none.")
         self.evidence.mark_retired(rows, retired=False)
         if share < 1.0:
@@ -492,16 +484,9 @@ class BetaPosteriorBank(OwnLock, Saved):
         >>> fit.status, round(fit.alpha, 1), round(fit.beta, 1)
         ('fitted', 0.5, 1.6)
         """
-        evidence = self.evidence
         if groups is None:
-            fit = fit_prior(*evidence.aged(None), evidence.a0, evidence.b0)
-            if fit.fitted:
-                evidence.set_prior(np.array([fit.alpha]), np.array([fit.beta]))
-            return fit
-        fits, prior = fit_groups(group_rows(groups, len(self)), *evidence.aged(None), evidence.a0, evidence.b0)
-        if prior is not None:
-            evidence.set_prior(*prior)
-        return fits
+            return self.evidence.fit_prior()
+        return self.evidence.fit_groups(group_rows(groups, len(self)))
 
     @locked
     def select_forgetting(
@@ -586,12 +571,6 @@ class BetaPosteriorBank(OwnLock, Saved):
         """Return the rows of ids; None, the whole pool, stays None."""
         return None if ids is None else self.index.rows(ids)
 
-    def _named_rows(self, ids: Iterable[Hashable]) -> IntArray:
-        """Return the rows of ids that may not repeat, and refuse None, which would name the whole pool."""
-        if ids is None:
-            raise TypeError(error_text("ids", "be a collection of ids", ids, "Pass bank.prompt_ids for all of them."))
-        return self.index.named_rows(ids)
-
     # ------------------------------------------------------------ state
 
     def _snapshot(self) -> State:
@@ -605,7 +584,7 @@ class BetaPosteriorBank(OwnLock, Saved):
             if found is not None:
                 raise ValueError(f"{label}['prompt_ids'] must equal that of this {kind}, {found}. {REMEDY}")
         super()._check_state(state, label, size)
-        self.evidence._check_state(_rows_of(state), label, size)
+        self.evidence._check_state(evidence_of(state), label, size)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         ids = state["prompt_ids"]
@@ -613,25 +592,4 @@ class BetaPosteriorBank(OwnLock, Saved):
         if len(joined):
             self.index.append(list(joined))
         super()._restore(state)
-        self.evidence._restore(_rows_of(state))
-
-
-def _rows_of(state: Mapping[str, Any]) -> State:
-    """Return the part of a bank's state that is its evidence's."""
-    return {"class": Evidence.__name__, **{key: state[key] for key in Evidence.FIELDS}}
-
-
-def empty_bank(kind: type[Bank], state: Mapping[str, Any], label: str, size: int | None = None) -> Bank:
-    """Return a bank without evidence, over the first ``size`` prompts of a bank's state, for that state to be loaded into.
-
-    Raises
-    ------
-    ValueError
-        For a state without ids or outcomes.
-    """
-    ids, outcomes = state.get("prompt_ids"), state.get("outcomes")
-    if not isinstance(ids, (int, list)) or isinstance(ids, bool) or not isinstance(outcomes, np.ndarray):
-        raise ValueError(f"{label} must hold the ids and the evidence of a {kind.__name__}. Pass what save wrote.")
-    if size is not None:
-        ids = min(size, ids) if isinstance(ids, int) else ids[:size]
-    return kind(ids, dtype=outcomes.dtype)
+        self.evidence._restore(evidence_of(state))

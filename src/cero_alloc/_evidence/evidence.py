@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from cero_alloc._saving.state import Field, State, Stateful
 from . import kernels
 from .calibration import FADE, TOP, CalibrationRecord
 from .journal import Journal
-from .prior import prior_arrays
+from .prior import PriorFit, fit_groups, fit_prior, prior_arrays
 
 BLOCK = 1024  # prompts per block of a pass over the pool: the scratch of a block stays in the cache
 LAST_TICK = 2**31 - 1  # the ticks are int32
@@ -148,6 +148,17 @@ class Evidence(Stateful):
         spread: FloatArray = np.sqrt(self.values(rows) * (even + skew))
         return spread
 
+    def interval(self, rows: IntArray | None, level: float) -> tuple[FloatArray, FloatArray]:
+        """Return the ends of the central credible intervals of the success rate p, which hold a mass of ``level``."""
+        from scipy.special import betaincinv  # imported on first use, to keep the import of the package short
+
+        alpha, beta = self.posterior(rows)
+        tail = 0.5 * (1.0 - level)
+        lower, upper = betaincinv(alpha, beta, tail), betaincinv(alpha, beta, 1.0 - tail)
+        point = alpha / (alpha + beta)  # where betaincinv returns NaN the posterior is practically a point mass
+        lower, upper = (np.where(np.isnan(side), point, side) for side in (lower, upper))
+        return np.minimum(lower, upper), upper
+
     def prior(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
         """Return a0 and b0 of these rows; one entry each where all prompts share a prior."""
         return (self.a0, self.b0) if self.a0.size == 1 else (self.a0[rows], self.b0[rows])
@@ -195,6 +206,20 @@ class Evidence(Stateful):
         """Replace the prior by one of one entry, or of one per prompt."""
         self.a0, self.b0 = a0, b0
         self.journal.note(None)
+
+    def fit_prior(self) -> PriorFit:
+        """Replace the prior by the one under which the pool's evidence is most likely, where the data determine it."""
+        fit = fit_prior(*self.aged(None), self.a0, self.b0)
+        if fit.fitted:
+            self.set_prior(np.array([fit.alpha]), np.array([fit.beta]))
+        return fit
+
+    def fit_groups(self, groups: dict[Hashable, IntArray]) -> dict[Hashable, PriorFit]:
+        """Replace the prior of each group, given by its rows, in the same way."""
+        fits, prior = fit_groups(groups, *self.aged(None), self.a0, self.b0)
+        if prior is not None:
+            self.set_prior(*prior)
+        return fits
 
     def set_forgetting(self, forgetting: float) -> None:
         """Let the evidence fade at another rate from now on."""

@@ -165,6 +165,12 @@ class PromptIndex:
             )
         return rows
 
+    def listed_rows(self, ids: Iterable[Hashable]) -> IntArray:
+        """Return the rows of ids that may not repeat, and refuse None, which would name the whole pool."""
+        if ids is None:
+            raise TypeError(error_text("ids", "be a collection of ids", ids, "Pass bank.prompt_ids for all of them."))
+        return self.named_rows(ids)
+
     def named_rows(self, prompt_ids: Iterable[Hashable] | None) -> IntArray:
         """Return the rows of ids that may not repeat, all of them for None."""
         rows = self.unique_rows(prompt_ids)

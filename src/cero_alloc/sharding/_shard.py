@@ -11,8 +11,9 @@ from cero_alloc._allocators.fenchel_dual import SlopeStep, step_sizes
 from cero_alloc._budget.horizon import Horizon
 from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._checks import FloatArray, IntArray, TieArray, error_text, generator, instance, integer
-from cero_alloc._evidence.bank import BetaPosteriorBank, empty_bank
+from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.ids import tie_ranks
+from cero_alloc._evidence.loading import empty_bank
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import Saved, locked
 from cero_alloc._saving.state import Field, State, is_of
