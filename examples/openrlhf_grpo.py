@@ -7,7 +7,7 @@ replaced by small stand-ins (``openrlhf_standin.py``). The requirements of OpenR
     pip install -e . "transformers==5.15.0" "ray==2.55.0" datasets peft torchdata aiohttp pylatexenc pillow
     python examples/openrlhf_grpo.py
 
-With a GPU (``pip install "openrlhf[vllm]==0.11.2"``), options that this program does not know are passed to that of OpenRLHF,
+With a GPU (``pip install "openrlhf[vllm]==0.11.2"``), options that this program does not have are passed to that of OpenRLHF,
 ``openrlhf.cli.train_ppo_ray``. ``--prepare`` writes a data set's questions, distinct, with their answers as labels::
 
     python examples/openrlhf_grpo.py --prepare openai/gsm8k --config main --output data

@@ -15,7 +15,7 @@ In a cluster, the driver starts the service once, and every process in the clust
     lease = client.allocate(budget=1024)                           # in a trainer, or in a worker itself
     client.report(lease, {"gsm8k-17": 3.0}, {"gsm8k-17": 8})       # wherever the rollouts are scored
 
-Late, split and repeated feedback is fine. Rollouts of a worker that is not heard of within the time-out return to the budget,
+Late, split and repeated feedback is fine. Rollouts of a worker that does not report within the time-out return to the budget,
 and what it might still deliver is refused. An actor that dies is started again by Ray, and carries on from its last checkpoint
 and the journal after it, wherever the folder can be reached.
 """

@@ -34,7 +34,7 @@ prompts of verl's data loader share a batch's rollouts, ``select`` draws prompts
         actor_rollout_ref.model.path=Qwen/Qwen2.5-7B-Instruct actor_rollout_ref.rollout.tensor_model_parallel_size=2 \
         data.train_batch_size=256 actor_rollout_ref.actor.ppo_mini_batch_size=256
 
-A cluster whose Ray runs already must be told both variables,
+Where Ray runs already, both variables must be set for the cluster,
 ``+ray_kwargs.ray_init.runtime_env.env_vars.PYTHONPATH=...`` and the other alike. The same command, given again, goes on from
 the last checkpoint, the allocator's state with it.
 """
@@ -122,7 +122,7 @@ def rehearse(options: argparse.Namespace, overrides: list[str]) -> None:
     save_tokenizer(folder / "model")
     numbers = [str(number) for number in range(32)]
     rows(numbers, [number[-1] for number in numbers], "last digit").to_parquet(folder / "train.parquet")
-    # Every process of verl imports the modules by name; those of this machine inherit what it is told here.
+    # Every process of verl imports the modules by name; those of this machine inherit what is set here.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])
     os.environ["VERL_USE_EXTERNAL_MODULES"] = "verl_grpo,verl_standin"
     os.environ |= {name: os.environ.get(name, "ERROR") for name in ("VERL_LOGGING_LEVEL", "TQ_LOGGING_LEVEL")}

@@ -1,6 +1,6 @@
 """A stand-in for the language model, so that verl runs on a CPU: the rest of verl is verl.
 
-The model knows one number per prompt: how likely it is to give the right answer, the last digit of the prompt. Of verl it
+The model has one number per prompt: how likely it is to give the right answer, the last digit of the prompt. Of verl it
 takes the place of the workers that hold the parameters and of the server that generates; the trainer, the data loader,
 the agent loops, TransferQueue, the replay buffer, rewards, advantages and checkpoints are the installed ones. Name this
 module last in ``VERL_USE_EXTERNAL_MODULES``, set ``actor_rollout_ref.rollout.name=standin``, and give Ray one GPU by name:

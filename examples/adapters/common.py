@@ -20,7 +20,7 @@ def require_version(package: str, lowest: str, newest: str) -> None:
     Parameters
     ----------
     package : str
-        Name of the distribution, as pip knows it.
+        Name of the distribution on PyPI.
     lowest, newest : str
         Ends of the tested range; patch releases of ``newest`` are taken to be like it.
 

@@ -267,21 +267,21 @@ class LeaseBook:
 
     def _report(self, entry: dict[str, Any]) -> None:
         lease, unscored = self._leases[entry["lease"]], dict(map(tuple, entry["unscored"]))
-        heard = dict(zip(entry["ids"], entry["rollouts"], strict=True))
-        for key in {**heard, **unscored}:
-            told = (heard.get(key, 0), unscored.get(key, 0))
-            if min(told) < 0 or sum(told) > lease.outstanding.get(key, 0):
+        scored = dict(zip(entry["ids"], entry["rollouts"], strict=True))
+        for key in {**scored, **unscored}:
+            pair = (scored.get(key, 0), unscored.get(key, 0))
+            if min(pair) < 0 or sum(pair) > lease.outstanding.get(key, 0):
                 raise ValueError(
                     f"rollouts and unscored must be between 0 and the {lease.outstanding.get(key, 0)} that lease "
-                    f"{entry['lease']} has left of prompt {key!r}, got {told[0]} and {told[1]}. Report a rollout once."
+                    f"{entry['lease']} has left of prompt {key!r}, got {pair[0]} and {pair[1]}. Report a rollout once."
                 )
         self.allocator.update(entry["ids"], entry["successes"], entry["rollouts"], round=lease.round)
         self.allocator.write_off(list(unscored), list(unscored.values()), round=lease.round)
-        for key, number in [*heard.items(), *unscored.items()]:
+        for key, number in [*scored.items(), *unscored.items()]:
             lease.outstanding[key] -= number
         lease.deliveries.add(entry["delivery"])
         lease.deadline = self._clock() + self._timeout
-        self._totals["scored"] += sum(heard.values())
+        self._totals["scored"] += sum(scored.values())
         self._totals["unscored"] += sum(unscored.values())
         if not any(lease.outstanding.values()):
             self._close(entry["lease"])

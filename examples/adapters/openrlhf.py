@@ -73,7 +73,7 @@ class AllocatedPPOTrainer(synchronous.PPOTrainer.__ray_actor_class__):
     Raises
     ------
     ValueError
-        For a mode or setting that the adapter does not know, repeated prompts, or an allocator that does not fit.
+        For an unknown mode or setting, repeated prompts, or an allocator that does not fit.
     RuntimeError
         For a version of OpenRLHF that was not tested.
     """

@@ -17,7 +17,7 @@ ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")  # those th
 
 
 class AllocatedExperienceMaker(RemoteExperienceMaker):
-    """Compares each rollout with those of its own prompt, however many there are, and tells the allocator their rewards.
+    """Compares each rollout with those of its own prompt, however many there are, and reports their rewards to the allocator.
 
     The rest of the advantage (KL, clipping, whitening) is the stock class's, given rewards whose baseline is already subtracted and
     settings that subtract none: groups of one, an estimator without a baseline, no length penalties.

@@ -48,8 +48,8 @@ class AllocatedGRPOTrainer(GRPOTrainer):
     success : callable or None
         Maps a rollout's weighted sum of rewards to [0, 1]; None where rewards lie there.
 
-    Other arguments are GRPOTrainer's. Raises RuntimeError for a version of TRL that was not tested, ValueError for a mode
-    or setting that the adapter does not know; both say what to do.
+    Other arguments are GRPOTrainer's. Raises RuntimeError for a version of TRL that was not tested, ValueError for an
+    unknown mode or setting; both name the remedy.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class AllocatedGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
-        everyone = gather_object(inputs)
-        ids = self._deal(everyone)
+        gathered = gather_object(inputs)
+        ids = self._deal(gathered)
         here = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
-        rows = self._rows(ids[here]) if self.mode == "select" else {row[self.id_column]: row for row in everyone}
+        rows = self._rows(ids[here]) if self.mode == "select" else {row[self.id_column]: row for row in gathered}
         per_prompt, self.num_generations = self.num_generations, 1  # every row is a prompt of its own now
         try:
             output = super()._generate_and_score_completions([dict(rows[key]) for key in ids[here]])
@@ -120,12 +120,12 @@ class AllocatedGRPOTrainer(GRPOTrainer):
         self._rewards = rewards.masked_fill(torch.isnan(per_func).all(dim=1), torch.nan)
         return per_func
 
-    def _deal(self, everyone: list[dict[str, Any]]) -> list[Any]:
+    def _deal(self, gathered: list[dict[str, Any]]) -> list[Any]:
         """Return the prompt of every rollout of this round, all processes together."""
-        offered = [row[self.id_column] for row in everyone[:: self.num_generations]] if self.mode == "redeal" else None
+        offered = [row[self.id_column] for row in gathered[:: self.num_generations]] if self.mode == "redeal" else None
         dealt: list[Any] = [None]
         if self.accelerator.is_main_process:  # one process decides: a tie broken otherwise elsewhere would dead-lock
-            counts = self.dealer.deal(offered, len(everyone))
+            counts = self.dealer.deal(offered, len(gathered))
             names = self.allocator.bank.prompt_ids if offered is None else offered
             dealt = [[names[place] for place in np.repeat(np.arange(len(counts)), counts).tolist()]]
         return broadcast_object_list(dealt)[0]

@@ -53,7 +53,7 @@ class AllocatedPPOTrainer(PPOTrainerSync):
     RuntimeError
         For a version of verl that was not tested.
     ValueError
-        For a mode or setting that the adapter does not know, for prompt ids that repeat or are missing, and for an
+        For an unknown mode or setting, for prompt ids that repeat or are missing, and for an
         allocator that does not fit; all say what to do.
     """
 

@@ -1,7 +1,7 @@
 """Coercion of inputs at the boundary, and the text of every input error.
 
 Every check raises before any state changes. A message names the argument, the index where there is one, and the value, and
-says what to do.
+the remedy.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def test_what_expired_is_dealt_again(rule):
     assert run.balance == Balance(64, 0, 0, 64)
 
 
-def test_a_resolving_run_sees_what_expired():
+def test_a_resolving_run_uses_what_expired():
     """Its running plan must take back the exposures as a plan made afresh does."""
     runs = [new(ResolvingAllocator, range(40), visits=6, n_rounds=None, total_budget=400) for _ in range(2)]
     rng = np.random.default_rng(0)
@@ -215,7 +215,7 @@ def test_a_pool_without_the_retired_is_dealt_as_a_smaller_pool_would_be(rule):
     whole.bank.retire(["d"])
     for _ in range(4):
         counts = whole.allocate()
-        if rule is FenchelDualAllocator:  # of a batch it knows as much
+        if rule is FenchelDualAllocator:  # its plan of a batch is the same
             assert counts.tolist() == [*named.allocate(["a", "b", "c"]).tolist(), 0]
         for run in (whole, named):
             run.update(["a", "b"], [1, 0], [4, 4])
@@ -408,7 +408,7 @@ def test_accounts_widen_when_the_plan_needs_it():
     assert twin.ledger.accounts.dtype == np.int64
 
 
-def test_a_wave_keeps_to_a_budget_that_was_cut_and_to_who_is_left():
+def test_a_wave_respects_a_reduced_budget_and_retired_prompts():
     run = new(DAPO, total_budget=128, n_rounds=2, max_rollouts=32)
     counts = run.allocate()
     run.extend_budget(-int(run.remaining_budget))
@@ -436,7 +436,7 @@ def test_one_lock_for_a_bank_and_its_allocator():
         thread = threading.Thread(target=other)
         thread.start()
         assert not entered.wait(0.05)
-        assert run.round == 1  # nobody came between
+        assert run.round == 1  # no call in between
         assert run.outstanding.tolist() == counts.tolist()
     thread.join(10)
     assert entered.is_set()

@@ -74,7 +74,7 @@ def test_catch_up_with_visits_strands_nothing():
         rng = np.random.default_rng(seed)
         instance = random_run(rng, visits=True)
         allocator = instance["make"](True)
-        # Every prompt is offered in as many different rounds as was told, at random.
+        # Every prompt is offered in as many different rounds as planned, at random.
         rounds = [rng.permutation(instance["n_rounds"])[:n] for n in instance["visits"]]
         for k in range(instance["n_rounds"]):
             offered = rng.permutation(np.array([i for i in range(instance["M"]) if k in rounds[i]], dtype=int))

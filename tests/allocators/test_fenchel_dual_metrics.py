@@ -127,7 +127,7 @@ def test_metrics_count_rollouts():
     assert allocator.metrics()["allocating_rounds"] == 1.0
 
 
-def test_starved_tells_which_way_a_round_was_bound():
+def test_starved_shows_which_way_a_round_was_bound():
     bank = BetaPosteriorBank(3, prior=([5e9, 3e9, 1e9], [5e9, 7e9, 9e9]))  # slopes 1, 0.84, 0.36
     make = lambda price: FenchelDualAllocator(  # noqa: E731
         bank, total_budget=24, n_rounds=6, max_rollouts=4, initial_price=price
@@ -146,7 +146,7 @@ def test_starved_tells_which_way_a_round_was_bound():
     assert ordinary.metrics()["batch_price"] == 0.5
 
 
-def test_a_round_that_deals_all_it_may_to_everybody_is_not_starved():
+def test_a_round_that_deals_the_cap_to_every_prompt_is_not_starved():
     # Every prompt is at its own cap; no total was bound, and no budget would have been spent otherwise.
     bank = BetaPosteriorBank(3, prior=([5e9, 3e9, 1e9], [5e9, 7e9, 9e9]))
     allocator = FenchelDualAllocator(bank, total_budget=24, n_rounds=6, max_rollouts=4, initial_price=0.1)
@@ -184,7 +184,7 @@ def test_the_certificate_is_the_oracles():
             assert regret == pytest.approx(max(0.0, optimum + gap - achieved), abs=1e-9 * optimum)
 
 
-def test_the_certificate_knows_offers_caps_and_refunds():
+def test_the_certificate_respects_offers_caps_and_refunds():
     # Only the worse prompt was offered: nothing better could have been done, whatever the other is worth.
     bank = BetaPosteriorBank(2, prior=([5e9, 1e9], [5e9, 9e9]))
     allocator = FenchelDualAllocator(bank, total_budget=40, n_rounds=10, max_rollouts=4, visits=10)
@@ -253,7 +253,7 @@ def test_one_cost_for_all():
     assert allocator.remaining_budget == 88.0
 
 
-def test_a_run_in_tokens_ends_when_nobody_can_be_paid():
+def test_a_run_in_tokens_ends_when_the_budget_pays_for_no_unit():
     allocator = token_run([4.0, 5.0, 6.0], total_budget=40.0, n_rounds=20, band=np.inf)
     for _ in range(20):
         counts = allocator.allocate()

@@ -1,4 +1,4 @@
-"""docs/inputs.md runs: every row for every allocator it speaks of, and nothing changes on an error."""
+"""docs/inputs.md runs: every row for every allocator it covers, and nothing changes on an error."""
 
 import builtins
 import importlib
@@ -55,7 +55,7 @@ def bank_of(prompts):
 
 
 def begun(name):
-    """An allocator that has dealt a round and heard of half of it."""
+    """An allocator that has dealt a round, of which half has been reported."""
     allocator = ALLOCATORS[name](bank_of(4), **RUN)
     counts = allocator.allocate()
     allocator.update(None, counts // 4, counts // 2)

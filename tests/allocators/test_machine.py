@@ -41,8 +41,8 @@ NAN, INF = float("nan"), float("inf")
 
 # Calls that must be refused, whatever has happened: what they may raise, and the call.
 REFUSED = {
-    "an unknown id": (KeyError, lambda a: a.allocate(["nobody"])),
-    "a bare string": (TypeError, lambda a: a.allocate("nobody")),
+    "an unknown id": (KeyError, lambda a: a.allocate(["unknown"])),
+    "a bare string": (TypeError, lambda a: a.allocate("unknown")),
     "a negative budget": (ValueError, lambda a: a.allocate(budget=-1)),
     "a budget that is no number": (TypeError, lambda a: a.allocate(budget="8")),
     "more than there is": (ValueError, lambda a: a.allocate(budget=10**9 * a.horizon.unit_size, exact=True)),
@@ -62,9 +62,9 @@ REFUSED = {
     "an age that is no number": (TypeError, lambda a: a.expire(0.5)),
     "to take away what is dealt": (ValueError, lambda a: a.extend_budget(-10**9 * a.horizon.unit_size)),
     "rounds below zero": (ValueError, lambda a: a.extend_budget(rounds=-1)),
-    "to add what nobody can spend": (ValueError, lambda a: a.extend_budget(10**12 * a.horizon.unit_size)),
+    "to add what no round can spend": (ValueError, lambda a: a.extend_budget(10**12 * a.horizon.unit_size)),
     "to add a known prompt": (ValueError, lambda a: a.bank.add_prompts([a.bank.prompt_ids[0]])),
-    "to retire a stranger": (KeyError, lambda a: a.bank.retire(["nobody"])),
+    "to retire an unknown prompt": (KeyError, lambda a: a.bank.retire(["unknown"])),
     "to keep too much": (ValueError, lambda a: a.bank.revive(a.bank.prompt_ids[:1], keep=1.5)),
     "to merge a bank with itself": (ValueError, lambda a: a.bank.merge(a.bank)),
     "to merge another forgetting": (ValueError, lambda a: a.bank.merge(BetaPosteriorBank(2, forgetting=0.123))),
@@ -382,7 +382,7 @@ class Run(RuleBasedStateMachine):
         assert a._deliveries.repeated == self.repeated
 
     @invariant()
-    def evidence_is_what_was_told(self):
+    def evidence_is_what_was_reported(self):
         if not hasattr(self, "ours"):
             return
         bank = self.ours.bank

@@ -9,7 +9,7 @@ from cero_alloc._solvers.ranking import counts_of, deal_round
 
 
 def played(key, tie, threshold, max_units, cap, budget):
-    """What a round proposes and deals, as the twin tells it; below 0 the threshold is that of an exact round."""
+    """What a round proposes and deals, by the twin; below 0 the threshold is that of an exact round."""
     limits = {"max_units": max_units, "left": budget, "cap": cap, "most": 1000, "due": 0}
     result = deal_round(np.array(key), np.array(tie, dtype=np.int32), threshold, **limits, exact=threshold < 0)
     proposal, counts = np.zeros((2, len(key)), dtype=np.int64)

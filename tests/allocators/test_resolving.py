@@ -205,7 +205,7 @@ def test_group_signal_maximises_the_expected_mixed_groups():
 
 
 def test_group_signal_never_deals_a_lone_rollout_below_a_cap():
-    # Exact totals may have to, and a pace: where seven prompts are full, the last rollout teaches nobody.
+    # Exact totals may have to, and a pace: where seven prompts are full, the last rollout has no gain.
     for seed in range(either(200, 40)):
         rng = np.random.default_rng(seed)
         m = int(rng.integers(2, 15))
@@ -296,7 +296,7 @@ def test_certificate_in_tokens_equals_a_hand_made_one():
 
 
 def test_a_plan_counts_on_no_more_visits_than_it_has_groups_for():
-    # 64 rounds offer everybody, but the budget holds 8 groups of 8 for each: the plan is that of v = 8 visits, which
+    # 64 rounds offer every prompt, but the budget holds 8 groups of 8 for each: the plan is that of v = 8 visits, which
     # front_load = 9 makes of 64 by itself.
     rng = np.random.default_rng(0)
     bank = BetaPosteriorBank(40, prior=(rng.uniform(0.5, 9.0, 40), rng.uniform(0.5, 9.0, 40)))

@@ -326,13 +326,13 @@ def test_drop_in_for_the_fenchel_dual_allocator(policy, visits, unit_size):
 
 
 @pytest.mark.parametrize("signal", ["variance", "group"])
-def test_visits_told_too_low_or_too_high(signal):
-    # Offered twice as often as told: the budget is gone when the told visits are over, and no call fails.
+def test_visits_given_too_low_or_too_high(signal):
+    # Offered twice as often as planned: the budget is gone when the planned visits are over, and no call fails.
     rates = np.linspace(0.05, 0.95, 10)
     low = ResolvingAllocator(BetaPosteriorBank(10), total_budget=160, visits=2, max_rollouts=16, signal=signal)
     play(low, rates, [[i, i + 1] for i in range(0, 10, 2)] * 4)
     assert low.remaining_budget == 0
-    # One prompt alone, over and over, is an order that was never told.
+    # One prompt alone, over and over, is an order that was not planned.
     lone = ResolvingAllocator(BetaPosteriorBank(10), total_budget=160, visits=2, max_rollouts=16, signal=signal)
     assert sum(map(sum, play(lone, rates, [[3]] * 20))) == 160 - lone.remaining_budget
     assert lone.round == 20

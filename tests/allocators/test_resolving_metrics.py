@@ -32,7 +32,7 @@ def test_metrics_are_flat_floats_under_the_keys_of_the_other_allocator(signal, c
 
 @pytest.mark.parametrize("costs", [None, 2.0, "each"])
 @pytest.mark.parametrize("signal", ["variance", "group"])
-def test_starved_tells_which_way_a_round_was_bound(costs, signal):
+def test_starved_shows_which_way_a_round_was_bound(costs, signal):
     m = 20
     each = np.full(m, 2.0) if costs == "each" else costs
 
@@ -59,7 +59,7 @@ def test_starved_tells_which_way_a_round_was_bound(costs, signal):
 
 
 @pytest.mark.parametrize("costs", [None, 2.5])
-def test_pacing_follows_the_visits_where_rounds_are_not_told(costs):
+def test_pacing_follows_the_visits_where_rounds_are_not_given(costs):
     unit = 1 if costs is None else costs
     allocator = ResolvingAllocator(
         BetaPosteriorBank(4), total_budget=int(64 * unit), visits=4, max_rollouts=8, costs=costs

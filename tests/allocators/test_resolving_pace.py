@@ -81,7 +81,7 @@ def paced_run(seed, shape, pool):
     return rng, rates, ResolvingAllocator(bank, **arguments), offers, arguments
 
 
-@pytest.mark.parametrize("shape", ["full", "epochs", "epochs, rounds told", "streaming"])
+@pytest.mark.parametrize("shape", ["full", "epochs", "epochs, rounds given", "streaming"])
 @pytest.mark.parametrize("pool", ["learnt", "useless, learnt", "useless, known"])
 def test_pace(shape, pool):
     for seed in range(16):
@@ -106,7 +106,7 @@ def test_pace(shape, pool):
             assert allocator.remaining_budget == g * left
             allocator.update(offer, rng.binomial(counts, rates if offer is None else rates[offer]), counts)
         assert total >= 1000
-        ragged = shape == "epochs, rounds told" and (counts == g * max_units).all()  # the last batch holds no more
+        ragged = shape == "epochs, rounds given" and (counts == g * max_units).all()  # the last batch holds no more
         assert left <= 0.001 * total or ragged, (seed, left, total)
 
 
@@ -123,7 +123,7 @@ def test_a_wide_band_lets_the_price_decide():
 @pytest.mark.parametrize("signal", ["variance", "group"])
 @pytest.mark.parametrize("costs", [None, 3.0, np.full(10, 3.0)])
 def test_where_demand_jumps_a_round_takes_its_part(signal, costs):
-    # Ten prompts that are all alike want twice what there is, all at one price.
+    # Ten equal prompts demand twice the budget, all at one price.
     allocator = ResolvingAllocator(
         known([0.5] * 10), total_budget=320 * (1 if costs is None else 3), visits=4, min_rollouts=2, max_rollouts=32,
         utility=SaturatingUtility("capped-linear", saturation=0.5), band=np.inf, costs=costs, signal=signal,
@@ -133,7 +133,7 @@ def test_where_demand_jumps_a_round_takes_its_part(signal, costs):
     assert allocator.remaining_budget <= (0 if costs is None else 6)
 
 
-def told_visits(told, n_rounds, signal):
+def run_with_visits(told, n_rounds, signal):
     """Totals of 80 batches of 10 out of 100 prompts, eight visits each, and what is left of 8 rollouts per visit."""
     rng = np.random.default_rng(told)
     rates = rng.beta(0.6, 0.6, 100)
@@ -151,8 +151,8 @@ def told_visits(told, n_rounds, signal):
 
 @pytest.mark.parametrize("signal", ["variance", "group"])
 @pytest.mark.parametrize("told", [3, 4, 8, 12, 40])
-def test_rounds_keep_the_pace_where_visits_are_told_wrong(told, signal):
-    totals, unspent = told_visits(told, 80, signal)
+def test_rounds_keep_the_pace_where_the_given_visits_are_wrong(told, signal):
+    totals, unspent = run_with_visits(told, 80, signal)
     assert unspent == 0
     left = 6400
     for rounds_left, total in zip(range(80, 0, -1), totals, strict=True):
@@ -163,15 +163,15 @@ def test_rounds_keep_the_pace_where_visits_are_told_wrong(told, signal):
 
 
 @pytest.mark.parametrize("signal", ["variance", "group"])
-def test_visits_alone_set_the_pace_as_told(signal):
-    totals, unspent = told_visits(4, None, signal)
-    assert sum(totals[:40]) == 6400  # the visits that were told are over
+def test_visits_alone_set_the_pace_as_given(signal):
+    totals, unspent = run_with_visits(4, None, signal)
+    assert sum(totals[:40]) == 6400  # the planned visits are over
     assert unspent == 0
     for told in (12, 16):  # what was kept for visits that never come is stranded
-        totals, unspent = told_visits(told, None, signal)
+        totals, unspent = run_with_visits(told, None, signal)
         assert unspent == pytest.approx(6400 * (1 - 8 / told), rel=0.1)
         assert min(totals) > 0
-    totals, unspent = told_visits(8, None, signal)
+    totals, unspent = run_with_visits(8, None, signal)
     assert unspent == 0
 
 
@@ -291,6 +291,6 @@ def test_ragged_batches_leave_what_the_last_batch_cannot_hold(batches, costly, s
         for unspent, full, block in runs:
             assert unspent <= max(0.001, block) or (full and told != "visits"), (told, unspent)
         worst[told] = max(unspent for unspent, _, _ in runs)
-    if batches != "any size":  # batches of 1 to 52 prompts in any order leave more: nobody told what the last one holds
+    if batches != "any size":  # batches of 1 to 52 prompts in any order leave more: the size of the last one is unknown
         assert worst["rounds"] <= 0.1
         assert worst["both"] <= 0.02

@@ -312,8 +312,8 @@ def test_the_seed_decides_and_the_state_holds_it():
     assert [one.allocate().tolist() for _ in range(9)] == [other.allocate().tolist() for _ in range(9)]
 
 
-def test_nobody_wants_anything_but_the_pace_asks_for_it():
-    lines = SaturatingUtility("capped-linear", scaling="height", saturation=10.0)  # full at .8 rollouts
+def test_the_pace_deals_where_there_is_no_demand():
+    lines = SaturatingUtility("capped-linear", scaling="height", saturation=10.0)  # saturates at 0.8 rollouts
     bank = known_bank(static_pool(4, 0.5, 0.5, seed=0))
     policy = ResolvingAllocator(bank, total_budget=32, n_rounds=8, max_rollouts=4, utility=lines, order="spread")
     dealt = np.array([policy.allocate() for _ in range(8)])
@@ -324,7 +324,7 @@ def test_nobody_wants_anything_but_the_pace_asks_for_it():
     assert policy.remaining_budget == 0
 
 
-def test_what_nobody_wants_is_dealt_at_an_even_pace():
+def test_rollouts_without_a_gain_are_dealt_at_an_even_pace():
     """Slopes underflow after the first rollout: the plan is all the room there is, at price 0."""
     flat = SaturatingUtility("exponential", scaling="height", saturation=1e4)
     bank = known_bank(static_pool(4, 0.5, 0.5, seed=0))

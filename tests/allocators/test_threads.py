@@ -64,7 +64,7 @@ class Worker(threading.Thread):
         number, names, counts = self.hands.pop(int(rng.integers(len(self.hands))))
         if what < 0.8:
             won = rng.binomial(counts, 0.5)
-            for _ in range(1 + (what < 0.5)):  # told twice now and then
+            for _ in range(1 + (what < 0.5)):  # reported twice now and then
                 run.update(names, won, counts, round=number, delivery_id=f"{self.number}/{turn}")
             for name, n, s in zip(names, counts.tolist(), won.tolist(), strict=True):
                 self.scored[name] += n

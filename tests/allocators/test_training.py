@@ -46,7 +46,7 @@ def test_memory_follows_the_length_of_the_run(rounds):
     allocator = training_allocator(50, total_budget=8 * rounds, n_rounds=rounds)
     assert 0.5 <= allocator.bank.forgetting < 1.0
     assert int(allocator.allocate().sum()) == 8
-    if rounds == 1000:  # after the memory, .4 of the run, a rollout counts for one in e
+    if rounds == 1000:  # after the memory, 0.4 of the run, a rollout counts for one in e
         assert allocator.bank.forgetting**400 == pytest.approx(np.exp(-1.0), rel=2e-3)
 
 

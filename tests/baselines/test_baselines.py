@@ -71,7 +71,7 @@ def test_uniform_is_even():
         counts = blocks.allocate()
         assert sorted(set(counts.tolist())) == [0, 4]
         exposure = blocks.ledger.exposure_units
-        assert exposure.max() - exposure.min() <= 4, k  # epochs: nobody is visited twice before everybody once
+        assert exposure.max() - exposure.min() <= 4, k  # epochs: no prompt is visited twice before all were once
     assert blocks.allocate([1, 2]).tolist() == [0, 0]
     with pytest.raises(
         ValueError, match=r"rollouts_per_visit must be at most max_rollouts = 8, got rollouts_per_visit = 9"

@@ -173,20 +173,20 @@ def test_duet_keeps_to_the_round_capacity_in_tokens():
 
 
 @pytest.mark.parametrize("unit", [1e-4, 1e-2, 0.1, 1.0])
-def test_duet_knows_no_unit_of_cost(unit):
+def test_duet_is_independent_of_the_unit_of_cost(unit):
     policy = DUET(
         BetaPosteriorBank(2), costs=[100 * unit, 400 * unit], total_budget=4850 * unit, n_rounds=1, max_rollouts=32
     )
     assert policy.allocate().tolist() == [16, 8]
 
 
-def test_duet_checks_group_size_like_everybody():
+def test_duet_checks_the_unit_size():
     for unit_size, error in [(2.5, TypeError), ("2", TypeError), (True, TypeError), (0, ValueError)]:
         with pytest.raises(error, match="unit_size must be"):
             DUET(BetaPosteriorBank(2), costs=[1, 2], **{**RUN, "unit_size": unit_size})
 
 
-def test_duet_checks_rounds_and_capacity_like_everybody():
+def test_duet_checks_rounds_and_capacity():
     for n_rounds, error in [(0, ValueError), (None, TypeError)]:
         with pytest.raises(error, match="n_rounds must be"):
             DUET(BetaPosteriorBank(2), costs=[1, 2], **{**RUN, "n_rounds": n_rounds})

@@ -37,7 +37,7 @@ def test_knapsack_reaches_brute_force_on_mixed_prompts(g):
         assert values(worth, counts) == pytest.approx(best, rel=1e-12, abs=0), seed
 
 
-def test_knapsack_as_published_with_cold_hopeless_and_solved_prompts():
+def test_knapsack_as_published_with_cold_unsolved_and_solved_prompts():
     surplus = capped = 0
     for seed in range(400):
         rng = np.random.default_rng(seed)
@@ -49,11 +49,11 @@ def test_knapsack_as_published_with_cold_hopeless_and_solved_prompts():
         assert counts.min() >= 2
         p = np.divide(successes, rollouts, out=np.zeros(size), where=rollouts > 0)
         cold, warm = rollouts < 8, rollouts >= 8
-        hopeless, solved, mixed = warm & (p == 0), warm & (p == 1), warm & (p > 0) & (p < 1)
+        unsolved, solved, mixed = warm & (p == 0), warm & (p == 1), warm & (p > 0) & (p < 1)
         uniform = min(most, max(2, total // size))
-        own = total - uniform * int(cold.sum()) - 2 * int(hopeless.sum() + solved.sum())
+        own = total - uniform * int(cold.sum()) - 2 * int(unsolved.sum() + solved.sum())
         need = sum(int(min(most, math.log(0.1) / math.log(max(x, 1 - x)))) for x in p[mixed])
-        extra = min(max(0, own - need), int(hopeless.sum()) * (most - 2))
+        extra = min(max(0, own - need), int(unsolved.sum()) * (most - 2))
         spare = own - extra - most * int(mixed.sum())  # what neither of them may take
         if spare > 0:
             capped += 1
@@ -62,9 +62,9 @@ def test_knapsack_as_published_with_cold_hopeless_and_solved_prompts():
         surplus += extra > 0
         assert (counts[cold] == uniform).all()
         assert (counts[solved] == 2).all()
-        assert counts[hopeless].sum() == 2 * hopeless.sum() + extra
-        if hopeless.any():
-            assert np.ptp(counts[hopeless]) <= 1
+        assert counts[unsolved].sum() == 2 * unsolved.sum() + extra
+        if unsolved.any():
+            assert np.ptp(counts[unsolved]) <= 1
         if mixed.any():
             worth = knapsack_worth(p[mixed])
             best = best_by_brute_force(worth, own - extra, 2, 1, most) if mixed.sum() < 5 else -math.inf
@@ -81,7 +81,7 @@ def test_knapsack_by_hand():
         assert one_round(KnapsackRL, bank, total, 1, 16).tolist() == expected
 
 
-def test_knapsack_spends_what_nobody_else_may_take_in_the_documented_order():
+def test_knapsack_spends_the_surplus_in_the_documented_order():
     # p = 0, 1, 1/2 and no samples; caps of 6: p = 1/2 takes 3, then p = 0 its cap, then p = 1/2 its own, then the cold.
     for total, expected in [(18, [6, 2, 6, 4]), (20, [6, 2, 6, 6]), (21, [6, 3, 6, 6]), (24, [6, 6, 6, 6])]:
         bank = bank_of([0, 16, 8, 0], [16, 16, 16, 0])
@@ -96,11 +96,11 @@ def test_knapsack_waits_for_min_samples():
 
 
 def test_knapsack_with_evidence_faded_to_nearly_nothing():
-    # One success long ago, under forgetting: p is so small that 1 - p is 1, and the prompt wants all it may have.
+    # One success long ago, under forgetting: p is so small that 1 - p is 1, and the prompt gets all that its cap allows.
     bank = bank_of([1e-17, 0.0], [16, 16])
     counts = one_round(KnapsackRL, bank, 16, 1, 12)
     assert counts.sum() == 16
-    assert counts[0] == 12  # int(min(12, ln .1 / ln 1)) = 12 leaves only the 2 for the prompt at p = 0, and 2 more
+    assert counts[0] == 12  # int(min(12, ln 0.1 / ln 1)) = 12 leaves only the 2 for the prompt at p = 0, and 2 more
 
 
 def published_instance(seed):
@@ -147,7 +147,7 @@ def test_the_counter_example_to_the_published_program():
     ours = one_round(KnapsackRL, bank_of([12] * 4 + [4] * 4, [16] * 8), 24, 1, 128)
     assert ours.tolist() == [2, 2, 2, 2, 4, 4, 4, 4]
     published = twins.knapsack_published(p, 24, 2, 128)
-    assert published == [3] * 8  # a third rollout for everybody, each credited with all of V(3, p)
+    assert published == [3] * 8  # a third rollout for every prompt, each credited with all of V(3, p)
     assert values(worth, ours) > values(worth, published) * 1.005
     best = best_by_brute_force(worth[2:6], 12, 2, 1, 6)  # the half of the pool, which mirrors it
     assert values(worth, ours) == pytest.approx(2 * best, rel=1e-12)

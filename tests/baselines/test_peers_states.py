@@ -170,8 +170,8 @@ def test_states_that_do_not_fit_change_nothing(name):
             refused(state, rf"^state\['class'\] must be '{label}', got state\['class'\] = None\.{REMEDY}")
         else:
             refused(state, rf"^state must hold the entries of a {label}, missing or foreign: \['{entry}'\]\.{REMEDY}")
-    must = rf"^state must hold the entries of a {label}, missing or foreign: \['stranger'\]\.{REMEDY}"
-    refused(donor.state_dict() | {"stranger": 1}, must)
+    must = rf"^state must hold the entries of a {label}, missing or foreign: \['extra'\]\.{REMEDY}"
+    refused(donor.state_dict() | {"extra": 1}, must)
     ids = head + r"\['bank'\]\['prompt_ids'\] must equal that of this BetaPosteriorBank, got "
     renamed = world.new([f"p{i}" for i in range(world.m)])
     refused(renamed.state_dict(), ids + r"'p0' instead of 0 at 0\." + REMEDY)
@@ -179,10 +179,10 @@ def test_states_that_do_not_fit_change_nothing(name):
     larger = rebuilt(world, world.m + 1, **small)
     refused(larger.state_dict(), rf"{ids}{world.m + 1} entries instead of {world.m}\.{REMEDY}")
     run = {"total_budget": 8, "n_rounds": 2, "max_rollouts": 32}
-    for stranger in (*CONTROLS, *PEERS, FenchelDualAllocator, ResolvingAllocator):
-        if stranger is not world.rule.cls:
-            other = stranger(BetaPosteriorBank(world.m), **run).state_dict()
-            must = rf"^state\['class'\] must be '{label}', got state\['class'\] = '{stranger.__name__}'\.{REMEDY}"
+    for foreign in (*CONTROLS, *PEERS, FenchelDualAllocator, ResolvingAllocator):
+        if foreign is not world.rule.cls:
+            other = foreign(BetaPosteriorBank(world.m), **run).state_dict()
+            must = rf"^state\['class'\] must be '{label}', got state\['class'\] = '{foreign.__name__}'\.{REMEDY}"
             refused(other, must)
 
 

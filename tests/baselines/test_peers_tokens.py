@@ -17,7 +17,7 @@ from helpers.peers import World, feasible, seeds
 @settings(max_examples=60)
 @seeds
 def test_tokens_stay_within_pace_and_caps_and_waste_little(seed):
-    """What a round leaves of its limit is less than one more rollout of anybody on offer who may still have one."""
+    """What a round leaves of its limit is less than one more rollout of any prompt on offer that may still have one."""
     world = World("DUET, costs", seed)
     if np.ptp(world.tokens) == 0.0 and world.m == 1:
         return

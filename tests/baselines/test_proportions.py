@@ -80,7 +80,7 @@ def test_alpha_by_hand():
     assert policy.alpha == pytest.approx(1 + 9 * 0.875)
     policy.update([0, 2], [1, 8], [2, 8])  # 1/2 and 0
     policy.allocate()
-    assert policy.alpha == pytest.approx(1 + 9 * (0.875 + 0.25) / 2)  # .5625, above 1/2
+    assert policy.alpha == pytest.approx(1 + 9 * (0.875 + 0.25) / 2)  # 0.5625, above 1/2
     policy.allocate()  # no rewards came in: no round to count
     assert policy.alpha == pytest.approx(1 + 9 * 0.5625)
     policy.update([3], [9], [10])

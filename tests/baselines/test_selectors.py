@@ -219,7 +219,7 @@ def test_thompson_sampling_finds_its_target(rule, target):
     assert abs(np.average(p, weights=result.exposure) - target) < 0.1
 
 
-def test_mopps_forgets_where_it_visits():
+def test_mopps_fades_evidence_at_visits_only():
     """A prompt that was easy and has turned hard is found out sooner with less forgetting."""
     wins = []
     for forgetting in (1.0, 0.5):
@@ -248,7 +248,7 @@ def test_greso_always_keeps_the_never_seen():
     for _ in range(10):
         before = policy.ledger.exposure_units > 0
         counts = policy.allocate()
-        assert not (counts[before] > 0).any()  # everybody once before anybody twice
+        assert not (counts[before] > 0).any()  # every prompt once before any twice
         policy.update(None, counts, counts)
     assert (policy.ledger.exposure_units == 8).all()
 
@@ -303,7 +303,7 @@ def test_bots_learns_of_the_unseen_from_its_references():
 
 
 def test_references_that_hardly_differ_leave_the_progress():
-    """Prompts 0 and 1 tell nothing apart (a gap of .009 on the mean); 2 and 3 do, and so does a gap of .011."""
+    """Prompts 0 and 1 are too close (a mean gap of 0.009); prompts 2 and 3 are not, and neither is a gap of 0.011."""
     references = [0.5, 0.5, 0.2, 0.4, 0.5], [0.518, 0.5, 0.6, 0.8, 0.511]
     policy = BOTS(BetaPosteriorBank(5), references=references, total_budget=400, n_rounds=10, max_rollouts=8)
 
@@ -313,14 +313,14 @@ def test_references_that_hardly_differ_leave_the_progress():
         return policy.state_dict()["progress"]
 
     assert progress_after([0, 1], [8, 8]) is None
-    assert policy.state_dict()["won"].tolist() == [8.0, 8.0, 0.0, 0.0, 0.0]  # nor is anything guessed of the unseen
+    assert policy.state_dict()["won"].tolist() == [8.0, 8.0, 0.0, 0.0, 0.0]  # no pseudo-evidence either
     first = progress_after([2, 3], [4, 6])
     assert first == pytest.approx((0.625 - 0.3) / 0.4, rel=1e-12)
     assert progress_after([0, 1], [0, 0]) == first
-    assert progress_after([0], [0]) == pytest.approx(0.9 * first + 0.1 * (0.0 - 0.5) / 0.018, rel=1e-9)  # .018 alone
+    assert progress_after([0], [0]) == pytest.approx(0.9 * first + 0.1 * (0.0 - 0.5) / 0.018, rel=1e-9)  # gap 0.018
     before = policy.state_dict()["progress"]
     assert progress_after([4], [6]) == pytest.approx(0.9 * before + 0.1 * (0.75 - 0.5) / 0.011, rel=1e-9)
-    policy.allocate()  # nobody seen
+    policy.allocate()  # no prompt was visited
     assert policy.state_dict()["progress"] == pytest.approx(0.9 * before + 0.1 * (0.75 - 0.5) / 0.011, rel=1e-9)
 
 

@@ -212,7 +212,7 @@ def test_weightless_rows_get_only_what_the_others_cannot_take():
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e-12, 1.0, 1e12, 1e150])
-def test_proportional_knows_no_unit_of_weight(scale):
+def test_proportional_is_independent_of_the_unit_of_weight(scale):
     rng = np.random.default_rng(2)
     for _ in range(50):
         m = int(rng.integers(1, 30))

@@ -69,7 +69,7 @@ def test_predictions_steer_the_counts():
     policy.update([2], [8], [16])
     counts = policy.allocate()
     p = policy.predict()
-    assert p[1] > 0.9  # the rule believes its process, not the bank, which knows nothing of prompt 1
+    assert p[1] > 0.9  # the rule uses its process, not the bank, which has no evidence on prompt 1
     worth = vip_worth(p, "rloo")
     expected = twins.vip_published((4 * p * (1 - p)).tolist(), 160, 2, 64, "rloo")
     assert values(worth, counts) >= values(worth, expected) - 1e-12
@@ -99,7 +99,7 @@ def test_prompts_with_equal_features_share_their_prediction(seed):
 
 
 @pytest.mark.parametrize("offset", [1e3, 1e6, 1e8])
-def test_the_process_only_sees_distances(offset):
+def test_the_process_depends_on_distances_only(offset):
     rng = np.random.default_rng(0)
     features = np.round(rng.normal(size=(30, 4)), 3)
     rows, successes = np.arange(20), rng.integers(0, 9, 20)
@@ -113,7 +113,7 @@ def test_the_process_only_sees_distances(offset):
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_the_process_knows_no_unit_of_features(scale):
+def test_the_process_is_independent_of_the_unit_of_features(scale):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(11, 2))
     seen = []

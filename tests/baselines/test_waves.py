@@ -238,7 +238,7 @@ def test_dapo_replaces_the_dead_and_only_them():
     dead = np.arange(100) % 2 == 0
     waves = finish(policy, policy.allocate(), np.where(dead, 0.0, 0.5))
     groups = waves.sum(axis=0)
-    assert set(groups.tolist()) <= {0, 8}  # nobody twice in a round
+    assert set(groups.tolist()) <= {0, 8}  # no prompt twice in a round
     for before, after in pairwise(waves):
         assert (after > 0).sum() == ((before > 0) & dead).sum()  # as many as were dead
     assert ((groups > 0) & ~dead).sum() == 20  # all that the round wants: half of its 40 groups
@@ -250,7 +250,7 @@ def test_dapo_stops_at_the_rounds_total():
     waves = finish(policy, policy.allocate(), np.ones(100))
     assert [int(wave.sum()) // 8 for wave in waves] == [20, 20]
     few = run(DAPO, 5, 8 * 5, most=8, reserve=0.4)
-    assert finish(few, few.allocate(), np.zeros(5)).sum(axis=1).tolist() == [24, 16]  # nobody left to ask
+    assert finish(few, few.allocate(), np.zeros(5)).sum(axis=1).tolist() == [24, 16]  # no prompt is left
 
 
 @pytest.mark.parametrize(("reserve", "first"), [(0.0, 10), (0.1, 9), (0.2, 8), (0.3, 7), (0.7, 3), (0.8, 2), (0.9, 1)])
@@ -355,7 +355,7 @@ def test_pilot_drops_the_solved_while_others_are_left():
     assert policy._visits[12:].min() >= 2
     waves = finish(alone := run(PilotCommit, 1, 64, rounds=2, solved=0.9), alone.allocate(), np.ones(1))
     assert waves.sum() == 8
-    assert finish(alone, alone.allocate(), np.ones(1)).sum() == 8  # nobody else is left
+    assert finish(alone, alone.allocate(), np.ones(1)).sum() == 8  # no other prompt is left
 
 
 @pytest.mark.parametrize(
@@ -443,7 +443,7 @@ def test_allocate_leaves_an_open_round_behind(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_unanswered_rollouts_prove_nothing(rule):
-    """Nobody answers: DAPO asks others, Reinforce-Ada asks again, the screens take nobody in."""
+    """No rewards arrive: DAPO deals to others, Reinforce-Ada deals again, the screens promote no prompt."""
     policy = run(rule, 8, 8 * 32)
     wave = policy.allocate()
     played = wave.copy()
@@ -486,7 +486,7 @@ def test_what_a_round_leaves_goes_to_later_rounds(rule):
         assert waves.sum() <= due
         spent += int(waves.sum())
         if rule in (SpeedRL, PilotCommit):
-            assert spent < 256 * (k + 1)  # nobody goes on: much is left
+            assert spent < 256 * (k + 1)  # no prompt goes on: much is left
     assert policy.ledger.dealt == spent
     capped = run(rule, 64, 6 * 256, rounds=6)
     for _ in range(3):

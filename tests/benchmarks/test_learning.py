@@ -298,7 +298,7 @@ def test_rates_are_chosen_on_tuning_seeds_alone():
         for name, favourite in best.items():
             for rate in study.rates["all",]:
                 for seed in (0, 1, 10, 11):
-                    lucky = rate == 0.1 and seed in (0, 1)  # fresh seeds speak for another
+                    lucky = rate == 0.1 and seed in (0, 1)  # fresh seeds favour another
                     final = 0.9 if lucky else 0.5 + 0.1 * (rate == favourite) + 0.3 * (seed == 10 and rate != favourite)
                     final -= 0.35 * (seed == 11 and rate != favourite)  # one tuning seed alone misleads
                     records[Run(cell, name, rate, seed)] = record(final)

@@ -81,7 +81,7 @@ def test_says_when_there_is_no_data(tmp_path, monkeypatch, capsys):
     assert "PRIORS: skipped" in capsys.readouterr().out
 
 
-def test_a_broken_promise_fails_the_run(capsys):
+def test_a_broken_guarantee_fails_the_run(capsys):
     rows = [
         {"kind": "exact", "seed": 0, "calls": 10, "hit": 9, "broken": 0, "unspent": 0.0},
         {"kind": "tokens", "seed": 1, "calls": 10, "hit": 0, "broken": 1, "unspent": 0.0},

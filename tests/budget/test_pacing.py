@@ -147,7 +147,7 @@ def test_rounds_to_come_are_as_large_as_the_mean_of_those_so_far(told):
         expected = 8 * (others - sum(sizes[: k + 1]) / (k + 1) + last) if k < 9 else 0.0
         assert later == pytest.approx(expected, rel=1e-14)
         if left is not None:
-            left[offer] -= 1.0  # below 0 where the visits were told too low: no part of the pace
+            left[offer] -= 1.0  # below 0 where the given visits were too few: no part of the pace
         p.ledger.debit(offer, np.full(size, 2))
     assert p.pace(offer, 1, left) == (p.ledger.funds, 0.0)  # past the last round
 
@@ -447,7 +447,7 @@ def test_all_that_the_visits_can_spend_is_a_budget():
 # ---------------------------------------------------------------- the clock
 
 
-def test_rounds_are_the_clock_where_they_are_told():
+def test_rounds_are_the_clock_where_they_are_given():
     for told in (None, visits(5, 5, 5, 5)):
         account = ledger(visits=told)
         assert (account.progress, account.pacing_gap, account.projected_leftover) == (0.0, 0.0, 0.0)
@@ -458,7 +458,7 @@ def test_rounds_are_the_clock_where_they_are_told():
 
 
 @pytest.mark.parametrize("cost", [1.0, 2.5])
-def test_visits_are_the_clock_where_rounds_are_not_told(cost):
+def test_visits_are_the_clock_where_rounds_are_not_given(cost):
     costs = {"unit_costs": None if cost == 1.0 else np.array([cost])}
     account = ledger(n_rounds=None, visits=visits(4, 4, 4, 4), total_budget=int(64 * cost), **costs)
     account.debit(None, np.array([1, 2, 5, 8]))  # a quarter of the visits, a quarter of the budget
@@ -471,7 +471,7 @@ def test_visits_are_the_clock_where_rounds_are_not_told(cost):
     assert account.projected_leftover == pytest.approx((64 - 18 / 0.375) * cost)
     for _ in range(5):
         account.debit(None, np.array([2, 2, 2, 2]))
-    assert account.progress == 1.0  # offered more often than was told
+    assert account.progress == 1.0  # offered more often than planned
     assert account.pacing_gap == -6.0 * cost
     assert account.projected_leftover == 6.0 * cost
 

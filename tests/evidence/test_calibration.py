@@ -129,7 +129,7 @@ def test_fractional_rewards_stand_for_coins_of_the_same_mean():
     assert record_of(([0.2], [1.5], [3])).report().observed[8] == pytest.approx(1.5 * 1.5 / 6)
 
 
-def test_the_running_bias_forgets():
+def test_the_running_bias_fades():
     record = record_of(steady(0.2, 3000), steady(0.0, 3000))
     report = record.report()
     assert report.bias == pytest.approx(0.1)

@@ -26,7 +26,7 @@ def test_the_first_look_reads_all_rows_and_later_ones_what_changed():
     assert journal.since(journal.version).tolist() == []
 
 
-def test_a_change_of_all_rows_and_growth_are_told_as_such():
+def test_a_change_of_all_rows_and_growth_are_reported_as_such():
     for change in (lambda journal: journal.note(None), lambda journal: journal.grow(12)):
         journal = Journal(10)
         journal.since(-1)

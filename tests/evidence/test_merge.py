@@ -30,7 +30,7 @@ def gathered(rng, names, forgetting, priors=None, whole=True, rounds=5, dtype="f
 
 
 def content(bank):
-    """What a bank knows, whatever the order of its rows."""
+    """The evidence of a bank, whatever the order of its rows."""
     ids = bank.prompt_ids
     columns = (
         bank.evidence.outcomes[:, 0],
@@ -85,7 +85,7 @@ def test_fading_evidence_commutes_to_the_bit_and_associates_to_rounding(seed):
 
 @settings(max_examples=100)
 @given(seed=st.integers(0, 2**32 - 1), forgetting=st.sampled_from([1.0, 0.9, 0.5]))
-def test_workers_together_know_what_one_bank_would(seed, forgetting):
+def test_merged_workers_equal_one_bank(seed, forgetting):
     rng = np.random.default_rng(seed)
     names = list(range(int(rng.integers(1, 8))))
     whole = BetaPosteriorBank(names, forgetting=forgetting)

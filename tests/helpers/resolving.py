@@ -13,7 +13,7 @@ KINDS = list(itertools.product(twins.SHAPES, twins.SCALINGS))
 
 
 def known(rates):
-    """A bank that knows the rates."""
+    """A bank with nearly certain rates."""
     return known_bank(Pool(np.asarray(rates, dtype=float)))
 
 
@@ -89,7 +89,7 @@ def even_batches(rng, m, size, epochs):
 
 
 def visible(allocator):
-    """All that an allocator remembers and a failed call might have changed."""
+    """The state of an allocator that a failed call might have changed."""
     ledger, bank = allocator.ledger, allocator.bank
     arrays = (allocator.exposure, ledger.outstanding, ledger.offers, bank.alpha, bank.beta, allocator._plan.tie)
     left = None if allocator._plan.left is None else allocator._plan.left.tolist()

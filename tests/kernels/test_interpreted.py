@@ -78,7 +78,7 @@ def test_a_kernel_that_fails_leaves_the_next_one_alone():
         np.float64(1.0) / np.float64(0.0)
 
 
-def test_kernels_know_whether_they_are_compiled():
+def test_kernels_report_whether_they_are_compiled():
     assert hasattr(kernels.u, "signatures") == JIT
 
 

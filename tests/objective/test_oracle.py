@@ -104,7 +104,7 @@ def test_the_price_is_everybodys_marginal(shape, scaling):
 
 @SHAPES
 @SCALINGS
-def test_a_search_cut_short_says_so_and_keeps_an_honest_gap(shape, scaling, monkeypatch):
+def test_a_search_cut_short_reports_it_and_keeps_a_valid_gap(shape, scaling, monkeypatch):
     problem = ([0.25, 0.2, 0.13, 0.02], 5)
     bounds = {"equal_share": 2, "lower": [0, 0, 1, 0], "upper": 4}
     exact = oracle(shape, scaling).solve(*problem, **bounds)
@@ -375,7 +375,7 @@ def test_a_budget_that_covers_all_upper_bounds_is_slack(shape, integer):
 
 
 @pytest.mark.parametrize("integer", [False, True])
-def test_nobody_buys_what_is_worth_nothing(integer):
+def test_units_without_a_gain_are_not_bought(integer):
     result = oracle("capped-linear").solve([0.25, 0.1, 0.0], 20, equal_share=2, upper=100, integer=integer)
     assert result.status == "slack"
     assert result.allocation.tolist() == [2, 5, 0]

@@ -166,7 +166,7 @@ def test_steepest_is_the_largest_slope_at_0(scaling, lam):
 
 
 def ends(problem, reference, top):
-    """Lines, bounds, shape, and abscissas from where nobody wants more to where all do, with their demands."""
+    """Lines, bounds, shape, and abscissas from no demand to full demand, with their demands."""
     shape, tail = problem[1][0], lines(problem, reference)
     lo, hi = (kernels.abscissa(shape, reference, price) for price in (top, 5e-324))
     return tail, lo, hi, *(kernels.total_demand(t, tail, shape)[0] for t in (lo, hi))
@@ -228,7 +228,7 @@ def test_clear_price_does_not_depend_on_the_guess(shape, scaling, guess):
 
 
 @SHAPES
-def test_clear_price_tells_when_it_runs_out_of_passes(shape):
+def test_clear_price_reports_when_it_runs_out_of_passes(shape):
     problem, budget, _ = binding(np.random.default_rng(5), 7, shape, kernels.RATE, 1.0)
     _, _, closed, out = clear(problem, budget, top=2.0, guess=1e-9, passes=1)
     assert not closed

@@ -1,4 +1,4 @@
-"""Every figure looks as it did when somebody last looked at it: its picture against the one in tests/plotting/images.
+"""Every figure is unchanged since its last review: its picture against the one in tests/plotting/images.
 
 Pictures are compared without text. Its shapes depend on the version of FreeType, and by them the place of everything
 else; labels, sizes and what may cover what are checked as numbers in test_plotting.py. What is left, lines and areas on
@@ -26,7 +26,7 @@ from cero_alloc.simulation import RegretCurve, known_bank, simulate, static_pool
 
 BASELINES = Path(__file__).parent / "images"
 # Root mean square over the pixels, of 255. Matplotlib 3.8.4 and 3.11.2 draw eleven of the pictures pixel by pixel alike,
-# and the comparison 1.07 apart; the least change of test_the_tolerance_sees_a_change makes 2.2.
+# and the comparison 1.07 apart; the least change of test_the_tolerance_detects_a_change makes 2.2.
 TOLERANCE = 1.5
 
 
@@ -141,7 +141,7 @@ WITHOUT = {  # what a figure has not got; the markers of a replay are its own
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", PICTURES)
-def test_the_tolerance_sees_a_change(name, change, monkeypatch, tmp_path):
+def test_the_tolerance_detects_a_change(name, change, monkeypatch, tmp_path):
     constant, changed = CHANGES[change]
     for module in (_axes, _replayed, _studies):
         if hasattr(module, constant):

@@ -72,7 +72,7 @@ def line(ax, label):
 
 
 class Blind:
-    """A policy that keeps no bank and names no price, and deals everybody the same."""
+    """A policy without a bank or a price that deals the same count to every prompt."""
 
     horizon = Horizon(n_prompts=20, round_capacity=80, **CONSTANTS)
 
@@ -437,7 +437,7 @@ def looks(ax):
     return [(luminance(entry.get_color()), str(entry._dash_pattern), entry.get_marker()) for entry in lines]
 
 
-def test_grey_scale_tells_the_series_apart(drawing):
+def test_grey_scale_distinguishes_the_series(drawing):
     seen = looks(drawing(7))
     assert len(seen) == 7
     for (grey, stroke, marker), (other, other_stroke, other_marker) in itertools.combinations(seen, 2):
@@ -463,7 +463,7 @@ def test_more_series_than_colours_stay_different(drawing):
         ),
     ],
 )
-def test_colours_are_told_apart(vision):
+def test_colours_are_distinguishable(vision):
     seen = [lab(vision @ linear(color)) for color in plotting.COLORS]
     for first, second in itertools.combinations(seen, 2):
         assert np.linalg.norm(first - second) > 15.0  # 2.3 is just noticeable

@@ -100,7 +100,7 @@ def test_readme_has_the_two_commands():
     assert text.count('pip install -e ".[test]" && pytest\n') == 1
 
 
-def test_version_is_stated_once_and_the_changelog_knows_it():
+def test_version_is_stated_once_and_the_changelog_has_it():
     with (ROOT / "pyproject.toml").open("rb") as handle:
         project = tomllib.load(handle)["project"]
     assert project["version"] == cero_alloc.__version__

@@ -39,7 +39,7 @@ NO_FORMULA = {
     "an account": {"Balance"},
     "pictures of what results define": set(importlib.import_module("cero_alloc.plotting").__all__),
 }
-# Callables that check nothing of what they are given, and so promise no error.
+# Callables that check nothing of what they are given, and so document no error.
 CHECKS_NOTHING = {
     "the methods of a protocol": {"Policy.allocate", "Policy.update"},
     "a flag that is only looked at": {"Allocator.metrics"},

@@ -89,8 +89,8 @@ def test_each_outcome_is_drawn_once_in_order_of_time(log, seed, outcomes_of, dat
             if taken[row] in ends:
                 upto = cells[: np.searchsorted(ends, taken[row]) + 1]
                 assert won[row] == pytest.approx(log.successes[upto].sum())
-    everyone = np.arange(log.n_prompts)
-    s, answered = outcomes.draw(everyone, total)
+    all_rows = np.arange(log.n_prompts)
+    s, answered = outcomes.draw(all_rows, total)
     assert (taken + answered == total).all()
     np.testing.assert_allclose(won + s, np.bincount(log.group_prompt, log.successes, log.n_prompts))
 
@@ -127,7 +127,7 @@ def test_very_many_outcomes_are_counted(monkeypatch):
 
 
 class Favourite:
-    """Deals everything to the first prompt on offer, never an exact total, and remembers what it is told."""
+    """Deals everything to the first prompt on offer, never an exact total, and records its feedback."""
 
     def __init__(self, bank, *, total_budget, n_rounds, max_rollouts, seed):
         self.most, self.told, self.offers = max_rollouts, [], []
@@ -205,7 +205,7 @@ def test_default_policies_are_ranked_and_play_every_round():
     assert result.max_rollouts == 32
     assert result.row("ResolvingAllocator").dealt == log.n_rollouts
     pool = replay(log, offer="pool", n_boot=50)
-    assert pool.row("Uniform").mean_group == 8.0  # as logged, not one rollout for everybody
+    assert pool.row("Uniform").mean_group == 8.0  # as logged, not one rollout for every prompt
 
 
 def test_groups_are_of_like_size():
@@ -254,7 +254,7 @@ def test_policies_that_the_caps_do_not_allow_are_left_out_or_refused():
         replay(log, {"impossible": impossible})
 
 
-def test_progress_is_told_of_every_policy():
+def test_progress_is_reported_for_every_policy():
     calls = []
     replay(simulated_log(), {"greedy": Greedy}, n_boot=2, progress=lambda: calls.append(1))
     assert len(calls) == 2
@@ -303,7 +303,7 @@ def test_marks(interval, floor, mark):
 
 
 class Dealing:
-    """A user's policy that deals what it is told to."""
+    """A user's policy that deals the given counts."""
 
     def __init__(self, deal, bank, **run):
         self.deal = deal
@@ -352,7 +352,7 @@ def test_one_broken_step_does_not_change_the_groups():
     for offer in ("batch", "pool"):
         for name, build in default_policies(cut, offer=offer).items():
             if name.startswith("Resolving") or name == "FenchelDualAllocator":
-                continue  # told of the visits, which differ
+                continue  # gets the visits, which differ
             theirs = default_policies(whole, offer=offer)[name]
             mine, others = (make(BetaPosteriorBank(60), **run).allocate(range(20)) for make in (build, theirs))
             assert mine.tolist() == others.tolist(), name

@@ -509,7 +509,7 @@ HOSTILE = {
     "an array without header": (tree_and(b""), "the header of an array"),
     "an array without magic": (tree_and(ONE[1:]), "the header of an array"),
     "another version of arrays": (tree_and(npy(np.ones(3), version=(2, 0))), "the header of an array"),
-    "a shape that lies": (tree_and(shaped("(1000000000000,)")), "the shape of an array"),
+    "a wrong shape": (tree_and(shaped("(1000000000000,)")), "the shape of an array"),
     "a shape beyond all bounds": (tree_and(shaped(f"({10**18}, {10**18}, 0)")), "array is too big|dimension|too large"),
     "a negative shape": (tree_and(shaped("(-1,)") + bytes(8)), "the header of an array"),
     "a shape that is short": (tree_and(ONE.replace(b"(3,)", b"(2,)")), "the shape of an array"),

@@ -136,7 +136,7 @@ def test_the_first_difference_is_named(tmp_path):
     assert other.allocate().tolist() == run.allocate().tolist()
 
 
-def test_states_of_tomorrow_and_of_nobody_are_refused(tmp_path):
+def test_states_of_other_versions_or_without_arguments_are_refused(tmp_path):
     run = FenchelDualAllocator(BetaPosteriorBank(IDS), **RUN)
     state = run.state_dict()
     for schema in (2, 0, "1", None):
@@ -198,7 +198,7 @@ def test_entries_of_the_right_type_must_be_possible_too(place):
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_a_script_that_knows_nothing_of_those_that_joined_goes_on(seed):
+def test_an_allocator_without_the_added_prompts_loads_the_state(seed):
     rng = np.random.default_rng(seed)
     rule = (FenchelDualAllocator, ResolvingAllocator)[int(rng.integers(2))]
     visits = {} if rng.random() < 0.5 else {"visits": rng.integers(1, 9, 4)}

@@ -386,7 +386,7 @@ def test_a_grown_bank_carries_its_new_prompts():
     twin = BetaPosteriorBank(["a", "b"])
     twin.load_state_dict(bank.state_dict())
     assert twin.alpha.tolist() == bank.alpha.tolist() == [1.0, 3.0]
-    began = BetaPosteriorBank(["a"])  # as a script builds it that does not know the new prompts
+    began = BetaPosteriorBank(["a"])  # as a script without the new prompts builds it
     began.load_state_dict(bank.state_dict())
     assert began.prompt_ids == ("a", "b")
     assert began.alpha.tolist() == bank.alpha.tolist()
@@ -857,13 +857,13 @@ def test_a_resolving_allocator_refuses_what_does_not_fit():
         refuses(told, state, r"^state\['plan'\]\['left'\] must be float64 of shape \(3,\), got ")
 
 
-def test_told_and_untold_visits_do_not_mix():
+def test_states_with_and_without_visits_do_not_mix():
     """Both have the same horizon; they differ in whether the visits are known."""
     run = {"total_budget": 12, "n_rounds": 4, "max_rollouts": 2}
-    told, untold = (ResolvingAllocator(BetaPosteriorBank(3), visits=visits, **run) for visits in (4, None))
-    assert told.horizon == untold.horizon
-    refuses(told, untold.state_dict(), r"state\['plan'\]\['left'\]", (TypeError, ValueError))
-    refuses(untold, told.state_dict(), r"state\['plan'\]\['left'\]", (TypeError, ValueError))
+    given, unknown = (ResolvingAllocator(BetaPosteriorBank(3), visits=visits, **run) for visits in (4, None))
+    assert given.horizon == unknown.horizon
+    refuses(given, unknown.state_dict(), r"state\['plan'\]\['left'\]", (TypeError, ValueError))
+    refuses(unknown, given.state_dict(), r"state\['plan'\]\['left'\]", (TypeError, ValueError))
 
 
 # ------------------------------------------------------------------ open rounds and optional parts

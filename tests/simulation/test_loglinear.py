@@ -322,7 +322,7 @@ def test_batches_are_what_is_offered():
     assert result.rollouts.tolist() == list(range(0, 321, 32))
 
 
-def test_an_observer_is_told_the_true_rates_before_every_round():
+def test_an_observer_gets_the_true_rates_before_every_round():
     class Clairvoyant(Fixed):
         def __init__(self):
             super().__init__([4, 4, 4])
@@ -331,7 +331,7 @@ def test_an_observer_is_told_the_true_rates_before_every_round():
         def observe_rates(self, rates):
             self.seen.append(rates.copy())
             self.when.append("rates")
-            rates[:] = 0.0  # his own copy
+            rates[:] = 0.0  # the observer's own copy
 
         def allocate(self, *args, **limits):
             self.when.append("allocate")

@@ -1,4 +1,4 @@
-"""One round of any policy: all its waves, what is drawn, what the policy is told, and what is counted."""
+"""One round of any policy: all its waves, what is drawn, what the policy receives, and what is counted."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from cero_alloc.simulation._rounds import play_round
 
 
 class Plain:
-    """The two methods and nothing else; notes what it is asked and told."""
+    """The two methods and nothing else; records its arguments."""
 
     def __init__(self, counts):
         self.counts, self.asked, self.told = np.array(counts, dtype=np.int64), [], []
@@ -102,7 +102,7 @@ def test_a_policy_of_bare_signatures():
 
 
 @pytest.mark.parametrize("prompt_ids", [None, np.arange(2), np.empty(0, dtype=np.int64)])
-def test_a_round_of_nothing_tells_nothing(prompt_ids):
+def test_a_round_without_rollouts_reports_nothing(prompt_ids):
     size = 2 if prompt_ids is None else prompt_ids.size
     for policy in (Plain([0] * size), InWaves([0] * size)):
         counts, successes, answered = play_round(policy, prompt_ids, half)
@@ -132,7 +132,7 @@ def test_unanswered_rollouts_are_dealt_but_not_reported():
     assert policy.told[0] == ([0, 2], [1.5, 0.5], [3, 1])
 
 
-def test_without_feedback_nothing_is_told():
+def test_without_feedback_nothing_is_reported():
     policy = InWaves([4, 2])
     counts, successes, answered = play_round(policy, None, half, feedback=False)
     assert policy.told == []

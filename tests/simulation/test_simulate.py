@@ -149,7 +149,7 @@ def test_lift_and_variance():
     lift = result.lift()
     assert lift.shape == (5,)
     uniform = simulate(Uniform(pool.bank(), total_budget=30 * 64, n_rounds=64, max_rollouts=2), pool, 64)
-    np.testing.assert_allclose(uniform.lift()[~np.isnan(uniform.lift())], 1.0)  # everybody, every round: no selection
+    np.testing.assert_allclose(uniform.lift()[~np.isnan(uniform.lift())], 1.0)  # all prompts in all rounds
     assert np.isnan(uniform.observed_variance()).all()  # groups of one
     counts = Uniform(pool.bank(), total_budget=30 * 64, n_rounds=64, max_rollouts=2, rollouts_per_visit=2)
     seen = simulate(counts, pool, 64).observed_variance()
@@ -258,7 +258,7 @@ def test_measured_rates_stay_within_the_theorems(file):
     assert 0 <= result.regret <= result.bound
 
 
-def test_epoch_batches_offer_everybody_once_an_epoch():
+def test_epoch_batches_offer_every_prompt_once_an_epoch():
     batches = epoch_batches(10, 4, 3, seed=1)
     assert [batch.size for batch in batches] == [4, 4, 2] * 3
     for epoch in range(3):
@@ -286,7 +286,7 @@ def test_batches_are_what_the_policy_is_offered():
     assert result.exposure.sum() == 8
     assert set(result.group_prompt[result.group_round == 0]) <= {0, 2}
     assert np.isnan(result.bound)
-    # The optimum knows that a, b and d come by once and c twice.
+    # The optimum uses that a, b and d are offered once and c twice.
     q, share = np.array([0.09, 0.25, 0.09, 0.24]), 2.0
     best = OfflineOracle().solve(q, 8, equal_share=share, upper=[4, 4, 8, 4], integer=True).optimum
     assert result.optimum == pytest.approx(best, rel=1e-15)
@@ -352,7 +352,7 @@ def test_waves_without_feedback():
     pool = Pool([0.5] * 8)
     policy = SpeedRL(pool.bank(), total_budget=8 * 24, n_rounds=2, max_rollouts=24)
     result = simulate(policy, pool, 2, feedback=False)
-    assert set(result.group_rollouts.tolist()) == {4}  # nobody was ever seen to be mixed
+    assert set(result.group_rollouts.tolist()) == {4}  # no group was ever mixed
     assert policy.bank.alpha.tolist() == [1.0] * 8
 
 
@@ -497,7 +497,7 @@ def test_a_bank_of_other_prompts_is_refused():
         simulate(Other(), static_pool(3), 1)
 
 
-def test_remembers_what_the_bank_expects_after_the_run_and_the_utility():
+def test_keeps_the_expectations_of_the_bank_after_the_run_and_the_utility():
     pool, utility = static_pool(12, seed=5), SaturatingUtility("log", saturation=2.0)
     policy = FenchelDualAllocator(pool.bank(), total_budget=240, n_rounds=20, max_rollouts=2, utility=utility)
     result = simulate(policy, pool, 20)

@@ -67,7 +67,7 @@ def oracle(rest, *, integer=False):
 
 
 def binds(rest):
-    """Whether the prompts want more than the budget for free."""
+    """Whether the demand at price 0 exceeds the budget."""
     return float((rest.cost * demand_at(rest, 1e-280)).sum()) > rest.budget * (1 + 1e-12)
 
 
@@ -156,7 +156,7 @@ def test_extreme_saturation(shape, scaling, lam):
 
 
 def test_a_jump_is_bracketed_and_shared():
-    # All three want 4 more units each below the price 1/2 and nothing above it; 5 of 12 are paid for.
+    # Each of the three demands 4 more units below the price 1/2 and none above it; the budget pays for 5 of 12.
     utility = SaturatingUtility("capped-linear", scaling="height")
     rest = Remaining(np.full(3, 0.125), np.zeros(3), np.full(3, 9.0), np.ones(1), 5.0, 4.0, utility)
     clearing = rest.clear(3.0)
@@ -176,20 +176,20 @@ def test_a_budget_that_covers_all_room_is_free(shape):
     assert rebuilt(costly, budget=19.0).clear(0.3).low > 0
 
 
-def more_than_anybody_wants():
+def more_than_the_demand():
     utility = SaturatingUtility("capped-linear")
     return Remaining(np.array([0.25, 0.1, 0.0]), np.zeros(3), np.full(3, 50.0), np.ones(1), 20.0, 2.0, utility)
 
 
-def test_nobody_buys_what_is_worth_nothing():
-    satiated = more_than_anybody_wants()
+def test_units_without_a_gain_are_not_bought():
+    satiated = more_than_the_demand()
     for guess in (1e-300, 0.1, 1e300):
         assert satiated.clear(guess) == (0.0, 0.0, 1.0)
     worthless = rebuilt(satiated, q=np.zeros(3), utility=SaturatingUtility())
     assert worthless.clear(0.1) == (0.0, 0.0, 1.0)
 
 
-def test_an_empty_budget_prices_everybody_out():
+def test_an_empty_budget_prices_all_prompts_out():
     rest = Remaining(np.array([0.25, 0.1]), np.zeros(2), np.full(2, 9.0), np.ones(1), 0.0, 2.0, SaturatingUtility())
     assert demand_at(rest, rest.clear(0.01).low).sum() == 0
 
@@ -320,7 +320,7 @@ def test_a_budget_that_covers_all_room_is_dealt_in_full(budget):
 
 
 def test_units_that_gain_nothing_are_not_bought():
-    rest = more_than_anybody_wants()
+    rest = more_than_the_demand()
     plan, price = rest.units(0.1, np.arange(3))
     assert (plan.tolist(), price) == ([2, 5, 0], 0.0)
 

@@ -1,4 +1,4 @@
-"""solve_batch: equal to a plain dynamic program on concave tables, feasible with an honest gap on all others."""
+"""solve_batch: equal to a plain dynamic program on concave tables, feasible with a valid gap on all others."""
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ def best_value(gains, min_units, low, high, floor):
 
 
 def check(gains, min_units, low, high, floor, tie, exact=False):
-    """Solve; assert that the counts are allowed, the total is in reach and the gap honest. Return the true gap."""
+    """Solve; assert that the counts are allowed, the total is in reach and the gap valid. Return the true gap."""
     before = gains.copy()
     solution = solve_batch(gains, min_units=min_units, low=low, high=high, floor=floor, tie=tie)
     assert (gains == before).all()
@@ -159,7 +159,7 @@ def test_a_large_concave_batch_is_solved_exactly():
 
 @N_MIN
 @pytest.mark.parametrize("make", [anything, late_jumps, blocks])
-def test_any_table_gets_allowed_counts_and_an_honest_gap(make, min_units):
+def test_any_table_gets_allowed_counts_and_a_valid_gap(make, min_units):
     rng = np.random.default_rng(min_units)
     for _ in range(120):
         gains, tie = draw(rng, make, min_units, width=14)
@@ -170,7 +170,7 @@ def test_any_table_gets_allowed_counts_and_an_honest_gap(make, min_units):
 @N_MIN
 @pytest.mark.parametrize("make", [anything, late_jumps, blocks])
 @pytest.mark.parametrize("rows", [70, 200])
-def test_large_adversarial_tables_stay_honest(make, min_units, rows):
+def test_large_adversarial_tables_keep_a_valid_gap(make, min_units, rows):
     # More rows than the repair looks at, and jumps longer than its reach.
     rng = np.random.default_rng(rows + min_units)
     for width in (5, 16):

@@ -242,7 +242,7 @@ def test_a_run_is_deterministic(starts):
     assert first == second
 
 
-def test_a_round_in_which_nobody_deals(starts):
+def test_a_round_without_any_rollouts(starts):
     full = np.tile(np.repeat([4, 0], [16, 8]), (8, 1))
     gaps = full.copy()
     gaps[[0, 3]] = 0

@@ -1,4 +1,4 @@
-"""The OpenRLHF adapter against the installed OpenRLHF; `examples/openrlhf_grpo.py` tells what to install on a CPU."""
+"""The OpenRLHF adapter against the installed OpenRLHF; `examples/openrlhf_grpo.py` lists what to install on a CPU."""
 
 import copy
 import itertools
@@ -377,7 +377,7 @@ def test_the_asynchronous_trainer_is_refused_not_forgotten(machine, args_of):
         ({"rollout__vllm_generate_batch_size": 16}, r"must be rollout\.batch_size = 8, got 16: .* Leave it out"),
     ],
 )
-def test_modes_that_the_adapter_does_not_know_are_refused(args_of, changes, text):
+def test_unknown_modes_are_refused(args_of, changes, text):
     with pytest.raises(ValueError, match=text):
         runs.build(args_of(**changes), runs.resolving)
 

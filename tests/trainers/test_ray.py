@@ -109,14 +109,14 @@ def test_ten_thousand_allocations_and_killed_workers_leave_an_exact_ledger(tmp_p
             ray.get(done)
         except ray.exceptions.WorkerCrashedError:
             killed += 1
-            # It died before it was told whether its last delivery counts. Ask now: the service forgets leases that ended long ago.
+            # It was killed before the reply to its last delivery. Ask now, because the service drops leases that ended long ago.
             entries = words_of(notes / f"{seed}.jsonl")
-            told = {entry[1] for entry in entries if entry[0] == "counted"}
+            counted = {entry[1] for entry in entries if entry[0] == "counted"}
             for number, delivery, columns in (entry[1:] for entry in entries if entry[0] == "try"):
-                if delivery not in told:
+                if delivery not in counted:
                     columns = ({int(k): v for k, v in column} for column in columns)
                     unsure[delivery] = ray.get(service.report.remote(number, delivery, *columns))
-    assert killed >= 0.04 * N_LIVES  # a doomed life may be over before its time
+    assert killed >= 0.04 * N_LIVES  # a life may end before the time of its kill
     client = ray_service.Client("many")
     deadline = time.monotonic() + 120
     while client.metrics()["in_hand"]:

@@ -278,7 +278,7 @@ def fenchel(**changes):
         ({"save_strategy": "steps", "save_steps": 1, "num_iterations": 2}, fenchel(), "whole generation cycle of 4"),
     ],
 )
-def test_what_the_adapter_does_not_know_is_refused(tmp_path, settings, make, text):
+def test_unknown_modes_and_settings_are_refused(tmp_path, settings, make, text):
     with pytest.raises(ValueError, match=text):
         runs.build(tmp_path, make, **settings)
 

@@ -188,7 +188,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(stage, tmp_path, mode):
     class Dying(base):
         def _update_actor(self, batch, metrics):
             if self.global_steps == 3:
-                tq.kv_clear(keys=batch.keys, partition_id=batch.partition_id)  # TransferQueue dies with a killed run
+                tq.kv_clear(keys=batch.keys, partition_id=batch.partition_id)  # TransferQueue ends with a killed run
                 raise Killed
             return super()._update_actor(batch, metrics)
 
@@ -229,7 +229,7 @@ def test_validation_is_untouched(stage):
     assert ours.dealer.allocator.round == 0
 
 
-def test_failed_rollouts_are_no_evidence_and_leave_nobody_alone_with_a_raw_reward(stage, tmp_path):
+def test_failed_rollouts_are_no_evidence_and_leave_no_single_raw_reward(stage, tmp_path):
     path = runs.write_rows(tmp_path / "shaky.parquet", source=runs.SHAKY)
     base = runs.allocated(runs.scripted([6, 2, 2, 6], [2, 2, 2, 2, 2, 2, 2, 2]))
     trainer = stage.train(base, f"data.train_files={path}", "cero_alloc.mode=select", "data.shuffle=False")
@@ -295,7 +295,7 @@ def plain(stage):
         ("data.gen_batch_size", 2, r"data\.gen_batch_size must be data\.train_batch_size = 4, got 2.*Leave it out"),
     ],
 )
-def test_what_the_adapter_does_not_know_is_refused(plain, key, value, text):
+def test_unknown_modes_and_settings_are_refused(plain, key, value, text):
     config = plain.copy()
     OmegaConf.update(config, key, value, force_add=True)
     with pytest.raises(ValueError, match=text):

@@ -48,7 +48,7 @@ def write_rows(path, source="last digit", **columns):
 
 
 class Recording:
-    """Goes before a trainer class: notes what every batch was made of, as it lies in TransferQueue."""
+    """Goes before a trainer class: notes what every batch was made of, as TransferQueue holds it."""
 
     def __init__(self, config):
         super().__init__(config)

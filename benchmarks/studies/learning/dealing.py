@@ -52,11 +52,11 @@ class Dealing:
 
     @property
     def clairvoyant(self) -> bool:
-        """Whether the policy wants to be told the true rates."""
+        """Whether the policy takes the true rates."""
         return hasattr(self.policy, "observe_rates")
 
     def tell(self, rates: FloatArray) -> None:
-        """Tell the true rates, shape (n_prompts,), to a policy that wants them."""
+        """Pass the true rates, shape (n_prompts,), to a policy that takes them."""
         if self.clairvoyant:
             self.policy.observe_rates(rates)
 

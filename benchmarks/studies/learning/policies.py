@@ -80,7 +80,7 @@ class Contender:
 
 
 class Clairvoyant:
-    """Draws prompts without replacement in proportion to p (1 - p), as it was last told them."""
+    """Draws prompts without replacement in proportion to p (1 - p), as last observed."""
 
     def __init__(self, plan: Plan) -> None:
         self._rng = np.random.default_rng([plan.seed, 11])

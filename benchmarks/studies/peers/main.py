@@ -1,7 +1,7 @@
 """Compare every allocator at equal rollouts: the package's own, the published rules and the paper's controls.
 
 Every policy plays the same pools on the same seeds, so that differences are paired, and with the same total of rollouts,
-which includes pilots, refills and rollouts that a rule discards. No policy knows the success rates; all start from the prior
+which includes pilots, refills and rollouts that a rule discards. No policy gets the success rates; all start from the prior
 Beta(1, 1), which one row fits.
 
 Prompts are offered in two ways: "pool" offers all of them in every round, "batch" the batches of a shuffling data loader,

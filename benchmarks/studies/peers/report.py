@@ -79,7 +79,7 @@ def _cell(entry: Row, column: str, digits: int) -> str:
 
 
 def _level(rows: list[Row], entries: list[Row]) -> list[str]:
-    """Return the policies whose share of the optimum cannot be told from the first one's."""
+    """Return the policies whose share of the optimum does not differ from the first one's beyond noise."""
     first = entries[0]
     found = {}
     for (policy,), runs in grouped(

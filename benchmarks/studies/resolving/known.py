@@ -46,7 +46,7 @@ def known_run(seed: int) -> list[Row]:
 
 
 def _offers(order: str, visits: np.ndarray, q: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """Return the rows offered in each round, every prompt as often as told."""
+    """Return the rows offered in each round, every prompt as often as given."""
     if order == "full pool":
         return [np.arange(visits.size)] * int(visits[0])
     slots = np.repeat(np.arange(visits.size), visits)

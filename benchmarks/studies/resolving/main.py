@@ -11,7 +11,7 @@ Parts, each with a table on the terminal and a CSV in ``--out``, some with a pic
 6. priors: bias and error of the value on measured success counts (``--data``), with the flat and the fitted prior;
 7. promises: exact totals, unspent budget and token caps over generated calls.
 
-The exit status is 1 when a promise is broken, else 0.
+The exit status is 1 when a guarantee is broken, else 0.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def in_turn(
     """Return the seconds of each call, one entry per repeat.
 
     A repeat goes through all calls once, every other one backwards, so that none is always the first.
-    Every call is warmed up first, and that tells how often a short one must run within a repeat, and whether the machine
+    Every call is warmed up first, which determines how often a short one must run within a repeat, and whether the machine
     is so slow that 3 repeats must do for all to take no more than ``most`` seconds.
     """
     often, whole_repeat = {}, 0.0

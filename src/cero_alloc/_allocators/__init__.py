@@ -1,1 +1,1 @@
-"""Who gets rollouts: the allocate template and the two allocators."""
+"""The allocators: the template of a round, Algorithm 1 and the re-solving allocator."""

@@ -389,7 +389,7 @@ class Allocator(Saved):
         ``repeated_deliveries``     deliveries that had come before, and changed nothing
         ``pacing_gap``              rollouts dealt ahead of the uniform schedule
         ``allocating_rounds``       rounds that dealt anything
-        ``mixed_group_rate``    share of reported groups with both successes and failures; NaN before the first
+        ``mixed_group_rate``        share of reported groups with both successes and failures; NaN before the first
         ``calibration_...``         :meth:`Calibration.metrics`: predicted against observed reward variance
         ``certificate_achieved``    utility of the rollouts dealt so far, per prompt, as values stand now
         ``certificate_optimum``     the oracle's best use of the same rollouts, under the same offers and caps

@@ -82,8 +82,8 @@ class FenchelDualAllocator(Allocator):
         First normalised price.
     catch_up : bool
         Reserve-aware catch-up: never let the budget outgrow what the rounds to come can spend. Where it would, the
-        round deals on down its ranking, past the price. Nothing is stranded while later rounds offer what is expected
-        of them; without it, up to a few percent are. Not applied to exact rounds.
+        round deals on down its ranking, past the price. No budget is stranded while later rounds offer as many prompts as
+        expected; without it, up to a few percent of the budget is. Not applied to exact rounds.
     fit_every : int or None
         Rounds between refits of the bank's prior to the pool, :meth:`BetaPosteriorBank.fit_prior`; None never refits.
     seed : int, numpy.random.Generator or SeedSequence
@@ -103,8 +103,8 @@ class FenchelDualAllocator(Allocator):
 
     State takes 44 bytes per prompt with its bank, 16 more where ``visits`` differ, and 16 per prompt of a round in flight.
     A round over the whole pool allocates no array of its size but the counts it returns. From a quarter of a million
-    prompts on its passes run in threads, as many as there are cores up to 4, or as ``CERO_ALLOC_THREADS`` in the
-    environment says; results are the same to the last bit.
+    prompts on, its passes run in threads, one per core up to 4, or as many as the environment variable
+    ``CERO_ALLOC_THREADS`` sets; results are the same to the last bit.
 
     A call opens a round only while rounds and budget are left. Later calls close what is open and change nothing else:
     nothing ages, and a refund lets the next call deal again.
@@ -185,7 +185,7 @@ class FenchelDualAllocator(Allocator):
             "initial_price", initial_price, low=0.0, high=1.0, remedy="The price is a share of the largest slope."
         )
         self._batch_form, self._own_step = visits is not None, step_size is not None
-        # Exposure and offers when the plan last changed: what the visits count from. One entry while it never has.
+        # Exposure and offers when the plan last changed, from which the visits count; one entry while it has not changed.
         self._start, self._offers_before = np.zeros(1), np.zeros(1, dtype=np.int64)
         self._catch_up = flag("catch_up", catch_up)
         self._fit_every = None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None.")
@@ -262,10 +262,10 @@ class FenchelDualAllocator(Allocator):
         more, added = self.ledger.checked_extension(rollouts, rounds)
         left = self.ledger.rounds_left + added
         self.ledger.require_spendable(more, left * self.horizon.round_capacity)
-        told = self._visits_to_come(visits, left)
+        to_come = self._visits_to_come(visits, left)
         self._close()
-        if told is not None:
-            self._visits, self._offers_before = told, self.ledger.offers
+        if to_come is not None:
+            self._visits, self._offers_before = to_come, self.ledger.offers
         else:
             self._visits = np.array([float(max(1, left))])
         self._start = self.ledger.exposure_units.astype(np.float64)
@@ -274,7 +274,7 @@ class FenchelDualAllocator(Allocator):
         self.ledger.extend(more, added)
 
     def _visits_to_come(self, visits: npt.ArrayLike | None, rounds: int) -> FloatArray | None:
-        """Return how often each prompt is to be offered in the rounds left, as told or as was told; None for always."""
+        """Return how often each prompt is offered in the rounds left, by ``visits`` or by the earlier plan; None for always."""
         if not self._batch_form:
             if visits is not None:
                 remedy = "Leave them out: all prompts are on offer in every round."
@@ -453,7 +453,7 @@ def _is_round(opened: Mapping[str, Any], n_prompts: int, horizon: Mapping[str, i
             return False
     if rows is not None and rows.size != size:
         return False
-    # A round over the whole pool may have been dealt before some prompts joined.
+    # The pool may have grown since the round was dealt.
     offered = np.array([size - 1]) if rows is None else rows
     if offered.size and not 0 <= offered.min() <= offered.max() < n_prompts:
         return False

@@ -18,7 +18,7 @@ def run_metrics(
     *,
     certificate: bool,
 ) -> dict[str, float]:
-    """Return the metrics of any allocator; :meth:`Allocator.metrics` says what they mean."""
+    """Return the metrics of any allocator; :meth:`Allocator.metrics` documents them."""
     metrics = ledger_metrics(ledger, prices) | bank.calibration().metrics()
     if certificate:
         metrics |= regret_certificate(bank, ledger, utility)
@@ -52,7 +52,7 @@ def regret_certificate(bank: BetaPosteriorBank, ledger: RolloutLedger, utility: 
     """Return what the rollouts dealt so far achieve, and the most that the same rollouts could have, as values stand.
 
     The optimum spends no more than was spent, and on no prompt more than its offers so far allow. Utilities are per
-    prompt. The oracle only judges: no decision depends on it.
+    prompt. The oracle only evaluates: no decision depends on it.
     """
     q, h, size = bank.evidence.values(None), ledger.horizon, len(bank)
     cost = ledger.costs.rates

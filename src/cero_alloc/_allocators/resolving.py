@@ -51,7 +51,7 @@ class ResolvingAllocator(Allocator):
     total_budget : int, or float with ``costs``
         Rollouts over the run, or tokens.
     n_rounds : int or None
-        Rounds of the run, K: calls of :meth:`allocate`, which then set the pace; None where ``visits`` alone tell the
+        Rounds of the run, K: calls of :meth:`allocate`, which then set the pace; None where ``visits`` alone set the
         horizon.
     visits : int, array_like of int with shape (n_prompts,), or None
         How often each prompt is offered over the run. Round down when unsure: counting too many strands budget. None:
@@ -77,13 +77,13 @@ class ResolvingAllocator(Allocator):
     front_load : float, at least 1
         :math:`\kappa`: 1 spreads what a prompt is to get over its remaining visits, more brings it forward.
     band : float, at least 0
-        Without a ``budget``, a round's total stays within 1 - band and 1 + band of an even pace; inf lets it be.
+        Without a ``budget``, a round's total stays within 1 - band and 1 + band of an even pace; inf sets no limit.
     order : {"best", "spread"}
-        Which of the optimal plans is followed. "best" deals what is worth most first, so that with many rounds to come
-        the same prompts may come again and again; "spread" deals every prompt an even part of what it is to get, by
-        systematic sampling: random counts of 0 and ``min_rollouts`` or its multiples, in expectation on plan.
+        Which of the optimal plans is followed. "best" deals the most valuable rollouts first, so that with many rounds
+        to come the same prompts may be chosen repeatedly; "spread" deals every prompt an even part of its plan, by
+        systematic sampling: random counts, 0 or multiples of ``min_rollouts``, whose expectation is the plan.
     coverage : int or None
-        With "spread": every prompt is expected to get ``min_rollouts`` at least once in so many of its offers, however
+        With "spread": every prompt is expected to get ``min_rollouts`` at least once in this many of its offers, however
         little the plan gives it, as far as a round's total pays for that. None: no such floor.
     exploration : float, at least 0
         Posterior standard deviations of p(1-p) that are added to the value of a prompt. With "height" scaling that
@@ -104,16 +104,16 @@ class ResolvingAllocator(Allocator):
 
     Notes
     -----
-    Where ``visits`` are told and single units of equal cost are dealt, an offer of some prompts is planned from what
-    changed since the last call, and the pool is passed over only now and then; counts and prices are those of a plan made
-    afresh, to the last bit. Every other call passes over the pool: with ``costs``, with ``min_rollouts`` above one unit,
+    Where ``visits`` are given and single units of equal cost are dealt, an offer of some prompts is planned from what
+    changed since the last call, with only occasional passes over the pool; counts and prices equal those of a new plan
+    to the last bit. Every other call passes over the pool: with ``costs``, with ``min_rollouts`` above one unit,
     with ``signal="group"``, with ``order="spread"``, where the bank forgets, and where the whole pool is on offer.
 
     With "spread" a prompt's count is its expectation rounded down or up to multiples of ``min_rollouts``. The total is
-    that of the plan, or the one asked for; what does not fill such a multiple goes to prompts that got some. No price
-    clears such a round: its ``batch_price`` is the run's. Visits have to be told where a part of the pool is offered. A coverage
-    c holds in expectation and draw by draw: whatever came before, a prompt on offer is passed over with probability
-    1 - 1/c at most, and j times in a row with (1 - 1/c)^j.
+    that of the plan, or the requested one; the remainder goes to prompts with a count above 0. No price
+    clears such a round: its ``batch_price`` is the run's. ``visits`` is required where a part of the pool is offered. A coverage
+    c holds in expectation and draw by draw: whatever came before, a prompt on offer is skipped with probability
+    at most 1 - 1/c, and j times in a row with at most (1 - 1/c)^j.
 
     References
     ----------
@@ -130,7 +130,7 @@ class ResolvingAllocator(Allocator):
     >>> allocator.allocate().tolist()
     [5, 14, 5]
 
-    Pairs for half of the prompts in every round: always the better ones until they are worth less, or a mixed batch.
+    Pairs for half of the prompts in every round: "best" repeats the better ones until they are worth less, "spread" mixes.
 
     >>> bank = BetaPosteriorBank(6)
     >>> bank.update(None, successes=[5, 5, 5, 1, 1, 1], rollouts=[10] * 6)
@@ -183,7 +183,7 @@ class ResolvingAllocator(Allocator):
         size = len(instance("bank", bank, BetaPosteriorBank, "Build one over the prompts."))
         instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).")
         g = integer("unit_size", unit_size, least=1, remedy="Count from 1.")
-        told = None if visits is None else np.array(np.broadcast_to(visits_per_prompt(visits, size, rounds), size))
+        planned = None if visits is None else np.array(np.broadcast_to(visits_per_prompt(visits, size, rounds), size))
         tokens = np.inf
         if costs is not None and round_capacity is not None:
             tokens = real("round_capacity", round_capacity, low=0.0, high=np.inf, remedy="Count tokens.")
@@ -191,7 +191,7 @@ class ResolvingAllocator(Allocator):
             size,
             total_budget=total_budget,
             n_rounds=rounds,
-            visits=told,
+            visits=planned,
             unit_size=g,
             max_rollouts=max_rollouts,
             round_capacity=round_capacity,
@@ -213,7 +213,7 @@ class ResolvingAllocator(Allocator):
         for what, given in (("costs that differ", costly), ("signal = 'group'", group)):
             if order == "spread" and given:
                 raise ValueError(error_text("order", f"be 'best' with {what}", order, "Leave out one of the two."))
-        least = 0.0 if coverage is None else 1.0 / self._checked_coverage(coverage, order, min_units, told)
+        least = 0.0 if coverage is None else 1.0 / self._checked_coverage(coverage, order, min_units, planned)
         front_load = real("front_load", front_load, low=1.0, high=np.inf, remedy="1 spreads, 2 front-loads.")
         bonus = real("exploration", exploration, low=0.0, high=np.inf, remedy="Count posterior standard deviations.")
         self._fit_every = None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None.")
@@ -222,7 +222,7 @@ class ResolvingAllocator(Allocator):
             bank,
             self.ledger,
             utility,
-            visits=told,
+            visits=planned,
             min_units=min_units,
             front_load=front_load,
             exploration=bonus,
@@ -273,7 +273,7 @@ class ResolvingAllocator(Allocator):
     ) -> None:
         """Change the plan of the rest of the run: more budget, or less, more rounds, other visits.
 
-        The next call solves the rest as it then is. The equal share, on which utilities are scaled, stays that of the run
+        The next call solves the rest of the changed run. The equal share, on which utilities are scaled, stays that of the run
         as it was planned.
 
         Parameters
@@ -289,7 +289,7 @@ class ResolvingAllocator(Allocator):
         ------
         ValueError
             For a budget that is dealt already or that what is left of the run cannot spend, for visits where the
-            constructor had none or out of range, and for rounds where visits alone tell the horizon; nothing changes after
+            constructor had none or out of range, and for rounds where visits alone set the horizon; nothing changes after
             any error.
         TypeError
             For numbers that are not integers.
@@ -372,7 +372,7 @@ class ResolvingAllocator(Allocator):
         return places, units[places]
 
     def _knows(self, offer: Offer) -> bool:
-        """Tell whether the visits to come are known: they were told, or the whole pool is on offer in every round."""
+        """Tell whether the visits to come are known: they were given, or the whole pool is on offer in every round."""
         return self._plan.left is not None or offer.size == self.bank.evidence.n_active
 
     def _most(self, left: FloatArray | None, to_come: float, rounds: int) -> float:
@@ -390,7 +390,7 @@ class ResolvingAllocator(Allocator):
 
     @property
     def _price_unit(self) -> float:
-        """Factor from a price of the solvers to the one that users see."""
+        """Factor from a price of the solvers to the published one."""
         mean_cost = self.ledger.costs.mean
         if self._group:
             return mean_cost / self.horizon.unit_size

@@ -16,13 +16,13 @@ _LOG_2_HIGH, _LOG_2_LOW = float.fromhex("0x1.62e42fee00000p-1"), float.fromhex("
 def log_ratio(top, bottom):
     """log(top / bottom) for positive floats, to 3 units in the last place near 1 too, in arithmetic that vectorises.
 
-    Both are split into 2**k m; log(m / m') = 2 atanh((m - m') / (m + m')) with m / m' within sqrt(2) of 1. The compilers'
-    own log is a call per element, and differs between machines in the last bit; this one does not.
+    Both are split into 2**k m; log(m / m') = 2 atanh((m - m') / (m + m')) with m / m' within sqrt(2) of 1. The log of
+    the C library is a call per element and differs between machines in the last bit; this one does neither.
     """
-    # Subnormals carry their exponent elsewhere: they are scaled up first, and the exponent put right at the end.
+    # Subnormals have no implicit leading bit: they are scaled up first, and the exponent is corrected at the end.
     top_bits = np.float64(top * (_TWO_200 if top < 1e-290 else 1.0)).view(np.uint64)
     bottom_bits = np.float64(bottom * (_TWO_200 if bottom < 1e-290 else 1.0)).view(np.uint64)
-    # The exponents as floats: as the low bits of 2**52. Converting integers does not vectorise everywhere.
+    # The exponents become floats as the low bits of 2**52, because integer conversion does not vectorise everywhere.
     k = np.uint64((top_bits >> _MANTISSA_BITS) | _TWO_52).view(np.float64)
     k -= np.uint64((bottom_bits >> _MANTISSA_BITS) | _TWO_52).view(np.float64)
     m_top = np.uint64((top_bits & _MANTISSA) | _ONE).view(np.float64)
@@ -101,7 +101,7 @@ def step_pool(theta, evidence, offers, plan, codes, first, places, units, scratc
 
     ``evidence``, ``offers``, ``plan`` and ``codes`` are those of ``values`` and :func:`step_slopes`, for the stretch.
     ``places`` are the pool rows that got ``units``. All slopes step as if nothing had been dealt. Those at ``places`` are
-    saved before, and step again with their units: no array as large as the pool is needed.
+    saved first and then step again with their units, so that no array as large as the pool is needed.
 
     ``scratch`` is (work, none, rows, dealt, kept). ``work`` (2 x size) and ``none`` (zeros, of that size) set the size of the
     blocks; small blocks stay in the cache. ``rows``, ``dealt`` and ``kept`` (4 x) are as long as ``places``.

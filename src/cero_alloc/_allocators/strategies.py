@@ -134,11 +134,11 @@ class Plan(Stateful):
             return np.array([rounds]) if retired is None else np.where(retired, 0.0, rounds)
         left = self.offers_left(slice(None))
         offered = slice(None) if rows is None else rows
-        left[offered] = np.maximum(left[offered], 1.0)  # offered more often than was told
+        left[offered] = np.maximum(left[offered], 1.0)  # offered more often than planned
         return left
 
     def offers_left(self, rows: IntArray | slice) -> FloatArray:
-        """Return the visits left of these rows as they were told; a retired prompt has none."""
+        """Return the planned visits left of these rows; a retired prompt has none."""
         assert self.left is not None
         left = np.maximum(self.left[rows], 0.0)
         if self.bank.evidence.retired is not None:
@@ -150,13 +150,13 @@ class Plan(Stateful):
         assert self.left is not None
         if self._to_come is None:
             self._to_come = float(self.offers_left(slice(None)).sum())
-        return self._to_come + np.count_nonzero(self.left[rows] <= 0.0)  # offered more often than was told
+        return self._to_come + np.count_nonzero(self.left[rows] <= 0.0)  # offered more often than planned
 
     def spread_over(self, left: FloatArray) -> FloatArray:
         """Return the visits over which a prompt's rollouts are spread: no more than the budget has least groups for.
 
-        A prompt that is always on offer is not always visited. Spread over visits that no group is left for, the rollouts
-        of all prompts look alike, and the plan no longer sees which prompts are worth more.
+        A prompt that is always on offer is not always visited. If its rollouts were spread over visits for which the
+        budget has no group, all prompts would get nearly equal counts, whatever they are worth.
         """
         visits: FloatArray = 1.0 + (left - 1.0) / self.front_load
         if self.min_units > 1:
@@ -184,11 +184,11 @@ class Plan(Stateful):
 
 
 class WholeUnits:
-    """Single units of equal cost: at their price, by counts that leave the optimal plan within reach (Theorem 3)."""
+    """Single units of equal cost, at their price, within counts that keep the optimal plan feasible (Theorem 3)."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._seen = -1, -1  # versions of the evidence and of the ledger at which the running plan last looked
+        self._seen = -1, -1  # versions of the evidence and of the ledger that the running plan has taken up
 
     def deal(self, rows: IntArray | None, low: float, high: float) -> Visit:
         """Return the units of these rows."""
@@ -268,7 +268,7 @@ class Spread:
         offered = slice(None) if rows is None else rows[places]
         rate = rest.planned(clearing, offered) / (1.0 + (left[offered] - 1.0) / plan.front_load)
         target, quantum = float(rate.sum()), max(1, plan.min_units)
-        if plan.price == 0.0:  # the plan may be more than there is: units that no prompt wants cost nothing
+        if plan.price == 0.0:  # the plan may exceed the budget: at price 0 it includes units without a gain
             target *= min(1.0, rest.budget / max(1.0, float(rest.planned(clearing, slice(None)).sum())))
         total = round_total(target, low, high, quantum, max_units)
         units[places] = deal_evenly(rate, total, quantum=quantum, max_units=max_units, least=self.least, rng=self.rng)
@@ -376,7 +376,7 @@ class Streaming:
         self.tables, self.pacing = tables, pacing
 
     def deal(self, rows: IntArray | None, low: float, high: float) -> Visit:
-        """Return the units of these rows; what they want at the price, before any cap, moves the price."""
+        """Return the units of these rows; their demand at the price, before any cap, moves the price."""
         assert rows is not None
         plan, ledger = self.tables.plan, self.tables.plan.ledger
         rate = self.pacing.pace(rows, rows.size, None)[0]

@@ -11,9 +11,9 @@ from cero_alloc._objective.utility import SaturatingUtility
 
 from .resolving import ResolvingAllocator
 
-MEMORY = 0.4  # of the run, after which a rollout counts for a third: rates move while a policy learns
+MEMORY = 0.4  # of the run, after which a rollout counts for a third, because rates change while a policy learns
 REFITS = 4  # of the prior over the run
-SATURATION = 1.0  # in height: sharper settings gain more where the clairvoyant gains, and lose where it loses
+SATURATION = 1.0  # in height: smaller values gain more where sampling by true rates gains, and lose where it loses
 
 
 def training_allocator(
@@ -27,8 +27,8 @@ def training_allocator(
     r"""Return a :class:`ResolvingAllocator` with the settings that the learning study recommends for training.
 
     Visited prompts get groups of one size, spread evenly over the run (``order="spread"``); the utility saturates in height,
-    :math:`U = 4 \hat q (1 - e^{-\lambda z / R})` with :math:`\lambda = 1`, so that prompts that teach nothing get little and all
-    others are kept in play; evidence fades with :math:`\rho = 1 - 1 / (0.4 K)` per round; the prior is refitted
+    :math:`U = 4 \hat q (1 - e^{-\lambda z / R})` with :math:`\lambda = 1`, so that prompts without a learning signal get
+    few rollouts and all others keep getting some; evidence fades with :math:`\rho = 1 - 1 / (0.4 K)` per round; the prior is refitted
     four times. The class's own defaults are those of the regret theory.
 
     Parameters

@@ -10,7 +10,7 @@ model                    account              budget
 :class:`PromptCosts`     tokens               tokens, by prompt
 ======================== ==================== ========================
 
-The model is chosen once, when the ledger is opened; its callers do not ask which one it is.
+The model is chosen once, when the ledger is opened; its callers do not depend on which one it is.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class RolloutCosts(Stateful):
     # ------------------------------------------------------------ amounts of the account
 
     def of_units(self, rows: IntArray | None, units: npt.NDArray[np.integer[Any]], total: int | None = None) -> float:
-        """Return what units of these prompts (None: of all) cost; ``total`` is their sum where the caller knows it."""
+        """Return what units of these prompts (None: of all) cost; ``total`` is their sum where the caller has it."""
         return int(units.sum(dtype=np.int64)) if total is None else total
 
     def of_offer(self, rows: IntArray | None, size: int) -> float:

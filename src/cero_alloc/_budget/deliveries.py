@@ -33,7 +33,7 @@ class Deliveries(Stateful):
     def receive(
         self, method: str, delivery_id: int | str | np.integer[Any], rows: IntArray, *columns: np.ndarray[Any, Any]
     ) -> Receipt:
-        """Tell whether a delivery is a repetition. :meth:`keep` remembers it once it has been processed.
+        """Tell whether a delivery is a repetition. :meth:`keep` records it once it has been processed.
 
         Raises
         ------
@@ -61,7 +61,7 @@ class Deliveries(Stateful):
         return Receipt(method, delivery_id, digest, before is not None)
 
     def keep(self, receipt: Receipt) -> None:
-        """Remember a delivery that has been processed."""
+        """Record a delivery that has been processed."""
         self._seen.setdefault(receipt.method, {})[receipt.delivery_id] = receipt.digest
 
     def _snapshot(self) -> State:

@@ -97,7 +97,7 @@ class RolloutLedger(Stateful):
         self.total: float = horizon.total_budget if total is None else total
         self.total_units = horizon.budget_units
         self.funds = self.costs.amount(self.total, self.total_units)
-        # Since when the plan is what it is: the even pace spreads what was left then over the rounds that were left.
+        # As of the last change of plan: the even pace spreads what was left then over the rounds left then.
         self._since_round, self._since_dealt, self._since_offered = 0, 0.0, 0.0
         self.offered = 0.0  # what one unit for each prompt offered so far would have cost, in all
         self.least_offer = float("inf")  # the same for the smallest round
@@ -321,7 +321,7 @@ class RolloutLedger(Stateful):
     def open_round(self, rows: IntArray | None, size: int, places: IntArray, units: IntArray) -> IntArray:
         """Open the next round: ``units`` for the prompts at ``places`` of the ``size`` on offer; return all rollouts.
 
-        Prompts that get nothing cost no memory traffic: the system hands out pages of zeros when they are written to.
+        Prompts without rollouts cost no memory traffic, because the system allocates zeroed pages on the first write.
         """
         rollouts = np.zeros(size, dtype=np.int64)
         rollouts[places] = units * self.horizon.unit_size
@@ -426,7 +426,7 @@ class RolloutLedger(Stateful):
     def _width(self, total: int, n_rounds: int) -> type[np.integer[Any]]:
         """Return the narrowest type that no account of such a run can overflow."""
         most = n_rounds * self._most
-        if self.costs.in_units:  # else a prompt that costs less than the mean may get more than the total
+        if self.costs.in_units:  # not in tokens, where a cheap prompt may get more units than the total
             most = min(total, most)
         return np.int32 if most < 2**31 else np.int64
 
@@ -539,7 +539,7 @@ class Pacing:
             mean = (ledger.offered + offered) / (ledger.round + 1)
             others = rounds * mean
             most = ledger.reach(len(ledger.accounts)) if costs.in_units else self.capacity
-            # The last round may be as small as the smallest so far; what it cannot take must be spent before.
+            # The last round may be as small as the smallest so far, so that what it cannot take is spent before.
             last = min(ledger.least_offer, offered)
             later = min(max_units * ((rounds - 1) * mean + last), rounds * most) if rounds else 0.0
         else:
@@ -552,7 +552,7 @@ class Pacing:
 
 def require_reachable(units: int, most: int, min_units: int, max_units: int, step: float, word: str) -> None:
     """Refuse an exact total that no counts in {0} u [min_units, max_units] add up to; a unit costs ``step`` rollouts or tokens."""
-    few = -(-units // max_units)  # prompts that the total takes at least
+    few = -(-units // max_units)  # least number of prompts for the total
     if few * min_units <= units:
         return
     nearest = [total for total in ((few - 1) * max_units, few * min_units) if total <= most]

@@ -27,8 +27,8 @@ class Reservations:
     """Deals by round, oldest first.
 
     Feedback that names its round settles the deals of that round. Other feedback settles the oldest rollouts of a prompt
-    first, so that what is outstanding of a prompt belongs to its newest deals. That split is computed only when it is
-    asked for; where all feedback arrives before the next round, it never is. A deal takes 16 bytes per prompt until it
+    first, so that what is outstanding of a prompt belongs to its newest deals. That split is computed only on
+    demand; where all feedback arrives before the next round, it never is. A deal takes 16 bytes per prompt until it
     is settled.
 
     Attributes
@@ -52,7 +52,7 @@ class Reservations:
             self._room = 2 * self._entries + 1024
 
     def clear(self) -> None:
-        """Forget all deals: nothing is outstanding."""
+        """Drop all deals: nothing is outstanding."""
         self._keep([])
 
     def split(self, outstanding: Outstanding) -> list[Deal]:
@@ -99,7 +99,7 @@ class Reservations:
         return rollouts - left
 
     def drop_before(self, round_: int, outstanding: Outstanding) -> list[Deal]:
-        """Forget what is outstanding from rounds before this one; return it."""
+        """Drop what is outstanding from rounds before this one; return it."""
         deals = self.split(outstanding)
         self._keep([deal for deal in deals if deal.round >= round_])
         return [deal for deal in deals if deal.round < round_ and deal.rollouts.any()]

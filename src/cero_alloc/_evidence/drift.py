@@ -1,4 +1,4 @@
-"""Drift: what a history says about how fast evidence fades (prequential likelihood)."""
+"""Drift: the rate at which evidence fades, estimated from a history by prequential likelihood."""
 
 from __future__ import annotations
 

@@ -251,7 +251,7 @@ class Evidence(Stateful):
         Parameters
         ----------
         other : Evidence
-            What the other bank knows.
+            The evidence of the other bank.
         rows : numpy.ndarray of int64, shape (other.size,)
             The rows here of the other bank's prompts.
         joined : numpy.ndarray of int64

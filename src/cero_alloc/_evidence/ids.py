@@ -86,7 +86,7 @@ class PromptIndex:
         self._ids = [*self._ids, *names]
 
     def difference(self, ids: Any, first: Any) -> str | None:
-        """Say how these ids, or 0 .. ids-1, differ from those of this index; None where they do not.
+        """Describe how these ids, or 0 .. ids-1, differ from those of this index; None where they do not.
 
         Ids that follow the first ``first`` may have joined later: they are no difference.
         """

@@ -12,13 +12,13 @@ _NO_ROWS = np.empty(0, dtype=np.int64)
 class Journal:
     """A log of the rows that changed, from which a reader updates what it derived from the table.
 
-    A reader keeps the :attr:`version` at which it last looked, -1 before the first look, and asks :meth:`since` for the
-    rows that changed after it. Several readers may use one journal, each with its own version.
+    A reader keeps the :attr:`version` of its last read, -1 before the first, and calls :meth:`since` for the rows that
+    changed after it. Several readers may use one journal, each with its own version.
 
-    Nothing is recorded until the first reader asks; while :attr:`followed` is False, :meth:`note` need not be called. The
-    journal holds at most ``size`` row numbers: beyond that,
-    a pass over the whole table costs no more than following the log. Rows that the latest reader has seen are dropped first;
-    a reader that needs dropped rows is told that all rows changed.
+    Nothing is recorded until the first read; while :attr:`followed` is False, :meth:`note` need not be called. The
+    journal holds at most ``size`` row numbers: beyond that, a pass over the whole table costs no more than following
+    the log. Rows that the latest reader has seen are dropped first; a reader that needs dropped rows gets the answer
+    that all rows changed.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Journal:
     Examples
     --------
     >>> journal = Journal(size=10)
-    >>> journal.since(-1) is None  # the first look: all rows
+    >>> journal.since(-1) is None  # the first read: all rows
     True
     >>> seen = journal.version
     >>> journal.note(np.array([7, 2]))
@@ -87,7 +87,7 @@ class Journal:
         Parameters
         ----------
         version : int
-            The journal's :attr:`version` at the reader's last look; -1 at its first.
+            The journal's :attr:`version` at the reader's last read; -1 at its first.
 
         Returns
         -------
@@ -109,5 +109,5 @@ class Journal:
         self._known = version
 
     def _forget(self) -> None:
-        """Drop all notes and stop recording until a reader asks again."""
+        """Drop all notes and stop recording until the next read."""
         self._notes, self._entries, self.followed = [], 0, False

@@ -280,7 +280,7 @@ def _total(side: FloatArray, size: int) -> float:
 
 
 def _require_whole(**sides: FloatArray) -> None:
-    """Refuse fractions where whole units are asked."""
+    """Refuse fractions where whole units are required."""
     for name, side in sides.items():
         broken = np.flatnonzero(side != np.floor(side))
         if broken.size:

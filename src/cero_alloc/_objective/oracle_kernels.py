@@ -29,9 +29,9 @@ from .kernels import (
     unit_gain,
 )
 
-_FAR = 1.7e308  # stands for infinity where infinity times 0 would be no number
+_FAR = 1.7e308  # stands for infinity, because infinity times 0 is NaN
 _LEAST_PRICE = 5e-324
-_BLOCK = 16  # terms summed plainly: one compensated addition per block does not slow the pass down
+_BLOCK = 16  # terms per plain sum: one compensated addition per block does not slow the pass down
 
 
 @kernel
@@ -62,7 +62,7 @@ def price_at(shape, reference, t):
 
 @kernel
 def steepest(q, share, codes):
-    """Largest slope of all prompts, per unit, rounded like the slopes that it is held against."""
+    """Largest slope of all prompts, per unit, rounded like the slopes that it is compared with."""
     _, scaling, lam = codes
     top = 0.0
     for i in range(q.size):
@@ -123,7 +123,7 @@ def total_steps(t, lines):
 @kernel
 def total_demand(t, lines, shape):
     """Sum of the demands and of their derivatives by t."""
-    if shape == CAPPED_LINEAR:  # not asked in the loop, where it would cost as much as all the rest
+    if shape == CAPPED_LINEAR:  # outside the loop, where the test would double the time
         return total_steps(t, lines), 0.0
     shift, slope, lower, upper = lines
     total, lost, pull = 0.0, 0.0, 0.0
@@ -143,9 +143,9 @@ def clear_curves(budget, lines, shape, lo, hi, under, over, guess, tolerance, ma
     """Bracket the abscissa at which total demand meets the budget by safeguarded Newton steps.
 
     Expects demand ``under`` <= budget at ``lo`` and ``over`` > budget at ``hi``. Returns (lo, hi, pull, passes, closed): the
-    demands bracket the budget, pull is the derivative near by, and closed tells that one abscissa meets the budget (lo
-    = hi), that the relative width in price times the difference in demand, which bounds the duality gap of any point
-    between the two, is within ``tolerance`` of the budget, or that no float lies between.
+    demands bracket the budget, pull is the derivative near by, and closed is True if one abscissa meets the budget (lo
+    = hi), if the relative width in price times the difference in demand, which bounds the duality gap of any point
+    between the two, is within ``tolerance`` of the budget, or if no float lies between.
     """
     t, pull = guess, 0.0
     for passes in range(max_passes):
@@ -164,9 +164,9 @@ def clear_curves(budget, lines, shape, lo, hi, under, over, guess, tolerance, ma
         if width * (over - under) <= tolerance * budget:
             return lo, hi, pull, passes, True
         step = (budget - total) / pull
-        if abs(step) < 1e-12 * (1.0 + abs(t)):  # down to rounding: aim beyond the root, to close in from both sides
+        if abs(step) < 1e-12 * (1.0 + abs(t)):  # near rounding: aim beyond the root, to close in from both sides
             step += 4e-16 * (1.0 + abs(t)) if step > 0.0 else -4e-16 * (1.0 + abs(t))
-        t = t + step if passes < 20 or passes % 2 else hi  # no Newton step: the middle
+        t = t + step if passes < 20 or passes % 2 else hi  # t = hi makes the next pass bisect
     return lo, hi, pull, max_passes, False
 
 
@@ -225,7 +225,7 @@ def clear_price(budget, problem, codes, guess, top, tolerance, max_passes, shift
     shape, (q, lower, upper, share) = codes[0], problem
     lines = (shift, slope, lower, upper)
     reference = min(top, max(1e-150 * top, 1e-300))
-    if guess > reference:  # a good one gives t more digits and a bad one, not a number perhaps, harms nothing
+    if guess > reference:  # a guess near the root gives t more digits; any other, NaN included, does no harm
         reference = min(top, guess)
     demand_lines(reference, q, share, codes, shift, slope)
     lo = abscissa(shape, reference, top * (1.0 + 1e-12))  # beyond the rounding of lines that leave 0 at ``top``
@@ -294,7 +294,7 @@ def certify(price, z, budget, problem, codes, integer):
 
     The gap is sum_i [h_i(price) - (U_i - price z_i)] + price (budget - sum z), every term >= 0 but for rounding; it is
     infinite for an allocation over budget, which certifies nothing. A term is 0 where the slope at z, or the gains of
-    the units about z, say that z is the best there is, which spares computing the best again.
+    the units about z, show that z is optimal, which spares computing the optimum.
     """
     shape, scaling, lam = codes
     q, lower, upper, share = problem
@@ -332,7 +332,7 @@ def certify(price, z, budget, problem, codes, integer):
 
 @kernel
 def wanted_units(guess, price, q, lower, upper, share, codes):
-    """Largest n in [lower, upper] whose last unit gains at least ``price``, or ``lower``; any guess at n will do."""
+    """Largest n in [lower, upper] whose last unit gains at least ``price``, or ``lower``; ``guess`` at n affects only the speed."""
     shape, scaling, lam = codes
     height, rate = scale_of(scaling, lam, q)
     rate /= share
@@ -376,7 +376,7 @@ def kth_largest(x, size, k):
         state, pick = draw(state, hi - lo + 1)
         pivot = x[lo + pick]
         i, j = lo, hi
-        while i <= j:  # Hoare's: equal entries go to both sides, so that ties stay linear
+        while i <= j:  # Hoare's partition: equal entries go to both sides, so that ties stay linear
             while x[i] > pivot:
                 i += 1
             while x[j] < pivot:
@@ -418,7 +418,7 @@ def clear_units(budget, problem, codes, guess, top, pull, about, gains, units):
         if not lo < price < hi:
             price = sqrt(lo) * sqrt(hi)
             if not lo < price < hi:
-                price = lo + 0.5 * (hi - lo)  # the roots' rounding passes over a last float or two
+                price = lo + 0.5 * (hi - lo)  # rounding of the roots can skip the last one or two floats
             if not lo < price < hi:
                 break
         total = count_wanted(price, problem, codes, about, units[fresh])
@@ -426,7 +426,7 @@ def clear_units(budget, problem, codes, guess, top, pull, about, gains, units):
             lo, many, weak, fresh = price, total, fresh, weak
         else:
             hi, few, strict, fresh = price, total, fresh, strict
-        if pull > 0.0 and growth < 1e6:  # further than calculus says, further each time, to come out on the other side
+        if pull > 0.0 and growth < 1e6:  # beyond the estimate, by a growing factor, to cross the threshold
             step = growth * max(4e-16, abs(total - budget) / pull)
             price *= exp(step if total >= budget else -step)
             growth *= 8.0

@@ -45,8 +45,8 @@ def locked(method: Callable[Concatenate[Owner, P], T]) -> Callable[Concatenate[O
 class Saved(Stateful):
     """A stateful object that files hold: its state has a schema version and the arguments to build the object again.
 
-    A constructor passes its arguments to ``_remember``, all but the bank and the seed. ``_BUILD`` says how to make an
-    argument from its plain form where that is a dict.
+    A constructor passes its arguments to ``_remember``, all but the bank and the seed. ``_BUILD`` holds the function
+    that makes an argument from its plain form where that is a dict.
     """
 
     _BUILD: ClassVar[Mapping[str, Callable[..., Any]]] = {}
@@ -60,7 +60,7 @@ class Saved(Stateful):
 
         @property
         def lock(self) -> RLock:
-            """The lock that every method holds; hold it, too, to make several calls one."""
+            """The lock that every method holds; hold it to make several calls atomic."""
 
     @locked
     def state_dict(self) -> State:
@@ -140,7 +140,7 @@ class Saved(Stateful):
         path : path
             The file; its folder must exist.
         durable : bool
-            Whether to wait until the disk has the file, so that it survives a power failure.
+            Whether to wait until the file is on the disk, so that it survives a power failure.
 
         Raises
         ------
@@ -242,7 +242,7 @@ class OwnLock:
     Attributes
     ----------
     lock : threading.RLock
-        Every method holds it; hold it, too, to make several calls one.
+        Every method holds it; hold it to make several calls atomic.
     """
 
     lock: RLock

@@ -34,7 +34,7 @@ class Field(NamedTuple):
     must : str
         The condition in words; ``{now}`` stands for the entry ``now`` of the state.
     holds : callable or None
-        ``holds(value, state)`` says whether the condition holds, for an array entry by entry. It is asked once all
+        ``holds(value, state)`` returns whether the condition holds, for an array entry by entry. It is called once all
         entries have the right type and shape, and not for None.
     build : callable or None
         Makes the attribute from the keywords that its plain form holds; None takes a copy of the plain form.
@@ -117,7 +117,7 @@ class Stateful:
 
 
 def is_of(state: object, kind: str) -> bool:
-    """Tell whether a state says that it is of this class."""
+    """Tell whether a state names this class."""
     return isinstance(state, Mapping) and isinstance(state.get("class"), str) and state["class"] == kind
 
 

@@ -52,11 +52,11 @@ def deal_round(
     exact : bool
         Deal ``cap`` units, whatever the signs of the margins.
     """
-    threshold = -1.0 if exact else price  # slopes are never negative: below 0 every prompt is in
+    threshold = -1.0 if exact else price  # slopes are never negative, so that every prompt is above -1
     places = leaders(key, tie, threshold, -(-cap // max_units))
     proposed = min(cap, places.size * max_units)
     paid, dealt = places, min(proposed, left)
-    if due > dealt:  # further down the same ranking; the dual step still sees the proposal
+    if due > dealt:  # further down the same ranking; the dual step still uses the proposal
         paid = leaders(key, tie, -1.0, -(-due // max_units))
         dealt = min(due, paid.size * max_units)
     elif dealt < proposed:
@@ -66,7 +66,7 @@ def deal_round(
 
 
 def leaders(key: FloatArray, tie: TieArray, threshold: float, k: int) -> IntArray:
-    """Return the positions of the k largest keys above a threshold, equal ones by tie rank, the k-th last."""
+    """Return the positions of the k largest keys above a threshold, ties by tie rank; the k-th comes last."""
 
     def some(start: int, stop: int) -> IntArray:
         order = np.empty(min(stop - start, 2 * k), dtype=np.int64)
@@ -79,7 +79,7 @@ def leaders(key: FloatArray, tie: TieArray, threshold: float, k: int) -> IntArra
 
 
 def _first(key: FloatArray, tie: TieArray, places: IntArray, k: int) -> IntArray:
-    """Return the first k of these places in rank, the k-th last; permutes them."""
+    """Return the first k of these places in rank, the k-th at the end; permutes them."""
     k = min(k, places.size)
     if k:
         ranking_kernels.select(key, tie, places, places.size, k)

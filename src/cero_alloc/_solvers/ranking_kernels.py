@@ -50,7 +50,7 @@ def rank(key, tie, threshold, k, order):
     """Put the k first positions with key > threshold into order[:k], the k-th last; return how many there are.
 
     ``order`` is scratch of at least min(key.size, 2 k) entries. When it is full, all but the k first so far are dropped, and
-    the k-th of them is the bar for the rest: time is linear in any arrangement, and most keys are compared once.
+    the k-th of them is the threshold for the rest: time is linear for any order of the keys, and most are compared once.
     """
     size = np.int64(0)  # typed, or numba compiles a second select for the literal
     if k <= 0:
@@ -59,7 +59,7 @@ def rank(key, tie, threshold, k, order):
     for start in range(0, key.size, 64):
         stop = min(start + 64, key.size)
         found = 0
-        for r in range(start, stop):  # vectorised: nearly every key is below the bar
+        for r in range(start, stop):  # vectorised, because nearly every key is below the threshold
             found += key[r] >= bar
         if found == 0:
             continue

@@ -17,11 +17,11 @@ from . import units_kernels
 from .units import Units
 
 _FIRST = 4096  # prompts
-_ROUNDING = 1e-12  # of exposure: less demand counts as none
+_ROUNDING = 1e-12  # of exposure: smaller demand counts as 0
 _TOLERANCE = 1e-13  # of the budget
 _MAX_PASSES = 400  # evaluations of the demand, each a pass over the pool; 2 to 6 are usual
 _SMALLEST, _LARGEST = 5e-324, 1e300  # prices
-_FREE = 1e-290  # what is not wanted at this price is worth nothing
+_FREE = 1e-290  # units without demand at this price are worth nothing
 
 
 class Clearing(NamedTuple):
@@ -103,7 +103,7 @@ class Remaining:
     def _jump(self) -> float:
         """Return the price at which the demand of capped lines jumps over the budget, up to rounding.
 
-        A line is bought up to its kink or not at all: demand is a staircase, whose steps are sorted by price.
+        A line is bought up to its kink or not at all, so that demand is a staircase; its steps are sorted by price.
         """
         _, scaling, lam = self.utility.codes
         rate = 4.0 * lam * self.q if scaling == kernels.RATE else np.full(self.q.size, lam)
@@ -129,7 +129,7 @@ class Remaining:
         if not budget:
             return np.zeros(size, dtype=np.int64), taken.price
         if taken.price > 0.0:
-            for chunk in (slice(_FIRST), slice(None)):  # a unit that gains anything is nearly always among the first
+            for chunk in (slice(_FIRST), slice(None)):  # nearly always one of the first prompts has a unit with a gain
                 rows = np.flatnonzero(taken.units[chunk] < (self.room[chunk] if self.room.size > 1 else self.room))
                 gain = np.empty(rows.size)
                 units_kernels.next_gains(self.q[rows], self.z[rows], taken.units[rows], self.share, codes, gain)
@@ -149,11 +149,11 @@ def clear(
     demand : callable
         Returns what is taken at a price, and its pull: minus the derivative by log(price), 0 where demand jumps.
     budget : float
-        What the demand is to be.
+        Target of the demand.
     most : float
         Demand at price 0.
     guess : float
-        First price that is tried; any number will do.
+        First price that is tried; it affects only the speed.
     width : float
         Relative width to which a jump of the demand is bracketed, by chords and bisection in turn.
     """
@@ -171,7 +171,7 @@ def clear(
         else:
             hi, under = price, total
         if lo == 0.0 and hi < _FREE:
-            return Clearing(0.0, 0.0, 1.0)  # no prompt wants the rest
+            return Clearing(0.0, 0.0, 1.0)  # no demand for the rest
         if lo > 0.0 and hi < inf and hi - lo <= width * hi:
             break
         fresh = 0.0

@@ -39,7 +39,7 @@ class RunningPlan:
         self._place = np.full(pool.q.size, -1)  # of a prompt within a batch
 
     def change(self, rows: IntArray, q: FloatArray, z: FloatArray, upper: IntArray) -> None:
-        """Take the new values, exposures and bounds of some prompts, each once."""
+        """Set the new values, exposures and bounds of some prompts, each once."""
         pool, around = self.pool, self._bracket
         old = None if around is None else pool[rows].between(around.lo, around.hi)
         pool.q[rows], pool.z[rows], pool.upper[rows] = q, z, upper

@@ -1,4 +1,4 @@
-"""A round dealt evenly: systematic sampling with the expected counts of a plan, in quanta, to an exact total."""
+"""Systematic sampling of a round's counts: multiples of a quantum, with a plan's expectations and an exact total."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def round_total(target: float, low: float, high: float, quantum: int, max_units:
     if first <= last:
         return quantum * min(max(round(target / quantum), first), last)
     total = int(min(max(round(target), low), high))
-    few = -(-total // max_units)  # prompts that it takes
+    few = -(-total // max_units)  # prompts needed
     return total if few * quantum <= total else (few - 1) * max_units
 
 
@@ -94,13 +94,13 @@ def expected_counts(rate: FloatArray, total: float, most: float, least: float) -
 def systematic(expected: FloatArray, total: int, rng: np.random.Generator) -> IntArray:
     """Round expectations that sum to ``total`` down or up, without bias and keeping the sum: one uniform number.
 
-    Every prompt gets the whole part. The fractions are laid end to end in integer ticks, whose sums do not round, and points
-    one unit apart, shifted by the uniform number, add a unit to each prompt on whose fraction one falls.
+    Every prompt gets the whole part. The fractions are laid end to end in integer ticks, whose sums do not round. Points one
+    unit apart, shifted by the uniform number, add a unit to each prompt whose fraction contains a point.
     """
     sure = np.floor(expected)
     unit = 2 ** (62 - int(expected.size).bit_length())  # ticks: their sum fits 63 bits
     ends = np.cumsum(((expected - sure) * unit).astype(np.int64))
-    # Rounding of the expectations leaves the last end a few ticks off a whole unit: draw only shifts that keep the total.
+    # Rounding leaves the last end a few ticks off a whole unit: draw only shifts that keep the total.
     off = (total - int(sure.sum())) * unit - int(ends[-1])
     teeth = (ends + rng.integers(max(0, off), min(unit, unit + off))) // unit
     teeth[1:] -= teeth[:-1].copy()
@@ -109,7 +109,7 @@ def systematic(expected: FloatArray, total: int, rng: np.random.Generator) -> In
 
 
 def _top_up(units: IntArray, rest: int, order: IntArray, quantum: int, max_units: int) -> None:
-    """Add single units to prompts with a count above 0, in this order and again; visit one more where they lack room."""
+    """Add single units to prompts with a count above 0, repeatedly in this order; visit one more where they lack room."""
     visited = order[units[order] > 0]
     few = -(-(int(units.sum()) + rest) // max_units)
     if visited.size < few:  # by one at most: a prompt holds max_units // quantum quanta

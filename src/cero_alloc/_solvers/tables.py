@@ -28,7 +28,7 @@ class BatchSolution:
     wanted : float
         Cost of the best counts at the floor price, before the window.
     gap : float
-        Upper bound on how much more any allowed counts could be worth; infinite where costs differ and the window binds.
+        Upper bound on the gain of any other allowed counts; infinite where costs differ and the window binds.
     """
 
     units: IntArray
@@ -54,7 +54,7 @@ def solve_batch(
         \max_n \sum_j f_j(n_j) - \lambda \sum_j c_j n_j \quad \text{s.t.} \quad n_j \in \{0\} \cup [n_{\min}, n_{\max}],
         \; \text{low} \le \sum_j c_j n_j \le \text{high}
 
-    A price on the concave envelopes of the scores settles all counts but one block. The rest of the total is filled
+    A price on the concave envelopes of the scores determines all counts but one block. The rest of the total is filled
     greedily and then repaired by an exact dynamic program over the rows whose second best count loses least.
 
     Parameters
@@ -64,9 +64,9 @@ def solve_batch(
     min_units : int
         Least count other than 0.
     low, high : float
-        Window of the total. The total stays below where no whole counts reach ``low``, or with costs none were found.
+        Window of the total. The total stays below where no whole counts reach ``low``, or with costs where none were found.
     floor : float
-        Price :math:`\lambda` below which nothing is taken, unless ``low`` asks for it.
+        Price :math:`\lambda` below which nothing is taken, unless ``low`` requires it.
     tie : numpy.ndarray of int32, shape (n_rows,)
         Rank of the rows where scores are equal.
     cost : numpy.ndarray of float64, shape (1,) or (n_rows,), or None
@@ -107,7 +107,7 @@ def solve_batch(
     if cost is not None:
         gap = np.inf if left > 0.0 else 0.0
         least, room = (max(floor, _TINY), left) if wanted > high else (-np.inf, left + high - low)
-        need = np.inf if wanted > high else left  # towards the low end, no further than asked
+        need = np.inf if wanted > high else left  # towards the low end, and no further
         tables_kernels.fill_costly(gains, slopes, min_units, cost, tie, least, need, room, units)
         return BatchSolution(units, float(price), wanted, gap)
     if left <= 0:
@@ -127,7 +127,7 @@ def _finish(
     window: tuple[int, int, int],
     units: IntArray,
 ) -> tuple[IntArray, float]:
-    """Add the units that the envelope could not place; ``window`` is the least, best and largest number of them.
+    """Add the units that the envelope leaves open; ``window`` is their least, best and largest number.
 
     Returns units and their loss against the envelope, which no counts exceed: the loss bounds the gap.
     """
@@ -144,17 +144,17 @@ def _finish(
     tables_kernels.least_losses(gains, price, min_units, units, losses)
     core = np.empty_like(units)
     size = ranking_kernels.rank(-losses, tie, -np.inf, min(_CORE, units.size), core)
-    core = core[:size][np.argsort(tie[core[:size]])]  # equal losses: the tie ranks decide, not the order of the rows
+    core = core[:size][np.argsort(tie[core[:size]])]  # independent of the order of the rows
     reach = 4 * gains.shape[1]
     best, choice = np.empty((2, 2 * reach + 1)), np.empty((size, 2 * reach + 1), dtype=np.int64)
     repaired = units.copy()
     found = tables_kernels.repair(gains, core, price, slack, min_units, window, bound, repaired, best, choice)
-    return (repaired, max(0.0, found)) if found <= bound else (plan, bound)  # equal: the fewer rollouts
+    return (repaired, max(0.0, found)) if found <= bound else (plan, bound)  # of equal losses the fewer rollouts
 
 
 def _reachable(total: int, rows: int, min_units: int, max_units: int, low: int, high: int) -> int:
     """Return the total nearest to ``total``, within the window if possible, that whole counts can add up to."""
-    few = -(-total // max_units)  # rows that it takes
+    few = -(-total // max_units)  # rows needed
     if few <= rows and few * min_units <= total:
         return total
     below = min(few - 1, rows) * max_units

@@ -68,9 +68,9 @@ def take_above(slopes, cost, price, units):
 def clear_slopes(slopes, cost, target, sure, upto, trial):
     """Find the price at which the rows' units cost ``target``: quickselect over the slopes, no tolerance.
 
-    ``sure`` and ``upto`` hold the bounds of the rows, within which slopes fall. They take the units dearer than the price, and
-    those at least as dear; the first cost at most ``target``, unless the lower bounds cost more. Returns the price, and the
-    cost of the first. ``trial`` (2 x rows) is scratch.
+    ``sure`` and ``upto`` hold the bounds of the rows, within which slopes fall. On return they
+    hold the units with slopes above the price, and those with slopes at least the price. The first cost at most
+    ``target``, unless the lower bounds cost more. Returns the price, and the cost of the first. ``trial`` (2 x rows) is scratch.
     """
     m = slopes.shape[0]
     spent, price = 0.0, np.inf
@@ -89,7 +89,7 @@ def clear_slopes(slopes, cost, target, sure, upto, trial):
             pick -= upto[r] - sure[r]
             r += 1
         price = slopes[r, sure[r] + pick] / entry(cost, r)
-        if np.isnan(price):  # never from sound input; without this it would never end
+        if np.isnan(price):  # only from invalid input, with which the loop would not end
             return price, spent
         above, at_least = spent, spent
         for r in range(m):
@@ -121,7 +121,7 @@ def level(start, units, upto, cost, order, left):
             low, high = min(low, start[r] + units[r]), max(high, start[r] + upto[r])
     if low >= high:
         return left
-    while low < high:  # the highest level that ``left`` pays for
+    while low < high:  # bisect for the highest level that ``left`` pays for
         middle = (low + high + 1) // 2
         need = 0.0
         for r in range(units.size):

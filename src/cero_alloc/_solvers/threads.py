@@ -9,8 +9,8 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-ALONE = 2**18  # prompts: below that, starting a thread costs more than it saves, and callers make one pass
-_MOST = 4  # more do not help: memory bandwidth limits a pass
+ALONE = 2**18  # prompts: below this, starting a thread costs more than it saves, and callers make one pass
+_MOST = 4  # more threads do not help, because memory bandwidth limits a pass
 
 
 def in_stretches(work: Callable[[int, int], Result], size: int) -> list[Result]:
@@ -22,7 +22,7 @@ def in_stretches(work: Callable[[int, int], Result], size: int) -> list[Result]:
     n = thread_count()
     if n == 1:
         return [work(0, size)]
-    from concurrent.futures import ThreadPoolExecutor  # not needed for small pools: keeps the import short
+    from concurrent.futures import ThreadPoolExecutor  # imported here to keep the package's import short
 
     bounds = [size * i // n for i in range(n + 1)]
     with ThreadPoolExecutor(n - 1) as threads:
@@ -33,8 +33,8 @@ def in_stretches(work: Callable[[int, int], Result], size: int) -> list[Result]:
 
 def thread_count() -> int:
     """Return how many threads a pass may use."""
-    told = os.environ.get("CERO_ALLOC_THREADS", "")
-    if told.isdecimal() and int(told) > 0:
-        return int(told)
+    setting = os.environ.get("CERO_ALLOC_THREADS", "")
+    if setting.isdecimal() and int(setting) > 0:
+        return int(setting)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(_MOST, cores)

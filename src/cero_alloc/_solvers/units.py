@@ -1,4 +1,4 @@
-"""Whole units of many prompts, the largest gains first: a sample finds a threshold on gains, and one pass proves it."""
+"""Whole units of many prompts, largest gains first: a sample estimates the threshold, and one pass verifies it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cero_alloc._objective.utility import SaturatingUtility
 
 from . import tables_kernels, units_kernels
 
-_FEW = 1 << 14  # units that are simply listed
+_FEW = 1 << 14  # up to this many units are listed without sampling
 SAMPLE = 1 << 13  # prompts
-_SEEN = 1021  # gains remembered, a prime
+_SEEN = 1021  # entries of the cache of gains, a prime
 _BLOCK = 256  # prompts at a time: scratch that stays in the cache
 _SIGMAS = 3.0  # of the sample, to either side of the price
-LEAST = 1e-250  # logarithms tell prices from here on apart
+LEAST = 1e-250  # from this price on, logarithms distinguish prices
 NO_UNITS = np.zeros(1, dtype=np.int64)
 _TINY = 5e-324  # at price 0 a unit must still gain something
 _ONE = np.ones(1)
@@ -45,7 +45,7 @@ class Taken(NamedTuple):
     units: IntArray  # per prompt
     price: float  # gain of the k-th, shifted
     last: int  # its prompt
-    before: float  # gain of the one before, shifted; infinite where that was not looked at
+    before: float  # gain of the one before, shifted; infinite where it was not computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,8 @@ class Units:
     def take(self, k: int, guess: float, spare: int = 0) -> Taken:
         """Return the ``k`` units with the largest gains, 1 to ``total``, counted from the lower bounds on.
 
-        The result depends on the units alone; ``guess`` is a price to start from. ``spare`` 1 looks at the gain before the
-        last one too. Where logarithms do not tell the gains apart, or too many gains are equal, bisection finds the price.
+        The result depends on the units alone; ``guess`` is a price to start from. ``spare`` 1 also returns the gain before
+        the last one. Where logarithms do not distinguish the gains, or too many gains are equal, bisection finds the price.
         """
         size = self.q.size
         if self.total <= _FEW:
@@ -140,7 +140,7 @@ class Units:
         return taken._replace(units=high, last=int(near[taken.last]))
 
     def _bisected(self, k: int, guess: float) -> Taken:
-        """Return the same by bisection over the bit patterns of prices, which tells any two gains apart."""
+        """Return the same by bisection over the bit patterns of prices, which distinguishes any two gains."""
         size = self.q.size
         high, low = (np.array(np.broadcast_to(bound, size)) for bound in (self.lower, self.upper))
         under, over = self.sum_of(self.lower), self.sum_of(self.upper)
@@ -157,7 +157,7 @@ class Units:
             else:
                 top, high, under, place = place, trial, total, place - step
             if -_place_of(inf) < floor and top < _place_of(inf):
-                place = floor  # bracketed: halve from here on
+                place = floor  # the price is bracketed: halve from here on
             step *= 16
         before = inf
         if k - under == 1:  # the gain before the last one is not among those between
@@ -167,7 +167,7 @@ class Units:
             near = np.flatnonzero(low > high)
             taken = self._listed(k - under, near, high, low[near])
             return taken._replace(before=min(before, taken.before))
-        price, order = _price_at(floor), np.argsort(self.tie)  # one price is left: all units between gain the same
+        price, order = _price_at(floor), np.argsort(self.tie)  # all units between have this gain
         start = np.array(np.broadcast_to(self.ahead if self.ahead.size > 1 else 0.0, size)).astype(np.int64)
         tables_kernels.level(start, high, low, _ONE, order, float(k - under - 1))
         units = high.copy()
@@ -230,7 +230,7 @@ class Units:
         return Taken(units, float(gains[last]), int(rows[last]), before)
 
     def _holds(self, bracket: Bracket, taken: Taken, spare: int) -> bool:
-        """Tell whether the result lies so well within the bracket that no unit beyond it could come between."""
+        """Tell whether the result is far enough inside the bracket that no unit outside it can rank before it."""
         lo, hi = bracket.lo + self.shift, bracket.hi + self.shift
         top = taken.before if spare else taken.price
         return (lo < taken.price or bracket.lo == 0.0) and top < hi
@@ -238,7 +238,7 @@ class Units:
     def _window(self, k: int, spare: int, guess: float, sigmas: float) -> tuple[float, float]:
         """Return prices between which the k-th unit most likely gains."""
         size = self.q.size
-        some, rank, margin = self, float(k), sigmas - _SIGMAS  # exact at first, wider when looked for again
+        some, rank, margin = self, float(k), sigmas - _SIGMAS  # exact in the first search, wider in later ones
         few = max(16.0, self.total / 512)
         if size > 2 * SAMPLE:
             some = self[sample_rows(size)]
@@ -266,7 +266,7 @@ class Units:
         while True:
             bracket = self.between(price, price)
             most, least = bracket.over - base, bracket.under - base
-            if least < rank <= most:  # many units gain just this
+            if least < rank <= most:  # many units have exactly this gain
                 return price, price
             if least >= rank:
                 lo, over = price, least
@@ -288,7 +288,7 @@ class Units:
 def first(k: int, key: FloatArray, *ties: Callable[[IntArray], npt.NDArray[Any]]) -> tuple[list[IntArray], int]:
     """Return the positions that come before the k-th in ascending order, in parts, and the k-th.
 
-    Order is by ``key``, then by what each of ``ties`` returns for positions; the last of them must tell all apart.
+    Order is by ``key``, then by what each of ``ties`` returns for positions; the last of them must distinguish all.
     """
     chosen: list[IntArray] = []
     part: npt.NDArray[Any] = key
@@ -319,7 +319,7 @@ def entries(rows: IntArray, lower: IntArray, upper: IntArray) -> tuple[IntArray,
 
 @lru_cache(maxsize=8)
 def sample_rows(size: int) -> IntArray:
-    """Return rows spread evenly over a pool, in step with none of its periods (multiples of the golden ratio)."""
+    """Return rows spread evenly over a pool by multiples of the golden ratio, which avoids aliasing with its periods."""
     return np.sort((np.arange(SAMPLE) * 0.6180339887498949 % 1.0 * size).astype(np.int64))
 
 
@@ -359,7 +359,7 @@ def solve_visit(
     low, high : float
         Window of the total.
     floor : float
-        Price below which nothing is taken, unless ``low`` asks for it.
+        Price below which nothing is taken, unless ``low`` requires it.
     much : float
         More than any gain: added below ``least`` and subtracted beyond ``most``.
     """
@@ -371,7 +371,7 @@ def solve_visit(
         target: int | None = last
     elif wanted < first:
         target = first
-    else:  # a sample guesses which end binds
+    else:  # a sample predicts which end binds
         target = _binding(free, floor, first, last)
     if target is not None:
         units, next_gain, last_gain = _spend(score, free, sure, wanted, much, target, floor)
@@ -400,7 +400,7 @@ def _binding(free: Units, floor: float, low: int, high: int) -> int | None:
 def _spend(
     score: Units, free: Units, sure: int, wanted: int, much: float, total: int, guess: float
 ) -> tuple[IntArray, float, float]:
-    """Return the counts of a total, the gain of the next unit, and that of the last one where it was looked at."""
+    """Return the counts of a total, the gain of the next unit, and that of the last one where it was computed."""
     if total < sure:
         part, k = replace(free, lower=NO_UNITS, upper=free.lower, shift=much), total
     elif total < wanted:

@@ -50,7 +50,7 @@ def units_worth(shape, height, rate, start, w, shift, price, upper):
     """
     bare = (price - shift) * w
     guess = np.int64(max(0.0, min(float(upper), demand(shape, height, rate, bare, start + upper) - start)))
-    low, high = max(0, guess - 1), min(upper, guess + 2)  # calculus leaves guess and guess + 1, but for rounding
+    low, high = max(0, guess - 1), min(upper, guess + 2)  # in exact arithmetic the answer is guess or guess + 1
     if low > 0 and unit_gain(shape, height, rate, start + (low - 1)) / w + shift < price:
         low, high = 0, low - 1
     elif high < upper and unit_gain(shape, height, rate, start + high) / w + shift >= price:
@@ -153,10 +153,11 @@ def count_units(first, size, z, lower, upper, high, block):
 def bracket_units(lo, hi, units, share, codes, high, near, low, block):
     """Bound the units of each prompt that gain between two prices.
 
-    Every unit below ``high`` gains more than ``hi``, every unit from a second bound on less than ``lo``. What rounding could
-    decide lies between, so that one logarithm per prompt is enough, and no utility. ``near`` takes the prompts where the two
-    bounds differ, and ``low`` their second bounds. Returns the sums of both bounds, and how many prompts are near. With ``lo``
-    0 the second bound is the upper one, with an infinite ``hi`` the first is the lower one. ``block`` is scratch, 5 rows.
+    Every unit below ``high`` gains more than ``hi``, every unit from a second bound on less than ``lo``. Units that
+    rounding could decide lie between the bounds, so that one logarithm per prompt is enough, and no utility is
+    evaluated. ``near`` takes the prompts where the two bounds differ, and ``low`` their second bounds. Returns the sums
+    of both bounds, and how many prompts are near. With ``lo`` 0 the second bound is the upper one, with an infinite
+    ``hi`` the first is the lower one. ``block`` is scratch, 5 rows.
     """
     (q, z, w, lower, upper), (shape, scaling, lam) = units, codes
     over, under, found = np.int64(0), np.int64(0), np.int64(0)
@@ -190,7 +191,7 @@ def bracket_units(lo, hi, units, share, codes, high, near, low, block):
 def entry_gains(rows, n, units, share, codes, seen, out):
     """Write the gain of unit n + 1, one prompt and one n per entry.
 
-    ``seen`` (4 rows) remembers gains: evidence is counted, so that many prompts of a pool are usually alike.
+    ``seen`` (4 rows) caches gains, because evidence is counts and many prompts of a pool usually have equal ones.
     """
     (q, z, w, _, _), (shape, scaling, lam) = units, codes
     seen[0, :] = -1.0

@@ -171,7 +171,7 @@ class Baseline(Allocator):
         self.ledger.require_spendable(more, (self.ledger.rounds_left + added) * self._most_per_round)
         self.ledger.extend(more, added)
 
-    # ------------------------------------------------------------ what a rule says
+    # ------------------------------------------------------------ what a rule defines
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
         """Return units per row that sum to ``total``; ``rows`` are all rows on offer, ascending."""
@@ -278,7 +278,7 @@ def size_of(bank: BetaPosteriorBank) -> int:
 
 
 def refuse_growth(old: int, new: int) -> NoReturn:
-    """Refuse prompts that joined the bank: a rule keeps what it knows of each in arrays of a fixed size."""
+    """Refuse prompts that joined the bank: a rule keeps its state per prompt in arrays of a fixed size."""
     condition = f"keep its {old} prompts under a baseline"
     raise ValueError(error_text("bank", condition, new, "Build a new one for the larger pool."))
 

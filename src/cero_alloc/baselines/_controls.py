@@ -237,7 +237,7 @@ class Preset(Baseline):
             max_rollouts=int(plan.max()),
             round_capacity=int(plan.sum(axis=1).max()),
         )
-        self._given = {}  # the schedule tells what Baseline has recorded
+        self._given = {}  # the schedule determines what Baseline has recorded
         self._remember(schedule=schedule, unit_size=unit_size)
 
     def extend_budget(self, rollouts: SupportsIndex = 0, *, rounds: SupportsIndex = 0) -> None:

@@ -77,19 +77,19 @@ class KnapsackRL(Baseline):
         seen = won + lost
         p = np.divide(won, seen, out=np.zeros_like(won), where=seen > 0.0)
         cold = seen < self._min_samples
-        hopeless, mixed = ~cold & (won == 0.0), ~cold & (won > 0.0) & (lost > 0.0)
+        unsolved, mixed = ~cold & (won == 0.0), ~cold & (won > 0.0) & (lost > 0.0)
         units = np.where(cold, max(self._least, min(h.max_units, total // rows.size)), self._least)
         rarer = np.minimum(p, 1.0 - p)[mixed]
         with np.errstate(divide="ignore", over="ignore"):
             sure = np.minimum(h.max_rollouts, np.log(0.1) / np.log1p(-rarer))
         need = int(np.maximum(self._least, sure.astype(np.int64) // h.unit_size).sum())
-        self._fill(units, hopeless, total - int(units[~mixed].sum()) - need, rows)
+        self._fill(units, unsolved, total - int(units[~mixed].sum()) - need, rows)
         if mixed.any():
             own = total - int(units[~mixed].sum())
             lower, upper = self._bounds(int(mixed.sum()), own)
             gains = self._gains(p[mixed], upper[0])
             units[mixed] = best_counts(gains, lower, upper, own, self._tie[rows[mixed]])
-        for group in (hopeless, cold, ~mixed):
+        for group in (unsolved, cold, ~mixed):
             self._fill(units, group, total - int(units.sum()), rows)
         return units
 

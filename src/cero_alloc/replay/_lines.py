@@ -17,7 +17,7 @@ Progress = Callable[[int], None]
 Columns = list[list[Any]]
 
 _BLOCK = 1 << 20  # bytes: large enough to amortise the cost per block, small enough to hold several in memory
-_PIECE = 1000  # JSON objects alive at a time: with more of them, garbage collection costs more than it saves
+_PIECE = 1000  # JSON objects in memory at a time: with more of them, garbage collection costs more than it saves
 _MOST_LINES = 10_000  # of one record: a quote that stays open longer is a stray one
 _scan = json.JSONDecoder().raw_decode  # json.loads without the checks that the caller makes anyway
 

@@ -28,7 +28,7 @@ class Outcomes(Protocol):
 
 
 class ListedOutcomes:
-    """Outcomes listed in one order for all policies, so that all policies face the same luck; a draw takes a slice."""
+    """Outcomes listed in one order for all policies, so that all policies draw the same outcomes; a draw takes a slice."""
 
     def __init__(self, log: RolloutLog, seed: int) -> None:
         # Groups by prompt, then by time; a random fraction added to a rollout's place shuffles it within its group.
@@ -84,20 +84,20 @@ class CountedOutcomes:
 
     def draw(self, rows: IntArray, n: IntArray) -> tuple[IntArray, IntArray]:
         """See :class:`Outcomes`; a draw larger than the rest of its group continues in the prompt's next group."""
-        won, want = np.zeros_like(n), n.copy()
+        won, missing = np.zeros_like(n), n.copy()
         some = np.flatnonzero((n > 0) & (self._at[rows] < self._end[rows]))
         while some.size:
             group = self._at[rows[some]]
             left, good = self._left[group], self._good[group]
-            taken = np.minimum(want[some], left)
+            taken = np.minimum(missing[some], left)
             hits = self._rng.hypergeometric(good, left - good, taken)
             won[some] += hits
-            want[some] -= taken
+            missing[some] -= taken
             self._left[group], self._good[group] = left - taken, good - hits
             some = some[taken == left]
             self._at[rows[some]] += 1
-            some = some[(want[some] > 0) & (self._at[rows[some]] < self._end[rows[some]])]
-        return won, n - want
+            some = some[(missing[some] > 0) & (self._at[rows[some]] < self._end[rows[some]])]
+        return won, n - missing
 
     def mixed(self, rows: IntArray, successes: IntArray, answered: IntArray) -> npt.NDArray[np.bool_]:
         """See :class:`Outcomes`."""

@@ -145,7 +145,7 @@ def simulate_learning(
     policy : Policy
         The allocator: an object with ``allocate`` and ``update``, and ``continue_round`` if it deals in waves. Its ids are
         the rows of the pool, as in :meth:`LogLinearPool.bank`. If it has a method ``observe_rates(rates)``, it is a
-        clairvoyant control and is told the true success rates, shape (n_prompts,), before every round.
+        clairvoyant control and receives the true success rates, shape (n_prompts,), before every round.
     pool : LogLinearPool
         Training prompts and held-out prompts.
     n_rounds : int, at least 1

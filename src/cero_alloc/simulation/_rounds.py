@@ -100,7 +100,7 @@ def play_round(
     budget, exact
         Arguments of ``allocate``.
     feedback : bool
-        Whether the policy is told the rewards.
+        Whether the policy receives the rewards.
     wave : numpy.ndarray of int64, shape (n_offered,), or None
         First wave, if the caller has called ``allocate``; None calls it here.
 

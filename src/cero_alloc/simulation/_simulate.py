@@ -53,7 +53,7 @@ def simulate(
     utility : SaturatingUtility or None
         Value of exposure; None takes ``policy.utility`` if the policy has one, and the default utility if not.
     feedback : bool
-        Whether the policy is told the rewards.
+        Whether the policy receives the rewards.
     optimum : float or None
         Utility of this pool's optimum, or an upper bound on it; None computes it.
 
