@@ -45,7 +45,9 @@ def dearer(slopes, r, low, high, cost, price, equal):
     """First n in [low, high) whose slope per cost is below ``price`` (or not above it, unless ``equal``), else high."""
     while low < high:
         middle = (low + high) // 2
-        ratio = slopes[r, middle] / cost
+        ratio = slopes[r, middle]
+        if cost != 1.0:  # a division takes longer than the rest of the step
+            ratio /= cost
         if ratio > price or (equal and ratio == price):
             low = middle + 1
         else:
@@ -78,9 +80,10 @@ def clear_slopes(slopes, cost, target, sure, upto, trial):
         spent += entry(cost, r) * sure[r]
     state = np.uint64(m)
     while True:
-        undecided = np.int64(0)
+        undecided, open_cost = np.int64(0), 0.0
         for r in range(m):
             undecided += upto[r] - sure[r]
+            open_cost += entry(cost, r) * (upto[r] - sure[r])
         if undecided == 0:
             return price, spent
         state, pick = draw(state, undecided)
@@ -88,12 +91,17 @@ def clear_slopes(slopes, cost, target, sure, upto, trial):
         while pick >= upto[r] - sure[r]:
             pick -= upto[r] - sure[r]
             r += 1
-        price = slopes[r, sure[r] + pick] / entry(cost, r)
+        share = min(max((target - spent) / open_cost, 0.0), 1.0)
+        width = upto[r] - sure[r]
+        price = slopes[r, sure[r] + min(np.int64(share * width), width - 1)] / entry(cost, r)
         if np.isnan(price):  # only from invalid input, with which the loop would not end
             return price, spent
         above, at_least = spent, spent
         for r in range(m):
             c = entry(cost, r)
+            if sure[r] == upto[r]:
+                trial[0, r] = trial[1, r] = sure[r]
+                continue
             strict = dearer(slopes, r, sure[r], upto[r], c, price, np.bool_(False))
             weak = strict
             if strict < upto[r] and slopes[r, strict] / c == price:
