@@ -80,7 +80,7 @@ def main():
         print(row if name == best else f"{row}   {verdict(figures[best][:, 0], share)}")
     print("\nmixed: mixed groups per 1,000 rollouts; regret: utility per prompt, x 1,000")
     print("against: share of the optimum, paired by seeds, with a 95% interval; ~ within noise")
-    print("The share is one of the surrogate objective, and does not promise better training.")
+    print("The share is one of the surrogate objective, and does not imply better training.")
 
     if options.plot:
         from matplotlib import pyplot

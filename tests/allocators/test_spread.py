@@ -418,7 +418,7 @@ def test_a_stream_is_refused_before_anything_changes():
     policy.allocate()
     before = policy.state_dict()
     text = (
-        "prompt_ids must name the whole pool where visits are not told and order is 'spread', got 3 of 4 prompts. "
+        "prompt_ids must name the whole pool where visits are not given and order is 'spread', got 3 of 4 prompts. "
         "Pass visits=, how often each prompt is offered, or order='best'."
     )
     with pytest.raises(ValueError, match=text):

@@ -367,7 +367,7 @@ def test_prior_that_is_no_beta(prior, error, message):
 
 @pytest.mark.parametrize("forgetting", [0.0, -0.5, 1.01, math.nan, math.inf])
 def test_forgetting_out_of_range(forgetting):
-    message = rf"forgetting must be a number in \(0, 1\], got forgetting = {forgetting!r}\. 1\.0 never forgets\."
+    message = rf"forgetting must be a number in \(0, 1\], got forgetting = {forgetting!r}\. 1\.0 keeps all evidence\."
     with pytest.raises(ValueError, match=message):
         BetaPosteriorBank(1, forgetting=forgetting)
 

@@ -311,11 +311,11 @@ class ResolvingAllocator(Allocator):
         more, added = ledger.checked_extension(rollouts, rounds)
         by_rounds = self._pacing.by_rounds
         if added and not by_rounds:
-            remedy = "Give visits: they tell the horizon here."
+            remedy = "Give visits: they set the horizon here."
             raise ValueError(error_text("rounds", "be 0 without n_rounds", added, remedy))
         left, to_come = self._plan.left, 0.0
         if visits is not None and left is None:
-            remedy = "Leave them out: rounds tell the horizon here."
+            remedy = "Leave them out: rounds set the horizon here."
             raise ValueError(error_text("visits", "be None where the constructor had none", visits, remedy))
         if left is not None:
             size, rounds_left = len(self.bank), ledger.rounds_left + added if by_rounds else None
@@ -358,7 +358,7 @@ class ResolvingAllocator(Allocator):
             left = np.array([plan.offers_to_come(offer.selector)]) if in_units else plan.visits_left(offer.rows)
         elif self._streaming is None and not self._knows(offer) and offer.size:
             raise ValueError(
-                "prompt_ids must name the whole pool where visits are not told and order is 'spread', got "
+                "prompt_ids must name the whole pool where visits are not given and order is 'spread', got "
                 f"{offer.size} of {self.bank.evidence.n_active} prompts. Pass visits=, how often each prompt is offered, or order='best'."
             )
         return self._pacing.window(offer.rows, offer.size, left, budget, exact)

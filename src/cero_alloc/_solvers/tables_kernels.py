@@ -91,6 +91,7 @@ def clear_slopes(slopes, cost, target, sure, upto, trial):
         while pick >= upto[r] - sure[r]:
             pick -= upto[r] - sure[r]
             r += 1
+        # A row by chance; within it, the unit that would be last if all rows got the same share of their room.
         share = min(max((target - spent) / open_cost, 0.0), 1.0)
         width = upto[r] - sure[r]
         price = slopes[r, sure[r] + min(np.int64(share * width), width - 1)] / entry(cost, r)

@@ -63,7 +63,7 @@ class MoPPS(Baseline):
     def __init__(
         self, bank: BetaPosteriorBank, *, forgetting: float = 1.0, target: float = 0.5, **run: Unpack[VisitRun]
     ) -> None:
-        remedy = "1.0 never forgets."
+        remedy = "1.0 keeps all evidence."
         self._forgetting = real("forgetting", forgetting, low=0.0, high=1.0, open_low=True, remedy=remedy)
         self._target = real("target", target, low=0.0, high=1.0, remedy="Give a success rate, such as 0.5.")
         self._won, self._lost = np.zeros(size_of(bank)), np.zeros(size_of(bank))
