@@ -17,7 +17,7 @@ from cero_alloc.baselines import CONTROLS, PEERS
 from cero_alloc.simulation import simulate, static_pool
 
 
-class CuriousVariance:
+class ThompsonVariance:
     """Thompson sampling of the reward variance, discounted by what a prompt has had."""
 
     def __init__(self, bank, *, total_budget, n_rounds, max_rollouts, seed):
@@ -40,7 +40,7 @@ class CuriousVariance:
 
 pool, run = static_pool(256, 0.5, 0.6, seed=0), {"total_budget": 16_384, "n_rounds": 64, "max_rollouts": 32}
 horizon, table = Horizon(n_prompts=256, round_capacity=16_384, **run), []
-for policy in (CuriousVariance, ResolvingAllocator, FenchelDualAllocator, *PEERS, *CONTROLS):
+for policy in (ThompsonVariance, ResolvingAllocator, FenchelDualAllocator, *PEERS, *CONTROLS):
     runs = [simulate(policy(pool.bank(), seed=s, **run), pool, 64, seed=s, horizon=horizon) for s in range(3)]
     share = [100 * r.achieved / r.optimum for r in runs]
     table.append((np.mean(share), np.std(share, ddof=1), np.mean([r.exposure.sum() for r in runs]), policy.__name__))

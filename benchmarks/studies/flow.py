@@ -91,7 +91,7 @@ def resolving_pool() -> Any:
 
 
 def resolving_batch() -> Any:
-    """Return a re-solving allocator for batches with visits told, groups from 2 rollouts up."""
+    """Return a re-solving allocator for batches with visits given, groups of 2 or more rollouts up."""
     return ResolvingAllocator(BetaPosteriorBank(N_PROMPTS), visits=25, min_rollouts=2, **RUN)
 
 
@@ -105,7 +105,7 @@ FORMS: dict[str, tuple[Callable[[], Any], range | None]] = {
     "Algorithm 1, whole pool": (algorithm_1, None),
     "Algorithm 1, batch": (algorithm_1_batch, range(BATCH)),
     "re-solving, whole pool, single rollouts": (resolving_pool, None),
-    "re-solving, batch, visits told, groups from 2": (resolving_batch, range(BATCH)),
+    "re-solving, batch, visits given, groups of 2 or more": (resolving_batch, range(BATCH)),
     "re-solving, whole pool, spread, groups of 8": (resolving_training, None),
 }
 

@@ -40,6 +40,9 @@ _SHARED = ("_numba.py", "_objective/kernels.py", "_evidence/kernels.py")  # what
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function lazily, cached on disk where a cache folder is writable; interpret it where the compiler is off."""
+    known = KERNELS.get(function.__name__)
+    if known is not None and known.__module__ != function.__module__:  # one table holds all, by name
+        raise ValueError(f"kernels must have names of their own, got a second {function.__name__}. Rename one.")
     if INTERPRETED:
         KERNELS[function.__name__] = interpreted(function)
         return KERNELS[function.__name__]

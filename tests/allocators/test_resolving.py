@@ -105,7 +105,7 @@ def test_theorem_3_any_feasible_real_counts_reach_the_optimum(order):
                 np.clip(utility.demand(q, p * share, (z + w * max_units) / share) * share - z, 0.0, w * max_units)
                 for p in (price.low, price.high)
             )
-            y = high + price.share * (low - high)
+            y = high + price.part * (low - high)
             assert y.sum() <= left * (1 + 1e-12)
             # the smallest, the largest or any count in between
             least, largest = np.maximum(0.0, y - (w - 1.0) * max_units)[batch], np.minimum(max_units, y)[batch]

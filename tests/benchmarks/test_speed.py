@@ -206,7 +206,7 @@ def test_peers_decide_the_same_problem():
 
 
 def test_the_race_leaves_out_what_takes_too_long(monkeypatch):
-    monkeypatch.setattr(peers, "PEERS", {
+    monkeypatch.setattr(peers, "CONTENDERS", {
         "FenchelDualAllocator": (1, lambda n: lambda: 1e-3), "quick": (1, lambda n: lambda: 1e-6 * n),
         "slow": (2, lambda n: lambda: 1e-4 * n**2), "slower": (2, lambda n: lambda: 1e-2 * n**2),
     })  # fmt: skip
@@ -236,7 +236,7 @@ def test_the_papers_run_is_watched(monkeypatch):
 
 
 def test_command_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(peers, "PEERS", {"FenchelDualAllocator": (1, lambda n: lambda: 1e-3)})
+    monkeypatch.setattr(peers, "CONTENDERS", {"FenchelDualAllocator": (1, lambda n: lambda: 1e-3)})
     monkeypatch.setitem(main.SECTIONS, next(iter(main.SECTIONS)), lambda scope: [Row("bad", [3.0], "x", 2.0)])
     assert main.main(["--quick", "--only", "1", "9", "--out", str(tmp_path)]) == 0  # a missed target is no failure
     printed = capsys.readouterr().out

@@ -527,9 +527,9 @@ parameters = st.floats(-12, 15).map(lambda x: 10.0**x)
 @quick
 @given(a=parameters, b=parameters)
 def test_spread_matches_exact_moments(a, b):
-    spread = BetaPosteriorBank(1, prior=(a, b)).evidence.spread(None)[0]
+    spread = BetaPosteriorBank(1, prior=(a, b)).evidence.standard_deviations(None)[0]
     assert spread == pytest.approx(exact_spread(a, b), rel=1e-12)
-    assert BetaPosteriorBank(1, prior=(b, a)).evidence.spread(None)[0] == pytest.approx(spread, rel=1e-14)
+    assert BetaPosteriorBank(1, prior=(b, a)).evidence.standard_deviations(None)[0] == pytest.approx(spread, rel=1e-14)
 
 
 @quick
@@ -538,19 +538,21 @@ def test_spread_matches_quadrature(a, b):
     x, weight = scipy.special.roots_jacobi(6, b - 1, a - 1)  # exact for polynomials of degree 11 against the density
     x, weight = (x + 1) / 2, weight / weight.sum()
     variance = weight @ (x * (1 - x) - weight @ (x * (1 - x))) ** 2
-    assert BetaPosteriorBank(1, prior=(a, b)).evidence.spread(None)[0] == pytest.approx(math.sqrt(variance), rel=1e-8)
+    assert BetaPosteriorBank(1, prior=(a, b)).evidence.standard_deviations(None)[0] == pytest.approx(
+        math.sqrt(variance), rel=1e-8
+    )
 
 
 def test_spread_of_some_rows_with_evidence():
     bank = practised(3)
-    spread = bank.evidence.spread(None)
+    spread = bank.evidence.standard_deviations(None)
     np.testing.assert_allclose(spread, [exact_spread(a, b) for a, b in zip(bank.alpha, bank.beta, strict=True)])
-    np.testing.assert_array_equal(bank.evidence.spread(np.array([2, 0])), spread[[2, 0]])
+    np.testing.assert_array_equal(bank.evidence.standard_deviations(np.array([2, 0])), spread[[2, 0]])
 
 
 @pytest.mark.parametrize("prior", [(1e-300, 1e-300), (1e300, 1e300), (1e-300, 1e300), (8e307, 8e307), (1e15, 1.0)])
 def test_spread_of_extreme_priors(prior):
-    spread = BetaPosteriorBank(1, prior=prior).evidence.spread(None)[0]
+    spread = BetaPosteriorBank(1, prior=prior).evidence.standard_deviations(None)[0]
     assert 0 <= spread <= 0.125  # Popoviciu: half of the range
 
 

@@ -79,12 +79,12 @@ def check_compare_policies(text):
 def check_custom_policy(text):
     rows = table(text, r"([\d.]+) ± [\d.]+ +([\d,]+)$")
     peers = {policy.__name__ for policy in (*PEERS, *CONTROLS)}
-    assert set(rows) == peers | {"CuriousVariance", "ResolvingAllocator", "FenchelDualAllocator"}
+    assert set(rows) == peers | {"ThompsonVariance", "ResolvingAllocator", "FenchelDualAllocator"}
     share, dealt = np.array(list(rows.values())).T
     assert (np.diff(share) <= 0).all()
     assert (share < 100).all()
     assert dealt.max() == 16_384
-    assert rows["CuriousVariance"][0] > rows["Uniform"][0]
+    assert rows["ThompsonVariance"][0] > rows["Uniform"][0]
 
 
 CHECKS = {"quickstart": check_quickstart, "compare_policies": check_compare_policies, "custom_policy": check_custom_policy}  # fmt: skip

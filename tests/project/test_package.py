@@ -16,13 +16,13 @@ from helpers.jit import compiled
 
 PACKAGE = Path(cero_alloc.__file__).parent
 
-# The rooms of the house from the ground up: a module imports from its own room and from those before it.
-ROOMS = [
+# From the bottom up: a module imports from its own layer and from those before it.
+LAYERS = [
     "_checks", "_numba", "checkpoint", "_saving", "_objective", "_evidence", "_budget", "_solvers", "_allocators", "sharding",
     "baselines", "simulation", "replay", "plotting", "__main__",
 ]  # fmt: skip
 ORACLE = "_objective.oracle"
-JUDGES = {
+MAY_USE_ORACLE = {
     "__init__",
     "_allocators.metrics",
     "simulation._bounds",
@@ -59,25 +59,25 @@ def imports_of(module):
     return ours - {module, "__init__"}, others
 
 
-def room_of(module):
+def layer_of(module):
     return module.split(".")[0]
 
 
 @cache
-def floor_of(module):
-    """Return on which floor a module stands: above everything that it imports."""
-    return max((floor_of(below) + 1 for below in imports_of(module)[0]), default=0)
+def depth_of(module):
+    """Return how many modules stand below a module, one upon the other."""
+    return max((depth_of(below) + 1 for below in imports_of(module)[0]), default=0)
 
 
 def test_imports_run_one_way():
-    floors = {}
+    depths = {}
     for module in MODULES:  # a circle would end in a RecursionError
-        floors.setdefault(floor_of(module), []).append(module)
-    for floor, modules in sorted(floors.items()):
-        print(f"{floor:2}  {', '.join(modules)}")
+        depths.setdefault(depth_of(module), []).append(module)
+    for depth, modules in sorted(depths.items()):
+        print(f"{depth:2}  {', '.join(modules)}")
     for module in set(MODULES) - {"__init__"}:
-        allowed = ROOMS[: ROOMS.index(room_of(module)) + 1]
-        upward = sorted(below for below in imports_of(module)[0] if room_of(below) not in allowed)
+        allowed = LAYERS[: LAYERS.index(layer_of(module)) + 1]
+        upward = sorted(below for below in imports_of(module)[0] if layer_of(below) not in allowed)
         assert not upward, f"{module} imports upwards: {upward}"
 
 
@@ -89,8 +89,8 @@ def test_heavy_packages_are_imported_where_they_belong(module):
 
 
 def test_the_oracle_decides_nothing():
-    assert {module for module in MODULES if ORACLE in imports_of(module)[0]} == JUDGES
-    assert not any(room_of(below) == "_allocators" for below in imports_of(ORACLE)[0])
+    assert {module for module in MODULES if ORACLE in imports_of(module)[0]} == MAY_USE_ORACLE
+    assert not any(layer_of(below) == "_allocators" for below in imports_of(ORACLE)[0])
 
 
 def test_few_files_at_the_top_and_none_too_long():

@@ -45,7 +45,7 @@ def demand_at(rest, price):
 def at_price(rest, clearing):
     """The continuous solution that a clearing stands for."""
     low, high = (demand_at(rest, max(price, 5e-324)) for price in (clearing.low, clearing.high))
-    return high + clearing.share * (low - high)
+    return high + clearing.part * (low - high)
 
 
 def worth(rest, units):
@@ -103,7 +103,7 @@ def test_demand_at_the_price_meets_the_budget(shape, scaling, costly):
             continue
         binding += 1
         clearing = rest.clear(0.1)
-        assert 0 <= clearing.share <= 1
+        assert 0 <= clearing.part <= 1
         assert clearing.low <= clearing.high <= clearing.low * (1 + 1e-15)
         over, under = (float((rest.cost * demand_at(rest, price)).sum()) for price in clearing[:2])
         assert over >= rest.budget * (1 - 1e-12)
@@ -162,7 +162,7 @@ def test_a_jump_is_bracketed_and_shared():
     clearing = rest.clear(3.0)
     assert clearing.low < 0.125 <= clearing.high  # slope 4 q / R
     assert clearing.high <= clearing.low * (1 + 1e-15)
-    assert clearing.share == pytest.approx(5 / 12, rel=1e-15)
+    assert clearing.part == pytest.approx(5 / 12, rel=1e-15)
 
 
 @SHAPES
@@ -222,7 +222,7 @@ def test_clear_finds_a_step_of_any_falling_demand(guess):
         clearing = clear(demand, budget, 12.0, guess)
         assert clearing.low <= prices[at] <= clearing.high
         assert clearing.high - clearing.low <= 4e-16 * clearing.high
-        assert clearing.share == pytest.approx(share, rel=1e-15)
+        assert clearing.part == pytest.approx(share, rel=1e-15)
     between = clear(demand, 7.0, 12.0, guess)
     assert between.low == between.high
     assert demand(between.low)[0] == 7.0

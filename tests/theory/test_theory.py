@@ -296,7 +296,7 @@ def test_every_claim_of_the_theory_page_is_tested():
     """Statements, the page that shows their tests, and the tests correspond one to one."""
     root = Path(__file__).parents[2]
     theory, shown = ((root / "docs" / f"{name}.md").read_text() for name in ("theory", "claims"))
-    files = [f"test_theory{part}.py" for part in ("", "_resolving")]
+    files = sorted(file.name for file in (root / "tests" / "theory").glob("test_*.py"))
     tests = {}
     for file in files:
         for name, label in re.findall(
@@ -305,7 +305,7 @@ def test_every_claim_of_the_theory_page_is_tested():
             tests.setdefault(label.replace("_", "-"), []).append((file, name))
 
     stated = re.findall(r"^#+ (Claim|Theorem) (\d+): .*\n\n(.*)$", theory, re.M)
-    assert len(stated) == 24
+    assert len(stated) >= 24  # the page was read
     assert sorted(f"{kind.lower()}-{number}" for kind, number, _ in stated) == sorted(tests)
     for kind, number, line in stated:
         label = f"{kind.lower()}-{number}"

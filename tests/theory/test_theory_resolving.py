@@ -92,7 +92,7 @@ def test_theorem_3_any_counts_in_the_interval_reach_the_optimum(order, whole):
                     np.clip(share * utility.demand(q, p * share, (z + rest.room) / share) - z, 0, rest.room)
                     for p in (clearing.high, clearing.low)
                 )
-                y = low + clearing.share * (high - low)
+                y = low + clearing.part * (high - low)
             value = utility.value(q, (z + y) / share).sum()
             assert value >= best - 1e-12 * (1 + best)  # the continuation optimum never decreases
             best = value

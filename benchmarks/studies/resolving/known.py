@@ -81,7 +81,7 @@ def _continuous(
             np.clip(share * utility.demand(q, p * share, (z + rest.room) / share) - z, 0.0, rest.room)
             for p in (clearing.high, clearing.low)
         )
-        y = (lo + clearing.share * (hi - lo))[rows]  # where demand jumps, every prompt takes the same share of its jump
+        y = (lo + clearing.part * (hi - lo))[rows]  # where demand jumps, every prompt takes the same share of its jump
         least = np.maximum(0.0, y - (left[rows] - 1.0) * max_units)
         most = np.minimum(max_units, y)
         n = least + rng.random(rows.size) * np.maximum(most - least, 0.0)
@@ -122,10 +122,10 @@ def settings_run(seed: int) -> list[Row]:
         "band 0": run(band=0.0),
         "exact total per batch": run(exact=True),
         "front_load 2": run(front_load=2.0),
-        "visits over-told: 10 for 8": run(visits=10, n_rounds=None),
-        "over-told, n_rounds given, band 0.25": run(visits=10, band=0.25),
-        "visits under-told: 4 for 8": run(visits=4, n_rounds=None),
-        "under-told, n_rounds given, band 0.25": run(visits=4, band=0.25),
+        "visits overstated: 10 for 8": run(visits=10, n_rounds=None),
+        "overstated, n_rounds given, band 0.25": run(visits=10, band=0.25),
+        "visits understated: 4 for 8": run(visits=4, n_rounds=None),
+        "understated, n_rounds given, band 0.25": run(visits=4, band=0.25),
         "visits unknown (streaming)": run(visits=None, band=0.25),
     }
     return [{"setting": name, "seed": seed, "regret": max(0.0, regret)} for name, regret in trials.items()]

@@ -122,7 +122,7 @@ def _program(solve: Callable[[Any, int], list[int]], n: int) -> Clocked:
 
 
 # Name -> the power of n that its time grows with, and how to build the call.
-PEERS: dict[str, tuple[float, Callable[[int], Clocked]]] = {
+CONTENDERS: dict[str, tuple[float, Callable[[int], Clocked]]] = {
     "FenchelDualAllocator": (1, partial(allocating, FenchelDualAllocator)),
     "ResolvingAllocator": (1, partial(allocating, ResolvingAllocator)),
     FLOOR: (1, log_pass),
@@ -140,13 +140,13 @@ PEERS: dict[str, tuple[float, Callable[[int], Clocked]]] = {
 
 def race(scope: Scope, sizes: tuple[int, ...] = SIZES, limit: float = LIMIT) -> dict[str, dict[int, np.ndarray]]:
     """Section 9: return the seconds of a decision, name -> prompts -> one per repeat."""
-    found: dict[str, dict[int, np.ndarray]] = {name: {} for name in PEERS}
-    expected = dict.fromkeys(PEERS, 0.0)
+    found: dict[str, dict[int, np.ndarray]] = {name: {} for name in CONTENDERS}
+    expected = dict.fromkeys(CONTENDERS, 0.0)
     if scope.quick:
         sizes, limit = tuple(n for n in sizes if n in (64, 1_024, 10_000)), 0.5
     for n, before in zip(sizes, (sizes[0], *sizes), strict=False):
         together: dict[str, Clocked] = {}
-        for name, (power, build) in PEERS.items():
+        for name, (power, build) in CONTENDERS.items():
             expected[name] *= (n / before) ** power
             if expected[name] <= limit:
                 call = build(n)

@@ -46,7 +46,7 @@ class Offer(NamedTuple):
         """Index of the rows on offer into an array over the pool."""
         return slice(None) if self.rows is None else self.rows
 
-    def spread(self, counts: IntArray) -> IntArray:
+    def in_named_order(self, counts: IntArray) -> IntArray:
         """Return counts of the prompts on offer in the order of the ids that were named; retired prompts get 0."""
         if self.places is None:
             return counts
@@ -62,7 +62,7 @@ class Allocator(Saved):
 
         spent + reserved + left = total    (:attr:`balance`)
 
-    Every method holds :attr:`lock`, so that threads may share an allocator.
+    Every method that changes or combines something holds :attr:`lock`, so that threads may share an allocator.
     """
 
     _BUILD: ClassVar[dict[str, Any]] = {"utility": SaturatingUtility}
@@ -116,7 +116,7 @@ class Allocator(Saved):
         >>> int(allocator.allocate(budget=3, exact=True).sum())
         3
         """
-        with self.bank.lock:
+        with self.bank.lock:  # without the decorator of the rarer methods, which costs a call
             self._grow()
             offer = self._offer(prompt_ids)
             request = self._request(offer, budget, exact)
@@ -127,7 +127,7 @@ class Allocator(Saved):
                 self.prior_fit = self.bank.fit_prior()
             places, units = self._propose(offer, request)
             self.bank.evidence.tick()
-            return offer.spread(self.ledger.open_round(offer.rows, offer.size, places, units))
+            return offer.in_named_order(self.ledger.open_round(offer.rows, offer.size, places, units))
 
     @property
     def horizon(self) -> Horizon:

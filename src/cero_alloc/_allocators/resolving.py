@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._budget.costs import Window, token_costs
-from cero_alloc._budget.horizon import visits_per_prompt
+from cero_alloc._budget.horizon import MOST, visits_per_prompt
 from cero_alloc._budget.ledger import Pacing
 from cero_alloc._budget.opening import open_ledger
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integer, multiple, real
@@ -173,7 +173,7 @@ class ResolvingAllocator(Allocator):
         seed: int | np.random.Generator | np.random.SeedSequence = 0,
     ) -> None:
         rounds = (
-            None if n_rounds is None else integer("n_rounds", n_rounds, least=1, most=2**62, remedy="Count the calls.")
+            None if n_rounds is None else integer("n_rounds", n_rounds, least=1, most=MOST, remedy="Count the calls.")
         )
         if rounds is None and visits is None:
             raise ValueError(

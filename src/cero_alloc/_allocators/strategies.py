@@ -119,7 +119,7 @@ class Plan(Stateful):
         """Return the values, with their bonus for uncertainty."""
         q = self.bank.evidence.values(rows)
         if self.exploration > 0.0:
-            q = np.minimum(q + self.exploration * self.bank.evidence.spread(rows), 0.25)
+            q = np.minimum(q + self.exploration * self.bank.evidence.standard_deviations(rows), 0.25)
         return q
 
     def exposure(self) -> FloatArray:
@@ -209,7 +209,7 @@ class WholeUnits:
         if float(later.min()) < int(wanted.max(initial=0)):
             least = np.maximum(wanted - later.astype(np.int64), 0)
         visits = plan.spread_over(left)
-        much = 2.0 * plan.utility.saturation / plan.share
+        much = 2.0 * plan.utility.saturation / plan.share  # more than any gain
         tie = plan.tie if rows is None else plan.tie[rows]
         score = Units(q, z, tie, np.array([max_units]), plan.share, plan.utility, visits=visits)
         return solve_visit(score, least, most, low=low, high=high, floor=plan.price, much=much)
@@ -288,7 +288,7 @@ class Tables:
         if clearing.high > clearing.low:
             strict = self.solve(rows, gains, 0.0, np.inf, clearing.high).wanted
             weak = self.solve(rows, gains, 0.0, np.inf, clearing.low).wanted
-            part = strict + clearing.share * (weak - strict)
+            part = strict + clearing.part * (weak - strict)
             if weak > strict and low < part < high:
                 low = high = self.plan.ledger.costs.whole(part)
         solution = self.solve(rows, gains, low, high, clearing.low)

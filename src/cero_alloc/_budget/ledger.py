@@ -55,6 +55,15 @@ class RolloutLedger(Stateful):
         The same in units, at their mean cost where prompts differ.
     funds : float
         What is not dealt: whole units, or tokens where prompts differ in cost.
+    accounts : numpy.ndarray of int32 or int64, shape (n_accounts, 3)
+        Units dealt, rollouts outstanding, and offers beyond those of the whole pool.
+    reserved, unreserved : int
+        Rollouts outstanding of all prompts, and rollouts that were reported beyond those outstanding.
+    allocating_rounds : int
+        Rounds that dealt anything.
+    offered, least_offer, all_offers : float
+        What one unit for each prompt on offer costs: of all rounds so far, of the smallest, and of the whole run where
+        visits are its clock (else None).
     journal : Journal
         Rows that were offered, or whose exposure changed.
     """

@@ -109,7 +109,9 @@ class BetaPosteriorBank(OwnLock, Saved):
         self.evidence = Evidence(
             size,
             prior=prior_arrays(prior, size),
-            forgetting=real("forgetting", forgetting, low=0.0, high=1.0, open_low=True, remedy="1.0 keeps all evidence."),
+            forgetting=real(
+                "forgetting", forgetting, low=0.0, high=1.0, open_low=True, remedy="1.0 keeps all evidence."
+            ),
             dtype=storage,
         )
 

@@ -132,7 +132,7 @@ class Evidence(Stateful):
         alpha, beta = self.posterior(rows)
         return alpha / (alpha + beta)
 
-    def spread(self, rows: IntArray | None) -> FloatArray:
+    def standard_deviations(self, rows: IntArray | None) -> FloatArray:
         """Return the posterior standard deviations of p (1 - p), whose mean is the value.
 
         With s = a + b and E[p^2 (1-p)^2] = a (a+1) b (b+1) / (s (s+1) (s+2) (s+3)), the variance
@@ -145,8 +145,8 @@ class Evidence(Stateful):
         lean = (alpha - beta) / s
         even = 0.5 / (s + 1.0) / (s + 3.0)  # one division at a time: the product would overflow for huge s
         skew = lean * lean * (s / (s + 1.0)) * ((s + 1.5) / (s + 2.0)) / (s + 3.0)
-        spread: FloatArray = np.sqrt(self.values(rows) * (even + skew))
-        return spread
+        deviations: FloatArray = np.sqrt(self.values(rows) * (even + skew))
+        return deviations
 
     def interval(self, rows: IntArray | None, level: float) -> tuple[FloatArray, FloatArray]:
         """Return the ends of the central credible intervals of the success rate p, which hold a mass of ``level``."""

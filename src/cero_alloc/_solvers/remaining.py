@@ -29,7 +29,7 @@ class Clearing(NamedTuple):
 
     low: float  # demand is at least the budget
     high: float  # demand is at most the budget
-    share: float  # part of the jump between the two that the budget pays for
+    part: float  # of the jump between the two that the budget pays for
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Remaining:
 
         y = bought(clearing.low)
         if clearing.high > clearing.low:
-            y = (1.0 - clearing.share) * bought(clearing.high) + clearing.share * y
+            y = (1.0 - clearing.part) * bought(clearing.high) + clearing.part * y
         y[y < _ROUNDING * (1.0 + z)] = 0.0
         return y
 

@@ -10,7 +10,7 @@ from cero_alloc._checks import IntArray, error_text, integer, real
 from cero_alloc._evidence.bank import BetaPosteriorBank
 
 from ._base import Run, Variants, VisitRun
-from ._waves import OpenRound, Waves
+from ._waves import OpenWaves, Waves
 
 
 class DAPO(Waves):
@@ -60,7 +60,7 @@ class DAPO(Waves):
         self._require_capacity(self._block, "a group")
         self._remember(reserve=reserve)
 
-    def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
+    def _wave(self, opened: OpenWaves) -> tuple[IntArray, IntArray]:
         total = opened.left + int(opened.dealt.sum())
         target = max(1, int((1.0 - self._reserve) * total + 1e-9) // self._block)
         start = self._start(opened, min(target - int(opened.mixed.sum()), opened.left // self._block))
@@ -134,7 +134,7 @@ class ReinforceAda(Waves):
         self._require_capacity(self._each, "a wave of one prompt")
         self._remember(exit=exit, wave_rollouts=wave_rollouts, max_waves=max_waves, kept_rollouts=kept_rollouts)
 
-    def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
+    def _wave(self, opened: OpenWaves) -> tuple[IntArray, IntArray]:
         if opened.wave == 0:
             most = min(self._each * self._max_waves, self.horizon.max_units)
             active = self._start(opened, max(1, opened.left // most))
@@ -204,7 +204,7 @@ class VIGOR(Waves):
         self._require_capacity(self._each, "a wave of one prompt")
         self._remember(first_rollouts=first_rollouts, max_waves=max_waves)
 
-    def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
+    def _wave(self, opened: OpenWaves) -> tuple[IntArray, IntArray]:
         if opened.wave == 0:
             active = self._start(opened, max(1, opened.left // (self._each * self._max_waves)))
         else:

@@ -12,7 +12,7 @@ from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._saving.state import Field
 
 from ._base import Run, size_of
-from ._waves import OpenRound, Waves
+from ._waves import OpenWaves, Waves
 
 
 class TwoStage(Waves):
@@ -35,14 +35,14 @@ class TwoStage(Waves):
         self._more = min(self._more, self.horizon.max_units - self._few)
         self._require_capacity(self._few + self._more, "both stages of one prompt")
 
-    def _promising(self, opened: OpenRound, screened: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    def _promising(self, opened: OpenWaves, screened: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Return which of the screened prompts proceed to the second stage."""
         raise NotImplementedError
 
-    def _candidates(self, opened: OpenRound, k: int) -> IntArray:
+    def _candidates(self, opened: OpenWaves, k: int) -> IntArray:
         return self._start(opened, k)
 
-    def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
+    def _wave(self, opened: OpenWaves) -> tuple[IntArray, IntArray]:
         screened = (opened.dealt == self._few) & (opened.last > 0) & (opened.seen > 0)
         go_on = np.flatnonzero(self._promising(opened, screened))
         go_on = go_on[np.argsort(self._tie[opened.rows[go_on]])]
@@ -99,7 +99,7 @@ class SpeedRL(TwoStage):
         super().__init__(bank, ("screen_rollouts", screen_rollouts), ("more_rollouts", more_rollouts), **run)
         self._remember(screen_rollouts=screen_rollouts, more_rollouts=more_rollouts)
 
-    def _promising(self, opened: OpenRound, screened: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    def _promising(self, opened: OpenWaves, screened: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         return screened & opened.mixed
 
 
@@ -166,16 +166,16 @@ class PilotCommit(TwoStage):
         super().__init__(bank, ("pilot_rollouts", pilot_rollouts), ("commit_rollouts", commit_rollouts), **run)
         self._remember(pilot_rollouts=pilot_rollouts, commit_rollouts=commit_rollouts, band=band, solved=solved)
 
-    def _promising(self, opened: OpenRound, screened: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    def _promising(self, opened: OpenWaves, screened: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         within: npt.NDArray[np.bool_] = (opened.rate >= self._low) & (opened.rate <= self._high)
         return screened & within
 
-    def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
+    def _wave(self, opened: OpenWaves) -> tuple[IntArray, IntArray]:
         piloted = (opened.dealt == self._few) & (opened.seen > 0)
         self._done[opened.rows] |= piloted & (opened.rate >= self._solved)
         return super()._wave(opened)
 
-    def _candidates(self, opened: OpenRound, k: int) -> IntArray:
+    def _candidates(self, opened: OpenWaves, k: int) -> IntArray:
         fresh = opened.fresh
         rows = opened.rows[fresh]
         late = self._visits[rows] + self._done[rows] * (1.0 + self._visits.max())

@@ -21,7 +21,7 @@ _OPEN_FIRST = "Call allocate first; a round ends with the first wave of zeros."
 
 
 @dataclass(slots=True)
-class OpenRound:
+class OpenWaves:
     """State of a round between two waves; arrays are over the prompts on offer, in ascending rows."""
 
     rows: IntArray
@@ -35,7 +35,7 @@ class OpenRound:
     won: FloatArray  # successes reported
 
     @classmethod
-    def start(cls, rows: IntArray, order: IntArray, named: int, total: int) -> OpenRound:
+    def start(cls, rows: IntArray, order: IntArray, named: int, total: int) -> OpenWaves:
         """Open a round over ``rows``."""
         none = np.zeros(rows.size, dtype=np.int64)
         return cls(rows, order, named, total, 0, none, none.copy(), none.copy(), np.zeros(rows.size))
@@ -112,13 +112,13 @@ class Waves(Baseline):
         "_round": Field(
             when_set=ANYTHING,
             must="be None or an open round",
-            holds=lambda opened, state: OpenRound.fits(opened, state["visits"].size),
-            build=OpenRound,
+            holds=lambda opened, state: OpenWaves.fits(opened, state["visits"].size),
+            build=OpenWaves,
         ),
     }
 
     def __init__(self, bank: BetaPosteriorBank, **run: Unpack[VisitRun]) -> None:
-        self._round: OpenRound | None = None
+        self._round: OpenWaves | None = None
         super().__init__(bank, **run)
 
     @locked
@@ -184,15 +184,15 @@ class Waves(Baseline):
             self._round = None
         return places, units
 
-    def _wave(self, opened: OpenRound) -> tuple[IntArray, IntArray]:
+    def _wave(self, opened: OpenWaves) -> tuple[IntArray, IntArray]:
         """Return positions in order of priority, and their units; positions that the total cannot pay get none."""
         raise NotImplementedError
 
     def _deal(self, rows: IntArray, total: int) -> IntArray:
-        self._round = OpenRound.start(rows, self._order, self._named, total)
+        self._round = OpenWaves.start(rows, self._order, self._named, total)
         return self._granted(self._round)
 
-    def _granted(self, opened: OpenRound) -> IntArray:
+    def _granted(self, opened: OpenWaves) -> IntArray:
         """Return the next wave, within the round's total and the caps."""
         wanted, units = self._wave(opened)
         units = np.minimum(units, self.horizon.max_units - opened.dealt[wanted])
@@ -207,12 +207,12 @@ class Waves(Baseline):
         opened.wave += 1
         return granted
 
-    def _start(self, opened: OpenRound, k: int) -> IntArray:
+    def _start(self, opened: OpenWaves, k: int) -> IntArray:
         """Return the positions of the next ``k`` prompts of the epoch without rollouts in this round."""
         fresh = opened.fresh
         return fresh[self._next(opened.rows[fresh], max(0, min(k, fresh.size)))]
 
-    def _reported(self, opened: OpenRound, n: npt.ArrayLike, won: npt.ArrayLike) -> tuple[IntArray, FloatArray]:
+    def _reported(self, opened: OpenWaves, n: npt.ArrayLike, won: npt.ArrayLike) -> tuple[IntArray, FloatArray]:
         """Check the report of a wave and return it in order of ascending rows."""
         rollouts, rewards = counts("counts", n, opened.named), successes("successes", won, opened.named)
         dealt = np.zeros(opened.named, dtype=np.int64)
