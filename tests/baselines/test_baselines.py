@@ -180,3 +180,9 @@ def test_controls_keep_their_pool():
     bank.add_prompts([3])
     with pytest.raises(ValueError, match="bank must keep its 3 prompts under a baseline, got bank = 4"):
         control.allocate()
+
+
+@pytest.mark.parametrize("utility", ["exponential", [1, [2, 3]], None])
+def test_greedy_refuses_what_is_no_utility(utility):
+    with pytest.raises(TypeError, match=r"^utility must be a SaturatingUtility, got utility = .*\. Pass Saturating"):
+        Greedy(BetaPosteriorBank(2), total_budget=8, n_rounds=2, max_rollouts=4, utility=utility)

@@ -957,3 +957,36 @@ def test_progress_of_references_starts_over_with_an_early_state():
     assert policy.state_dict()["progress"] is None
     policy.load_state_dict(late)
     assert policy.state_dict()["progress"] == late["progress"]
+
+
+def test_more_ids_than_there_can_be_are_refused():
+    bank = BetaPosteriorBank(3)
+    with pytest.raises(ValueError, match=r"^state\['prompt_ids'\] must equal that of this BetaPosteriorBank"):
+        bank.load_state_dict(bank.state_dict() | {"prompt_ids": 2**70})
+
+
+@pytest.mark.parametrize("change", [{"front_load": None}, {"fit_every": None}, {}], ids=["value", "none", "foreign"])
+def test_arguments_are_those_of_the_object(change):
+    def run():
+        return ResolvingAllocator(BetaPosteriorBank(3), total_budget=8, n_rounds=2, max_rollouts=4)
+
+    state = run().state_dict()
+    if change:
+        del state["arguments"][next(iter(change))]
+    else:
+        state["arguments"]["pace"] = None
+    with pytest.raises(
+        ValueError, match=r"^state\['arguments'\] must hold what this ResolvingAllocator was built with"
+    ):
+        run().load_state_dict(state)
+
+
+@pytest.mark.parametrize("proposed", [-5, 1])
+def test_an_open_round_without_places_proposed_nothing(proposed):
+    allocator = FenchelDualAllocator(BetaPosteriorBank(3), total_budget=8, n_rounds=2, max_rollouts=4)
+    allocator.allocate(budget=0)
+    state = allocator.state_dict()
+    assert state["open"]["places"].size == state["open"]["proposed"] == 0
+    with pytest.raises(ValueError, match=r"^state\['open'\] must"):
+        allocator.load_state_dict(state | {"open": {**state["open"], "proposed": proposed}})
+    assert allocator.price == 0.5

@@ -459,6 +459,6 @@ def _is_round(opened: Mapping[str, Any], n_prompts: int, horizon: Mapping[str, i
         return False
     max_units = horizon["max_rollouts"] // horizon["unit_size"]
     if places.size == 0:
-        return True
+        return bool(proposed == 0)
     last = proposed - (places.size - 1) * max_units  # units of the last place
     return bool(0 <= places.min() <= places.max() < size) and 0 < last <= max_units

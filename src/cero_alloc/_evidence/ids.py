@@ -90,7 +90,8 @@ class PromptIndex:
 
         Ids that follow the first ``first`` may have joined later: they are no difference.
         """
-        theirs = range(ids) if isinstance(ids, (int, np.integer)) and not isinstance(ids, bool) else ids
+        number = isinstance(ids, (int, np.integer)) and not isinstance(ids, bool) and ids <= _MOST
+        theirs = range(ids) if number else ids
         joined = isinstance(theirs, (list, tuple, range)) and type(first) is int and first <= len(self) < len(theirs)
         theirs = theirs[: len(self)] if joined else theirs
         if isinstance(self._ids, range) and isinstance(theirs, range) and self._ids == theirs:  # perhaps millions

@@ -230,8 +230,12 @@ class Saved(Stateful):
         ours, kind = self._given, type(self).__name__
         if not isinstance(theirs, Mapping):
             raise ValueError(error_text("state['arguments']", "be a dict", theirs, REMEDY))
-        for name in {**ours, **theirs}:
-            found = difference(ours.get(name), theirs.get(name))
+        for name in set(ours) ^ set(theirs):
+            raise ValueError(
+                f"state['arguments'] must hold what this {kind} was built with, {name!r} differs. {REMEDY}"
+            )
+        for name in ours:
+            found = difference(ours[name], theirs[name])
             if found is not None:
                 raise ValueError(f"state['arguments'][{name!r}] must equal that of this {kind}, {found}. {REMEDY}")
 

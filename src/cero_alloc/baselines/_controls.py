@@ -159,7 +159,7 @@ class Greedy(Baseline):
         **run: Unpack[Run],
     ) -> None:
         super().__init__(bank, **run)
-        self.utility = utility
+        self.utility = instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).")
         self._remember(utility=utility)
         self._known: tuple[SaturatingUtility | None, FloatArray] = (None, np.empty(0))
 
