@@ -213,7 +213,7 @@ def test_a_checkpoint_is_named_or_found_and_refused_without_the_allocators_state
     assert named.dealer.allocator.round == 1
     np.testing.assert_array_equal(named.dealer.allocator.exposure, state)
     (folder / "allocator.npz").unlink()
-    with pytest.raises(ValueError, match=r"global_step_1 must hold a run of this adapter.*Start anew with"):
+    with pytest.raises(ValueError, match=r"global_step_1 must hold a run of this adapter.*Start a new run with"):
         stage.trainer(base, *here).init()
 
 
