@@ -990,3 +990,27 @@ def test_an_open_round_without_places_proposed_nothing(proposed):
     with pytest.raises(ValueError, match=r"^state\['open'\] must"):
         allocator.load_state_dict(state | {"open": {**state["open"], "proposed": proposed}})
     assert allocator.price == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_rounds", 2**70), ("total_units", -1), ("least_offer", np.nan), ("allocating_rounds", -1), ("unreserved", -1),
+        ("pool_rounds", -1), ("offered", np.nan),
+    ],
+)  # fmt: skip
+def test_what_no_account_can_hold_is_refused(name, value):
+    allocator = FenchelDualAllocator(BetaPosteriorBank(3), total_budget=8, n_rounds=2, max_rollouts=4)
+    allocator.allocate()
+    state = allocator.state_dict()
+    assert name in state["ledger"]
+    with pytest.raises(ValueError, match=rf"^state\['ledger'\]\['{name}'\] must"):
+        allocator.load_state_dict(state | {"ledger": {**state["ledger"], name: value}})
+    assert leaves(allocator.state_dict()) == leaves(state)
+
+
+@pytest.mark.parametrize("step", [-1.0, 0.0, np.nan, np.inf])
+def test_a_step_that_no_price_can_take_is_refused(step):
+    allocator = FenchelDualAllocator(BetaPosteriorBank(3), total_budget=8, n_rounds=2, max_rollouts=4)
+    with pytest.raises(ValueError, match=r"^state\['price_step'\] must be positive and finite"):
+        allocator.load_state_dict(allocator.state_dict() | {"price_step": step})

@@ -133,7 +133,7 @@ class FenchelDualAllocator(Allocator):
         "_tie": Field("prompts"),
         "_price": _PRICE,
         "_batch_price": _PRICE,
-        "_price_step": Field(),
+        "_price_step": Field(must="be positive and finite", holds=lambda step, _: 0.0 < step < np.inf),
         "_start": Field("shared", must="be at least 0", holds=lambda start, _: start >= 0.0),
         "_offers_before": Field("shared"),
         "_visits": Field("shared", must="be at least 1", holds=lambda visits, _: visits >= 1.0),

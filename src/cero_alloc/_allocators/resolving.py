@@ -146,7 +146,7 @@ class ResolvingAllocator(Allocator):
         **Allocator.FIELDS,
         "_rng": Field(),
         "_plan": Field(),
-        "_batch_price": Field(),
+        "_batch_price": Field(must="be a number", holds=lambda price, _: not np.isnan(price)),
         "prior_fit": PRIOR_FIT,
     }
 

@@ -21,6 +21,7 @@ from .horizon import MOST, Horizon
 from .reservations import Reservations, check_reservations, require_refundable
 
 _EXPOSURE, _OUTSTANDING, _OFFERS = 0, 1, 2  # columns of the accounts
+_COUNT = Field(must="be a count", holds=lambda count, _: count >= 0)
 _AMOUNT = Field(must="be finite and at least 0", holds=lambda amount, _: 0 <= amount < np.inf)
 
 
@@ -71,17 +72,17 @@ class RolloutLedger(Stateful):
     FIELDS: ClassVar[dict[str, Field]] = {
         "horizon": Field(fixed=True),
         "round": Field(must="be a round of the run", holds=lambda now, state: 0 <= now <= state["n_rounds"]),
-        "n_rounds": Field(),
-        "total_units": Field(),
+        "n_rounds": Field(must=f"be at most {MOST}", holds=lambda rounds, _: rounds <= MOST),
+        "total_units": _COUNT,
         "funds": _AMOUNT,
         "total": _AMOUNT,
         "costs": Field(),
         "offered": _AMOUNT,
-        "least_offer": Field(),
-        "all_offers": Field(when_set=0.0),
-        "allocating_rounds": Field(),
-        "unreserved": Field(),
-        "_pool_rounds": Field(),
+        "least_offer": Field(must="be at least 0", holds=lambda offer, _: offer >= 0),
+        "all_offers": _AMOUNT._replace(when_set=0.0),
+        "allocating_rounds": _COUNT,
+        "unreserved": _COUNT,
+        "_pool_rounds": _COUNT,
         "_since_round": Field(must="be a round so far", holds=lambda since, state: 0 <= since <= state["round"]),
         "_since_dealt": _AMOUNT,
         "_since_offered": _AMOUNT,
