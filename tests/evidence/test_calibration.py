@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cero_alloc import BetaPosteriorBank
-from cero_alloc._evidence.calibration import Calibration, CalibrationRecord
+from cero_alloc._evidence.calibration import FADE, TOP, Calibration, CalibrationRecord
+from helpers import kernels
 
 quick = settings(max_examples=120)
 
@@ -24,7 +25,8 @@ KEYS = {
 def record_of(*calls):
     record = CalibrationRecord()
     for value, successes, rollouts in calls:
-        record.add(np.array(value, float), np.array(successes, float), np.array(rollouts, np.int64))
+        columns = np.array(value, float), np.array(successes, float), np.array(rollouts, np.int64)
+        kernels.calibrate(*columns, TOP, FADE, record.bins, record.tally)
     return record
 
 

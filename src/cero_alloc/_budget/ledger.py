@@ -293,9 +293,7 @@ class RolloutLedger(Stateful):
         """Return the units that a round may propose, or must spend when ``exact``; raise on an infeasible request."""
         h = self.horizon
         cap = self.reach(n_offered)
-        if budget is None and exact is False:
-            return cap
-        if not flag("exact", exact):
+        if exact is False or not flag("exact", exact):
             if budget is None:
                 return cap
             return min(
@@ -500,8 +498,7 @@ class Pacing:
         Amounts are those of the account: units, or tokens where prompts differ in cost. ``left`` holds the offers to come
         per prompt, this one included, or in an account of units their sum; None where they are not known.
         """
-        if exact is not False:
-            exact = flag("exact", exact)
+        exact = exact is not False and flag("exact", exact)
         costs = self.ledger.costs
         low, high = (self._units if costs.in_units else self._tokens)(rows, size, budget, exact)
         if budget is not None:

@@ -11,8 +11,6 @@ import numpy as np
 from cero_alloc._checks import FloatArray, IntArray
 from cero_alloc._saving.state import Field, Stateful
 
-from . import kernels
-
 _N_BINS = 10
 TOP = 0.25  # the largest value, p (1 - p) at p = 1/2
 FADE = exp(-1.0 / 1000.0)  # weight that the running bias keeps per group
@@ -68,11 +66,12 @@ class Calibration:
 
     Examples
     --------
-    >>> record = CalibrationRecord()
-    >>> record.add(np.array([0.16, 0.24]), successes=np.array([0.0, 2.0]), rollouts=np.array([4, 4]))
-    >>> calibration = record.report()
+    >>> from cero_alloc import BetaPosteriorBank
+    >>> bank = BetaPosteriorBank(2)
+    >>> bank.update(None, successes=[0, 1], rollouts=[4, 4])
+    >>> calibration = bank.calibration()
     >>> round(calibration.bias, 4), calibration.mixed_group_rate
-    (0.0333, 0.5)
+    (0.0417, 0.5)
     """
 
     edges: FloatArray
@@ -117,13 +116,11 @@ class Calibration:
 
 
 class CalibrationRecord(Stateful):
-    """Sums over all groups so far, by bins of the predicted value, in two arrays of float64.
+    """Sums over all groups so far, by bins of the predicted value, in two arrays of float64, filled by the kernel ``calibrate``.
 
     Examples
     --------
-    >>> record = CalibrationRecord()
-    >>> record.add(np.array([0.2]), successes=np.array([1.0]), rollouts=np.array([1]))
-    >>> record.report().n_groups
+    >>> CalibrationRecord().report().n_groups
     0
     """
 
@@ -133,20 +130,6 @@ class CalibrationRecord(Stateful):
     def __init__(self) -> None:
         self.bins = np.zeros((4, _N_BINS))  # groups; sums of predicted, observed, and squared difference
         self.tally = np.zeros(5)  # mixed groups; faded sums of 1, of 1 squared, of the difference, of its square
-
-    def add(self, value: FloatArray, successes: FloatArray, rollouts: IntArray) -> None:
-        """Add the entries with at least two rollouts.
-
-        Parameters
-        ----------
-        value : numpy.ndarray of float64, shape (n_ids,)
-            Predicted values, in [0, 1/4].
-        successes : numpy.ndarray of float64, shape (n_ids,)
-            Sums of the rewards, in [0, rollouts].
-        rollouts : numpy.ndarray of int64, shape (n_ids,)
-            Rewarded rollouts.
-        """
-        kernels.calibrate(value, successes, rollouts, TOP, FADE, self.bins, self.tally)
 
     def merge(self, other: CalibrationRecord) -> None:
         """Add the sums of another record; for the fading sums, as if both records had been filled in parallel."""

@@ -14,13 +14,13 @@ from cero_alloc._objective import kernels
 from cero_alloc._objective.utility import SaturatingUtility
 
 from . import units_kernels
-from .units import Units
+from .units import TINY, Units
 
 _FIRST = 4096  # prompts
 _ROUNDING = 1e-12  # of exposure: smaller demand counts as 0
 _TOLERANCE = 1e-13  # of the budget
 _MAX_PASSES = 400  # evaluations of the demand, each a pass over the pool; 2 to 6 are usual
-_SMALLEST, _LARGEST = 5e-324, 1e300  # prices
+_LARGEST = 1e300  # price
 _FREE = 1e-290  # units without demand at this price are worth nothing
 
 
@@ -135,7 +135,7 @@ class Remaining:
                 units_kernels.next_gains(self.q[rows], self.z[rows], taken.units[rows], self.share, codes, gain)
                 if (gain > 0.0).any():
                     return taken.units, taken.price
-        pool.count(_SMALLEST, taken.units)
+        pool.count(TINY, taken.units)
         return taken.units, 0.0
 
 
@@ -160,7 +160,7 @@ def clear(
     if most <= budget:
         return Clearing(0.0, 0.0, 1.0)
     lo, hi, over, under = 0.0, inf, most, 0.0
-    price = guess if _SMALLEST < guess < _LARGEST else 1.0
+    price = guess if TINY < guess < _LARGEST else 1.0
     stride = 2.0
     for trial in range(_MAX_PASSES):
         total, pull = demand(price)

@@ -9,10 +9,10 @@ import numpy as np
 from cero_alloc._checks import FloatArray, IntArray, TieArray
 
 from . import ranking_kernels, tables_kernels
+from .units import TINY
 
 _CORE = 64  # rows that the repair may change
 _ONE = np.ones(1)
-_TINY = 5e-324  # at price 0 a unit must still gain something
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def solve_batch(
     slopes = np.empty_like(gains)
     tables_kernels.majorise(gains, min_units, np.empty(max_units, dtype=np.int64), np.empty(max_units), slopes)
     per_unit = _ONE if cost is None else cost
-    wanted = tables_kernels.take_above(slopes, per_unit, max(floor, _TINY), units)
+    wanted = tables_kernels.take_above(slopes, per_unit, max(floor, TINY), units)
     if low <= wanted <= high:
         return BatchSolution(units, floor, wanted, 0.0)
     target = high if wanted > high else low
@@ -106,7 +106,7 @@ def solve_batch(
     left = tables_kernels.fill_ties(gains, slopes, min_units, per_unit, start, order, target - spent, units, upto)
     if cost is not None:
         gap = np.inf if left > 0.0 else 0.0
-        least, room = (max(floor, _TINY), left) if wanted > high else (-np.inf, left + high - low)
+        least, room = (max(floor, TINY), left) if wanted > high else (-np.inf, left + high - low)
         need = np.inf if wanted > high else left  # towards the low end, and no further
         tables_kernels.fill_costly(gains, slopes, min_units, cost, tie, least, need, room, units)
         return BatchSolution(units, float(price), wanted, gap)

@@ -23,7 +23,7 @@ _BLOCK = 256  # prompts at a time: scratch that stays in the cache
 _SIGMAS = 3.0  # of the sample, to either side of the price
 LEAST = 1e-250  # from this price on, logarithms distinguish prices
 NO_UNITS = np.zeros(1, dtype=np.int64)
-_TINY = 5e-324  # at price 0 a unit must still gain something
+TINY = 5e-324  # at price 0 a unit must still gain something
 _ONE = np.ones(1)
 
 
@@ -366,7 +366,7 @@ def solve_visit(
     free = replace(score, lower=least, upper=most)
     sure, wanted = score.sum_of(least), score.sum_of(most)
     first, last = (min(int(total), score.total) for total in (low, high))
-    floor = max(floor, _TINY)
+    floor = max(floor, TINY)
     if sure > last:
         target: int | None = last
     elif wanted < first:
@@ -380,7 +380,7 @@ def solve_visit(
     units = free.worth(floor)
     total = int(units.sum())
     if low <= total <= high:
-        return Visit(units, floor if floor > _TINY else 0.0)
+        return Visit(units, floor if floor > TINY else 0.0)
     return Visit(*_spend(score, free, sure, wanted, much, last if total > high else first, floor)[:2])
 
 
