@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cero_alloc import plotting
 from helpers.jit import long_runs
-from studies.regret import main, runs
+from studies.regret import main, report, runs
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "regret_sim.py"
 SMALL = ["--quick", "--jobs", "1", "--seeds", "1", "--max-rounds", "32", "--shapes", "exponential", "log"]
@@ -94,6 +95,21 @@ def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["finished"] is False
     assert sum(len(read(tmp_path / f"{part}.csv")) for part in ("rate", "drift")) == 3
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_curves_keep_their_colours_whatever_run_ends_first(tmp_path, monkeypatch, order):
+    drawn = []
+    plot = plotting.plot_regret
+    monkeypatch.setattr(plotting, "plot_regret", lambda curves, ax: (drawn.append(list(curves)), plot(curves, ax)))
+    rows = [
+        {"shape": shape, "rates": rates, "seed": 0, "rounds": rounds, "regret": 0.1, "bound": 1.0}
+        for shape in ("exponential", "log")
+        for rates in ("known", "learnt")
+        for rounds in (16, 32)
+    ]
+    report.draw(tmp_path, {"rate": rows[::order], "drift": []}, {})
+    assert drawn == [["known rates", "learnt rates"]] * 2
 
 
 @pytest.mark.slow

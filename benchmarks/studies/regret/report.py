@@ -182,7 +182,9 @@ def draw(out: Path, done: dict[str, list[Any]], runs: dict[str, list[SimulationR
             chosen = [row for row in rows if row[panel] == name]
             horizons = sorted({row["rounds"] for row in chosen})
             curves = {}
-            for (key,), group in grouped(chosen, line).items():
+            for (key,), group in sorted(
+                grouped(chosen, line).items()
+            ):  # runs end in any order, and a curve keeps its colour
                 complete = [own for own in grouped(group, "seed").values() if len(own) == len(horizons)]
                 if complete:
                     columns = ([[row[c] for row in own] for own in complete] for c in ("regret", "bound"))
