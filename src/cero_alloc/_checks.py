@@ -24,6 +24,17 @@ MOST_COUNT = 2**53  # rollouts; larger counts are not exact in float64, and sums
 _Kind = TypeVar("_Kind")
 
 
+class AllocationWarning(UserWarning):
+    """A call that is allowed, and most likely a mistake.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> warnings.simplefilter("error", AllocationWarning)  # to be stopped by one
+    >>> warnings.resetwarnings()
+    """
+
+
 def error_text(name: str, condition: str, value: object, remedy: str, index: int | None = None) -> str:
     """Return the text of an input error."""
     where = name if index is None else f"{name}[{index}]"
@@ -147,6 +158,19 @@ def successes(name: str, values: npt.ArrayLike, size: int) -> FloatArray:
     array = vector(name, values, size)
     if array.dtype.kind in "iu" or array.dtype == np.float64:  # building the error text takes longer than this
         return np.array(array, dtype=np.float64)
+    return _floats(name, array, remedy, ValueError(f"{name} must be numbers, got an array of {array.dtype}. {remedy}"))
+
+
+def rewards_per_rollout(name: str, values: npt.ArrayLike, size: int) -> FloatArray:
+    """Return ``values`` as ``size`` float64 rewards, NaN where one is None."""
+    remedy = "Pass one reward per rollout."
+    array = plain_array(name, values, remedy)
+    if array.shape != (size,):
+        raise ValueError(
+            f"{name} must have one entry per rollout, got {name}.shape = {array.shape!r} for {size} prompt ids. {remedy}"
+        )
+    if array.dtype.kind == "O":
+        array = np.array([np.nan if entry is None else entry for entry in array.tolist()], dtype=object)
     return _floats(name, array, remedy, ValueError(f"{name} must be numbers, got an array of {array.dtype}. {remedy}"))
 
 

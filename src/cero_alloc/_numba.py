@@ -98,7 +98,7 @@ def interpreted(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def total(function: Any) -> Any:
     """Return a function of the ``math`` module that gives infinities and NaN where the original raises."""
-    limit = getattr(np, function.__name__)
+    limit = getattr(np, function.__name__, lambda x: np.inf)  # lgamma, which is infinite where it raises
 
     def call(x: float) -> np.float64:
         try:
@@ -120,6 +120,6 @@ def _plain(result: Any) -> Any:
     return result.item() if isinstance(result, np.generic) else result
 
 
-exp, expm1, log, log1p, sqrt = (
-    (total(f) if INTERPRETED else f) for f in (math.exp, math.expm1, math.log, math.log1p, math.sqrt)
+exp, expm1, lgamma, log, log1p, sqrt = (
+    (total(f) if INTERPRETED else f) for f in (math.exp, math.expm1, math.lgamma, math.log, math.log1p, math.sqrt)
 )

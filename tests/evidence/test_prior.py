@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.special import betaln
 
 from cero_alloc import BetaPosteriorBank
-from cero_alloc._evidence.drift import ForgettingChoice
+from cero_alloc._evidence.forgetting import ForgettingChoice
 from cero_alloc._evidence.prior import PriorFit, fit_prior, log_evidence
 
 quick = settings(max_examples=120)

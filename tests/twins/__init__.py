@@ -3,6 +3,7 @@
 Pure Python over floats and lists, one prompt at a time, no code in common with the package.
 """
 
+from .advantages import *  # noqa: F403
 from .baselines import *  # noqa: F403
 from .budget import *  # noqa: F403
 from .evidence import *  # noqa: F403

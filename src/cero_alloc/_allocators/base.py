@@ -1,27 +1,25 @@
-"""Allocator: the template of a round, the account, and feedback that may arrive late, split or repeatedly."""
+"""Allocator: the template of a round, and the account."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from threading import RLock
-from typing import Any, ClassVar, Literal, NamedTuple, Self, SupportsIndex
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from cero_alloc._budget.balance import Balance
-from cero_alloc._budget.deliveries import Deliveries, DeliveryId
 from cero_alloc._budget.horizon import Horizon
 from cero_alloc._budget.ledger import RolloutLedger
-from cero_alloc._checks import FloatArray, IntArray, counts, error_text, integer
+from cero_alloc._checks import IntArray
 from cero_alloc._evidence.bank import BetaPosteriorBank
-from cero_alloc._evidence.feedback import checked_feedback
+from cero_alloc._evidence.history import History
 from cero_alloc._evidence.loading import empty_bank
 from cero_alloc._evidence.prior import PriorFit
 from cero_alloc._objective.utility import SaturatingUtility
-from cero_alloc._saving.saved import Saved, locked
+from cero_alloc._saving.saved import locked
 from cero_alloc._saving.state import Field, State, is_of
 
+from .feedback import TakesFeedback
 from .metrics import run_metrics
 
 PRIOR_FIT = Field(
@@ -30,7 +28,6 @@ PRIOR_FIT = Field(
     holds=lambda fit, _: set(fit) == set(PriorFit.__slots__),
     build=PriorFit,
 )
-_ROUND_REMEDY = "Give the number that allocator.round had after the call of allocate, or None."
 
 
 class Offer(NamedTuple):
@@ -55,7 +52,7 @@ class Offer(NamedTuple):
         return named
 
 
-class Allocator(Saved):
+class Allocator(TakesFeedback):
     """A run over a bank's prompts under one account. A subclass decides in ``_request`` and ``_propose`` what a round deals.
 
     Feedback may come late, split, out of order, repeatedly under one ``delivery_id``, or never. At all times
@@ -72,13 +69,8 @@ class Allocator(Saved):
     _fit_every: int | None = None  # rounds between refits of the bank's prior
 
     def __init__(self, bank: BetaPosteriorBank, ledger: RolloutLedger, utility: SaturatingUtility) -> None:
-        self.bank, self.ledger, self.utility = bank, ledger, utility
-        self._deliveries = Deliveries()
-
-    @property
-    def lock(self) -> RLock:
-        """The bank's lock, which every method holds. Hold it to make several calls atomic."""
-        return self.bank.lock
+        super().__init__(bank, ledger)
+        self.utility = utility
 
     def allocate(
         self, prompt_ids: Iterable[Hashable] | None = None, budget: float | None = None, *, exact: bool = False
@@ -124,7 +116,7 @@ class Allocator(Saved):
             if self.ledger.finished:
                 return np.zeros(offer.named, dtype=np.int64)
             if self._fit_every is not None and self.ledger.round and self.ledger.round % self._fit_every == 0:
-                self.prior_fit = self.bank.fit_prior()
+                self.prior_fit = self.bank.evidence.refit(self.horizon.n_rounds)
             places, units = self._propose(offer, request)
             self.bank.evidence.tick()
             return offer.in_named_order(self.ledger.open_round(offer.rows, offer.size, places, units))
@@ -194,182 +186,6 @@ class Allocator(Saved):
             owed[deal.round] = owed.get(deal.round, 0) + int(deal.rollouts.sum())
         return owed
 
-    def update(
-        self,
-        prompt_ids: Iterable[Hashable] | None,
-        successes: npt.ArrayLike,
-        rollouts: npt.ArrayLike,
-        *,
-        round: SupportsIndex | None = None,
-        delivery_id: DeliveryId = None,
-    ) -> None:
-        """Add observed rewards, at any time and in any order.
-
-        Parameters
-        ----------
-        prompt_ids : iterable of hashable, or None
-            Prompts that were observed, each once per call; None names the whole pool in row order.
-        successes : array_like of float, shape (n_ids,)
-            Sum of the rewards of each prompt, in [0, rollouts].
-        rollouts : array_like of int, shape (n_ids,)
-            Rewarded rollouts of each prompt; more or fewer than were dealt is fine.
-        round : int or None
-            Which round dealt them, as :attr:`round` stood after it; None counts them for each prompt's oldest.
-        delivery_id : int, str or None
-            Name of this report. A report that comes again under its name changes nothing.
-
-        Raises
-        ------
-        KeyError
-            For an unknown id.
-        ValueError
-            As :meth:`~cero_alloc.BetaPosteriorBank.update`, for a round that was not opened, and for a delivery_id that came with
-            another content; nothing changes after any error.
-        TypeError
-            For ids that are no collection, a round that is not an integer, or a delivery_id that is neither an integer
-            nor a string.
-
-        Examples
-        --------
-        >>> from cero_alloc import FenchelDualAllocator
-        >>> allocator = FenchelDualAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=2, max_rollouts=4)
-        >>> counts = allocator.allocate()
-        >>> allocator.update([1], successes=[0.5], rollouts=[1])
-        >>> allocator.update([1, 0], successes=[2.5, 1], rollouts=[3, 4], delivery_id="worker 3, batch 7")
-        >>> allocator.update([1, 0], successes=[2.5, 1], rollouts=[3, 4], delivery_id="worker 3, batch 7")
-        >>> allocator.bank.mean().tolist()
-        [0.3333333333333333, 0.6666666666666666]
-        """
-        with self.bank.lock:
-            self._grow()
-            rows, won, n = checked_feedback(self.bank.index, prompt_ids, successes, rollouts)
-            number = self._round_number(round)
-            receipt = None if delivery_id is None else self._deliveries.receive("update", delivery_id, rows, won, n)
-            if receipt is not None and receipt.repeated:
-                return
-            self.bank.evidence.observe(rows, won, n)
-            self.ledger.settle(rows, n, number)
-            if receipt is not None:
-                self._deliveries.keep(receipt)
-            self._learn(rows, won, n)
-
-    @locked
-    def refund(
-        self,
-        prompt_ids: Iterable[Hashable] | None,
-        rollouts: npt.ArrayLike,
-        *,
-        round: SupportsIndex | None = None,
-        delivery_id: DeliveryId = None,
-    ) -> None:
-        """Hand back rollouts that were dealt but never generated; the visit itself stays counted.
-
-        Parameters
-        ----------
-        prompt_ids : iterable of hashable, or None
-            Prompts, each once; None names the whole pool in row order.
-        rollouts : array_like of int, shape (n_ids,)
-            Rollouts to return to the budget: whole units, at most what is outstanding, of the round if one is given.
-        round : int or None
-            Number of the round that dealt them; None takes each prompt's oldest rollouts.
-        delivery_id : int, str or None
-            Name of this report, as in :meth:`update`.
-
-        Raises
-        ------
-        KeyError
-            For an unknown id.
-        ValueError, TypeError
-            For a repeated id, more than is outstanding or parts of groups, and as :meth:`update`; nothing changes after
-            any error.
-
-        Examples
-        --------
-        >>> from cero_alloc import FenchelDualAllocator
-        >>> allocator = FenchelDualAllocator(BetaPosteriorBank(2), total_budget=8, n_rounds=4, max_rollouts=4)
-        >>> int(allocator.allocate(budget=4, exact=True).sum())
-        4
-        >>> allocator.refund(None, allocator.outstanding)
-        >>> allocator.remaining_budget
-        8
-        """
-        self._take_back("refund", prompt_ids, rollouts, round, delivery_id)
-
-    @locked
-    def write_off(
-        self,
-        prompt_ids: Iterable[Hashable] | None,
-        rollouts: npt.ArrayLike,
-        *,
-        round: SupportsIndex | None = None,
-        delivery_id: DeliveryId = None,
-    ) -> None:
-        """Count rollouts as spent that will never have a reward, such as those whose scoring failed.
-
-        Parameters
-        ----------
-        prompt_ids : iterable of hashable, or None
-            Prompts, each once; None names the whole pool in row order.
-        rollouts : array_like of int, shape (n_ids,)
-            Rollouts, at most what is outstanding, of the round if one is given.
-        round : int or None
-            Number of the round that dealt them; None takes each prompt's oldest rollouts.
-        delivery_id : int, str or None
-            Name of this report, as in :meth:`update`.
-
-        Raises
-        ------
-        KeyError, ValueError, TypeError
-            As :meth:`refund`, but for parts of groups, which are fine.
-
-        Examples
-        --------
-        >>> from cero_alloc.baselines import Uniform
-        >>> allocator = Uniform(BetaPosteriorBank(2), total_budget=16, n_rounds=4, max_rollouts=4)
-        >>> counts = allocator.allocate()
-        >>> allocator.write_off([0], [1])
-        >>> allocator.balance
-        Balance(total=16, spent=1, reserved=3, left=12)
-        """
-        self._take_back("write_off", prompt_ids, rollouts, round, delivery_id)
-
-    @locked
-    def expire(self, older_than: SupportsIndex | None) -> int:
-        """Return to the budget the rollouts that are still outstanding from old rounds; they count as lost.
-
-        The rest of a group of which a part was reported counts as spent. Rollouts that are reported later still are
-        evidence, but the budget no longer covers them; ``metrics()["unreserved_rollouts"]`` counts them.
-
-        Parameters
-        ----------
-        older_than : int, at least 0, or None
-            Rounds opened since; 0 spares only the latest round, None spares no round.
-
-        Returns
-        -------
-        int
-            Rollouts returned to the budget.
-
-        Raises
-        ------
-        TypeError, ValueError
-            For a number that is not an integer or negative.
-
-        Examples
-        --------
-        >>> from cero_alloc.baselines import Uniform
-        >>> allocator = Uniform(BetaPosteriorBank(2), total_budget=16, n_rounds=4, max_rollouts=4)
-        >>> lost, counts = allocator.allocate(), allocator.allocate()
-        >>> allocator.expire(older_than=0), allocator.remaining_budget
-        (4, 12)
-        """
-        age = -1
-        if older_than is not None:
-            age = integer("older_than", older_than, least=0, remedy="Count the rounds opened since.")
-        self._grow()
-        _, rollouts = self.ledger.expire(age)
-        return int(rollouts.sum())
-
     @locked
     def metrics(self, *, certificate: bool = True) -> dict[str, float]:
         """Return the run's state as a flat dict of floats, ready for a logger.
@@ -390,6 +206,8 @@ class Allocator(Saved):
         ``pacing_gap``              rollouts dealt ahead of the uniform schedule
         ``allocating_rounds``       rounds that dealt anything
         ``mixed_group_rate``        share of reported groups with both successes and failures; NaN before the first
+        ``drift``, ``trend``        how beliefs move, as given or as fitted
+        ``prior_alpha``, ``..beta`` the prior, as given or as fitted; its mean where every prompt has its own
         ``calibration_...``         :meth:`Calibration.metrics`: predicted against observed reward variance
         ``certificate_achieved``    utility of the rollouts dealt so far, per prompt, as values stand now
         ``certificate_optimum``     the oracle's best use of the same rollouts, under the same offers and caps
@@ -426,13 +244,6 @@ class Allocator(Saved):
 
     # ------------------------------------------------------------ what a subclass defines
 
-    def _learn(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> None:
-        """Take feedback that the rule keeps beyond the bank's evidence."""
-
-    def _join(self, old: int, new: int) -> None:
-        """Make room for prompts that joined the bank, which had ``old`` of them and has ``new``."""
-        raise NotImplementedError
-
     def _request(self, offer: Offer, budget: Any, exact: bool) -> Any:
         """Return what the round may spend, for :meth:`_propose`; raise on an infeasible request before anything changes."""
         raise NotImplementedError
@@ -450,11 +261,13 @@ class Allocator(Saved):
 
     # ------------------------------------------------------------ what allocators share
 
-    def _grow(self) -> None:
-        """Make room for prompts that joined the bank."""
-        old, new = len(self.ledger.accounts), self.bank.evidence.size
-        if new != old:
-            self._join(old, new)
+    # ------------------------------------------------------------ what allocators share
+
+    def _fits(self, fit_every: int | None) -> None:
+        """Refit the bank's belief in every so many rounds; None never does."""
+        self._fit_every = fit_every
+        if fit_every is not None and self.bank.evidence.history is None:
+            self.bank.evidence.history = History()
 
     def _offer(self, prompt_ids: Iterable[Hashable] | None) -> Offer:
         """Return the offer that ids name."""
@@ -467,35 +280,6 @@ class Allocator(Saved):
         if places.size == named:
             return Offer(rows, named, None, named)
         return Offer(places if rows is None else rows[places], places.size, places, named)
-
-    def _round_number(self, number: SupportsIndex | None) -> int | None:
-        """Return the checked number of an open round."""
-        if number is None:
-            return None
-        found = integer("round", number, least=1, remedy=_ROUND_REMEDY)
-        if found > self.ledger.round:
-            condition = f"be one of the {self.ledger.round} rounds so far"
-            raise ValueError(error_text("round", condition, found, _ROUND_REMEDY))
-        return found
-
-    def _take_back(
-        self,
-        method: Literal["refund", "write_off"],
-        prompt_ids: Iterable[Hashable] | None,
-        rollouts: npt.ArrayLike,
-        round_: SupportsIndex | None,
-        delivery_id: DeliveryId,
-    ) -> None:
-        """Pass rollouts without a reward to the ledger's method of this name."""
-        self._grow()
-        rows = self.bank.index.named_rows(prompt_ids)
-        n, number = counts("rollouts", rollouts, rows.size), self._round_number(round_)
-        receipt = None if delivery_id is None else self._deliveries.receive(method, delivery_id, rows, n)
-        if receipt is not None and receipt.repeated:
-            return
-        getattr(self.ledger, method)(rows, n, self.bank.index.name, number)
-        if receipt is not None:
-            self._deliveries.keep(receipt)
 
     @classmethod
     def _from_state(cls, state: State, label: str, **live: Any) -> Self:

@@ -19,7 +19,7 @@ def run_metrics(
     certificate: bool,
 ) -> dict[str, float]:
     """Return the metrics of any allocator; :meth:`Allocator.metrics` documents them."""
-    metrics = ledger_metrics(ledger, prices) | bank.calibration().metrics()
+    metrics = ledger_metrics(ledger, prices) | belief_metrics(bank) | bank.calibration().metrics()
     if certificate:
         metrics |= regret_certificate(bank, ledger, utility)
     return metrics
@@ -45,6 +45,17 @@ def ledger_metrics(ledger: RolloutLedger, prices: tuple[float, float] | None) ->
         "unreserved_rollouts": float(ledger.unreserved),
         "pacing_gap": float(ledger.pacing_gap),
         "allocating_rounds": float(ledger.allocating_rounds),
+    }
+
+
+def belief_metrics(bank: BetaPosteriorBank) -> dict[str, float]:
+    """Return how the bank's beliefs move, and its prior, as given or as fitted."""
+    evidence = bank.evidence
+    return {
+        "drift": float(evidence.drift),
+        "trend": float(evidence.trend),
+        "prior_alpha": float(evidence.a0.mean()),
+        "prior_beta": float(evidence.b0.mean()),
     }
 
 

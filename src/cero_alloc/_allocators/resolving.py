@@ -216,7 +216,7 @@ class ResolvingAllocator(Allocator):
         least = 0.0 if coverage is None else 1.0 / self._checked_coverage(coverage, order, min_units, planned)
         front_load = real("front_load", front_load, low=1.0, high=np.inf, remedy="1 spreads, 2 front-loads.")
         bonus = real("exploration", exploration, low=0.0, high=np.inf, remedy="Count posterior standard deviations.")
-        self._fit_every = None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None.")
+        self._fits(None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None."))
         self._rng = generator(seed)
         self._plan = Plan(
             bank,

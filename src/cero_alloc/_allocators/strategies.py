@@ -222,7 +222,7 @@ class WholeUnits:
         plan = self.plan
         budget = plan.ledger.units_left
         assert plan.left is not None
-        if plan.bank.forgetting < 1.0 or plan.offers_to_come(rows) * plan.max_units <= budget:
+        if plan.bank.evidence.changing or plan.offers_to_come(rows) * plan.max_units <= budget:
             return None
         journals = plan.bank.evidence.journal, plan.ledger.journal
         changes = [journal.since(seen) for journal, seen in zip(journals, self._seen, strict=True)]

@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from threading import RLock
-from typing import Any, ClassVar, Self, SupportsIndex, overload
+from typing import Any, ClassVar, Self, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc._checks import FloatArray, IntArray, error_text, integer, real
-from cero_alloc._saving.saved import OwnLock, Saved, locked
+from cero_alloc._checks import FloatArray, error_text, integer, real
+from cero_alloc._saving.saved import locked
 from cero_alloc._saving.state import REMEDY, Field, State, is_of
 
-from .calibration import Calibration
-from .drift import ForgettingChoice, choose_forgetting, forgetting_grid
+from .advantages import Baseline, Method, Scale
 from .evidence import LAST_TICK, Evidence
-from .feedback import checked_feedback, checked_history
+from .fits import Fits
 from .ids import PromptIndex
 from .loading import empty_bank, evidence_of
 from .merging import MERGE_REMEDY, merge
-from .prior import PriorFit, group_rows, prior_arrays
+from .prior import prior_arrays
+from .rewards import Rewards
+from .scoring import Scoring
 
 
-class BetaPosteriorBank(OwnLock, Saved):
+class BetaPosteriorBank(Fits):
     r"""The posterior Beta distribution of each prompt's success rate, and the value that follows from it.
 
     Each prompt starts at Beta(:math:`a_0, b_0`). In each round (:meth:`tick`) the evidence fades, and feedback
@@ -38,7 +39,17 @@ class BetaPosteriorBank(OwnLock, Saved):
 
     .. math:: \hat q = E[p (1 - p)] = \frac{a b}{(a + b)(a + b + 1)}.
 
-    Fading is lazy: a prompt without feedback costs nothing, however many rounds go by.
+    That is the belief of the paper: it forgets what it knows together with how well it knows it. A belief that moves as
+    a policy in training does keeps the mean. With s = a + b, per round,
+
+    .. math::
+
+        \frac1s \leftarrow \frac1s + \delta, \qquad \frac ab \leftarrow \frac ab \, e^{d},
+
+    where s never falls below :math:`a_0 + b_0` and d, the common shift of the log-odds of all prompts seen before, is
+    estimated from the reports of the round with the prior :math:`N(0, \tau^2)`.
+
+    All of it is lazy: a prompt without feedback costs nothing, however many rounds go by.
 
     Parameters
     ----------
@@ -47,9 +58,19 @@ class BetaPosteriorBank(OwnLock, Saved):
     prior : tuple of two floats or of two array_like, shape (n_prompts,)
         :math:`(a_0, b_0)` in pseudo-rollouts, shared or per prompt.
     forgetting : float, in (0, 1]
-        Share :math:`\rho` of the evidence that survives a round; 1 never forgets.
+        Share :math:`\rho` of the evidence that survives a round; 1 never forgets. Together with ``drift`` or ``trend`` every
+        round costs a pass over the pool.
+    drift : float, at least 0
+        :math:`\delta`: what 1 / (a + b) grows by per round, while the mean stays. With a rollout per prompt and round,
+        0.01 forgets about half of 100 rollouts in a round.
+    trend : float, at least 0
+        :math:`\tau`: standard deviation per round of the common shift of the log-odds. Reports of a round move the beliefs
+        on all other prompts, too.
+    reward_range : tuple of two floats
+        Smallest and largest reward. Rewards are mapped to [0, 1]; :meth:`mean`, :meth:`interval` and :meth:`value` map back.
     dtype : {"float64", "float32"}
-        How evidence is stored; all arithmetic is in float64. A prompt takes 12 bytes in float32 and 20 in float64. Whole
+        How evidence is stored; all arithmetic is in float64. A prompt takes 12 bytes in float32 and 20 in float64, 8 more
+        with a trend, and 8 more once there were rewards between the ends of the range. Whole
         successes and failures are exact up to :math:`2^{24}` without forgetting. With forgetting each update has a
         relative rounding error of at most :math:`2^{-24}`. The errors fade with the evidence and add up to less than
         :math:`2^{-24} / (1 - \rho)` of the largest evidence that the prompt had.
@@ -57,19 +78,20 @@ class BetaPosteriorBank(OwnLock, Saved):
     Raises
     ------
     ValueError
-        For no prompts, repeated ids, a prior that is not positive and finite, forgetting outside (0, 1], or another
-        dtype.
+        For no prompts, repeated ids, a prior that is not positive and finite, forgetting outside (0, 1], a negative drift
+        or trend, a reward range that does not ascend, or another dtype.
     TypeError
         For ids that are not hashable, or a string in place of a list of ids.
 
     Notes
     -----
-    The attributes ``index`` (ids and their rows) and ``evidence`` (by row, without checks and locks) are for allocators.
+    The attributes ``index`` (ids and their rows), ``evidence`` (by row, without checks and locks) and ``rewards`` (checks of
+    feedback) are for allocators.
 
     References
     ----------
     arXiv 2610.09679, the Beta-Bernoulli proxy. Claims 2 and 3 of the theory page state what :math:`\hat q` estimates and
-    how accurately.
+    how accurately; Claims 22 to 24 are about beliefs that move and about rewards other than 0 and 1.
 
     Examples
     --------
@@ -79,11 +101,21 @@ class BetaPosteriorBank(OwnLock, Saved):
     [0.9, 0.4]
     >>> bank.value(["hard"]).round(4).tolist()
     [0.2182]
+
+    A belief that moves keeps its mean, and follows the others' reports:
+
+    >>> bank = BetaPosteriorBank(["seen", "visited", "new"], drift=0.01, trend=0.1)
+    >>> bank.update(["seen", "visited"], successes=[8, 8], rollouts=[16, 16])
+    >>> bank.tick()
+    >>> bank.update(["visited"], successes=[14], rollouts=[16])
+    >>> bank.mean().round(3).tolist()
+    [0.508, 0.68, 0.5]
     """
 
     # The evidence writes, checks and restores its own entries, side by side with those of the bank.
     FIELDS: ClassVar[dict[str, Field]] = {
         "_first": Field(),
+        "reward_range": Field(own=True),
         "prompt_ids": Field(own=True),
         **{name: Field(own=True) for name in Evidence.FIELDS},
     }
@@ -94,6 +126,9 @@ class BetaPosteriorBank(OwnLock, Saved):
         *,
         prior: tuple[npt.ArrayLike, npt.ArrayLike] = (1.0, 1.0),
         forgetting: float = 1.0,
+        drift: float = 0.0,
+        trend: float = 0.0,
+        reward_range: tuple[float, float] = (0.0, 1.0),
         dtype: npt.DTypeLike = np.float64,
     ) -> None:
         try:
@@ -104,6 +139,7 @@ class BetaPosteriorBank(OwnLock, Saved):
             remedy = "float64 is exact, float32 is smaller."
             raise ValueError(error_text("dtype", "be float64 or float32", dtype, remedy))
         self.lock = RLock()
+        self.rewards = Rewards(reward_range)
         self.index = PromptIndex(prompts)
         size = self._first = len(self.index)  # prompts at construction
         self.evidence = Evidence(
@@ -113,43 +149,19 @@ class BetaPosteriorBank(OwnLock, Saved):
                 "forgetting", forgetting, low=0.0, high=1.0, open_low=True, remedy="1.0 keeps all evidence."
             ),
             dtype=storage,
+            drift=real("drift", drift, low=0.0, high=np.inf, remedy="0 keeps all certainty."),
+            trend=real("trend", trend, low=0.0, high=np.inf, remedy="0 shifts nothing."),
         )
 
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __contains__(self, prompt_id: object) -> bool:
-        return prompt_id in self.index
-
-    def __repr__(self) -> str:
-        a0, b0 = self.evidence.a0, self.evidence.b0
-        prior = f"({a0[0]:g}, {b0[0]:g})" if a0.size == 1 else "per prompt"
-        return f"BetaPosteriorBank({len(self)} prompts, prior={prior}, forgetting={self.forgetting:g})"
-
-    @property
-    def prompt_ids(self) -> Sequence[Hashable]:
-        """The ids in row order; a range when they are 0 .. M-1."""
-        return self.index.ids
-
-    @property
-    def forgetting(self) -> float:
-        """Share of the evidence that survives a round."""
-        return self.evidence.forgetting
-
-    @property
     @locked
-    def alpha(self) -> FloatArray:
-        """First Beta parameter per prompt, in pseudo-rollouts, aged to now; shape (n_prompts,)."""
-        return self.evidence.posterior(None)[0]
-
-    @property
-    @locked
-    def beta(self) -> FloatArray:
-        """Second Beta parameter per prompt, in pseudo-rollouts, aged to now; shape (n_prompts,)."""
-        return self.evidence.posterior(None)[1]
-
-    @locked
-    def update(self, prompt_ids: Iterable[Hashable] | None, successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
+    def update(
+        self,
+        prompt_ids: Iterable[Hashable] | None,
+        successes: npt.ArrayLike,
+        rollouts: npt.ArrayLike,
+        *,
+        squares: npt.ArrayLike | None = None,
+    ) -> None:
         """Add observed rewards to the evidence; within a round, neither the order of the calls nor their split matters.
 
         Parameters
@@ -157,32 +169,83 @@ class BetaPosteriorBank(OwnLock, Saved):
         prompt_ids : iterable of hashable, or None
             Prompts that were observed, each at most once per call; None for the whole pool in row order.
         successes : array_like of float, shape (n_ids,)
-            Sum of the rewards of each prompt, in [0, rollouts]. Rewards between 0 and 1 count as fractional successes.
+            Sum of the rewards of each prompt, in [0, rollouts], or between the ends of the reward range times the rollouts.
         rollouts : array_like of int, shape (n_ids,)
             Rewarded rollouts of each prompt.
+        squares : array_like of float, shape (n_ids,), or None
+            Sum of the squared rewards of each prompt. None: all rewards are at the ends of the range; others are taken for
+            coins of the same mean, so that values are an upper bound.
+
+        Warns
+        -----
+        AllocationWarning
+            Once per bank, for sums that rewards at the ends of the range cannot have, without ``squares``.
 
         Raises
         ------
         KeyError
             For an unknown id.
         ValueError
-            For a repeated id, a wrong length, rollouts that are negative or not integers, or successes that are NaN,
-            negative or larger than the rollouts. The evidence is unchanged after any error.
+            For a repeated id, a wrong length, rollouts that are negative or not integers, successes that are NaN or out of
+            range, or squares that no rewards with this sum have. The evidence is unchanged after any error.
         TypeError
             For ids that are not a collection, or successes or rollouts in a set, which has no order.
 
         Examples
         --------
         >>> bank = BetaPosteriorBank(3)
-        >>> bank.update([0, 2], successes=[4, 1.5], rollouts=[4, 4])
+        >>> bank.update([0, 2], successes=[4, 1.5], rollouts=[4, 4], squares=[4, 1.25])
         >>> bank.alpha.tolist(), bank.beta.tolist()
         ([5.0, 1.0, 2.5], [1.0, 1.0, 3.5])
         """
-        self.evidence.observe(*checked_feedback(self.index, prompt_ids, successes, rollouts))
+        self.evidence.observe(*self.rewards.feedback(self.index, prompt_ids, successes, rollouts, squares))
+
+    @locked
+    def observe(
+        self,
+        prompt_ids: Iterable[Hashable],
+        rewards: npt.ArrayLike,
+        *,
+        baseline: Baseline = "posterior",
+        scale: Scale = "posterior",
+        method: Method = "leave-one-out",
+        group_size: SupportsIndex = 8,
+    ) -> FloatArray:
+        """Return the advantage of every rollout, then learn from the rewards: :meth:`advantages`, then :meth:`update`.
+
+        Parameters
+        ----------
+        prompt_ids, rewards, baseline, scale, method, group_size
+            As in :meth:`advantages`.
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (n_rollouts,)
+            Advantages in the order of the rollouts; 0 where there is no reward.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            As :meth:`advantages`; nothing changes.
+
+        Examples
+        --------
+        >>> bank = BetaPosteriorBank(["a", "b"])
+        >>> bank.observe(["b", "a", "b"], [1.0, 0.0, None], scale="none").tolist()
+        [0.5, -0.5, 0.0]
+        >>> bank.mean().round(3).tolist()
+        [0.333, 0.667]
+        """
+        scoring = Scoring(baseline, scale, method, group_size).checked()
+        batch = self.rewards.rollouts(self.index, prompt_ids, rewards)
+        scoring.require_coins(batch)
+        advantages = scoring.advantages(self.evidence, self.rewards, batch)
+        self.evidence.observe(*batch.feedback)
+        return advantages
 
     @locked
     def tick(self, rounds: SupportsIndex = 1) -> None:
-        """Advance the clock: all evidence fades by the factor ``forgetting`` per round.
+        """Advance the clock: evidence fades by ``forgetting`` and ``drift``, and the reports of the round have been seen.
 
         Parameters
         ----------
@@ -207,88 +270,6 @@ class BetaPosteriorBank(OwnLock, Saved):
             condition = f"leave the clock, now {self.evidence.now}, at {LAST_TICK} or before"
             raise ValueError(error_text("rounds", condition, elapsed, "Count rounds, not rollouts."))
         self.evidence.tick(elapsed)
-
-    @locked
-    def value(self, ids: Iterable[Hashable] | None = None) -> FloatArray:
-        r"""Return the posterior expected reward variance :math:`\hat q = E[p(1-p)]`, in [0, 1/4].
-
-        Parameters
-        ----------
-        ids : iterable of hashable, or None
-            Prompts; None for the whole pool in row order.
-
-        Returns
-        -------
-        numpy.ndarray of float64, shape (n_ids,)
-            Expected variance of one reward of each prompt.
-
-        Raises
-        ------
-        KeyError, TypeError
-            For an unknown id, or ids that are not a collection.
-
-        Examples
-        --------
-        >>> BetaPosteriorBank(2).value().round(4).tolist()
-        [0.1667, 0.1667]
-        """
-        return self.evidence.values(self._rows(ids))
-
-    @locked
-    def mean(self, ids: Iterable[Hashable] | None = None) -> FloatArray:
-        """Return the posterior mean success rate, a / (a + b).
-
-        Parameters
-        ----------
-        ids : iterable of hashable, or None
-            Prompts; None for the whole pool in row order.
-
-        Returns
-        -------
-        numpy.ndarray of float64, shape (n_ids,)
-            Success rates, in (0, 1).
-
-        Raises
-        ------
-        KeyError, TypeError
-            For an unknown id, or ids that are not a collection.
-
-        Examples
-        --------
-        >>> BetaPosteriorBank(1, prior=(1.0, 3.0)).mean().tolist()
-        [0.25]
-        """
-        return self.evidence.means(self._rows(ids))
-
-    @locked
-    def interval(self, level: float, ids: Iterable[Hashable] | None = None) -> tuple[FloatArray, FloatArray]:
-        """Return equal-tailed credible bounds of the success rate.
-
-        Parameters
-        ----------
-        level : float, in (0, 1]
-            Posterior probability between the bounds, such as 0.95.
-        ids : iterable of hashable, or None
-            Prompts; None for the whole pool in row order.
-
-        Returns
-        -------
-        lower, upper : numpy.ndarray of float64, shape (n_ids,)
-            Success rates, in [0, 1].
-
-        Raises
-        ------
-        KeyError, TypeError, ValueError
-            For an unknown id, ids that are not a collection, or a level that is not a number in (0, 1].
-
-        Examples
-        --------
-        >>> lower, upper = BetaPosteriorBank(1).interval(0.9)
-        >>> round(float(lower[0]), 3), round(float(upper[0]), 3)
-        (0.05, 0.95)
-        """
-        level = real("level", level, low=0.0, high=1.0, open_low=True, remedy="Take 0.95 for a 95% interval.")
-        return self.evidence.interval(self._rows(ids), level)
 
     @locked
     def add_prompts(self, ids: Iterable[Hashable], *, prior: tuple[npt.ArrayLike, npt.ArrayLike] | None = None) -> None:
@@ -321,13 +302,6 @@ class BetaPosteriorBank(OwnLock, Saved):
             )
         self.evidence.grow(len(fresh), None if prior is None else prior_arrays(prior, len(fresh)))
         self.index.append(fresh)
-
-    @property
-    @locked
-    def retired(self) -> npt.NDArray[np.bool_]:
-        """Which prompts are retired; shape (n_prompts,)."""
-        retired = self.evidence.retired
-        return np.zeros(len(self), dtype=bool) if retired is None else retired.copy()
 
     @locked
     def retire(self, ids: Iterable[Hashable]) -> None:
@@ -408,12 +382,14 @@ class BetaPosteriorBank(OwnLock, Saved):
         Parameters
         ----------
         other : BetaPosteriorBank
-            With the same forgetting and dtype, and the same prior for the prompts that both have. It does not change.
+            With the same forgetting, reward range and dtype, and the same prior for the prompts that both have; neither has
+            a drift or a trend. It does not change.
 
         Raises
         ------
         TypeError, ValueError
-            For anything but a bank, for the bank itself, or for another forgetting, dtype or prior; nothing changes.
+            For anything but a bank, for the bank itself, for another forgetting, reward range, dtype or prior, or where
+            beliefs move, because what they know then is no sum of evidence; nothing changes.
 
         Examples
         --------
@@ -429,137 +405,13 @@ class BetaPosteriorBank(OwnLock, Saved):
         if other is self:
             remedy = "Merged with itself, all would count twice."
             raise ValueError(error_text("other", "be another bank", other, remedy))
+        if other.reward_range != self.reward_range:
+            condition = f"be {self.reward_range}"
+            raise ValueError(error_text("other.reward_range", condition, other.reward_range, MERGE_REMEDY))
         with other.lock:  # released before this bank's lock is taken: two banks may be merging each other
             names, evidence = list(other.prompt_ids), deepcopy(other.evidence)
         with self.lock:
             merge(self.index, self.evidence, names, evidence)
-
-    @overload
-    def fit_prior(self, groups: None = None) -> PriorFit: ...
-    @overload
-    def fit_prior(self, groups: Iterable[Hashable]) -> dict[Hashable, PriorFit]: ...
-    @locked  # type: ignore[misc]
-    def fit_prior(self, groups: Iterable[Hashable] | None = None) -> PriorFit | dict[Hashable, PriorFit]:
-        r"""Replace the prior by the one under which the pool's evidence is most likely (empirical Bayes).
-
-        .. math::
-
-            \max_{a_0, b_0} \sum_i \log B(a_0 + S_i, b_0 + F_i) - \log B(a_0, b_0)
-
-        with the evidence :math:`(S_i, F_i)` of every prompt, aged to now. The evidence does not change; the values change
-        at once. The uniform prior overrates prompts that are nearly always right or wrong, which are common; a fitted
-        prior does not. The prior stays where the data do not determine one; :class:`PriorFit` lists the reasons.
-
-        Parameters
-        ----------
-        groups : iterable of hashable, length n_prompts, or None
-            A label per prompt in row order, such as its data source, to fit one prior per label; None fits one prior
-            to the whole pool. Once a group is fitted the bank holds a prior per prompt, and :meth:`add_prompts` needs
-            one for new prompts.
-
-        Returns
-        -------
-        PriorFit, or dict of label to PriorFit
-            The fitted parameters, or the reason why the prior stays.
-
-        Raises
-        ------
-        TypeError, ValueError
-            For groups that are not a sequence of hashable labels, one per prompt.
-
-        Notes
-        -----
-        Fading shrinks the evidence but not its relative sampling error. Where no prompt drifts, a fit to faded evidence
-        therefore overestimates the strength a + b: by 6% for a forgetting of 0.98 and feedback up to 20 rounds old, by
-        25% for 0.9 and 10 rounds.
-
-        References
-        ----------
-        Griffiths, Maximum likelihood estimation for the beta-binomial distribution, Biometrics 29 (1973).
-
-        Examples
-        --------
-        >>> rng = np.random.default_rng(0)
-        >>> bank = BetaPosteriorBank(2000)
-        >>> bank.update(None, successes=rng.binomial(8, rng.beta(0.5, 1.5, 2000)), rollouts=np.full(2000, 8))
-        >>> fit = bank.fit_prior()
-        >>> fit.status, round(fit.alpha, 1), round(fit.beta, 1)
-        ('fitted', 0.5, 1.6)
-        """
-        if groups is None:
-            return self.evidence.fit_prior()
-        return self.evidence.fit_groups(group_rows(groups, len(self)))
-
-    @locked
-    def select_forgetting(
-        self,
-        history: Iterable[tuple[Iterable[Hashable] | None, npt.ArrayLike, npt.ArrayLike]],
-        grid: npt.ArrayLike = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5),
-    ) -> ForgettingChoice:
-        """Set the forgetting to the candidate that would have predicted a history best.
-
-        For every candidate the history is replayed into an empty bank with the present prior, one tick per round. Every
-        entry is scored, before it is added, by the log-probability of its rewards. The largest candidate within 2 nats
-        of the best score is chosen. The bank's own evidence is aged to now at the old rate, and fades at the new one
-        from then on.
-
-        Parameters
-        ----------
-        history : iterable of tuples (prompt_ids, successes, rollouts), each of shape (n_ids,)
-            One tuple per round, with the arguments of :meth:`update`; the bank need not hold this evidence.
-        grid : array_like of float, shape (n_grid,), in (0, 1]
-            Candidates: shares of the evidence that survive a round.
-
-        Returns
-        -------
-        ForgettingChoice
-            The choice and all scores. Without a prompt that was in two rounds all candidates score alike, and the
-            present value stays.
-
-        Raises
-        ------
-        KeyError, TypeError, ValueError
-            For rounds that are not triples or that :meth:`update` would refuse (the message names the round), and for
-            candidates outside (0, 1] or none.
-
-        References
-        ----------
-        Dawid, Present position and potential developments: the prequential approach, J. R. Statist. Soc. A 147 (1984).
-
-        Examples
-        --------
-        >>> bank = BetaPosteriorBank(["a", "b"])
-        >>> before, after = (["a", "b"], [0, 8], [8, 8]), (["a", "b"], [8, 0], [8, 8])
-        >>> choice = bank.select_forgetting([before] * 10 + [after] * 10)
-        >>> choice.status, bank.forgetting
-        ('selected', 0.5)
-        """
-        candidates, evidence = forgetting_grid(grid), self.evidence
-        rounds = checked_history(self.index, history)
-        choice = choose_forgetting(rounds, candidates, evidence.a0, evidence.b0, len(self), evidence.forgetting)
-        if choice.forgetting != evidence.forgetting:
-            evidence.set_forgetting(choice.forgetting)
-        return choice
-
-    @locked
-    def calibration(self) -> Calibration:
-        """Compare predicted values with the reward variances that were then observed.
-
-        Returns
-        -------
-        Calibration
-            Ten bins, the bias with its standard error, and a warning, over all groups of at least two rollouts that the
-            bank was given, each predicted under the prior of its time.
-
-        Examples
-        --------
-        >>> bank = BetaPosteriorBank(1000)
-        >>> bank.update(None, successes=np.arange(1000) % 2 * 4, rollouts=np.full(1000, 4))
-        >>> calibration = bank.calibration()
-        >>> round(calibration.bias, 4), calibration.warning
-        (0.1667, 1.0)
-        """
-        return self.evidence.record.report()
 
     @classmethod
     def _from_state(cls, state: State, label: str, **live: Any) -> Self:
@@ -569,16 +421,13 @@ class BetaPosteriorBank(OwnLock, Saved):
         bank.load_state_dict(state)
         return bank
 
-    def _rows(self, ids: Iterable[Hashable] | None) -> IntArray | None:
-        """Return the rows of ids; None, the whole pool, stays None."""
-        return None if ids is None else self.index.rows(ids)
-
     # ------------------------------------------------------------ state
 
     def _snapshot(self) -> State:
         ids = self.index.ids
         names = len(ids) if isinstance(ids, range) else list(ids)
-        return {**self.evidence.state_dict(), **super()._snapshot(), "prompt_ids": names}
+        own = {"prompt_ids": names, "reward_range": self.reward_range}
+        return {**self.evidence.state_dict(), **super()._snapshot(), **own}
 
     def _check_state(self, state: Any, label: str, size: int | None) -> None:
         if is_of(state, type(self).__name__) and "prompt_ids" in state:
@@ -586,6 +435,10 @@ class BetaPosteriorBank(OwnLock, Saved):
             if found is not None:
                 raise ValueError(f"{label}['prompt_ids'] must equal that of this {kind}, {found}. {REMEDY}")
         super()._check_state(state, label, size)
+        try:
+            Rewards(state["reward_range"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{label}['reward_range']: {error}") from None
         self.evidence._check_state(evidence_of(state), label, size)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
@@ -594,4 +447,5 @@ class BetaPosteriorBank(OwnLock, Saved):
         if len(joined):
             self.index.append(list(joined))
         super()._restore(state)
+        self.rewards = Rewards(state["reward_range"])
         self.evidence._restore(evidence_of(state))

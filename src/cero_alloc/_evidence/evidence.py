@@ -1,4 +1,4 @@
-"""Evidence: the rows of a bank, that is successes and failures per prompt, their prior and their age."""
+"""Evidence: the rows of a bank, that is successes and failures per prompt, their prior, and how they age and move."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc._checks import FloatArray, IntArray, TieArray
-from cero_alloc._saving.state import Field, State, Stateful
+from cero_alloc._checks import FloatArray, IntArray
+from cero_alloc._saving.state import Field, State, Stateful, require
 
 from . import kernels
 from .calibration import FADE, TOP, CalibrationRecord
+from .fitting import fit_belief, usual_motion
+from .history import History
 from .journal import Journal
 from .prior import PriorFit, fit_groups, fit_prior, prior_arrays
+from .trend import LARGEST, Before, Reports
 
 BLOCK = 1024  # prompts per block of a pass over the pool: the scratch of a block stays in the cache
 LAST_TICK = 2**31 - 1  # the ticks are int32
 
+NONE = np.empty(0)
 _NO_ROWS = np.empty(0, dtype=np.int64)
 _RECENT = 4096  # ticks whose power of the forgetting is looked up in a table
 
-Arrays = tuple[
-    FloatArray, FloatArray, int, npt.NDArray[np.floating[Any]], TieArray, int, float, FloatArray
-]  # the argument ``evidence`` of the kernels: a0, b0, stride, outcomes, ticks, now, rho, fade
+Arrays = tuple[Any, ...]  # the argument ``evidence`` of the kernels, which say what it holds
 
 
 class Evidence(Stateful):
@@ -43,6 +45,10 @@ class Evidence(Stateful):
         Share of the evidence that survives a tick.
     dtype : numpy.dtype
         How the outcomes are stored: float64 or float32.
+    drift : float, at least 0
+        What 1 / (a + b) grows by per tick; the mean stays.
+    trend : float, at least 0
+        Standard deviation of the common shift of the log-odds per tick.
 
     Attributes
     ----------
@@ -51,13 +57,28 @@ class Evidence(Stateful):
     a0, b0 : numpy.ndarray of float64, shape (1,) or (n_prompts,)
         The prior, in pseudo-rollouts: one for all prompts, or one per prompt.
     outcomes : numpy.ndarray of float64 or float32, shape (n_prompts, 2)
-        Successes and failures, aged to the prompt's entry in ``ticks``. Side by side, because a pass needs both.
+        What Beta's parameters exceed the prior by, as of the prompt's entry in ``ticks``: successes and failures; where
+        beliefs move, one of the two may be negative. Side by side, because a pass needs both.
     ticks : numpy.ndarray of int32, shape (n_prompts,)
-        The time up to which a prompt's outcomes are aged; unused while nothing is forgotten.
+        The time up to which a prompt's outcomes are aged; unused while nothing is forgotten and no belief moves.
     now : int
         Ticks so far.
     forgetting : float
         Share of the evidence that survives a tick.
+    drift, trend : float
+        As given, or as fitted since.
+    moved : bool
+        Whether beliefs have moved, so that a parameter may be below its prior.
+    odds : float
+        Product of all common shifts of the odds.
+    anchors : numpy.ndarray of float64, shape (n_prompts,), or None
+        ``odds`` at the last touch of each prompt, 0 for prompts never seen; None without a trend.
+    deficits : numpy.ndarray of float64, shape (n_prompts,), or None
+        Sum of r - r**2 over a prompt's rewards, aged like its outcomes; None while all rewards are 0 or 1.
+    reports : Reports
+        The reports of the open round, for the trend.
+    history : History or None
+        Past reports, from which drift, trend and prior are fitted; None where nobody asked for a fit.
     retired : numpy.ndarray of bool, shape (n_prompts,), or None
         Which prompts are retired; None for none of them.
     retirements : int
@@ -65,30 +86,51 @@ class Evidence(Stateful):
     record : CalibrationRecord
         Predicted against observed reward variance.
     journal : Journal
-        Which rows changed. Ticks are not noted: where ``forgetting`` is below 1, each changes the values of all rows.
+        Which rows changed. Ticks are not noted: where :attr:`changing`, each changes the values of all rows.
     """
 
     FIELDS: ClassVar[dict[str, Field]] = {
-        "outcomes": Field("prompts", must="be finite and at least 0", holds=lambda counts, _: counts >= 0.0),
+        "outcomes": Field("prompts"),
         "ticks": Field(
             "prompts", must="be between 0 and {now}", holds=lambda ticks, state: (ticks >= 0) & (ticks <= state["now"])
         ),
         "now": Field(must=f"be between 0 and {LAST_TICK}", holds=lambda now, _: 0 <= now <= LAST_TICK),
         "forgetting": Field(must="be in (0, 1]", holds=lambda share, _: 0.0 < share <= 1.0),
+        "drift": Field(must="be at least 0", holds=lambda rate, _: 0.0 <= rate < np.inf),
+        "trend": Field(must="be at least 0", holds=lambda rate, _: 0.0 <= rate < np.inf),
+        "odds": Field(must="be a factor of the odds", holds=lambda odds, _: 1.0 / LARGEST <= odds <= LARGEST),
+        "anchors": Field("prompts", when_set=NONE, must="be at least 0", holds=lambda odds, _: odds >= 0.0),
+        "deficits": Field("prompts", when_set=NONE, must="be at least 0", holds=lambda lacks, _: lacks >= 0.0),
+        "moved": Field(),
+        "reports": Field(),
+        "history": Field(own=True),
         "record": Field(),
         "retired": Field("prompts", when_set=np.empty(0, dtype=bool)),
         "prior": Field(own=True),
     }
 
     def __init__(
-        self, size: int, *, prior: tuple[FloatArray, FloatArray], forgetting: float, dtype: npt.DTypeLike
+        self,
+        size: int,
+        *,
+        prior: tuple[FloatArray, FloatArray],
+        forgetting: float,
+        dtype: npt.DTypeLike,
+        drift: float = 0.0,
+        trend: float = 0.0,
     ) -> None:
         self.size = size
         self.a0, self.b0 = prior
         self.outcomes: npt.NDArray[np.floating[Any]] = np.zeros((size, 2), dtype=dtype)
         self.ticks = np.zeros(size, dtype=np.int32)
         self.now = 0
-        self.forgetting = forgetting
+        self.forgetting, self.drift, self.trend = forgetting, drift, trend
+        self.moved, self.odds = self.moving, 1.0
+        self.anchors = np.zeros(size) if trend > 0.0 else None
+        self.deficits: FloatArray | None = None
+        self.reports = Reports()
+        self._unsettled = False  # whether reports of the round are not in the outcomes yet
+        self.history: History | None = None
         self.retired: npt.NDArray[np.bool_] | None = None
         self.retirements = 0
         self.record = CalibrationRecord()
@@ -96,21 +138,39 @@ class Evidence(Stateful):
         self._powers, self._powers_of = np.empty(0), 1.0  # powers of the forgetting, and of which forgetting
 
     @property
+    def moving(self) -> bool:
+        """Whether beliefs move: whether there is a drift or a trend."""
+        return self.drift > 0.0 or self.trend > 0.0
+
+    @property
+    def changing(self) -> bool:
+        """Whether a tick changes the values of all rows."""
+        return self.forgetting < 1.0 or self.moving
+
+    @property
     def arrays(self) -> Arrays:
         """The argument ``evidence`` of the kernels, for the whole pool."""
+        if self._unsettled:
+            self._settle()
+        return self._arrays(self.odds)
+
+    def _arrays(self, odds: float) -> Arrays:
         rho = self.forgetting
         if self._powers_of != rho:
             self._powers, self._powers_of = np.empty(_RECENT), rho
             kernels.powers(rho, self._powers)
+        anchors, deficits = (NONE if part is None else part for part in (self.anchors, self.deficits))
         stride = int(self.a0.size > 1)
-        return self.a0, self.b0, stride, self.outcomes, self.ticks, self.now, rho, self._powers
+        aging = self.ticks, self.now, rho, self._powers, self.drift, odds
+        return self.a0, self.b0, stride, self.outcomes, *aging, anchors, deficits
 
     def stretch(self, start: int, stop: int) -> Arrays:
         """Return :attr:`arrays` of the rows from ``start`` to ``stop``, as views."""
-        a0, b0, stride, outcomes, ticks, now, rho, powers = self.arrays
+        a0, b0, stride, outcomes, ticks, *clock, anchors, deficits = self.arrays
+        some = slice(start, stop)  # of an empty array, too
         if stride:
-            a0, b0 = a0[start:stop], b0[start:stop]
-        return a0, b0, stride, outcomes[start:stop], ticks[start:stop], now, rho, powers
+            a0, b0 = a0[some], b0[some]
+        return a0, b0, stride, outcomes[some], ticks[some], *clock, anchors[some], deficits[some]
 
     # ------------------------------------------------------------ what the evidence implies
 
@@ -164,10 +224,25 @@ class Evidence(Stateful):
         return (self.a0, self.b0) if self.a0.size == 1 else (self.a0[rows], self.b0[rows])
 
     def aged(self, rows: IntArray | None) -> tuple[FloatArray, FloatArray]:
-        """Return successes and failures, aged to now."""
+        """Return successes and failures, aged to now: where beliefs moved, what the parameters exceed the prior by."""
         some = slice(None) if rows is None else rows
+        if self.moved:
+            a0, b0 = self.prior(np.arange(self.size) if rows is None else rows)
+            alpha, beta = self.posterior(rows)
+            return np.maximum(alpha - a0, 0.0), np.maximum(beta - b0, 0.0)
         surviving = self.forgetting ** (self.now - self.ticks[some]).astype(np.float64)
         return self.outcomes[some, 0] * surviving, self.outcomes[some, 1] * surviving
+
+    def lacking(self, rows: IntArray) -> FloatArray:
+        """Return the deficits of these rows, aged to now."""
+        arrays = self.arrays
+        if self.deficits is None:
+            return np.zeros(rows.size)
+        spread = np.empty(rows.size)
+        kernels.spreads(rows, arrays, spread)
+        alpha, beta = self.posterior(rows)
+        lacking: FloatArray = (1.0 - spread) * alpha * (beta / (alpha + beta))
+        return lacking
 
     @property
     def n_active(self) -> int:
@@ -176,18 +251,101 @@ class Evidence(Stateful):
 
     # ------------------------------------------------------------ what changes it
 
-    def observe(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> None:
-        """Add checked feedback, and to the calibration record what the values predicted of it; no row may repeat."""
+    def observe(self, rows: IntArray, successes: FloatArray, rollouts: IntArray, lacks: FloatArray = NONE) -> None:
+        """Add checked feedback, and to the calibration record what the values predicted of it; no row may repeat.
+
+        ``lacks`` holds the sums of r - r**2 over the rewards; it is empty where all rewards are 0 or 1.
+        """
         arrays, predicted = self.arrays, np.empty(rows.size)
         kernels.values(False, rows, arrays, np.empty(BLOCK), predicted)
-        kernels.calibrate(predicted, successes, rollouts, TOP, FADE, self.record.bins, self.record.tally)
-        kernels.observe(rows, successes, rollouts, arrays)
+        kernels.calibrate(predicted, successes, rollouts, lacks, TOP, FADE, self.record.bins, self.record.tally)
+        if lacks.any() and self.deficits is None:
+            self.deficits = np.zeros(self.size)
+            arrays = self.arrays
+        if self.trend > 0.0:
+            self._report(rows, successes, rollouts, lacks)
+        else:
+            kernels.observe(rows, successes, rollouts, lacks, arrays)
+        if self.history is not None:
+            self.history.add(self.now, rows, successes, rollouts)
         if self.journal.followed:
             self.journal.note(rows)
 
+    def _report(self, rows: IntArray, successes: FloatArray, rollouts: IntArray, lacks: FloatArray) -> None:
+        """Add feedback to the reports of the round, which move all beliefs."""
+        some = rollouts > 0
+        rows, sums = rows[some], np.zeros((int(np.count_nonzero(some)), 3))
+        sums[:, 0], sums[:, 1] = successes[some], (rollouts - successes)[some]
+        if lacks.size:
+            sums[:, 2] = lacks[some]
+        fresh = self.reports.unknown(rows)
+        assert self.anchors is not None
+        a, b = np.empty((2, fresh.size))
+        kernels.posterior(False, fresh, self._arrays(self.reports.odds), a, b)
+        self.reports.add(fresh, Before(a, b, self.lacking(fresh), self.anchors[fresh] > 0.0), rows, sums)
+        self._unsettled = True
+
+    def _settle(self) -> None:
+        """Let the reports of the round shift all beliefs, and add them to those of their prompts."""
+        self._unsettled, rows = False, self.reports.rows
+        shift = self.reports.shift(self.trend)
+        self.odds = self.reports.odds * shift
+        a, b, lacking = self.reports.posterior(shift)
+        self._write(rows, a, b, lacking)
+        assert self.anchors is not None
+        self.anchors[rows] = self.odds
+        self.journal.note(None)
+
+    def _write(self, rows: IntArray | slice, a: FloatArray, b: FloatArray, lacking: FloatArray) -> None:
+        """Set what is known of these rows, as of now."""
+        a0, b0 = (side if side.size == 1 else side[rows] for side in (self.a0, self.b0))
+        most = 1.0 - kernels.LEAST
+        self.outcomes[rows, 0], self.outcomes[rows, 1] = np.maximum(a - a0, -most * a0), np.maximum(b - b0, -most * b0)
+        self.ticks[rows] = self.now
+        if self.deficits is not None:
+            self.deficits[rows] = lacking
+
+    def end_round(self) -> None:
+        """Let the reports so far stand as a round of their own."""
+        if self._unsettled:
+            self._settle()
+        self.reports.begin(self.odds)
+
+    def bring_up(self) -> None:
+        """Charge the time that has passed at the present rates, before they change."""
+        self.end_round()
+        if self.moving:
+            rows = np.arange(self.size)
+            lacking = self.lacking(rows)
+            self._write(slice(None), *self.posterior(None), lacking)
+            if self.anchors is not None:
+                self.anchors[self.anchors > 0.0] = self.odds
+        elif self.forgetting < 1.0:
+            if self.deficits is not None:
+                self.deficits *= self.forgetting ** (self.now - self.ticks).astype(np.float64)
+            self.outcomes[:, 0], self.outcomes[:, 1] = self.aged(None)
+        self.ticks[:] = self.now
+
     def tick(self, rounds: int = 1) -> None:
         """Let rounds go by; the caller keeps ``now`` at or below ``LAST_TICK``."""
-        self.now += rounds
+        if self.trend > 0.0:
+            self.end_round()
+        if not (self.moving and self.forgetting < 1.0):
+            self.now += rounds
+            return
+        # A round of both has no power in closed form: the rows are brought up to date in every round.
+        end = self.now + rounds
+        while self.now < end:
+            before = self.outcomes.copy()
+            self.bring_up()
+            self.outcomes *= self.forgetting
+            if self.deficits is not None:
+                self.deficits *= self.forgetting
+            self.now += 1
+            self.bring_up()
+            if (self.outcomes == before).all():  # nothing is left to fade
+                self.now = end
+                self.ticks[:] = end
 
     def mark_retired(self, rows: IntArray, retired: bool) -> None:
         """Set whether these prompts are retired."""
@@ -199,11 +357,24 @@ class Evidence(Stateful):
 
     def keep_share(self, rows: IntArray, share: float) -> None:
         """Multiply the evidence of these prompts by a share."""
+        if self.moving:
+            self.bring_up()
         self.outcomes[rows] *= share
+        if self.deficits is not None:
+            self.deficits[rows] *= share
         self.journal.note(rows)
 
     def set_prior(self, a0: FloatArray, b0: FloatArray) -> None:
-        """Replace the prior by one of one entry, or of one per prompt."""
+        """Replace the prior by one of one entry, or of one per prompt.
+
+        Where beliefs have moved, a parameter may be below its prior: it keeps its share of the prior.
+        """
+        if self.moving:
+            self.bring_up()
+        for side, (old, new) in enumerate(((self.a0, a0), (self.b0, b0))):
+            below = self.outcomes[:, side] < 0.0
+            if below.any():
+                self.outcomes[below, side] *= (np.broadcast_to(new, self.size) / np.broadcast_to(old, self.size))[below]
         self.a0, self.b0 = a0, b0
         self.journal.note(None)
 
@@ -214,6 +385,20 @@ class Evidence(Stateful):
             self.set_prior(np.array([fit.alpha]), np.array([fit.beta]))
         return fit
 
+    def refit(self, n_rounds: int) -> PriorFit:
+        """Replace drift, trend and prior by those that would have predicted past reports best, in a run of ``n_rounds``.
+
+        Where evidence is forgotten, only the prior is fitted, to the evidence that is left.
+        """
+        if self.history is None or self.forgetting < 1.0:
+            return self.fit_prior()
+        rounds = self.history.rounds()
+        fit = fit_belief(rounds, self.a0, self.b0, usual_motion(n_rounds))
+        if fit.status == "fitted":
+            self.set_motion(fit.drift, fit.trend)
+            self.set_prior(np.array([fit.alpha]), np.array([fit.beta]))
+        return PriorFit(fit.alpha, fit.beta, rounds.n_prompts, fit.status, fit.log_likelihood_gain)
+
     def fit_groups(self, groups: dict[Hashable, IntArray]) -> dict[Hashable, PriorFit]:
         """Replace the prior of each group, given by its rows, in the same way."""
         fits, prior = fit_groups(groups, *self.aged(None), self.a0, self.b0)
@@ -223,10 +408,21 @@ class Evidence(Stateful):
 
     def set_forgetting(self, forgetting: float) -> None:
         """Let the evidence fade at another rate from now on."""
-        # Ageing is lazy: the ticks so far must be charged at the old rate before it changes.
-        self.outcomes[:, 0], self.outcomes[:, 1] = self.aged(None)
-        self.ticks[:] = self.now
+        self.bring_up()
         self.forgetting = forgetting
+        self.journal.note(None)
+
+    def set_motion(self, drift: float, trend: float) -> None:
+        """Let beliefs move at other rates from now on."""
+        if (drift, trend) == (self.drift, self.trend):
+            return
+        self.bring_up()
+        if trend > 0.0 and self.anchors is None:
+            self.anchors = np.where((self.outcomes != 0.0).any(axis=1), self.odds, 0.0)
+        elif trend == 0.0:
+            self.anchors = None
+        self.drift, self.trend = drift, trend
+        self.moved = self.moved or self.moving
         self.journal.note(None)
 
     def grow(self, extra: int, prior: tuple[FloatArray, FloatArray] | None) -> None:
@@ -240,13 +436,17 @@ class Evidence(Stateful):
             )
         self.outcomes = np.concatenate([self.outcomes, np.zeros((extra, 2), self.outcomes.dtype)])
         self.ticks = np.concatenate([self.ticks, np.full(extra, self.now, dtype=np.int32)])
+        if self.anchors is not None:
+            self.anchors = np.concatenate([self.anchors, np.zeros(extra)])
+        if self.deficits is not None:
+            self.deficits = np.concatenate([self.deficits, np.zeros(extra)])
         if self.retired is not None:
             self.retired = np.concatenate([self.retired, np.zeros(extra, dtype=bool)])
             self.retirements += 1
         self.journal.grow(self.size)
 
     def merge(self, other: Evidence, rows: IntArray, joined: IntArray) -> None:
-        """Add the evidence of another bank with the same forgetting.
+        """Add the evidence of another bank with the same forgetting, and neither drift nor trend in either.
 
         Parameters
         ----------
@@ -263,6 +463,10 @@ class Evidence(Stateful):
             self.forgetting ** (latest - ticks).astype(np.float64) for ticks in (self.ticks[rows], other.ticks)
         )
         self.outcomes[rows] = self.outcomes[rows] * ours[:, None] + other.outcomes * theirs[:, None]
+        if self.deficits is not None or other.deficits is not None:
+            mine, added = (np.zeros(part.size) if part.deficits is None else part.deficits for part in (self, other))
+            mine[rows] = mine[rows] * ours + added * theirs
+            self.deficits = mine
         self.ticks[rows] = latest
         self.now = max(self.now, other.now)
         self.record.merge(other.record)
@@ -273,18 +477,34 @@ class Evidence(Stateful):
     # ------------------------------------------------------------ state
 
     def _snapshot(self) -> State:
-        return {**super()._snapshot(), "prior": (self.a0.copy(), self.b0.copy())}
+        if self._unsettled:
+            self._settle()
+        history = None if self.history is None else self.history.state_dict()
+        return {**super()._snapshot(), "prior": (self.a0.copy(), self.b0.copy()), "history": history}
 
     def _check_state(self, state: Any, label: str, size: int | None) -> None:
         super()._check_state(state, label, size)
         try:
-            prior_arrays(state["prior"], int(size or 0))  # one for all, or one per prompt after a fit by groups
+            a0, b0 = prior_arrays(
+                state["prior"], int(size or 0)
+            )  # one for all, or one per prompt after a fit by groups
         except (TypeError, ValueError) as error:
             raise ValueError(f"{label}['prior']: {error}") from None
+        counts, moved = state["outcomes"], state["moved"]
+        prior = np.stack([np.broadcast_to(side, len(counts)) for side in (a0, b0)], axis=1)
+        condition = "be finite and exceed minus the prior" if moved else "be finite and at least 0"
+        require(f"{label}['outcomes']", condition, counts, counts > -prior if moved else counts >= 0.0)
+        if state["history"] is not None:
+            History()._check_state(state["history"], f"{label}['history']", size)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         super()._restore(state)
         self.size = self.ticks.size
         self.a0, self.b0 = prior_arrays(state["prior"], self.size)
+        self._unsettled = False
+        self.history = None
+        if state["history"] is not None:
+            self.history = History()
+            self.history._restore(state["history"])
         self.retirements += 1
         self.journal.grow(self.size)

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from cero_alloc._checks import IntArray, TieArray, error_text, integer, require_ordered, require_unmasked
+from cero_alloc._checks import (
+    IntArray,
+    TieArray,
+    error_text,
+    integer,
+    integers,
+    plain_array,
+    require_ordered,
+    require_unmasked,
+)
 from cero_alloc._saving.state import difference
 
 from . import kernels
 
+T = TypeVar("T")
 _NO_ROWS = np.empty(0, dtype=np.int64)
 _BOOLS = (bool, np.bool_)
 _BOOLS_SET = frozenset(_BOOLS)
@@ -176,6 +187,43 @@ class PromptIndex:
         """Return the rows of ids that may not repeat, all of them for None."""
         rows = self.unique_rows(prompt_ids)
         return np.arange(len(self)) if rows is None else rows
+
+
+def repeat(batch: Sequence[T], counts: npt.ArrayLike) -> list[T]:
+    """Return the entries of a batch, each as often as it has rollouts.
+
+    Parameters
+    ----------
+    batch : sequence, length n_offered
+        Prompt ids, or the prompts themselves, such as a loader's rows.
+    counts : array_like of int, shape (n_offered,)
+        Rollouts of each, as ``allocate`` returned them for this batch.
+
+    Returns
+    -------
+    list, length counts.sum()
+        Entries; those of one prompt stand together.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For another number of counts than of entries, or counts that are negative or not integers.
+
+    Examples
+    --------
+    >>> repeat([{"id": 7}, {"id": 9}], [1, 2])
+    [{'id': 7}, {'id': 9}, {'id': 9}]
+    """
+    times = integers(
+        "counts", plain_array("counts", counts, "Pass what allocate returned."), "Pass what allocate returned."
+    )
+    if times.shape != (len(batch),):
+        condition = f"have one entry per entry of the batch, shape ({len(batch)},)"
+        raise ValueError(error_text("counts", condition, times.shape, "Pass what allocate returned for this batch."))
+    if times.size and times.min() < 0:
+        at = int(np.argmin(times))
+        raise ValueError(error_text("counts", "be at least 0", int(times[at]), "Pass what allocate returned.", at))
+    return [entry for entry, n in zip(batch, times.tolist(), strict=True) for _ in range(n)]
 
 
 def tie_ranks(rng: np.random.Generator, size: int, after: int = 0) -> TieArray:

@@ -1,19 +1,32 @@
 """Kernels of the evidence and of prompt rows.
 
-``evidence`` is the tuple ``Evidence.arrays``: (a0, b0, stride, outcomes, ticks, now, rho, fade).
+``evidence`` is the tuple ``Evidence.arrays``: (a0, b0, stride, outcomes, ticks, now, rho, fade, drift, odds, anchors,
+deficits).
 
 * a0, b0: the prior, with one entry for all prompts (stride 0) or one per prompt (stride 1).
-* outcomes (M x 2): successes and failures, as of the prompt's entry in ``ticks`` (int32).
+* outcomes (M x 2): what Beta's parameters exceed the prior by, as of the prompt's entry in ``ticks`` (int32).
 * now, rho: the clock, and the share of the evidence that survives a tick.
 * fade: rho ** k at index k. Most prompts are recent, and a look-up is cheaper than a power.
+* drift: what 1 / (a + b) grows by per tick.
+* odds, anchors: the product of all common shifts of the odds, and what it was at the prompt's last touch, 0 before the
+  first; empty without a trend.
+* deficits: sums of r - r**2 over the prompt's rewards, aged like its outcomes; empty while all rewards are 0 or 1.
 
-It is a plain tuple: numba recognises the type of a NamedTuple through a slow path at every call. ``full`` reads the whole
-pool and ignores ``rows``, so that a pass over the pool needs no index array.
+A belief moves where there is a drift or a trend. With forgetting as well, every tick brings all rows up to date, so that
+the kernels never have to combine the two.
+
+The argument is a plain tuple: numba recognises the type of a NamedTuple through a slow path at every call. ``full`` reads
+the whole pool and ignores ``rows``, so that a pass over the pool needs no index array.
 """
 
 import numpy as np
 
 from cero_alloc._numba import kernel
+
+LEAST = (
+    1e-6  # of its prior, below which a parameter never falls: what is left of it in float32 could be a rounding error
+)
+ALIKE = 1e-6  # deviation of a group's rewards, as a share of their mean, up to which they are alike but for rounding
 
 
 @kernel
@@ -37,9 +50,60 @@ def expected_variance(a, b):
 
 
 @kernel
+def moves(evidence):
+    """Tell whether beliefs move: whether there is a drift or a trend."""
+    _, _, _, _, _, _, _, _, drift, _, anchors, _ = evidence
+    return drift > 0.0 or anchors.size > 0
+
+
+@kernel
+def above_prior(prior, excess):
+    """Return a Beta parameter from its prior and its excess, which may be negative where beliefs move."""
+    return max(prior + excess, LEAST * prior)
+
+
+@kernel
+def uncertainty(inverse, faded, most):
+    """1 / (a + b) after it has grown by ``faded``, up to ``most``, that of the prior; ``inverse`` is the value before."""
+    return max(inverse, min(most, inverse + faded))
+
+
+@kernel
+def shift_since(i, odds, anchors):
+    """Factor of the odds of a prompt since its last touch; 1 where it was never seen."""
+    if anchors.size == 0 or anchors[i] == 0.0:
+        return 1.0
+    return odds / anchors[i]
+
+
+@kernel
+def parameters(i, evidence):
+    """Return the Beta parameters of row i, aged to ``now``."""
+    a0, b0, stride, outcomes, ticks, now, rho, fade, drift, odds, anchors, _ = evidence
+    prior_a, prior_b = a0[i * stride], b0[i * stride]
+    if not moves(evidence):
+        left = survival(now - ticks[i], rho, fade) if rho < 1.0 else 1.0
+        return prior_a + outcomes[i, 0] * left, prior_b + outcomes[i, 1] * left
+    a, b = above_prior(prior_a, outcomes[i, 0]), above_prior(prior_b, outcomes[i, 1])
+    elapsed, shift = now - ticks[i], shift_since(i, odds, anchors)
+    if elapsed > 0:
+        inverse = 1.0 / (a + b)
+        kept = inverse / uncertainty(inverse, drift * elapsed, 1.0 / (prior_a + prior_b))
+        a, b = a * kept, b * kept
+    if shift != 1.0:
+        s, up = a + b, a * shift
+        a, b = s * (up / (up + b)), s * (b / (up + b))
+    return a, b
+
+
+@kernel
 def posterior(full, rows, evidence, alpha, beta):
     """Write Beta parameters, aged to ``now``."""
-    a0, b0, stride, outcomes, ticks, now, rho, fade = evidence
+    a0, b0, stride, outcomes, ticks, now, rho, fade, _, _, _, _ = evidence
+    if moves(evidence):
+        for r in range(alpha.size):
+            alpha[r], beta[r] = parameters(r if full else rows[r], evidence)
+        return
     if full and stride == 0 and rho == 1.0:  # a separate loop, because only one this plain is vectorised
         a, b = a0[0], b0[0]
         for r in range(alpha.size):
@@ -57,44 +121,120 @@ def posterior(full, rows, evidence, alpha, beta):
 @kernel
 def stretch(evidence, start, stop):
     """Return the tuple ``evidence`` of the rows from ``start`` to ``stop``; its arrays are views."""
-    a0, b0, stride, outcomes, ticks, now, rho, fade = evidence
+    a0, b0, stride, outcomes, ticks, now, rho, fade, drift, odds, anchors, deficits = evidence
     a, b = (a0[start:stop], b0[start:stop]) if stride else (a0, b0)
-    return a, b, stride, outcomes[start:stop], ticks[start:stop], now, rho, fade
+    outcomes, ticks = outcomes[start:stop], ticks[start:stop]
+    anchors, deficits = anchors[start:stop], deficits[start:stop]  # an empty array stays empty
+    return a, b, stride, outcomes, ticks, now, rho, fade, drift, odds, anchors, deficits
+
+
+@kernel
+def moved_value(a, b, faded, most, shift):
+    """E[p (1 - p)] of Beta(a, b) after its odds were multiplied by ``shift`` and 1 / (a + b) has grown."""
+    inverse, up = 1.0 / (a + b), a * shift
+    whole = inverse if shift == 1.0 else 1.0 / (up + b)
+    return (up * whole) * (b * whole) / (1.0 + uncertainty(inverse, faded, most))
+
+
+@kernel
+def moved_values(full, rows, evidence, out):
+    """Write posterior expected variances of beliefs that move, aged to ``now``."""
+    a0, b0, stride, outcomes, ticks, now, _, _, drift, odds, anchors, _ = evidence
+    if full and stride == 0:  # two separate loops, because only ones this plain are vectorised
+        prior_a, prior_b, most = a0[0], b0[0], 1.0 / (a0[0] + b0[0])
+        if anchors.size == 0:
+            for r in range(out.size):
+                a, b = above_prior(prior_a, outcomes[r, 0]), above_prior(prior_b, outcomes[r, 1])
+                inverse = 1.0 / (a + b)
+                faded = uncertainty(inverse, drift * (now - ticks[r]), most)
+                out[r] = (a * inverse) * (b * inverse) / (1.0 + faded)
+        else:
+            for r in range(out.size):
+                a, b = above_prior(prior_a, outcomes[r, 0]), above_prior(prior_b, outcomes[r, 1])
+                shift = odds / anchors[r] if anchors[r] > 0.0 else 1.0
+                out[r] = moved_value(a, b, drift * (now - ticks[r]), most, shift)
+        return
+    for r in range(out.size):
+        i = r if full else rows[r]
+        prior_a, prior_b = a0[i * stride], b0[i * stride]
+        a, b = above_prior(prior_a, outcomes[i, 0]), above_prior(prior_b, outcomes[i, 1])
+        most, shift = 1.0 / (prior_a + prior_b), shift_since(i, odds, anchors)
+        out[r] = moved_value(a, b, drift * (now - ticks[i]), most, shift)
+
+
+@kernel
+def spread(i, evidence):
+    """Variance of the rewards of row i as a share of that of 0/1 rewards with the same mean: 1 - D s / (a b).
+
+    A drift or a shift of the odds leaves the share unchanged; forgetting moves it towards that of the prior, 1.
+    """
+    a0, b0, stride, outcomes, ticks, now, rho, fade, _, _, _, deficits = evidence
+    left = survival(now - ticks[i], rho, fade) if rho < 1.0 else 1.0
+    a = above_prior(a0[i * stride], outcomes[i, 0] * left)
+    b = above_prior(b0[i * stride], outcomes[i, 1] * left)
+    return max(0.0, 1.0 - deficits[i] * left / a * ((a + b) / b))
+
+
+@kernel
+def spreads(rows, evidence, out):
+    """Write :func:`spread` of some rows."""
+    for r in range(rows.size):
+        out[r] = spread(rows[r], evidence)
 
 
 @kernel
 def values(full, rows, evidence, spare, out):
     """Write posterior expected variances, aged to ``now``; ``spare`` is scratch of any size."""
-    step = spare.size
-    for start in range(0, out.size, step):  # in blocks that stay in the cache
-        stop = min(start + step, out.size)
-        q, beta = out[start:stop], spare[: stop - start]
-        if full:
-            posterior(full, rows, stretch(evidence, start, stop), q, beta)
-        else:
-            posterior(full, rows[start:stop], evidence, q, beta)
-        for r in range(q.size):
-            q[r] = expected_variance(q[r], beta[r])
+    _, _, _, _, _, _, _, _, _, _, _, deficits = evidence
+    if moves(evidence):
+        moved_values(full, rows, evidence, out)
+    else:
+        step = spare.size
+        for start in range(0, out.size, step):  # in blocks that stay in the cache
+            stop = min(start + step, out.size)
+            q, beta = out[start:stop], spare[: stop - start]
+            if full:
+                posterior(full, rows, stretch(evidence, start, stop), q, beta)
+            else:
+                posterior(full, rows[start:stop], evidence, q, beta)
+            for r in range(q.size):
+                q[r] = expected_variance(q[r], beta[r])
+    if deficits.size > 0:
+        for r in range(out.size):
+            out[r] *= spread(r if full else rows[r], evidence)
 
 
 @kernel
-def observe(rows, successes, rollouts, evidence):
-    """Age the named rows to ``now``, then add the outcomes."""
-    _, _, _, outcomes, ticks, now, rho, fade = evidence
-    ageing = rho < 1.0  # otherwise no kernel reads the ticks
+def observe(rows, successes, rollouts, lacks, evidence):
+    """Age the named rows to ``now``, then add the outcomes, and ``lacks``, unless it is empty, to the deficits."""
+    a0, b0, stride, outcomes, ticks, now, rho, fade, _, odds, anchors, deficits = evidence
+    moving, ageing = moves(evidence), rho < 1.0  # where neither holds no kernel reads the ticks
     for r in range(rows.size):
         i = rows[r]
-        left = 1.0
-        if ageing:
-            left = survival(now - ticks[i], rho, fade)
+        left = survival(now - ticks[i], rho, fade) if ageing and not moving else 1.0
+        won, lost = outcomes[i, 0] * left, outcomes[i, 1] * left
+        lack = deficits[i] * left if deficits.size > 0 else 0.0
+        if moving and (ticks[i] != now or shift_since(i, odds, anchors) != 1.0):
+            a, b = parameters(i, evidence)
+            prior_a, prior_b = a0[i * stride], b0[i * stride]
+            won, lost = max(a - prior_a, (LEAST - 1.0) * prior_a), max(b - prior_b, (LEAST - 1.0) * prior_b)
+            if lack > 0.0:
+                lack = (1.0 - spread(i, evidence)) * a * (b / (a + b))
+        if moving or ageing:
             ticks[i] = now
-        outcomes[i, 0] = outcomes[i, 0] * left + successes[r]
-        outcomes[i, 1] = outcomes[i, 1] * left + (rollouts[r] - successes[r])
+        if anchors.size > 0:
+            anchors[i] = odds
+        outcomes[i, 0] = won + successes[r]
+        outcomes[i, 1] = lost + (rollouts[r] - successes[r])
+        if deficits.size > 0:
+            deficits[i] = lack + (lacks[r] if lacks.size > 0 else 0.0)
 
 
 @kernel
-def calibrate(value, successes, rollouts, top, fade, bins, tally):
+def calibrate(value, successes, rollouts, lacks, top, fade, bins, tally):
     """Add each group of two rollouts or more to the sums of predicted and observed reward variance.
+
+    ``lacks`` holds the sums of r - r**2 over the groups; it is empty where all rewards are 0 or 1.
 
     ``bins`` (4 x n_bins over [0, top]) holds the number of groups and the sums of predicted, observed and squared
     difference. ``tally`` holds the number of mixed groups and four sums that fade by ``fade`` per group: the weights, the
@@ -105,14 +245,17 @@ def calibrate(value, successes, rollouts, top, fade, bins, tally):
         n, s = rollouts[r], successes[r]
         if n < 2:
             continue
-        observed = (s / n) * ((n - s) / (n - 1))
+        observed, mixed = (s / n) * ((n - s) / (n - 1)), 0.0 < s < n
+        if lacks.size > 0 and lacks[r] > 0.0:
+            observed = max(0.0, observed - lacks[r] / (n - 1))
+            mixed = observed > (ALIKE * s / n) ** 2
         difference = value[r] - observed
         place = min(np.int64(value[r] / top * (last + 1)), last)
         bins[0, place] += 1.0
         bins[1, place] += value[r]
         bins[2, place] += observed
         bins[3, place] += difference * difference
-        tally[0] += 0.0 < s < n
+        tally[0] += mixed
         tally[1] = fade * tally[1] + 1.0
         tally[2] = fade * fade * tally[2] + 1.0
         tally[3] = fade * tally[3] + difference

@@ -29,8 +29,14 @@ def merge(index: PromptIndex, evidence: Evidence, names: list[Hashable], other: 
     Raises
     ------
     ValueError
-        For another forgetting, dtype or prior; nothing changes.
+        For another forgetting, dtype or prior, and where beliefs move; nothing changes.
     """
+    for name, one in (("bank", evidence), ("other", other)):
+        if one.moving or one.moved:
+            raise ValueError(
+                f"{name} must have neither drift nor trend in a merge, got drift = {one.drift:g} and trend = {one.trend:g}. "
+                "Pass the workers' feedback to update of one bank: beliefs that have moved are no sums of evidence."
+            )
     if other.forgetting != evidence.forgetting:
         raise ValueError(error_text("other.forgetting", f"be {evidence.forgetting!r}", other.forgetting, MERGE_REMEDY))
     ours, theirs = evidence.outcomes.dtype, other.outcomes.dtype

@@ -11,7 +11,7 @@ import numpy as np
 
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.calibration import Calibration
-from cero_alloc._evidence.drift import ForgettingChoice
+from cero_alloc._evidence.forgetting import ForgettingChoice
 from cero_alloc._evidence.prior import PriorFit
 from cero_alloc._objective.utility import SaturatingUtility
 

@@ -14,6 +14,7 @@ from cero_alloc._checks import FloatArray, IntArray, TieArray, error_text, gener
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.ids import tie_ranks
 from cero_alloc._evidence.loading import empty_bank
+from cero_alloc._evidence.rewards import NO_LACKS
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import Saved, locked
 from cero_alloc._saving.state import Field, State, is_of
@@ -96,6 +97,11 @@ class PoolShard(Saved):
         instance("bank", bank, BetaPosteriorBank, "Build one over the prompts of the shard.")
         instance("horizon", horizon, Horizon, "Build one Horizon(...) for all shards.")
         instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).")
+        if bank.trend > 0.0 or bank.reward_range != (0.0, 1.0):
+            raise ValueError(
+                f"bank must have no trend and rewards in [0, 1] in a shard, got trend = {bank.trend:g} and reward_range = "
+                f"{bank.reward_range}. A common shift needs the reports of all shards; map rewards before update."
+            )
         self.start = integer("start", start, least=0, remedy="Count the prompts of the shards before this one.")
         if self.start + len(bank) > horizon.n_prompts:
             condition = f"leave room for {len(bank)} prompts in a pool of {horizon.n_prompts}"
@@ -231,7 +237,7 @@ class PoolShard(Saved):
         self._open = None
 
     @locked
-    def update(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> int:
+    def update(self, rows: IntArray, successes: FloatArray, rollouts: IntArray, lacks: FloatArray = NO_LACKS) -> int:
         """Add checked feedback to the evidence.
 
         Parameters
@@ -242,6 +248,8 @@ class PoolShard(Saved):
             Sum of the rewards of each prompt.
         rollouts : numpy.ndarray of int64, shape (n_rows,)
             Rewarded rollouts of each prompt.
+        lacks : numpy.ndarray of float64, shape (n_rows,) or (0,)
+            Sums of r - r**2; empty where all rewards are 0 or 1.
 
         Returns
         -------
@@ -257,7 +265,7 @@ class PoolShard(Saved):
         2
         """
         places = rows - self.start
-        self.bank.evidence.observe(places, successes, rollouts)
+        self.bank.evidence.observe(places, successes, rollouts, lacks)
         return self.ledger.settle(places, rollouts)
 
     @locked

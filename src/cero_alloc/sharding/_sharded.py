@@ -17,8 +17,8 @@ from cero_alloc._budget.horizon import Horizon
 from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._budget.reservations import require_refundable
 from cero_alloc._checks import IntArray, counts, error_text, flag, real
-from cero_alloc._evidence.feedback import checked_feedback
 from cero_alloc._evidence.ids import PromptIndex
+from cero_alloc._evidence.rewards import Rewards
 from cero_alloc._saving.saved import OwnLock, Saved, locked
 from cero_alloc._saving.state import Field
 from cero_alloc._solvers.ranking import counts_of, deal_round
@@ -152,7 +152,7 @@ class ShardedAllocator(OwnLock, Saved):
             "initial_price", initial_price, low=0.0, high=1.0, remedy="The price is a share of the largest slope."
         )
         self._batch_price, self._catch_up = self._price, flag("catch_up", catch_up)
-        self._index = PromptIndex(horizon.n_prompts)
+        self._index, self._rewards = PromptIndex(horizon.n_prompts), Rewards((0.0, 1.0))
         self.ledger = RolloutLedger(horizon, n_accounts=1)
         self._proposed: int | None = None  # units proposed in the open round
         self._remember(horizon=horizon, step_size=step_size, initial_price=initial_price, catch_up=catch_up)
@@ -254,7 +254,14 @@ class ShardedAllocator(OwnLock, Saved):
         return rows[paid], units[paid] * h.unit_size
 
     @locked
-    def update(self, rows: Iterable[Hashable], successes: npt.ArrayLike, rollouts: npt.ArrayLike) -> None:
+    def update(
+        self,
+        rows: Iterable[Hashable],
+        successes: npt.ArrayLike,
+        rollouts: npt.ArrayLike,
+        *,
+        squares: npt.ArrayLike | None = None,
+    ) -> None:
         """Add observed rewards. Calls are additive, in any order and at any time.
 
         Parameters
@@ -265,6 +272,8 @@ class ShardedAllocator(OwnLock, Saved):
             Sum of the rewards of each prompt, in [0, rollouts].
         rollouts : array_like of int, shape (n_rows,)
             Rewarded rollouts of each prompt.
+        squares : array_like of float, shape (n_rows,), or None
+            Sum of the squared rewards of each prompt, where they are not all 0 or 1.
 
         Raises
         ------
@@ -287,8 +296,9 @@ class ShardedAllocator(OwnLock, Saved):
         >>> allocator.metrics()["outstanding_rollouts"]
         0.0
         """
-        places, rewarded, observed = checked_feedback(self._index, rows, successes, rollouts)
-        settled = self._call("update", self._parts(places, places, rewarded, observed))
+        places, rewarded, observed, lacks = self._rewards.feedback(self._index, rows, successes, rollouts, squares)
+        columns = (rewarded, observed, lacks) if lacks.size else (rewarded, observed)
+        settled = self._call("update", self._parts(places, places, *columns))
         self.ledger.settle(np.zeros(1, dtype=np.int64), np.array([sum(settled)]))
 
     @locked

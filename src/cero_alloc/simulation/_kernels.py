@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cero_alloc._evidence.kernels import expected_variance, survival
+from cero_alloc._evidence.kernels import expected_variance, parameters, spread
 from cero_alloc._numba import exp, kernel
 from cero_alloc._objective.kernels import EXPONENTIAL, demand, scale_of, unit_gain
 
@@ -72,16 +72,15 @@ def forecast(evidence, q, alpha, beta, mean, value, bins):
     ``alpha`` and ``beta`` hold the Beta parameters of the last call. Prompts with unchanged parameters need no division;
     without forgetting, these are all prompts that were not dealt.
     """
-    a0, b0, stride, outcomes, ticks, now, rho, fade = evidence
-    error, ageing = 0.0, rho < 1.0
+    _, _, _, _, _, _, _, _, _, _, _, deficits = evidence
+    error = 0.0
     for i in range(q.size):
-        left = survival(now - ticks[i], rho, fade) if ageing else 1.0
-        a, b = a0[i * stride] + outcomes[i, 0] * left, b0[i * stride] + outcomes[i, 1] * left
+        a, b = parameters(i, evidence)
         if a != alpha[i] or b != beta[i]:
             alpha[i], beta[i] = a, b
             bins[bin_of(mean[i], bins.size)] -= 1
             mean[i] = a / (a + b)
             bins[bin_of(mean[i], bins.size)] += 1
-            value[i] = expected_variance(a, b)
+            value[i] = expected_variance(a, b) * (spread(i, evidence) if deficits.size > 0 else 1.0)
         error += abs(value[i] - q[i])
     return error

@@ -1,4 +1,4 @@
-"""Drift: the rate at which evidence fades, estimated from a history by prequential likelihood."""
+"""Forgetting: the rate at which evidence fades, estimated from a history by prequential likelihood."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, error_text, reals
 
-from .feedback import Feedback
 from .prior import log_evidence
+from .rewards import Feedback
 
 _GRID_REMEDY = "Offer shares of the evidence that survive a round, such as (1.0, 0.99, 0.9)."
 
@@ -77,7 +77,7 @@ def choose_forgetting(
     seen = np.zeros(size, dtype=np.bool_)
     score = np.zeros(grid.size)
     n_predictions = 0
-    for now, (rows, successes, rollouts) in enumerate(rounds):
+    for now, (rows, successes, rollouts, _) in enumerate(rounds):
         fading = grid[:, None] ** (now - tick[rows])
         s, f = succ[:, rows] * fading, fail[:, rows] * fading
         a, b = (a0, b0) if a0.size == 1 else (a0[rows], b0[rows])
