@@ -22,12 +22,22 @@ HEIGHT = 1
 EXPOSURE, ROOM, COST = RNG.uniform(0.0, 8.0, N), np.full(N, 64.0), np.ones(1)
 
 
-def evidence(rho=1.0):
+BELIEFS = {
+    "rest": (1.0, 0.0, 0),
+    "forgetting": (0.98, 0.0, 0),
+    "drift": (1.0, 0.01, 0),
+    "drift and trend": (1.0, 0.01, N),
+}
+
+
+def evidence(belief="rest"):
     """Return the argument ``evidence`` of a pool three ticks old, in arrays that a kernel may write to."""
+    rho, drift, anchors = BELIEFS[belief]
     fade = np.empty(4096)
     KERNELS["powers"](rho, fade)
     outcomes = np.column_stack([8.0 * P, 8.0 * (1.0 - P)])
-    return PRIOR, PRIOR, 0, outcomes, np.zeros(N, dtype=np.int32), 3, rho, fade
+    motion = drift, 1.1, np.ones(anchors), np.empty(0)
+    return PRIOR, PRIOR, 0, outcomes, np.zeros(N, dtype=np.int32), 3, rho, fade, *motion
 
 
 def test_log_pass(benchmark):
@@ -36,15 +46,17 @@ def test_log_pass(benchmark):
     benchmark(np.log, P, out=out)
 
 
-@pytest.mark.parametrize("rho", [1.0, 0.98])
-def test_values(benchmark, rho):
-    """Values of the whole pool, without and with forgetting."""
-    benchmark(KERNELS["values"], True, ROWS, evidence(rho), np.empty(1024), np.empty(N))
+@pytest.mark.parametrize("belief", BELIEFS)
+def test_values(benchmark, belief):
+    """Values of the whole pool, with beliefs that rest, fade or move."""
+    benchmark(KERNELS["values"], True, ROWS, evidence(belief), np.empty(1024), np.empty(N))
 
 
-def test_observe(benchmark):
+@pytest.mark.parametrize("belief", BELIEFS)
+def test_observe(benchmark, belief):
     """Evidence of the whole pool."""
-    benchmark(KERNELS["observe"], ROWS, np.zeros(N), np.zeros(N, dtype=np.int64), evidence())
+    none, nothing = np.zeros(N), np.zeros(N, dtype=np.int64)
+    benchmark(KERNELS["observe"], ROWS, none, nothing, np.empty(0), evidence(belief))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

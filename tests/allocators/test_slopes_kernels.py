@@ -1,5 +1,7 @@
 """The kernels of the dual step of the slopes against their twins, at ordinary and extreme arguments."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -61,8 +63,8 @@ def test_step_slope_matches_its_twin(scaling, lam):
 @pytest.mark.parametrize(("a_stride", "stride"), [(0, 0), (1, 1)])
 @pytest.mark.parametrize("start_stride", [0, 1])
 def test_step_pool_matches_its_twin_in_blocks_of_any_size(shape, a_stride, stride, start_stride):
-    for rng in generators(4):
-        evidence = evidence_of(rng, 30, a_stride)
+    for rng, belief in product(generators(4), ["rest", "drift", "drift and trend"]):
+        evidence = evidence_of(rng, 30, a_stride, belief=belief, graded=bool(rng.integers(2)))
         theta, visits = rng.random(30), rng.integers(1, 30, 30 if stride else 1).astype(float)
         start = rng.integers(0, 9, 30 if start_stride else 1).astype(float) * start_stride
         max_units = int(rng.integers(1, 5))

@@ -421,6 +421,30 @@ def test_reports_that_do_not_fit_change_nothing(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
+def test_rewards_of_another_range_decide_the_same(rule):
+    """Rewards of -1 and 3 in place of 0 and 1."""
+    args = {"total_budget": 12 * 48, "n_rounds": 1, "max_rollouts": 48}
+    plain, ranged = rule(BetaPosteriorBank(40), **args), rule(BetaPosteriorBank(40, reward_range=(-1, 3)), **args)
+    rng = np.random.default_rng(0)
+    wave, waves = plain.allocate(), 0
+    assert ranged.allocate().tolist() == wave.tolist()
+    while wave.any():
+        n = wave // (1 + waves % 2)  # all, half of them, ...
+        won = rng.binomial(n, [0.0, 0.2, 0.5, 1.0] * 10)
+        before = repr(ranged.state_dict())
+        for sums, odd in ((4 * n, 4 * n), (-n - 0.5, -n - 0.5)):
+            at = int(np.flatnonzero(sums > 3 * n if odd[0] >= 0 else sums < -n)[0])
+            text = rf"sum of rewards between -1 and 3 over counts\[{at}\] = {n[at]}, got successes\[{at}\] = {odd[at]:.1f}"
+            with pytest.raises(ValueError, match=text):
+                ranged.continue_round(n, sums)
+        assert repr(ranged.state_dict()) == before
+        wave = plain.continue_round(n, won)
+        assert ranged.continue_round(n, 4.0 * won - n).tolist() == wave.tolist()
+        waves += 1
+    assert waves > 1
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_a_round_of_zeros_is_closed(rule):
     policy = run(rule, 3, 96, most=48)
     assert not policy.allocate(budget=0).any()

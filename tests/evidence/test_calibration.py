@@ -24,9 +24,9 @@ KEYS = {
 
 def record_of(*calls):
     record = CalibrationRecord()
-    for value, successes, rollouts in calls:
+    for value, successes, rollouts, *lacks in calls:
         columns = np.array(value, float), np.array(successes, float), np.array(rollouts, np.int64)
-        kernels.calibrate(*columns, TOP, FADE, record.bins, record.tally)
+        kernels.calibrate(*columns, np.array(*lacks or [[]], float), TOP, FADE, record.bins, record.tally)
     return record
 
 
@@ -129,6 +129,38 @@ def test_the_highest_value_has_a_bin():
 
 def test_fractional_rewards_stand_for_coins_of_the_same_mean():
     assert record_of(([0.2], [1.5], [3])).report().observed[8] == pytest.approx(1.5 * 1.5 / 6)
+
+
+def test_of_graded_rewards_the_variance_of_the_group_is_observed():
+    """As numpy has it, through sums and through rewards, in any range."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(2, 9, 200)
+    groups = [rng.choice([0.0, 0.3, 0.5, 1.0], n) for n in sizes]
+    expected = np.array([group.var(ddof=1) for group in groups])
+    for low, width in ((0.0, 1.0), (-1.0, 2.0)):
+        summed, seen = (BetaPosteriorBank(200, reward_range=(low, low + width)) for _ in range(2))
+        rewards = [low + width * group for group in groups]
+        sums = [group.sum() for group in rewards], sizes
+        summed.update(None, *sums, squares=[(group**2).sum() for group in rewards])
+        seen.observe(np.repeat(np.arange(200), sizes), np.concatenate(rewards))
+        for bank in (summed, seen):
+            report = bank.calibration()
+            assert report.n_groups == 200
+            assert report.mixed_groups == np.count_nonzero(expected > 1e-9)
+            assert np.nansum(report.observed * report.groups) == pytest.approx(expected.sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("reward_range", [(0.0, 1.0), (-1.0, 1.0), (0.0, 100.0)])
+def test_groups_of_equal_rewards_are_not_mixed(reward_range):
+    low, high = reward_range
+    rng = np.random.default_rng(0)
+    sizes, rewards = rng.integers(2, 65, 500), low + (high - low) * 10.0 ** rng.uniform(-9, 0, 500)
+    summed, seen = (BetaPosteriorBank(500, reward_range=reward_range) for _ in range(2))
+    summed.update(None, sizes * rewards, sizes, squares=sizes * rewards**2)
+    seen.observe(np.repeat(np.arange(500), sizes), np.repeat(rewards, sizes))
+    for bank in (summed, seen):
+        assert bank.calibration().n_groups == 500
+        assert bank.calibration().mixed_groups == 0
 
 
 def test_the_running_bias_fades():

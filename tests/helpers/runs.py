@@ -7,7 +7,8 @@ from cero_alloc.baselines import CONTROLS, PEERS
 
 EVERY = {rule.__name__: rule for rule in (FenchelDualAllocator, ResolvingAllocator, *CONTROLS, *PEERS)}
 RUN = {"total_budget": 600, "n_rounds": 12, "max_rollouts": 16, "seed": 5}
-FORMS = {
+MOVING = {"forgetting": 1.0, "drift": 0.02, "trend": 0.3}
+FORMS = {  # arguments beside RUN; those of the bank under "bank"
     "FenchelDualAllocator, batches": ("FenchelDualAllocator", {"visits": [6, 5, 7, 8, 9, 9], "catch_up": True, "fit_every": 2}),
     "FenchelDualAllocator, hyperbolic": (
         "FenchelDualAllocator", {"utility": SaturatingUtility("hyperbolic", saturation=2.0), "step_size": (0.3, 0.1)},
@@ -18,6 +19,11 @@ FORMS = {
     "ResolvingAllocator, spread": ("ResolvingAllocator", {"order": "spread", "visits": 9, "min_rollouts": 2, "coverage": 3}),
     "VIP, process": ("VIP", {"embeddings": np.eye(6)[:, :3] + 0.1}),
     "BOTS, references": ("BOTS", {"references": (np.full(6, 0.2), np.full(6, 0.9))}),
+    "FenchelDualAllocator, moving": ("FenchelDualAllocator", {"bank": MOVING, "catch_up": True}),
+    "ResolvingAllocator, drift": ("ResolvingAllocator", {"bank": {"forgetting": 1.0, "drift": 0.02}, "visits": 9}),
+    "ResolvingAllocator, moving and fading": ("ResolvingAllocator", {"bank": MOVING | {"forgetting": 0.9}}),
+    "ResolvingAllocator, graded": ("ResolvingAllocator", {"bank": MOVING | {"reward_range": (-1.0, 2.0)}, "fit_every": 2}),
+    "DAPO, moving and graded": ("DAPO", {"bank": MOVING | {"reward_range": (-1.0, 2.0)}}),
     **{name: (name, {}) for name in EVERY},
 }  # fmt: skip
 IDS = ["p5", "p1", "p4", "p0", "p2", "p3"]
@@ -26,7 +32,8 @@ IDS = ["p5", "p1", "p4", "p0", "p2", "p3"]
 def build(form):
     name, change = FORMS[form]
     arguments = {key: value for key, value in (RUN | change).items() if value is not None}
-    return EVERY[name](BetaPosteriorBank(IDS, forgetting=0.95), **arguments)
+    bank = arguments.pop("bank", {"forgetting": 0.95})
+    return EVERY[name](BetaPosteriorBank(IDS, **bank), **arguments)
 
 
 def go_on(run, seed, first, last):
@@ -37,9 +44,16 @@ def go_on(run, seed, first, last):
         offer = None if rng.random() < 0.5 else [IDS[i] for i in rng.permutation(6)[: rng.integers(1, 7)]]
         counts = run.allocate(offer)
         said.append(counts.tolist())
-        won = rng.binomial(counts, 0.4)
+        low, high = run.bank.reward_range
+        graded = high - low > 1.0
+        rewards = rng.choice([low, 0.0, high], counts.sum()) if graded else None
+        won = np.bincount(np.repeat(np.arange(counts.size), counts), rewards, counts.size) if graded else rng.binomial(counts, 0.4)
         if rng.random() < 0.8:
-            run.update(offer, won, counts, round=run.round or None, delivery_id=turn)
+            report = {"round": run.round or None, "delivery_id": turn}
+            if graded:
+                said.append(run.observe(np.repeat(IDS if offer is None else offer, counts), rewards, **report).tolist())
+            else:
+                run.update(offer, won, counts, **report)
         if hasattr(run, "continue_round") and counts.any():
             said.append(run.continue_round(counts, won).tolist())
         if turn == 6:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import twins
 from cero_alloc import OfflineOracle, SaturatingUtility
+from cero_alloc.simulation import Pool
 from helpers import kernels
 
 SHAPES = pytest.mark.parametrize("shape", list(twins.SHAPES))
@@ -211,6 +212,37 @@ def test_whole_units_are_those_of_the_sorted_list(instance):
     assert result.allocation.tolist() == counts.tolist()
     if result.status == "optimal" and bought:
         assert result.price == -bought[-1][0]
+
+
+# ---------------------------------------------------------------- values of any bounded reward
+
+
+@SHAPES
+@SCALINGS
+def test_the_variance_of_any_bounded_reward_is_a_value(shape, scaling):
+    """Of rewards in [0, 1], not of 0 and 1 alone: nothing but the variance counts, and it is never out of range."""
+    rng = np.random.default_rng(15)
+    ends = Pool.of_levels([0, 1], [[0.5, 0.5]]).values()
+    steps = Pool.of_levels(np.linspace(0, 1, 101), np.full((1, 101), 1 / 101)).values()
+    many = Pool.of_levels([0, 0.2, 0.5, 1], rng.dirichlet(np.full(4, 0.3), 6)).values()
+    q = np.concatenate([ends, steps, many, [0.0, 1 / 12]])  # 1/12: uniform in [0, 1]
+    assert q[0] == 0.25
+    assert q[1] == pytest.approx(1 / 12, rel=0.03)
+    assert q.max() <= 0.25
+    bounds = {"equal_share": 3.0, "upper": 8}
+    result = oracle(shape, scaling).solve(q, 30, **bounds)
+    assert_certified(result)
+    assert_feasible(result, 30, bounds)
+    p = (1 + np.sqrt(1 - 4 * q)) / 2  # of a coin with the same variance
+    coins = oracle(shape, scaling).solve(np.minimum(p * (1 - p), 0.25), 30, **bounds)
+    assert result.optimum == pytest.approx(coins.optimum, rel=1e-12)
+    whole = oracle(shape, scaling).solve(q, 30, **bounds, integer=True)
+    utility = SaturatingUtility(shape, scaling=scaling)
+    best = np.array([0.0] + [-np.inf] * 30)  # by dynamic programming over the prompts
+    for value in q:
+        worth = utility.value(value, np.arange(9) / 3.0)
+        best = np.array([max(best[b - n] + worth[n] for n in range(min(b, 8) + 1)) for b in range(31)])
+    assert whole.optimum == pytest.approx(best.max(), rel=1e-12)
 
 
 # ---------------------------------------------------------------- token budgets: shares per prompt

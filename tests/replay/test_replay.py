@@ -1,6 +1,7 @@
 """Replays: every policy gets the log's totals, no outcome is used twice, and the figures are what they say."""
 
 import json
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cero_alloc import BetaPosteriorBank, ResolvingAllocator, SaturatingUtility
+from cero_alloc import AllocationWarning, BetaPosteriorBank, ResolvingAllocator, SaturatingUtility
 from cero_alloc.baselines import PEERS, FixedPacing, Greedy, Uniform
 from cero_alloc.replay import _outcomes as _replay_outcomes
 from cero_alloc.replay import _results
@@ -70,38 +71,53 @@ def test_each_outcome_is_drawn_once_in_order_of_time(log, seed, outcomes_of, dat
     outcomes.draw(np.arange(log.n_prompts), np.full(log.n_prompts, 3))
     outcomes.restart()
     total = np.bincount(log.group_prompt, log.trials, log.n_prompts).astype(int)
-    taken, won = np.zeros(log.n_prompts, dtype=int), np.zeros(log.n_prompts)
+    taken, (won, squared) = np.zeros(log.n_prompts, dtype=int), np.zeros((2, log.n_prompts))
     for _ in range(8):
         rows = np.array(data.draw(st.lists(st.integers(0, log.n_prompts - 1), unique=True, min_size=1)))
         n = np.array(data.draw(st.lists(st.integers(0, 9), min_size=rows.size, max_size=rows.size)))
-        s, answered = outcomes.draw(rows, n)
+        s, answered, *more = outcomes.draw(rows, n)
         assert (answered == np.minimum(n, (total - taken)[rows])).all()
         assert ((s >= 0) & (s <= answered)).all()
         mixed = outcomes.mixed(rows, s, answered)
         assert not mixed[answered < 2].any()
         if not log.fractional:
             assert (mixed == ((s > 0) & (s < answered))).all()
+        assert bool(more) == log.fractional
         taken[rows] += answered
         won[rows] += s
+        squared[rows] += more[0] if more else s
         for row in range(log.n_prompts):  # whatever is complete in time adds up to what was logged
             cells = np.flatnonzero(log.group_prompt == row)
             ends = np.cumsum(log.trials[cells])
             if taken[row] in ends:
                 upto = cells[: np.searchsorted(ends, taken[row]) + 1]
                 assert won[row] == pytest.approx(log.successes[upto].sum())
+                assert squared[row] == pytest.approx(log.squares[upto].sum())
     all_rows = np.arange(log.n_prompts)
-    s, answered = outcomes.draw(all_rows, total)
+    s, answered, *more = outcomes.draw(all_rows, total)
     assert (taken + answered == total).all()
     np.testing.assert_allclose(won + s, np.bincount(log.group_prompt, log.successes, log.n_prompts))
+    squared += more[0] if more else s
+    np.testing.assert_allclose(squared, np.bincount(log.group_prompt, log.squares, log.n_prompts))
 
 
 def test_a_group_of_equal_fractions_is_dead():
     log = make_log([0] * 4 + [1] * 4, [0] * 8, [0.5] * 4 + [0.5, 0.5, 0.5, 0.25])
     outcomes = logged_outcomes(log, 0)
     rows = np.array([0, 1])
-    s, answered = outcomes.draw(rows, np.array([9, 9]))
-    assert (s.tolist(), answered.tolist()) == ([2.0, 1.75], [4, 4])
+    s, answered, squares = outcomes.draw(rows, np.array([9, 9]))
+    assert (s.tolist(), answered.tolist(), squares.tolist()) == ([2.0, 1.75], [4, 4], [1.0, 0.8125])
+    assert log.squares.tolist() == [1.0, 0.8125]
     assert outcomes.mixed(rows, s, answered).tolist() == [False, True]
+
+
+def test_sums_of_a_long_log_are_those_of_its_rewards():
+    # Differences of running sums would be wrong by more than a bank lets sums of squares be off.
+    log = make_log(np.repeat([0, 1], 2), [0] * 4, [0.1, 0.3, 0.7, 0.7 + 1e-9], [10**6, 10**6, 1, 1])
+    outcomes = logged_outcomes(log, 0)
+    outcomes.draw(np.array([0]), np.array([2 * 10**6]))
+    s, _, squares = outcomes.draw(np.array([1]), np.array([2]))
+    assert (s[0], squares[0]) == pytest.approx((1.4 + 1e-9, 0.49 + (0.7 + 1e-9) ** 2), rel=1e-15)
 
 
 @pytest.mark.parametrize("outcomes_of", [ListedOutcomes, CountedOutcomes])
@@ -160,6 +176,51 @@ def test_what_the_log_cannot_answer_is_spent_and_counts_in_nothing_else():
     assert row.rate == pytest.approx(1000 * 2 / 6)
     assert row.floor == pytest.approx(1000 * 2 / 12)
     assert (row.dead_share, row.top_tenth) == (0.0, 1.0)
+
+
+def half_and_half(n_prompts=30, n_steps=12):
+    """Half of the prompts always earn 0.5, the others 0 or 1."""
+    prompt, step = np.tile(np.arange(n_prompts), 8 * n_steps), np.repeat(np.arange(n_steps), 8 * n_prompts)
+    coins = np.random.default_rng(0).integers(0, 2, prompt.size)
+    return make_log(prompt, step, np.where(prompt < n_prompts // 2, 0.5, coins))
+
+
+def test_fractional_rewards_are_told_with_their_squares():
+    log, kept = half_and_half(), {}
+
+    class Deaf(Uniform):
+        def update(self, prompt_ids, successes, rollouts):
+            super().update(prompt_ids, successes, rollouts)
+
+    def keep(name, kind):
+        return lambda bank, **run: kept.setdefault(name, kind(bank, **run))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AllocationWarning)
+        result = replay(log, {"greedy": keep("greedy", Greedy), "told": keep("told", Uniform)}, n_boot=5)
+    deaf = replay(log, {"deaf": keep("deaf", Deaf)}, n_boot=5)
+    told, blind = (kept[name].bank.value() for name in ("told", "deaf"))
+    won, n = (np.bincount(log.group_prompt, column) for column in (log.successes, log.trials))
+    mean, second = (1 + won) / (2 + n), (1 + np.bincount(log.group_prompt, log.squares)) / (2 + n)
+    np.testing.assert_allclose(told, (second - mean**2) * (2 + n) / (3 + n), rtol=1e-12)
+    assert told[:15].max() < 0.01 < 0.2 < told[15:].min()
+    np.testing.assert_allclose(blind, mean * (1 - mean) * (2 + n) / (3 + n), rtol=1e-12)
+    assert deaf.row("deaf").rate == result.row("told").rate  # an update without squares is told the sums
+    exposure = kept["greedy"].exposure  # deals little where all rewards are 0.5
+    assert exposure[:15].sum() < 0.35 * exposure.sum()
+
+
+def test_rewards_0_and_1_are_told_as_ever():
+    told = []
+
+    class Open(Uniform):
+        def update(self, *args, **more):
+            told.append(more)
+            super().update(*args, **more)
+
+    replay(simulated_log(), {"open": Open}, n_boot=5)
+    assert told
+    assert not any(told)
 
 
 @settings(max_examples=30)
@@ -373,6 +434,23 @@ def test_learnt_settings_recover_the_pool():
         bank.tick()
     assert bank.calibration().bias == learnt.before.bias
     assert bank.fit_prior() == learnt.prior_fit
+
+
+def test_settings_of_fractional_rewards_are_calibrated_by_their_squares():
+    log = half_and_half()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AllocationWarning)
+        learnt = learn_settings(log)
+    bank = log.bank()
+    for (ids, successes, rollouts), step in zip(log.history(), log.groups_of_steps(), strict=True):
+        bank.update(ids, successes, rollouts, squares=log.squares[step])
+        bank.tick()
+    assert bank.calibration().bias == learnt.before.bias
+    assert learnt.before.mixed_groups == (~log.dead).sum()
+    observed = np.nansum(learnt.before.groups * learnt.before.observed) / learnt.before.n_groups
+    spread = (log.squares - log.successes**2 / log.trials) / (log.trials - 1)
+    assert observed == pytest.approx(spread.mean(), rel=1e-12)
+    assert observed == pytest.approx(0.125, abs=0.005)
 
 
 def test_few_prompts_keep_the_flat_prior():

@@ -66,6 +66,7 @@ def tampering(rng):
 TAMPERED = {name: form for name, form in FORMS.items() if name in {
     "FenchelDualAllocator", "FenchelDualAllocator, batches", "ResolvingAllocator", "ResolvingAllocator, visits",
     "ResolvingAllocator, tokens", "Uniform", "FixedPacing", "DAPO", "GRESO", "VIP, process", "BOTS, references", "CoBARL",
+    "FenchelDualAllocator, moving", "ResolvingAllocator, graded", "DAPO, moving and graded",
 }}  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def test_a_plain_policy():
         drawn.append((positions.tolist(), n.tolist()))
         return np.array([1.5, 2.0]), n
 
-    counts, successes, answered = play_round(policy, None, draw)
+    counts, successes, answered, _ = play_round(policy, None, draw)
     assert policy.asked == [(None, None, False)]
     assert drawn == [([0, 2], [3, 2])]
     assert policy.told == [([0, 2], [1.5, 2.0], [3, 2])]
@@ -105,7 +105,7 @@ def test_a_policy_of_bare_signatures():
 def test_a_round_without_rollouts_reports_nothing(prompt_ids):
     size = 2 if prompt_ids is None else prompt_ids.size
     for policy in (Plain([0] * size), InWaves([0] * size)):
-        counts, successes, answered = play_round(policy, prompt_ids, half)
+        counts, successes, answered, _ = play_round(policy, prompt_ids, half)
         assert policy.told == []
         assert getattr(policy, "reports", []) == []
         assert counts.size == successes.size == answered.size == size
@@ -114,7 +114,7 @@ def test_a_round_without_rollouts_reports_nothing(prompt_ids):
 
 def test_waves_add_up():
     policy = InWaves([4, 0, 2])
-    counts, successes, answered = play_round(policy, None, half)
+    counts, successes, answered, _ = play_round(policy, None, half)
     assert counts.tolist() == [4 + 2 + 1, 0, 2 + 1]
     assert successes.tolist() == [2 + 1 + 0, 0, 1 + 0]
     assert answered.tolist() == counts.tolist()
@@ -124,7 +124,7 @@ def test_waves_add_up():
 
 def test_unanswered_rollouts_are_dealt_but_not_reported():
     policy = InWaves([4, 0, 2])
-    counts, successes, answered = play_round(policy, None, lambda positions, n: (0.5 * (n - 1), n - 1))
+    counts, successes, answered, _ = play_round(policy, None, lambda positions, n: (0.5 * (n - 1), n - 1))
     assert counts.tolist() == [7, 0, 3]
     assert answered.tolist() == [3 + 1 + 0, 0, 1 + 0]
     assert successes.tolist() == [1.5 + 0.5, 0, 0.5]
@@ -132,9 +132,25 @@ def test_unanswered_rollouts_are_dealt_but_not_reported():
     assert policy.told[0] == ([0, 2], [1.5, 0.5], [3, 1])
 
 
+def test_squares_add_up_over_waves_and_reach_only_who_takes_them():
+    class Taking(InWaves):
+        def update(self, prompt_ids, successes, rollouts, squares=None):
+            self.told.append(squares.tolist())
+
+    def draw(positions, n):
+        return 0.5 * n, n, 0.25 * n
+
+    for policy in (Taking([4, 0, 2]), InWaves([4, 0, 2])):
+        played = play_round(policy, None, draw)
+        assert played.squares.tolist() == [1.75, 0.0, 0.75]
+        assert played.successes.tolist() == [3.5, 0.0, 1.5]
+        sums = [([0, 2], [2, 1], [4, 2]), ([0, 2], [1, 0.5], [2, 1]), ([0], [0.5], [1])]
+        assert policy.told == ([[1.0, 0.5], [0.5, 0.25], [0.25]] if isinstance(policy, Taking) else sums)
+
+
 def test_without_feedback_nothing_is_reported():
     policy = InWaves([4, 2])
-    counts, successes, answered = play_round(policy, None, half, feedback=False)
+    counts, successes, answered, _ = play_round(policy, None, half, feedback=False)
     assert policy.told == []
     assert policy.reports == [([0, 0], [0, 0])] * 3
     assert counts.tolist() == answered.tolist() == [7, 3]
@@ -162,7 +178,7 @@ def test_what_is_returned_is_what_was_dealt(rule, feedback, seed):
 
         cap = None if rng.random() < 0.7 else int(rng.integers(0, m * most))
         before, spent = policy.ledger.exposure_units.copy(), policy.ledger.dealt
-        counts, won, answered = play_round(policy, names[rows], draw, budget=cap, feedback=feedback)
+        counts, won, answered, squares = play_round(policy, names[rows], draw, budget=cap, feedback=feedback)
         assert (counts == (policy.ledger.exposure_units - before)[rows]).all()
         assert counts.sum() == policy.ledger.dealt - spent
         assert counts.max(initial=0) <= most
@@ -171,6 +187,7 @@ def test_what_is_returned_is_what_was_dealt(rule, feedback, seed):
         assert ((won >= 0) & (won <= answered)).all()
         played[rows] += counts
         rewards[:, rows] += won, answered
+        assert (squares == won).all()
     assert played.sum() == policy.ledger.dealt
     told = rewards if feedback else np.zeros_like(rewards)
     np.testing.assert_allclose(policy.bank.alpha - 1, told[0])

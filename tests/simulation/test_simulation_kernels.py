@@ -5,7 +5,17 @@ import pytest
 
 import twins
 from helpers import kernels
-from helpers.kernel_cases import LAMS, ORDINARY, SCALINGS, SHAPES, evidence_of, generators, values_of
+from helpers.kernel_cases import (
+    BELIEFS,
+    GRADED,
+    LAMS,
+    ORDINARY,
+    SCALINGS,
+    SHAPES,
+    evidence_of,
+    generators,
+    values_of,
+)
 
 
 @SHAPES
@@ -61,12 +71,15 @@ def test_bin_of_matches_its_twin():
         assert kernels.bin_of(mean, 5) == twins.bin_of(mean, 5)
 
 
+@BELIEFS
+@GRADED
 @pytest.mark.parametrize("stride", [0, 1])
-def test_forecast_matches_its_twin_round_after_round(stride):
+def test_forecast_matches_its_twin_round_after_round(belief, graded, stride):
     """Whatever happens to the evidence in between: some of it, none of it, all of it."""
     for rng in generators(10):
         size = int(rng.integers(1, 12))
-        a0, b0, _, counts, tick, now, rho, fade = evidence_of(rng, size, stride)
+        evidence = evidence_of(rng, size, stride, belief=belief, graded=graded)
+        a0, b0, _, counts, tick, now, rho, fade, drift, odds, anchors, deficits = evidence
         alpha, beta = np.full((2, size), np.nan)
         mean, value = np.zeros((2, size))
         bins = np.array([size, 0, 0, 0, 0])
@@ -74,15 +87,17 @@ def test_forecast_matches_its_twin_round_after_round(stride):
             if turn == 2:
                 counts[rng.integers(size), 0] += 3.0
             elif turn == 3:
-                now, rho = now + 1, 0.5
+                now, rho, odds = now + 1, rho if belief != "rest" else 0.5, 1.5 * odds
                 kernels.powers(rho, fade)
+                tick[:] = tick if rho == 1.0 or belief == "rest" else now
             elif turn == 4:
+                counts[counts < 0.0] *= 0.1
                 a0 *= 0.1
             q = rng.uniform(0, 0.25, size)
-            evidence = (a0, b0, stride, counts, tick, now, rho, fade)
+            evidence = (a0, b0, stride, counts, tick, now, rho, fade, drift, odds, anchors, deficits)
             error = kernels.forecast(evidence, q, alpha, beta, mean, value, bins)
             twin = twins.forecast(evidence, q, 5)
             np.testing.assert_allclose(mean, twin[0], rtol=1e-13)
-            np.testing.assert_allclose(value, twin[1], rtol=1e-13)
+            np.testing.assert_allclose(value, twin[1], rtol=1e-13, atol=1e-15 * graded)
             assert bins.tolist() == twin[2]
             assert error == pytest.approx(twin[3], rel=1e-12)

@@ -125,7 +125,7 @@ def test_claim_25_the_groups_deviation_turns_the_gradient(baseline, n):
     advantages = advantages_of(reward[index], 1.0, 1.0, baseline=baseline, scale="group")
     estimated = estimate(reward[index], advantages, policy, index)[0]
     assert gradient(policy, reward)[1] < -0.02
-    assert estimated[1] > 0.06
+    assert estimated[1] > (0.06 if baseline == "group" else 0.02)  # there the divisor is at least 0.1
 
 
 # ---------------------------------------------------------------- Claim 26

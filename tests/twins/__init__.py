@@ -8,6 +8,7 @@ from .baselines import *  # noqa: F403
 from .budget import *  # noqa: F403
 from .evidence import *  # noqa: F403
 from .fenchel_dual import *  # noqa: F403
+from .fitting import *  # noqa: F403
 from .gains import *  # noqa: F403
 from .learning import *  # noqa: F403
 from .objective import *  # noqa: F403

@@ -3,7 +3,7 @@
 import math
 from functools import cache
 
-from .evidence import expected_variance, posterior
+from .evidence import posterior, values
 from .objective import scale_of, u, unit_gain
 
 
@@ -41,6 +41,6 @@ def bin_of(mean, n_bins):
 def forecast(evidence, q, n_bins):
     alpha, beta = posterior(True, None, evidence)
     mean = [a / (a + b) for a, b in zip(alpha, beta, strict=True)]
-    value = [expected_variance(a, b) for a, b in zip(alpha, beta, strict=True)]
+    value = values(True, None, evidence)
     bins = [sum(bin_of(m, n_bins) == place for m in mean) for place in range(n_bins)]
     return mean, value, bins, math.fsum(abs(v - qi) for v, qi in zip(value, q, strict=True))

@@ -2,7 +2,7 @@
 
 Every policy plays the same pools on the same seeds, so that differences are paired, and with the same total of rollouts,
 which includes pilots, refills and rollouts that a rule discards. No policy gets the success rates; all start from the prior
-Beta(1, 1), which one row fits.
+Beta(1, 1); one row fits its belief to what it sees.
 
 Prompts are offered in two ways: "pool" offers all of them in every round, "batch" the batches of a shuffling data loader,
 with 8 rollouts per prompt, for 8 epochs. Prints one ranked table per pool and offer (mean and 95% interval over seeds), and
@@ -80,7 +80,7 @@ def policies(run: dict[str, Any], offer: str, one_size: int | None) -> dict[str,
     pairs = {**ours, "min_rollouts": 2}
     found: dict[str, Callable[[BetaPosteriorBank], Any]] = {
         "Resolving": lambda bank: ResolvingAllocator(bank, **ours),
-        "Resolving, fitted prior": lambda bank: ResolvingAllocator(bank, fit_every=8, **ours),
+        "Resolving, fitted": lambda bank: ResolvingAllocator(bank, fit_every=8, **ours),
         "Resolving, forgetting 0.9": lambda bank: ResolvingAllocator(forgetful(bank), **ours),
         "Resolving, group signal": lambda bank: ResolvingAllocator(bank, signal="group", **pairs),
         "FenchelDual": lambda bank: FenchelDualAllocator(bank, **dual),
@@ -191,8 +191,8 @@ def moving_optimum(rates: bytes, path: str, horizon: Horizon, shown: tuple[bytes
     ``shown`` holds the rows on offer in each round, or is None where all are; a prompt that is not on offer is worth nothing.
     """
     stages = np.frombuffer(rates).reshape(-1, horizon.n_prompts)
-    p = np.stack([Pool(stages, None, path).at(k, horizon.n_rounds) for k in range(horizon.n_rounds)], axis=1)
-    values = p * (1.0 - p)
+    pool = Pool(stages, None, path)
+    values = np.stack([pool.values(k, horizon.n_rounds) for k in range(horizon.n_rounds)], axis=1)
     for k, rows in enumerate(shown or ()):
         away = np.ones(horizon.n_prompts, dtype=bool)
         away[np.frombuffer(rows, dtype=np.int64)] = False
@@ -202,10 +202,9 @@ def moving_optimum(rates: bytes, path: str, horizon: Horizon, shown: tuple[bytes
 
 def measure(result: SimulationResult, pool: Pool) -> Row:
     """Return the figures of one run."""
-    n, s, dealt = result.group_rollouts, result.group_successes, int(result.group_rollouts.sum())
+    n, mixed, dealt = result.group_rollouts, result.mixed, int(result.group_rollouts.sum())
     rounds = result.horizon.n_rounds
     rates = np.stack([pool.at(k, rounds) for k in range(rounds)])[result.group_round, result.group_prompt]
-    mixed = (s > 0) & (s < n)
     return {
         "optimum": 100.0 * result.achieved / result.optimum,
         "mixed": 1e3 * int(mixed.sum()) / dealt,

@@ -24,7 +24,7 @@ def rate_run(pool: Pool, shape: str, rates: str, seed: int, rounds: int) -> dict
         bank, total_budget=m * rounds, n_rounds=rounds, max_rollouts=2, utility=SaturatingUtility(shape), seed=seed
     )
     result = simulate(policy, pool, rounds, seed=[seed, 1], feedback=rates == "learnt")
-    even = policy.utility.value(pool.rates[0] * (1 - pool.rates[0]), 1.0).mean()  # uniform: one equal share each
+    even = policy.utility.value(pool.values(), 1.0).mean()  # uniform: one equal share each
     uniform = result.optimum / m - float(even)
     return {
         "shape": shape,
@@ -60,7 +60,7 @@ def drift_run(pool: Pool, name: str, shape: str, seed: int, rounds: int) -> dict
 
 def paper_run(pool: Pool, seed: int) -> tuple[int, dict[str, SimulationResult]]:
     """Run part 2 on one seed, and return it with: Algorithm 1, and its controls on the same pool."""
-    q = pool.rates[0] * (1 - pool.rates[0])
+    q = pool.values()
     units = {key: PAPER[key] // PAPER["unit_size"] for key in ("total_budget", "max_rollouts")}
     share, upper = units["total_budget"] / pool.n_prompts, PAPER["n_rounds"] * units["max_rollouts"]
     optimum = OfflineOracle().solve(q, units["total_budget"], equal_share=share, upper=upper, integer=True).optimum

@@ -67,7 +67,7 @@ def learnt_results(
     pool = static_pool(sizes.M, *beta, seed=[seed, 30])
     batches = epoch_batches(sizes.M, sizes.BATCH, epochs, seed=[seed, 31])
     budget = sizes.PER_VISIT * sizes.M * epochs
-    q = pool.rates[0] * (1.0 - pool.rates[0])
+    q = pool.values()
     oracle = OfflineOracle(utility).solve(
         q, budget, equal_share=budget / sizes.M, upper=epochs * sizes.MOST, integer=True
     )
@@ -114,8 +114,8 @@ def whole_run(seed: int, kind: str, forgetting: float = 1.0) -> list[Row]:
     if kind == "static":
         optimum = None
     else:
-        p = np.stack([pool.at(k, rounds) for k in range(rounds)], axis=1)
-        optimum, _ = path_optimum_bound(p * (1.0 - p), horizon, utility, tolerance=1e-3)
+        path = np.stack([pool.values(k, rounds) for k in range(rounds)], axis=1)
+        optimum, _ = path_optimum_bound(path, horizon, utility, tolerance=1e-3)
     rows = []
     for name, make in build.items():
         run = simulate(make(pool), pool, rounds, seed=[seed, 41], utility=utility, horizon=horizon, optimum=optimum)
@@ -136,7 +136,7 @@ def token_run(seed: int) -> list[Row]:
     epochs, utility = 4, SaturatingUtility(scaling="height")
     pool = static_pool(sizes.M, 0.6, 0.6, seed=[seed, 45])
     costs = np.round(800.0 * np.exp(0.8 * np.random.default_rng([seed, 46]).normal(size=sizes.M)))
-    q, p = pool.rates[0] * (1.0 - pool.rates[0]), pool.rates[0]
+    q, p = pool.values(), pool.rates[0]
     tokens, share = sizes.PER_VISIT * epochs * costs.sum(), float(sizes.PER_VISIT * epochs)
     oracle = OfflineOracle(utility).solve(q, tokens, equal_share=costs * share, upper=costs * epochs * sizes.MOST)
     common = {"max_rollouts": sizes.MOST, "utility": utility, "seed": seed, "visits": epochs, "min_rollouts": 2}
@@ -173,7 +173,7 @@ def order_run(seed: int, quantum: int) -> list[Row]:
     """Deal 16 groups a round from the whole pool in both orders; return regret and when each prompt is dealt."""
     rounds, utility = 5 * sizes.ROUNDS, SaturatingUtility(scaling="height")
     pool = static_pool(sizes.WHOLE, 0.6, 0.6, seed=[seed, 51])
-    q = pool.rates[0] * (1.0 - pool.rates[0])
+    q = pool.values()
     run = {"total_budget": 16 * quantum * rounds, "n_rounds": rounds, "max_rollouts": 4 * quantum, "utility": utility}
     forms = {"best": {}, "spread": {"order": "spread"}, "spread, coverage 100": {"order": "spread", "coverage": 100}}
     rows = []

@@ -49,8 +49,8 @@ def _horizon(policy: ResolvingAllocator, rounds: int) -> Any:
 
 def prior_run(file: Path, seed: int) -> list[Row]:
     """Draw 4 samples per prompt from one file's first stage; bias and error of the value, both priors."""
-    p = load_counts(file).rates[0]
-    q = p * (1.0 - p)
+    pool = load_counts(file)
+    p, q = pool.rates[0], pool.values()
     wins = np.random.default_rng([seed, 60]).binomial(4, p)
     rows = []
     for prior in ("flat", "fitted"):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cero_alloc import OfflineOracle, SaturatingUtility
+from cero_alloc.simulation import Pool
 from studies.common.parallel import execute
 from studies.common.pictures import without_screen
 from studies.common.tables import spread, table
@@ -47,8 +48,8 @@ def runs(seed: int, epochs: int) -> list[Run]:
 def optimum(rates: np.ndarray) -> np.ndarray:
     """Return the rollouts per prompt that are best for known rates, in the epochs of the left panel."""
     oracle = OfflineOracle(SaturatingUtility(scaling="height"))
-    share, values = sizes.PER_VISIT * SHOWN, rates * (1.0 - rates)
-    return oracle.solve(values, share * sizes.M, equal_share=share, upper=SHOWN * sizes.MOST).allocation
+    share = sizes.PER_VISIT * SHOWN
+    return oracle.solve(Pool(rates).values(), share * sizes.M, equal_share=share, upper=SHOWN * sizes.MOST).allocation
 
 
 def draw(done: list[Run], path: Path) -> None:

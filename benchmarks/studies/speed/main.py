@@ -23,6 +23,7 @@ import numpy as np
 
 from cero_alloc import __version__
 from studies.common.tables import table
+from studies.speed.beliefs import motion
 from studies.speed.clock import Scope
 from studies.speed.peers import race
 from studies.speed.process import memory, start
@@ -51,6 +52,7 @@ SECTIONS: dict[str, Callable[[Scope], list[Row]]] = {
     "7. Two cores": threads,
     "8. Simulation: the paper's run, 8,958 prompts, 500 rounds": simulation,
     "10. Between rounds": between,
+    "11. Beliefs that move, and advantages": motion,
 }
 
 

@@ -7,16 +7,19 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator, SaturatingUtility
+from cero_alloc import AllocationWarning, BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator, SaturatingUtility
 from cero_alloc._solvers import remaining as _remaining
 from cero_alloc._solvers import units_kernels
 from studies.speed.clock import Clocked, Scope, in_turn, log_pass, sort_pass, with_studies
 from studies.speed.report import Row, left_out, ratio
+
+warnings.simplefilter("ignore", AllocationWarning)  # of the fractions, see Run
 
 GROUP, MOST = 4, 8  # rollouts of a unit, and most of a prompt in a round
 DEALT = 1024  # prompts of a round

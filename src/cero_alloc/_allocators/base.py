@@ -207,7 +207,9 @@ class Allocator(TakesFeedback):
         ``allocating_rounds``       rounds that dealt anything
         ``mixed_group_rate``        share of reported groups with both successes and failures; NaN before the first
         ``drift``, ``trend``        how beliefs move, as given or as fitted
-        ``prior_alpha``, ``..beta`` the prior, as given or as fitted; its mean where every prompt has its own
+        ``prior_alpha``             first parameter of the prior, as given or as fitted; their mean where every
+                                    prompt has its own
+        ``prior_beta``              likewise the second
         ``calibration_...``         :meth:`Calibration.metrics`: predicted against observed reward variance
         ``certificate_achieved``    utility of the rollouts dealt so far, per prompt, as values stand now
         ``certificate_optimum``     the oracle's best use of the same rollouts, under the same offers and caps
@@ -258,8 +260,6 @@ class Allocator(TakesFeedback):
     def _prices(self) -> tuple[float, float] | None:
         """Return the price of the run and that of the last round; None where the allocator has no price."""
         raise NotImplementedError
-
-    # ------------------------------------------------------------ what allocators share
 
     # ------------------------------------------------------------ what allocators share
 

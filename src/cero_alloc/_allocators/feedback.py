@@ -87,7 +87,7 @@ class TakesFeedback(Saved):
         """
         with self.bank.lock:
             self._grow()
-            feedback = self.bank.rewards.feedback(self.bank.index, prompt_ids, successes, rollouts, squares)
+            feedback = self.bank.rewards.feedback(self.bank.index, prompt_ids, successes, rollouts, squares, depth=3)
             number = self._round_number(round)
             receipt = self._received("update", delivery_id, feedback)
             if receipt is not None and receipt.repeated:
@@ -150,7 +150,7 @@ class TakesFeedback(Saved):
             self._grow()
             bank, scoring = self.bank, Scoring(baseline, scale, method, group_size).checked()
             batch = bank.rewards.rollouts(bank.index, prompt_ids, rewards)
-            scoring.require_coins(batch)
+            scoring.require_coins(batch, bank.rewards)
             rows, number = batch.feedback.rows, self._round_number(round)
             receipt = self._received("observe", delivery_id, batch.feedback, batch.unscored)
             repeated = receipt is not None and receipt.repeated

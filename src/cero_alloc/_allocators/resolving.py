@@ -71,7 +71,8 @@ class ResolvingAllocator(Allocator):
         What exposure is worth.
     signal : {"variance", "group"}
         What is maximised: the utility of exposure, or the expected number of groups with both successes and failures,
-        :math:`S(n) = 1 - E[p^n] - E[(1-p)^n]` per visit, which ``utility`` and ``front_load`` have no part in.
+        :math:`S(n) = 1 - E[p^n] - E[(1-p)^n]` per visit, which ``utility`` and ``front_load`` have no part in. For rewards
+        between 0 and 1 it is multiplied by their variance as a share of that of 0/1 rewards with the same mean.
     costs : float, array_like of float with shape (n_prompts,), or None
         Expected tokens per rollout. Budgets are then in tokens, and caps. Prompts added later take the mean cost.
     front_load : float, at least 1

@@ -360,12 +360,17 @@ class GroupTables(Tables):
         return clearing, self.once(rows)
 
     def _signal(self, rows: IntArray | None) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return posterior parameters, and the factor by which the bonus for uncertainty raises the signal."""
-        alpha, beta = self.plan.bank.evidence.posterior(rows)
+        """Return posterior parameters, and the factor of the signal: the value by that of 0/1 rewards with the same mean.
+
+        The bonus for uncertainty raises it. Rewards between 0 and 1 lower it: two that differ little teach little.
+        """
+        evidence = self.plan.bank.evidence
+        alpha, beta = evidence.posterior(rows)
         factor = np.ones(alpha.size)
-        if self.plan.exploration > 0.0:
-            q = self.plan.bank.evidence.values(rows)
-            np.divide(self.plan.values(rows), q, out=factor, where=q > 0.0)
+        if self.plan.exploration > 0.0 or evidence.deficits is not None:
+            s = alpha + beta
+            coins = (alpha / s) * (beta / s) * (s / (s + 1.0))
+            np.divide(self.plan.values(rows), coins, out=factor, where=coins > 0.0)
         return alpha, beta, factor
 
 

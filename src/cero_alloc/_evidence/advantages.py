@@ -20,7 +20,8 @@ Baseline = Literal["posterior", "group", "batch"]
 Scale = Literal["none", "posterior", "group"]
 Method = Literal["leave-one-out", "mapp"]
 
-SCALE_FLOOR = 0.1  # least divisor, in rewards, unless the group's own mean is subtracted: the deviation of 0/1 rewards at a success rate of 1%
+# Least divisor, in rewards, unless the group's own mean is subtracted: the deviation of 0/1 rewards at a success rate of 1%.
+SCALE_FLOOR = 0.1
 
 
 class Known(NamedTuple):

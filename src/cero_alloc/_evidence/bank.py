@@ -238,7 +238,7 @@ class BetaPosteriorBank(Fits):
         """
         scoring = Scoring(baseline, scale, method, group_size).checked()
         batch = self.rewards.rollouts(self.index, prompt_ids, rewards)
-        scoring.require_coins(batch)
+        scoring.require_coins(batch, self.rewards)
         advantages = scoring.advantages(self.evidence, self.rewards, batch)
         self.evidence.observe(*batch.feedback)
         return advantages

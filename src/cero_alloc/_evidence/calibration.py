@@ -25,10 +25,10 @@ class Calibration:
     """Predicted against observed within-group reward variance, over all groups that a bank was given.
 
     A group is one entry of an update with at least two rollouts. The prediction is the prompt's value just before the
-    entry is added. The observation is S (n - S) / (n (n - 1)), whose expectation is p (1 - p) for rewards 0 and 1. Rewards
-    in between are treated as 0/1 rewards of the same mean. Their variance v is less than p (1 - p), and the expectation of
-    the observation is larger than p (1 - p) by (p (1 - p) - v) / (n - 1). The negative bias that results is not an error
-    of the bank.
+    entry is added. The observation is the unbiased variance of the group's rewards: for rewards 0 and 1 it is
+    S (n - S) / (n (n - 1)), whose expectation is p (1 - p). Rewards in between whose squares were not given are treated as
+    0/1 rewards of the same mean. Their variance v is less than p (1 - p), and the expectation of the observation is larger
+    than p (1 - p) by (p (1 - p) - v) / (n - 1). The negative bias that results is not an error of the bank.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Calibration:
     n_groups : int
         All groups.
     mixed_groups : int
-        Groups with 0 < S < n: those with a gradient in group-relative policy optimisation.
+        Groups whose rewards differ: those with a gradient in group-relative policy optimisation.
     bias : float
         Mean predicted less mean observed reward variance over all groups; NaN without any.
     standard_error : float

@@ -267,7 +267,7 @@ class Estimates(OwnLock, Saved):
         """
         scoring = Scoring(baseline, scale, method, group_size).checked()
         batch = self.rewards.rollouts(self.index, prompt_ids, rewards)
-        scoring.require_coins(batch)
+        scoring.require_coins(batch, self.rewards)
         return scoring.advantages(self.evidence, self.rewards, batch)
 
     @locked

@@ -155,7 +155,7 @@ class Evidence(Stateful):
         return self._arrays(self.odds)
 
     def _arrays(self, odds: float) -> Arrays:
-        rho = self.forgetting
+        rho = 1.0 if self.moving else self.forgetting  # with both, the ticks forget, and the rows are up to date
         if self._powers_of != rho:
             self._powers, self._powers_of = np.empty(_RECENT), rho
             kernels.powers(rho, self._powers)
@@ -235,12 +235,14 @@ class Evidence(Stateful):
 
     def lacking(self, rows: IntArray) -> FloatArray:
         """Return the deficits of these rows, aged to now."""
-        arrays = self.arrays
+        return self._lacking(rows, self.arrays)
+
+    def _lacking(self, rows: IntArray, arrays: Arrays) -> FloatArray:
         if self.deficits is None:
             return np.zeros(rows.size)
-        spread = np.empty(rows.size)
+        spread, alpha, beta = np.empty((3, rows.size))
         kernels.spreads(rows, arrays, spread)
-        alpha, beta = self.posterior(rows)
+        kernels.posterior(False, rows, arrays, alpha, beta)
         lacking: FloatArray = (1.0 - spread) * alpha * (beta / (alpha + beta))
         return lacking
 
@@ -281,13 +283,14 @@ class Evidence(Stateful):
         fresh = self.reports.unknown(rows)
         assert self.anchors is not None
         a, b = np.empty((2, fresh.size))
-        kernels.posterior(False, fresh, self._arrays(self.reports.odds), a, b)
-        self.reports.add(fresh, Before(a, b, self.lacking(fresh), self.anchors[fresh] > 0.0), rows, sums)
+        arrays = self._arrays(self.reports.odds)  # before the shift of the round so far
+        kernels.posterior(False, fresh, arrays, a, b)
+        self.reports.add(fresh, Before(a, b, self._lacking(fresh, arrays), self.anchors[fresh] > 0.0), rows, sums)
         self._unsettled = True
 
     def _settle(self) -> None:
         """Let the reports of the round shift all beliefs, and add them to those of their prompts."""
-        self._unsettled, rows = False, self.reports.rows
+        rows = self.reports.rows
         shift = self.reports.shift(self.trend)
         self.odds = self.reports.odds * shift
         a, b, lacking = self.reports.posterior(shift)
@@ -295,6 +298,8 @@ class Evidence(Stateful):
         assert self.anchors is not None
         self.anchors[rows] = self.odds
         self.journal.note(None)
+        # Last: of threads that read at once, each settles, to the same bits, or finds all settled.
+        self._unsettled = False
 
     def _write(self, rows: IntArray | slice, a: FloatArray, b: FloatArray, lacking: FloatArray) -> None:
         """Set what is known of these rows, as of now."""
@@ -321,14 +326,15 @@ class Evidence(Stateful):
             if self.anchors is not None:
                 self.anchors[self.anchors > 0.0] = self.odds
         elif self.forgetting < 1.0:
+            surviving = self.forgetting ** (self.now - self.ticks).astype(np.float64)
+            self.outcomes *= surviving[:, None]  # what is below the prior, too, which aged() leaves out
             if self.deficits is not None:
-                self.deficits *= self.forgetting ** (self.now - self.ticks).astype(np.float64)
-            self.outcomes[:, 0], self.outcomes[:, 1] = self.aged(None)
+                self.deficits *= surviving
         self.ticks[:] = self.now
 
     def tick(self, rounds: int = 1) -> None:
         """Let rounds go by; the caller keeps ``now`` at or below ``LAST_TICK``."""
-        if self.trend > 0.0:
+        if self.trend > 0.0 and rounds:
             self.end_round()
         if not (self.moving and self.forgetting < 1.0):
             self.now += rounds
@@ -494,6 +500,10 @@ class Evidence(Stateful):
         prior = np.stack([np.broadcast_to(side, len(counts)) for side in (a0, b0)], axis=1)
         condition = "be finite and exceed minus the prior" if moved else "be finite and at least 0"
         require(f"{label}['outcomes']", condition, counts, counts > -prior if moved else counts >= 0.0)
+        moving = state["drift"] > 0.0 or state["trend"] > 0.0
+        require(f"{label}['moved']", "be True with a drift or a trend", moved, bool(moved) or not moving)
+        anchored = state["anchors"] is not None
+        require(f"{label}['anchors']", "be there with a trend only", anchored, anchored == (state["trend"] > 0.0))
         if state["history"] is not None:
             History()._check_state(state["history"], f"{label}['history']", size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from dataclasses import replace
 from typing import overload
 
 import numpy as np
@@ -93,7 +94,8 @@ class Fits(Estimates):
         Parameters
         ----------
         history : iterable of tuples (prompt_ids, successes, rollouts), each of shape (n_ids,)
-            One tuple per round, with the arguments of :meth:`update`; the bank need not hold this evidence.
+            One tuple per round, with the arguments of :meth:`update`, the squares last where there are any; the bank need
+            not hold this evidence.
         grid : array_like of float, shape (n_grid,), in (0, 1]
             Candidates: shares of the evidence that survive a round.
 
@@ -143,7 +145,8 @@ class Fits(Estimates):
         Parameters
         ----------
         history : iterable of tuples (prompt_ids, successes, rollouts), each of shape (n_ids,)
-            One tuple per round, with the arguments of :meth:`update`; the bank need not hold this evidence.
+            One tuple per round, with the arguments of :meth:`update`, the squares last where there are any; the bank need
+            not hold this evidence.
 
         Returns
         -------
@@ -177,4 +180,5 @@ class Fits(Estimates):
         if fit.status == "fitted":
             evidence.set_motion(fit.drift, fit.trend)
             evidence.set_prior(np.array([fit.alpha]), np.array([fit.beta]))
-        return fit
+            return fit
+        return replace(fit, drift=evidence.drift, trend=evidence.trend)

@@ -69,8 +69,8 @@ class BeliefFit:
 
 def fit_belief(rounds: Rounds, a0: FloatArray, b0: FloatArray, usual: tuple[float, float]) -> BeliefFit:
     """Fit a prior, a drift and a trend to reports; ``usual`` are drift and trend before anything is known of them."""
-    won = np.bincount(rounds.rows, rounds.won, rounds.n_prompts)
-    n = np.bincount(rounds.rows, rounds.rollouts, rounds.n_prompts)
+    won: FloatArray = np.bincount(rounds.rows, rounds.won, rounds.n_prompts)
+    n: FloatArray = np.bincount(rounds.rows, rounds.rollouts.astype(np.float64), rounds.n_prompts)
     rest: PriorFit = fit_prior(won, n - won, a0, b0)
     repeats = rounds.n_repeats
     if not rest.fitted:
@@ -82,7 +82,7 @@ def fit_belief(rounds: Rounds, a0: FloatArray, b0: FloatArray, usual: tuple[floa
     found, point = _maximise(score, [log(rest.alpha + rest.beta), log(rest.alpha / rest.beta), 0.0, 0.0])
     if found <= at_rest:
         return BeliefFit(rest.alpha, rest.beta, 0.0, 0.0, repeats, "fitted", 0.0)
-    return BeliefFit(*score.belief(*point), repeats, "fitted", found - at_rest)
+    return BeliefFit(*score.belief(*point), repeats, "fitted", score.of_reports(point) - at_rest)
 
 
 class _Score:
@@ -96,9 +96,12 @@ class _Score:
         self._beliefs = np.empty((4, rounds.n_prompts))
 
     def __call__(self, point: FloatArray) -> float:
+        return self.of_reports(point) - 0.5 * float(point[2] ** 2 + point[3] ** 2)
+
+    def of_reports(self, point: FloatArray) -> float:
+        """Return the log-probability alone."""
         a, b, drift, trend = self.belief(*point)
-        reports = prequential(self._rounds, (a, b), (drift, trend), self._beliefs)
-        return float(reports - 0.5 * (point[2] ** 2 + point[3] ** 2))
+        return float(prequential(self._rounds, (a, b), (drift, trend), self._beliefs))
 
     def at_rest(self, a: float, b: float) -> float:
         """Return the log-probability under a prior without drift and trend."""
@@ -107,7 +110,9 @@ class _Score:
     def belief(self, strength: float, odds: float, drift: float, trend: float) -> tuple[float, float, float, float]:
         """Return the prior, drift and trend of a point, moved into the box."""
         s, m = exp(_within(strength, *map(log, _STRENGTHS))), 1.0 / (1.0 + exp(-_within(odds, *_LOG_ODDS)))
-        rates = (usual * exp(_SPREAD * _within(x, -50.0, 50.0)) for usual, x in zip(self._usual, (drift, trend), strict=True))
+        rates = (
+            usual * exp(_SPREAD * _within(x, -50.0, 50.0)) for usual, x in zip(self._usual, (drift, trend), strict=True)
+        )
         delta, tau = (_within(rate, *box) for rate, box in zip(rates, (_DRIFTS, _TRENDS), strict=True))
         return s * m, s * (1.0 - m), delta, tau
 

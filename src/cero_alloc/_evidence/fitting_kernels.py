@@ -2,7 +2,7 @@
 
 from cero_alloc._numba import exp, kernel, lgamma, log
 
-from .kernels import uncertainty
+from .kernels import growth
 
 
 @kernel
@@ -44,8 +44,8 @@ def prequential(rounds, prior, motion, beliefs):
             i, n = rows[r], rollouts[r]
             a, b = beliefs[0, i], beliefs[1, i]
             if beliefs[3, i] > 0.0:
-                inverse, up = 1.0 / (a + b), a * (odds / beliefs[3, i])
-                s = 1.0 / uncertainty(inverse, drift * (ticks[k] - beliefs[2, i]), most)
+                s, up = a + b, a * (odds / beliefs[3, i])
+                s /= growth(s, drift * (ticks[k] - beliefs[2, i]), most)
                 m = up / (up + b)
                 a, b = s * m, s * (b / (up + b))
                 beliefs[0, i], beliefs[1, i] = a, b

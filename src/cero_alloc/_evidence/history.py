@@ -44,6 +44,8 @@ class History(Stateful):
         """Add a report."""
         kept = (rollouts > 0) & self._kept(rows)
         rows = rows[kept]
+        if not rows.size:
+            return
         self._parts.append((np.full(rows.size, now), rows, won[kept], rollouts[kept]))
         self._entries += rows.size
         while self._entries > MOST:

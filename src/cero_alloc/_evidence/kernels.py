@@ -27,6 +27,7 @@ LEAST = (
     1e-6  # of its prior, below which a parameter never falls: what is left of it in float32 could be a rounding error
 )
 ALIKE = 1e-6  # deviation of a group's rewards, as a share of their mean, up to which they are alike but for rounding
+BLUR = 1e-14  # variance of a group's rewards, up to which it could be the rounding of their sums
 
 
 @kernel
@@ -57,15 +58,9 @@ def moves(evidence):
 
 
 @kernel
-def above_prior(prior, excess):
-    """Return a Beta parameter from its prior and its excess, which may be negative where beliefs move."""
-    return max(prior + excess, LEAST * prior)
-
-
-@kernel
-def uncertainty(inverse, faded, most):
-    """1 / (a + b) after it has grown by ``faded``, up to ``most``, that of the prior; ``inverse`` is the value before."""
-    return max(inverse, min(most, inverse + faded))
+def growth(s, faded, most):
+    """Return by what factor 1 / s has grown that was to grow by ``faded``, up to ``most``, that of the prior."""
+    return min(max(1.0, most * s), 1.0 + faded * s)
 
 
 @kernel
@@ -84,12 +79,9 @@ def parameters(i, evidence):
     if not moves(evidence):
         left = survival(now - ticks[i], rho, fade) if rho < 1.0 else 1.0
         return prior_a + outcomes[i, 0] * left, prior_b + outcomes[i, 1] * left
-    a, b = above_prior(prior_a, outcomes[i, 0]), above_prior(prior_b, outcomes[i, 1])
-    elapsed, shift = now - ticks[i], shift_since(i, odds, anchors)
-    if elapsed > 0:
-        inverse = 1.0 / (a + b)
-        kept = inverse / uncertainty(inverse, drift * elapsed, 1.0 / (prior_a + prior_b))
-        a, b = a * kept, b * kept
+    a, b = prior_a + outcomes[i, 0], prior_b + outcomes[i, 1]
+    grown = growth(a + b, drift * (now - ticks[i]), 1.0 / (prior_a + prior_b))
+    a, b, shift = a / grown, b / grown, shift_since(i, odds, anchors)
     if shift != 1.0:
         s, up = a + b, a * shift
         a, b = s * (up / (up + b)), s * (b / (up + b))
@@ -129,37 +121,46 @@ def stretch(evidence, start, stop):
 
 
 @kernel
-def moved_value(a, b, faded, most, shift):
-    """E[p (1 - p)] of Beta(a, b) after its odds were multiplied by ``shift`` and 1 / (a + b) has grown."""
-    inverse, up = 1.0 / (a + b), a * shift
-    whole = inverse if shift == 1.0 else 1.0 / (up + b)
-    return (up * whole) * (b * whole) / (1.0 + uncertainty(inverse, faded, most))
+def drifted_value(a, b, faded, most):
+    """E[p (1 - p)] of Beta(a, b) after 1 / (a + b) has grown; one division, because divisions take the time."""
+    s = a + b
+    return (a * b) / (s * (s + growth(s, faded, most)))
+
+
+@kernel
+def moved_value(a, b, faded, most, odds, anchor):
+    """E[p (1 - p)] after the odds of a prompt that was seen (``anchor`` > 0) were multiplied by odds / anchor as well."""
+    s, up = a + b, a * (odds if anchor > 0.0 else 1.0)
+    down = b * (anchor if anchor > 0.0 else 1.0)
+    whole = up + down
+    return (up * down * s) / (whole * whole * (s + growth(s, faded, most)))
 
 
 @kernel
 def moved_values(full, rows, evidence, out):
     """Write posterior expected variances of beliefs that move, aged to ``now``."""
     a0, b0, stride, outcomes, ticks, now, _, _, drift, odds, anchors, _ = evidence
+    late = float(now)  # int32 converts to float64 in vectors, int64 does not
     if full and stride == 0:  # two separate loops, because only ones this plain are vectorised
         prior_a, prior_b, most = a0[0], b0[0], 1.0 / (a0[0] + b0[0])
         if anchors.size == 0:
             for r in range(out.size):
-                a, b = above_prior(prior_a, outcomes[r, 0]), above_prior(prior_b, outcomes[r, 1])
-                inverse = 1.0 / (a + b)
-                faded = uncertainty(inverse, drift * (now - ticks[r]), most)
-                out[r] = (a * inverse) * (b * inverse) / (1.0 + faded)
+                a, b = prior_a + outcomes[r, 0], prior_b + outcomes[r, 1]
+                out[r] = drifted_value(a, b, drift * (late - float(ticks[r])), most)
         else:
             for r in range(out.size):
-                a, b = above_prior(prior_a, outcomes[r, 0]), above_prior(prior_b, outcomes[r, 1])
-                shift = odds / anchors[r] if anchors[r] > 0.0 else 1.0
-                out[r] = moved_value(a, b, drift * (now - ticks[r]), most, shift)
+                a, b = prior_a + outcomes[r, 0], prior_b + outcomes[r, 1]
+                out[r] = moved_value(a, b, drift * (late - float(ticks[r])), most, odds, anchors[r])
         return
     for r in range(out.size):
         i = r if full else rows[r]
         prior_a, prior_b = a0[i * stride], b0[i * stride]
-        a, b = above_prior(prior_a, outcomes[i, 0]), above_prior(prior_b, outcomes[i, 1])
-        most, shift = 1.0 / (prior_a + prior_b), shift_since(i, odds, anchors)
-        out[r] = moved_value(a, b, drift * (now - ticks[i]), most, shift)
+        a, b, most = prior_a + outcomes[i, 0], prior_b + outcomes[i, 1], 1.0 / (prior_a + prior_b)
+        faded = drift * (late - float(ticks[i]))
+        if anchors.size == 0:
+            out[r] = drifted_value(a, b, faded, most)
+        else:
+            out[r] = moved_value(a, b, faded, most, odds, anchors[i])
 
 
 @kernel
@@ -170,8 +171,7 @@ def spread(i, evidence):
     """
     a0, b0, stride, outcomes, ticks, now, rho, fade, _, _, _, deficits = evidence
     left = survival(now - ticks[i], rho, fade) if rho < 1.0 else 1.0
-    a = above_prior(a0[i * stride], outcomes[i, 0] * left)
-    b = above_prior(b0[i * stride], outcomes[i, 1] * left)
+    a, b = a0[i * stride] + outcomes[i, 0] * left, b0[i * stride] + outcomes[i, 1] * left
     return max(0.0, 1.0 - deficits[i] * left / a * ((a + b) / b))
 
 
@@ -248,7 +248,7 @@ def calibrate(value, successes, rollouts, lacks, top, fade, bins, tally):
         observed, mixed = (s / n) * ((n - s) / (n - 1)), 0.0 < s < n
         if lacks.size > 0 and lacks[r] > 0.0:
             observed = max(0.0, observed - lacks[r] / (n - 1))
-            mixed = observed > (ALIKE * s / n) ** 2
+            mixed = observed > max((ALIKE * s / n) ** 2, BLUR)
         difference = value[r] - observed
         place = min(np.int64(value[r] / top * (last + 1)), last)
         bins[0, place] += 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,12 +100,14 @@ class Rewards:
         The range.
     """
 
-    def __init__(self, reward_range: tuple[float, float]) -> None:
+    def __init__(self, reward_range: Any) -> None:
         try:
+            if isinstance(reward_range, Set) or any(isinstance(end, (str, bytes, bool)) for end in reward_range):
+                raise TypeError
             low, high = (float(end) for end in reward_range)
         except (TypeError, ValueError):
             raise TypeError(error_text("reward_range", "be a pair of numbers", reward_range, _RANGE_REMEDY)) from None
-        if not (low < high and np.isfinite(high - low)):
+        if not (low < high and 0.0 < (high - low) * (high - low) < np.inf):
             condition = "be finite and ascend from low to high"
             raise ValueError(error_text("reward_range", condition, reward_range, _RANGE_REMEDY))
         self.low, self.high, self.width = low, high, high - low
@@ -119,6 +121,8 @@ class Rewards:
         s: npt.ArrayLike,
         n: npt.ArrayLike,
         squares: npt.ArrayLike | None = None,
+        *,
+        depth: int = 4,
     ) -> Feedback:
         """Return the checked feedback of an update.
 
@@ -132,6 +136,8 @@ class Rewards:
             Sum of the rewards and number of rewarded rollouts of each prompt.
         squares : array_like, shape (n_ids,), or None
             Sum of the squared rewards.
+        depth : int
+            Frames from the user's call to this one, for a warning that names the user's line.
 
         Raises
         ------
@@ -140,9 +146,7 @@ class Rewards:
         """
         rows = index.named_rows(prompt_ids)
         rollouts, rewarded = counts("rollouts", n, rows.size), successes("successes", s, rows.size)
-        raw = rewarded
-        if not self._unit:
-            rewarded = self._mapped_sums(rewarded, rollouts)
+        raw, rewarded = rewarded, self.mapped_sums(rewarded, rollouts)
         position, kind = kernels.first_bad_feedback(rewarded, rollouts)
         if kind:
             name, condition, remedy = _FAULTS[kind]
@@ -156,7 +160,7 @@ class Rewards:
         if squares is not None:
             return Feedback(rows, rewarded, rollouts, self._lacks(squares, raw, rewarded, rollouts))
         if not self._warned and (rewarded != np.floor(rewarded)).any():
-            warnings.warn(_FRACTIONAL, AllocationWarning, stacklevel=4)
+            warnings.warn(_FRACTIONAL, AllocationWarning, stacklevel=depth)
             self._warned = True
         return Feedback(rows, rewarded, rollouts)
 
@@ -166,15 +170,15 @@ class Rewards:
             raise TypeError(error_text("history", "be a sequence of rounds", history, _HISTORY_REMEDY))
         rounds = []
         for k, entry in enumerate(history):
-            if not isinstance(entry, (tuple, list)) or len(entry) != 3:
+            if not isinstance(entry, (tuple, list)) or len(entry) not in (3, 4):
                 raise ValueError(error_text("history", "hold three items per round", entry, _HISTORY_REMEDY, k))
             try:
-                rounds.append(self.feedback(index, *entry))
+                rounds.append(self.feedback(index, *entry, depth=5))
             except (KeyError, TypeError, ValueError) as error:
                 raise type(error)(f"history[{k}]: {error.args[0]}") from None
         return rounds
 
-    def rollouts(self, index: PromptIndex, prompt_ids: Iterable[Hashable], rewards: npt.ArrayLike) -> Rollouts:
+    def rollouts(self, index: PromptIndex, prompt_ids: Iterable[Hashable] | None, rewards: npt.ArrayLike) -> Rollouts:
         """Return checked rewards, one per rollout; NaN and None stand for rollouts that could not be scored.
 
         Raises
@@ -203,16 +207,18 @@ class Rewards:
         rows, line = np.unique(named, return_inverse=True)
         group = line[scored]
         n = np.bincount(group, minlength=rows.size)
-        won = np.bincount(group, found, rows.size)
-        lacks = np.bincount(group, found * (1.0 - found), rows.size)
+        won: FloatArray = np.bincount(group, found, rows.size)
+        lacks: FloatArray = np.bincount(group, found * (1.0 - found), rows.size)
         unscored = np.bincount(line[~scored], minlength=rows.size)
         return Rollouts(Feedback(rows, won, n, lacks), unscored, scored, group, found)
 
-    def _mapped_sums(self, sums: FloatArray, n: IntArray) -> FloatArray:
-        """Map sums of rewards to sums over [0, 1]; what is beyond them by no more than rounding is moved to the end."""
+    def mapped_sums(self, sums: FloatArray, n: IntArray) -> FloatArray:
+        """Map sums of rewards to sums over [0, 1]; what is off a whole number by no more than rounding is moved to it."""
+        if self._unit:
+            return sums
         mapped = (sums - self.low * n) / self.width
         slack = _ROUNDING * np.maximum(n, 1)
-        inside = np.clip(mapped, 0.0, np.maximum(n, 0).astype(np.float64))
+        inside = np.clip(np.rint(mapped), 0.0, np.maximum(n, 0).astype(np.float64))
         return np.where(np.abs(mapped - inside) <= slack, inside, mapped)
 
     def _lacks(self, squares: npt.ArrayLike, raw: FloatArray, won: FloatArray, n: IntArray) -> FloatArray:
@@ -222,7 +228,9 @@ class Rewards:
         lacks = won - mapped
         slack = _ROUNDING * np.maximum(n, 1)
         most = won * ((n - won) / np.maximum(n, 1))  # where all rewards are equal
-        bad = ~((lacks >= -slack) & (lacks <= most + slack))
+        part = won - np.floor(won)
+        least = part * (1.0 - part)  # where at most one reward is not 0 or 1
+        bad = ~((lacks >= least - slack) & (lacks <= most + slack))
         if bad.any():
             at = int(np.flatnonzero(bad)[0])
             condition = f"be a sum of squared rewards whose sum is successes[{at}] = {raw[at]:g}"

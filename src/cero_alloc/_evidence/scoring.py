@@ -67,7 +67,7 @@ class Scoring(NamedTuple):
         out[batch.scored] = found
         return out
 
-    def require_coins(self, batch: Rollouts) -> None:
+    def require_coins(self, batch: Rollouts, rewards: Rewards) -> None:
         """Refuse rewards other than the two ends of the range for a method that needs them."""
         if self.method != "mapp":
             return
@@ -79,7 +79,7 @@ class Scoring(NamedTuple):
                 error_text(
                     "rewards",
                     "be the ends of the reward range with method = 'mapp'",
-                    batch.rewards[odd[0]].item(),
+                    rewards.low + rewards.width * batch.rewards[odd[0]].item(),
                     remedy,
                     at,
                 )

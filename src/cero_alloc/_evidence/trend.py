@@ -85,7 +85,7 @@ class Reports(Stateful):
         weight = (s + 1.0) / (s + n)
         surprise = float((weight * (won[seen] - n * (a / s))).sum())
         information = float((weight * n * (a / s) * (b / s)).sum())
-        factor = exp(min(max(surprise / (1.0 / trend**2 + information), -20.0), 20.0))
+        factor = exp(min(max(surprise / (1.0 / trend / trend + information), -20.0), 20.0))
         return min(max(self.odds * factor, 1.0 / LARGEST), LARGEST) / self.odds
 
     def posterior(self, shift: float) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -120,8 +120,9 @@ class Reports(Stateful):
         for name in ("a", "b", "deficits"):
             check_array(f"{label}[{name!r}]", np.empty(n), state[name])
         check_array(f"{label}['seen']", np.empty(n, dtype=bool), state["seen"])
-        if (state["sums"] < 0.0).any() or (state["a"] <= 0.0).any() or (state["b"] <= 0.0).any():
-            raise ValueError(f"{label} must hold sums of at least 0 and parameters above 0. {UNCHANGED}")
+        negative = (state["sums"] < 0.0).any() or (state["deficits"] < 0.0).any()
+        if negative or (state["a"] <= 0.0).any() or (state["b"] <= 0.0).any():
+            raise ValueError(f"{label} must hold sums and deficits of at least 0 and parameters above 0. {UNCHANGED}")
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.odds, self.rows, self.sums = state["odds"], state["rows"].copy(), state["sums"].copy()

@@ -161,7 +161,7 @@ class OfflineOracle:
         Parameters
         ----------
         values : array_like of float, shape (n_prompts,)
-            Values q: reward variances p (1 - p), in [0, 1/4].
+            Values q: variances of a reward in [0, 1], which are at most 1/4; p (1 - p) for rewards 0 and 1.
         budget : float
             Total exposure B; whole for ``integer=True``. The unit, rollouts or groups, is the caller's and common to
             all arguments.
@@ -191,7 +191,13 @@ class OfflineOracle:
         >>> OfflineOracle().solve([0.2, 0.2, 0.2], 4, equal_share=1, upper=3, integer=True).allocation.tolist()
         [2, 1, 1]
         """
-        q = reals("values", values, low=0.0, high=0.25, remedy="A value is a Bernoulli variance p (1 - p).")
+        q = reals(
+            "values",
+            values,
+            low=0.0,
+            high=0.25,
+            remedy="A value is a Bernoulli variance p (1 - p), or that of another reward in [0, 1].",
+        )
         if q.ndim != 1 or q.size == 0:
             raise ValueError(error_text("values", "have shape (n_prompts,)", q.shape, "Pass one value per prompt."))
         total = real("budget", budget, low=0.0, high=np.inf, remedy=_UNIT_REMEDY)

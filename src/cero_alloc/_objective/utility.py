@@ -24,7 +24,7 @@ SHAPES: dict[str, int] = {
 }
 SCALINGS: dict[str, int] = {"rate": kernels.RATE, "height": kernels.HEIGHT}
 
-_VALUE_REMEDY = "A value is a Bernoulli variance p (1 - p), as BetaPosteriorBank.value returns it."
+_VALUE_REMEDY = "A value is a Bernoulli variance p (1 - p), or that of another reward in [0, 1]."
 _EXPOSURE_REMEDY = "Exposure is counted in equal shares, z / R."
 _SLOPE_REMEDY = "A slope is utility per equal share of exposure."
 

@@ -214,7 +214,7 @@ class Waves(Baseline):
 
     def _reported(self, opened: OpenWaves, n: npt.ArrayLike, won: npt.ArrayLike) -> tuple[IntArray, FloatArray]:
         """Check the report of a wave and return it in order of ascending rows."""
-        rollouts, rewards = counts("counts", n, opened.named), successes("successes", won, opened.named)
+        rollouts, sums = counts("counts", n, opened.named), successes("successes", won, opened.named)
         dealt = np.zeros(opened.named, dtype=np.int64)
         dealt[opened.order] = opened.last * self.horizon.unit_size
         remedy = "Report the last wave, in the order of the round's ids."
@@ -222,9 +222,15 @@ class Waves(Baseline):
             raise ValueError(
                 error_text("counts", f"be between 0 and the {dealt[i]} dealt", int(rollouts[i]), remedy, i)
             )
+        bank = self.bank.rewards
+        rewards = bank.mapped_sums(sums, rollouts)
         for i in np.flatnonzero(~((rewards >= 0.0) & (rewards <= rollouts)))[:1].tolist():
             condition = f"be between 0 and counts[{i}] = {rollouts[i]}"
-            raise ValueError(error_text("successes", condition, float(rewards[i]), remedy, i))
+            if bank.low != 0.0 or bank.high != 1.0:
+                condition = (
+                    f"be a sum of rewards between {bank.low:g} and {bank.high:g} over counts[{i}] = {rollouts[i]}"
+                )
+            raise ValueError(error_text("successes", condition, float(sums[i]), remedy, i))
         return rollouts[opened.order], rewards[opened.order]
 
     def _require_capacity(self, units: int, what: str) -> None:

@@ -195,6 +195,12 @@ class RolloutLog:
         return dead
 
     @property
+    def squares(self) -> FloatArray:
+        """Sum of the squared rewards of each group; the successes once more where rewards are 0 or 1; shape (n_groups,)."""
+        squared = self.entry_rollouts * self.entry_reward**2
+        return np.bincount(self.entry_group, squared, self.trials.size).astype(np.float64)
+
+    @property
     def visits(self) -> IntArray:
         """Number of steps in which each prompt has rollouts; shape (n_prompts,)."""
         return np.bincount(self.group_prompt, minlength=self.n_prompts)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray
+from cero_alloc.simulation._rounds import Drawn
 
 from ._log import RolloutLog
 
@@ -20,8 +21,11 @@ class Outcomes(Protocol):
     def restart(self) -> None:
         """Put all outcomes back."""
 
-    def draw(self, rows: IntArray, n: IntArray) -> tuple[npt.NDArray[Any], IntArray]:
-        """Take the next ``n`` outcomes of each row, or all that are left; return the reward sums and the numbers taken."""
+    def draw(self, rows: IntArray, n: IntArray) -> Drawn:
+        """Take the next ``n`` outcomes of each row, or all that are left; return the reward sums and the numbers taken.
+
+        Where rewards are fractional also the sums of their squares.
+        """
 
     def mixed(self, rows: IntArray, successes: npt.NDArray[Any], answered: IntArray) -> npt.NDArray[np.bool_]:
         """Return whether the last ``answered`` outcomes taken from each row differ."""
@@ -37,7 +41,8 @@ class ListedOutcomes:
         key = np.repeat(place[log.entry_group], log.entry_rollouts)
         key += np.random.default_rng([seed, 1]).random(key.size)
         reward = np.repeat(log.entry_reward, log.entry_rollouts)[np.argsort(key)]
-        self._sums = np.concatenate([[0.0], np.cumsum(reward)])
+        self._reward = reward if log.fractional else None
+        self._sums = np.empty(0) if log.fractional else np.concatenate([[0.0], np.cumsum(reward)])
         ends = np.append(np.flatnonzero(np.diff(reward)) + 1, reward.size)  # of runs of equal outcomes
         self._run_end = np.repeat(ends, np.diff(np.concatenate([[0], ends])))
         per_prompt = np.bincount(log.group_prompt, log.trials, log.n_prompts).astype(np.int64)
@@ -49,13 +54,18 @@ class ListedOutcomes:
         """See :class:`Outcomes`."""
         self._at = self._start.copy()
 
-    def draw(self, rows: IntArray, n: IntArray) -> tuple[FloatArray, IntArray]:
+    def draw(self, rows: IntArray, n: IntArray) -> Drawn:
         """See :class:`Outcomes`."""
         start = self._at[rows]
         taken = np.minimum(n, self._end[rows] - start)
         self._at[rows] = start + taken
-        won = self._sums[start + taken] - self._sums[start]
-        return np.minimum(np.maximum(won, 0.0), taken), taken  # differences of long sums have rounding errors
+        if self._reward is None:
+            return self._sums[start + taken] - self._sums[start], taken  # of 0 and 1, and so exact
+        # Differences of long sums of fractions have rounding errors: add the rewards that are taken.
+        row = np.repeat(np.arange(rows.size), taken)
+        reward = self._reward[np.arange(row.size) + (start + taken - np.cumsum(taken))[row]]
+        won, squares = (np.bincount(row, each, rows.size).astype(np.float64) for each in (reward, reward**2))
+        return won, taken, squares
 
     def mixed(self, rows: IntArray, successes: FloatArray, answered: IntArray) -> npt.NDArray[np.bool_]:
         """See :class:`Outcomes`."""

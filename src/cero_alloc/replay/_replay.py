@@ -38,7 +38,8 @@ def replay(
 
     Every policy is given the log's steps as rounds, with their totals. Each rollout that it deals receives that prompt's
     next logged reward: in order of time, each reward at most once, shuffled within a step. Once a prompt's logged rewards
-    are used up, its further rollouts are spent without feedback; they count in the unanswerable share only.
+    are used up, its further rollouts are spent without feedback; they count in the unanswerable share only. Where rewards
+    are fractional, policies whose ``update`` takes ``squares`` are also told the sums of the squared rewards.
 
     Parameters
     ----------
@@ -155,7 +156,7 @@ class _Stage:
             except ValueError:  # the policy cannot deal exactly this total: give it as a cap
                 wave = policy.allocate(rows, total)
             draw = checked_draw(self._answers(rows), total, most=self.run["max_rollouts"])
-            counts, won, answered = play_round(policy, rows, draw, wave=wave)
+            counts, won, answered, _ = play_round(policy, rows, draw, wave=wave)
             dealt = np.flatnonzero(counts)
             rows, counts, won, answered = rows[dealt], counts[dealt], won[dealt], answered[dealt]
             _note(tally, rows, counts, answered, outcomes.mixed(rows, won, answered))

@@ -193,7 +193,8 @@ def _calibration_text(log: RolloutLog, settings: LearntSettings) -> str:
     )
     if log.fractional:
         note += (
-            " Rewards between 0 and 1 vary less than 0/1 rewards of the same mean, so that a positive bias is expected."
+            " Rewards between 0 and 1 vary less than 0/1 rewards of the same mean, which the prior expects: a positive bias "
+            "that fades with the evidence is no error."
         )
     return "\n".join([*text, "", _wrapped(note)])
 

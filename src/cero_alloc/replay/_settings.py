@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from cero_alloc._checks import AllocationWarning
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.calibration import Calibration
 from cero_alloc._evidence.forgetting import ForgettingChoice
@@ -88,19 +90,23 @@ def learn_settings(log: RolloutLog) -> LearntSettings:
     The prior is fitted to evidence without forgetting, because a fit to discounted evidence would be too strong.
     """
     # Rows in place of ids, so that the bank need not look them up.
-    history = [(log.group_prompt[step], log.successes[step], log.trials[step]) for step in log.groups_of_steps()]
+    steps = log.groups_of_steps()
+    history = [(log.group_prompt[step], log.successes[step], log.trials[step]) for step in steps]
+    squares = log.squares if log.fractional else None
 
     def seen(**settings: Any) -> BetaPosteriorBank:
         bank = BetaPosteriorBank(log.n_prompts, **settings)
-        for step in history:
-            bank.update(*step)
+        for step, sums in zip(steps, history, strict=True):
+            bank.update(*sums, squares=None if squares is None else squares[step])
             bank.tick()
         return bank
 
     bank = seen()
     before = bank.calibration()
     fit = bank.fit_prior()
-    choice = bank.select_forgetting(history)
+    with warnings.catch_warnings():  # a forecast of sums needs no squares
+        warnings.simplefilter("ignore", AllocationWarning)
+        choice = bank.select_forgetting(history)
     after = seen(prior=(fit.alpha, fit.beta), forgetting=choice.forgetting).calibration()
     return LearntSettings(fit, choice, before, after)
 

@@ -1,10 +1,11 @@
-"""Pools of prompts with known success rates, simulated runs over them, and the theorems' bounds for such runs."""
+"""Pools of prompts with known rewards, simulated runs over them, and the theorems' bounds for such runs."""
 
 from ._bounds import path_optimum_bound, regret_bound
+from ._counts import load_counts
 from ._curves import RegretCurve
 from ._learning import LearningResult, simulate_learning
 from ._loglinear import LogLinearPool, loglinear_pool
-from ._pool import Pool, drifting_pool, epoch_batches, known_bank, load_counts, static_pool
+from ._pool import Pool, drifting_pool, epoch_batches, known_bank, static_pool
 from ._result import SimulationResult
 from ._rounds import Policy
 from ._simulate import simulate

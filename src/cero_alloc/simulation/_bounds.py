@@ -125,7 +125,13 @@ def path_optimum_bound(
     instance("horizon", horizon, Horizon, "Pass policy.horizon, or Horizon(...).")
     instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).")
     q = np.ascontiguousarray(
-        reals("values", values, low=0.0, high=0.25, remedy="A value is a Bernoulli variance p (1 - p).")
+        reals(
+            "values",
+            values,
+            low=0.0,
+            high=0.25,
+            remedy="A value is a Bernoulli variance p (1 - p), or that of another reward in [0, 1].",
+        )
     )
     if q.shape != (horizon.n_prompts, horizon.n_rounds):
         shape = (horizon.n_prompts, horizon.n_rounds)

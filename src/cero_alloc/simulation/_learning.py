@@ -230,7 +230,7 @@ def simulate_learning(
             observe(p.copy())
         rows = whole if offers is None else offers[k]
         left = quota if exact else rounds * quota - int(spent[k])
-        counts, won, _ = play_round(
+        counts, won, *_ = play_round(
             policy,
             None if offers is None else rows,
             checked_draw(bernoulli(rng, rows, p), left),

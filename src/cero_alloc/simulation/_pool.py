@@ -1,11 +1,9 @@
-"""Pools of prompts with known success rates: drawn at random, drifting, or measured."""
+"""Pools of prompts with known rewards: success rates that are given, drawn or drifting, or chances of a few levels."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from pathlib import Path as FilePath
 from typing import Literal, SupportsIndex
 
 import numpy as np
@@ -14,29 +12,36 @@ import numpy.typing as npt
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integer, real, reals
 from cero_alloc._evidence.bank import BetaPosteriorBank
 
+from ._levels import checked_levels, mean_rewards, reward_variances
+
 _KNOWN = 1e15  # pseudo-rollouts: no run has enough evidence to move this prior
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pool:
-    """True success rates of a pool of prompts during a run.
+    """True success rates of a pool of prompts during a run, or the chances of a few levels of reward.
 
     Parameters
     ----------
     rates : array_like of float, shape (n_stages, n_prompts) or (n_prompts,)
-        Success probabilities, one row per stage of the run.
+        Success probabilities, one row per stage of the run. With levels the mean rewards, which :meth:`of_levels` works out.
     prompt_ids : sequence of hashable, or None
         Ids in column order; None means 0 .. n_prompts - 1.
     path : {"step", "linear"}
         "step": the rates jump from stage to stage, and all stages last equally long. "linear": the rates are interpolated
         linearly between the stages.
+    levels : array_like of float, shape (n_levels,), or None
+        Rewards that a rollout can have, ascending in [0, 1]; None for the rewards 0 and 1.
+    chances : array_like of float, shape (n_prompts, n_levels), or None
+        Probability of each level for each prompt, over the whole run.
 
     Raises
     ------
     ValueError
-        For rates outside [0, 1], a wrong shape or number of ids, or an unknown path.
+        For rates, levels or chances outside [0, 1], a wrong shape or number of ids, an unknown path, levels that do not
+        ascend, chances that do not sum to 1, or rates that are not the mean rewards of the chances.
     TypeError
-        For rates that are not numbers, or ids without a length.
+        For rates, levels or chances that are not numbers, or ids without a length.
 
     Examples
     --------
@@ -48,6 +53,8 @@ class Pool:
     rates: FloatArray
     prompt_ids: Sequence[Hashable] | None = None
     path: Literal["step", "linear"] = "step"
+    levels: FloatArray | None = None
+    chances: FloatArray | None = None
 
     def __post_init__(self) -> None:
         rates = np.atleast_2d(reals("rates", self.rates, low=0.0, high=1.0, remedy="Rates are success probabilities."))
@@ -60,7 +67,52 @@ class Pool:
         if self.prompt_ids is not None and len(self.prompt_ids) != rates.shape[1]:
             condition = f"name the {rates.shape[1]} columns of rates"
             raise ValueError(error_text("prompt_ids", condition, len(self.prompt_ids), "Give one id per column."))
+        if self.levels is not None or self.chances is not None:
+            levels, chances = checked_levels(self.levels, self.chances)
+            means = mean_rewards(levels, chances)[None, :]
+            if rates.shape != means.shape or not np.allclose(rates, means, rtol=0.0, atol=1e-9):
+                condition, remedy = "be the mean rewards of the chances", "Call Pool.of_levels(levels, chances)."
+                raise ValueError(error_text("rates", condition, rates.tolist(), remedy))
+            object.__setattr__(self, "levels", levels)
+            object.__setattr__(self, "chances", chances)
+            rates = means
         object.__setattr__(self, "rates", rates)
+
+    @classmethod
+    def of_levels(
+        cls, levels: npt.ArrayLike, chances: npt.ArrayLike, prompt_ids: Sequence[Hashable] | None = None
+    ) -> Pool:
+        """Return a pool of rewards with a few levels, such as 0, 0.5 for a partly solved prompt, and 1.
+
+        Parameters
+        ----------
+        levels : array_like of float, shape (n_levels,)
+            Rewards that a rollout can have, ascending in [0, 1].
+        chances : array_like of float, shape (n_prompts, n_levels)
+            Probability of each level for each prompt; each row sums to 1.
+        prompt_ids : sequence of hashable, or None
+            Ids in row order; None means 0 .. n_prompts - 1.
+
+        Returns
+        -------
+        Pool
+            Static; its rates are the mean rewards.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :class:`Pool`.
+
+        Examples
+        --------
+        >>> pool = Pool.of_levels([0, 0.5, 1], [[0, 1, 0], [0.5, 0, 0.5], [0.25, 0.5, 0.25]])
+        >>> pool.rates.tolist()
+        [[0.5, 0.5, 0.5]]
+        >>> pool.values().tolist()
+        [0.0, 0.25, 0.125]
+        """
+        checked = checked_levels(levels, chances)
+        return cls(mean_rewards(*checked), prompt_ids, "step", *checked)
 
     @property
     def n_prompts(self) -> int:
@@ -104,7 +156,7 @@ class Pool:
         )
 
     def at(self, k: int, n_rounds: int) -> FloatArray:
-        """Return the success rates in one round of a run.
+        """Return the success rates, or mean rewards, in one round of a run.
 
         Parameters
         ----------
@@ -116,7 +168,7 @@ class Pool:
         Returns
         -------
         numpy.ndarray of float64, shape (n_prompts,)
-            Success rates, in [0, 1].
+            Success rates or mean rewards, in [0, 1].
 
         Raises
         ------
@@ -139,6 +191,36 @@ class Pool:
             weight = place - low
         start: FloatArray = self.rates[low]
         return start if weight == 0.0 else (1.0 - weight) * start + weight * self.rates[low + 1]
+
+    def values(self, k: int = 0, n_rounds: int = 1) -> FloatArray:
+        """Return the true values in one round of a run: the variance of one reward of each prompt.
+
+        Parameters
+        ----------
+        k : int, in [0, n_rounds)
+            Round, counted from 0.
+        n_rounds : int, at least 1
+            Rounds of the run; the defaults give the values at its start.
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (n_prompts,)
+            Variances, in [0, 1/4]; p (1 - p) for rewards 0 and 1.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :meth:`at`.
+
+        Examples
+        --------
+        >>> Pool([[0.5, 0.0], [1.0, 0.5]]).values(1, n_rounds=2).tolist()
+        [0.0, 0.25]
+        """
+        p = self.at(k, n_rounds)
+        if self.levels is None or self.chances is None:
+            return p * (1.0 - p)
+        return reward_variances(self.levels, self.chances)
 
     def sample(self, n_prompts: int, seed: int | np.random.Generator = 0) -> Pool:
         """Return a pool of prompts drawn from this one: without replacement, or with it if there are too few.
@@ -167,7 +249,8 @@ class Pool:
         """
         size = integer("n_prompts", n_prompts, least=1, remedy="Count from 1.")
         chosen = generator(seed).choice(self.n_prompts, size, replace=size > self.n_prompts)
-        return Pool(self.rates[:, chosen], None, self.path)
+        chances = None if self.chances is None else self.chances[chosen]
+        return Pool(self.rates[:, chosen], None, self.path, self.levels, chances)
 
     def drifted(self, drift: float, seed: int | np.random.Generator = 0) -> Pool:
         r"""Return a pool whose rates move linearly from this pool's first stage, each prompt by its own logit shift.
@@ -192,7 +275,8 @@ class Pool:
         Raises
         ------
         ValueError, TypeError
-            For a drift that is not a finite number of at least 0, or an invalid seed.
+            For a drift that is not a finite number of at least 0, an invalid seed, or a pool of levels, whose chances a
+            shift of one logit does not determine.
 
         Examples
         --------
@@ -201,6 +285,9 @@ class Pool:
         [0.531, 1.0]
         """
         drift = real("drift", drift, low=0.0, high=np.inf, remedy="Give a standard deviation of logits.")
+        if self.levels is not None:
+            remedy = "Let success rates of the same means drift: Pool(pool.rates).drifted(...)."
+            raise ValueError(error_text("levels", "be None in a pool that drifts", self.levels.tolist(), remedy))
         start = np.clip(self.rates[0], 1e-12, 1.0 - 1e-12)
         logit = np.log(start) - np.log1p(-start) + np.abs(generator(seed).normal(0.0, drift, start.size))
         return Pool(np.stack([start, 1.0 / (1.0 + np.exp(-logit))]), self.prompt_ids, "linear")
@@ -319,78 +406,10 @@ def epoch_batches(
     return [order[i : i + step] for order in orders for i in range(0, size, step)]
 
 
-def load_counts(file: str | FilePath, *, path: Literal["step", "linear"] = "step") -> Pool:
-    r"""Read measured success counts and take successes / trials per prompt and epoch as the true rates of a pool.
-
-    Parameters
-    ----------
-    file : str or path
-        CSV with the columns ``prompt_id,epoch,trials,successes``. The epochs, in ascending order, become the stages of the
-        pool.
-    path : {"step", "linear"}
-        As in :class:`Pool`.
-
-    Returns
-    -------
-    Pool
-        With the ids of the file, in order of first appearance.
-
-    Raises
-    ------
-    ValueError
-        For missing columns, a bad or repeated line (the message names it), or a prompt without a line for some epoch.
-    TypeError
-        For a file that is not a path.
-    OSError
-        For a file that cannot be read.
-
-    Examples
-    --------
-    >>> import tempfile, pathlib
-    >>> file = pathlib.Path(tempfile.mkdtemp()) / "counts.csv"
-    >>> _ = file.write_text("prompt_id,epoch,trials,successes\na,0,10,3\nb,0,10,9\n")
-    >>> load_counts(file).rates.tolist()
-    [[0.3, 0.9]]
-    """
-    table: dict[tuple[int, str], float] = {}
-    with open(file, newline="", encoding="utf-8") as handle:
-        reader = csv.DictReader(handle)
-        missing = {"prompt_id", "epoch", "trials", "successes"} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(
-                f"{file} must have the columns prompt_id, epoch, trials, successes; missing: {sorted(missing)}. Name them in line 1."
-            )
-        for row in reader:
-            try:
-                key, trials, wins = (int(row["epoch"]), row["prompt_id"]), int(row["trials"]), float(row["successes"])
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"{file}, line {reader.line_num}: epoch and trials must be integers, successes a number. Got {row}."
-                ) from None
-            if not (0 <= wins <= trials and trials > 0):
-                raise ValueError(
-                    f"{file}, line {reader.line_num}: need 0 <= successes <= trials and trials > 0. Got {row}."
-                )
-            if key in table:
-                raise ValueError(
-                    f"{file}, line {reader.line_num}: prompt {key[1]!r} appears twice in epoch {key[0]}. Sum its counts."
-                )
-            table[key] = wins / trials
-    epochs = sorted({epoch for epoch, _ in table})
-    names = list(dict.fromkeys(name for _, name in table))
-    if not names:
-        raise ValueError(f"{file} must hold at least one line of counts. Check the path.")
-    for name in names:
-        for epoch in epochs:
-            if (epoch, name) not in table:
-                raise ValueError(
-                    f"{file}: prompt {name!r} has no line for epoch {epoch}. Give every prompt every epoch."
-                )
-    return Pool(np.array([[table[epoch, name] for name in names] for epoch in epochs]), names, path)
-
-
 def known_bank(pool: Pool) -> BetaPosteriorBank:
     """Return a clairvoyant bank: its prior is concentrated on the first-stage rates, so that no run can move it.
+
+    For a pool of levels it holds the mean rewards and the true variances.
 
     Parameters
     ----------
@@ -411,8 +430,13 @@ def known_bank(pool: Pool) -> BetaPosteriorBank:
     --------
     >>> known_bank(Pool([0.5, 0.9])).value().round(6).tolist()
     [0.25, 0.09]
+    >>> known_bank(Pool.of_levels([0, 0.5, 1], [[0, 1, 0], [0.25, 0.5, 0.25]])).value().round(6).tolist()
+    [0.0, 0.125]
     """
     instance("pool", pool, Pool, "Draw one with static_pool(...).")
     p = pool.rates[0]
     tiny = 1e-300  # a Beta parameter must be positive
-    return pool.bank(prior=(np.maximum(p, tiny) * _KNOWN, np.maximum(1.0 - p, tiny) * _KNOWN))
+    bank = pool.bank(prior=(np.maximum(p, tiny) * _KNOWN, np.maximum(1.0 - p, tiny) * _KNOWN))
+    if pool.levels is not None:  # a prior alone implies the variance of 0/1 rewards: store the difference
+        bank.evidence.deficits = _KNOWN * np.maximum(p * (1.0 - p) - pool.values(), 0.0)
+    return bank

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._budget.horizon import Horizon
 from cero_alloc._checks import FloatArray, IntArray
+from cero_alloc._evidence.kernels import ALIKE
 from cero_alloc._objective.utility import SaturatingUtility
 
 MEAN_BINS = np.linspace(0.0, 1.0, 6)  # edges of the bins of the predicted mean success rate
@@ -32,8 +34,10 @@ class SimulationResult:
         Row of each group's prompt.
     group_rollouts : numpy.ndarray of int64, shape (n_groups,)
         Rollouts of each group.
-    group_successes : numpy.ndarray of int64, shape (n_groups,)
-        Successful rollouts of each group.
+    group_successes : numpy.ndarray of int64 or float64, shape (n_groups,)
+        Successful rollouts of each group; for a pool of levels the sum of its rewards.
+    group_squares : numpy.ndarray of float64, shape (n_groups,)
+        Sum of the squared rewards of each group; the successes once more where rewards are 0 or 1.
     group_mean : numpy.ndarray of float64, shape (n_groups,)
         Posterior mean success rate of the prompt when the group was dealt.
     group_value : numpy.ndarray of float64, shape (n_groups,)
@@ -80,7 +84,8 @@ class SimulationResult:
     group_round: IntArray
     group_prompt: IntArray
     group_rollouts: IntArray
-    group_successes: IntArray
+    group_successes: npt.NDArray[Any]
+    group_squares: FloatArray
     group_mean: FloatArray
     group_value: FloatArray
     mean_counts: IntArray
@@ -114,8 +119,11 @@ class SimulationResult:
 
     @property
     def mixed(self) -> npt.NDArray[np.bool_]:
-        """Whether each group has both successes and failures; shape (n_groups,). Other groups have no GRPO gradient."""
-        return (self.group_successes > 0) & (self.group_successes < self.group_rollouts)
+        """Whether the rewards of each group differ, up to rounding; shape (n_groups,). Other groups have no GRPO gradient."""
+        n, s = self.group_rollouts, self.group_successes
+        apart = self.observed_variance() > (ALIKE * s / n) ** 2  # a group of one has no variance: NaN is not larger
+        mixed: npt.NDArray[np.bool_] = (s > 0) & (s < n) & apart
+        return mixed
 
     @property
     def mixed_group_rate(self) -> float:
@@ -161,7 +169,9 @@ class SimulationResult:
             return np.where(pool > 0, dealt / pool, np.nan)
 
     def observed_variance(self) -> FloatArray:
-        """Return the unbiased reward variance within each group, S (n - S) / (n (n - 1)).
+        """Return the unbiased reward variance within each group: S (n - S) / (n (n - 1)) where rewards are 0 or 1.
+
+        With Q the sum of the squared rewards it is (Q - S^2 / n) / (n - 1), which is the same where Q = S.
 
         Returns
         -------
@@ -183,7 +193,8 @@ class SimulationResult:
         """
         n, s = self.group_rollouts.astype(np.float64), self.group_successes
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(n > 1, s * (n - s) / (n * (n - 1.0)), np.nan)
+            variance = s * (n - s) / (n * (n - 1.0)) - (s - self.group_squares) / (n - 1.0)
+            return np.where(n > 1, np.maximum(variance, 0.0), np.nan)
 
 
 def _mean_bin(mean: FloatArray) -> IntArray:

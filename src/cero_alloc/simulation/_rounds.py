@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, Protocol, SupportsIndex
+from typing import Any, NamedTuple, Protocol, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +12,18 @@ import numpy.typing as npt
 from cero_alloc._budget import kernels
 from cero_alloc._checks import FloatArray, IntArray, error_text, pool_rows
 
-# Takes positions among the prompts on offer and the rollouts of each; returns their successes and rewarded rollouts.
-Draw = Callable[[IntArray, IntArray], tuple[npt.NDArray[Any], IntArray]]
+# Takes positions among the prompts on offer and the rollouts of each; returns their reward sums and rewarded rollouts, and
+# the sums of their squared rewards where these are not 0 or 1.
+Drawn = tuple[npt.NDArray[Any], IntArray] | tuple[npt.NDArray[Any], IntArray, FloatArray]
+Draw = Callable[[IntArray, IntArray], Drawn]
 
 
 class Policy(Protocol):
     """The interface of simulation and replay: any object with these two methods.
 
-    A policy that deals a round in waves also has ``continue_round(counts, successes)``.
+    A policy that deals a round in waves also has ``continue_round(counts, successes)``. Where rewards are not all 0 or 1,
+    ``update`` is also given ``squares``, the sums of the squared rewards, if it has a parameter of this name or takes any
+    keyword; without it a policy is told the sums only.
 
     Examples
     --------
@@ -76,6 +81,27 @@ def check_policy(policy: object) -> None:
         raise TypeError(error_text("policy", "have the methods allocate and update", policy, remedy))
 
 
+class Played(NamedTuple):
+    """What became of the prompts on offer over all waves of a round; arrays of shape (n_offered,).
+
+    Attributes
+    ----------
+    counts : numpy.ndarray of int64
+        Rollouts dealt.
+    successes : numpy.ndarray of float64
+        Sums of the rewards.
+    answered : numpy.ndarray of int64
+        Rollouts with a reward.
+    squares : numpy.ndarray of float64
+        Sums of the squared rewards, which equal ``successes`` where rewards are 0 or 1.
+    """
+
+    counts: IntArray
+    successes: FloatArray
+    answered: IntArray
+    squares: FloatArray
+
+
 def play_round(
     policy: Policy,
     prompt_ids: npt.NDArray[Any] | None,
@@ -85,7 +111,7 @@ def play_round(
     exact: bool = False,
     feedback: bool = True,
     wave: IntArray | None = None,
-) -> tuple[IntArray, FloatArray, IntArray]:
+) -> Played:
     """Run all waves of one round.
 
     Parameters
@@ -95,8 +121,8 @@ def play_round(
     prompt_ids : numpy.ndarray, shape (n_offered,), or None
         Ids on offer; None for the whole pool.
     draw : callable
-        ``draw(positions, n)`` returns the successes among ``n`` rollouts of the prompts at these positions, and the number
-        of rollouts that have a reward.
+        ``draw(positions, n)`` returns the sums of the rewards of ``n`` rollouts of the prompts at these positions, and the
+        number of rollouts that have a reward; where rewards are not 0 or 1 also the sums of their squares.
     budget, exact
         Arguments of ``allocate``.
     feedback : bool
@@ -106,27 +132,29 @@ def play_round(
 
     Returns
     -------
-    counts, successes, answered : numpy.ndarray, shape (n_offered,)
-        Rollouts dealt, successes, and rollouts with a reward, over all waves.
+    Played
+        Rollouts dealt and their rewards.
 
     Examples
     --------
     >>> from cero_alloc import BetaPosteriorBank
     >>> from cero_alloc.baselines import DAPO
     >>> policy = DAPO(BetaPosteriorBank(4), total_budget=32, n_rounds=1, max_rollouts=8)
-    >>> counts, successes, answered = play_round(policy, None, lambda positions, n: (0 * n, n))
-    >>> counts.tolist(), int(successes.sum())
+    >>> played = play_round(policy, None, lambda positions, n: (0 * n, n))
+    >>> played.counts.tolist(), int(played.successes.sum())
     ([8, 8, 8, 8], 0)
     """
     if wave is None:
         wave = _first_wave(policy, prompt_ids, budget, exact)
-    counts, answered, successes = wave.copy(), np.zeros(wave.size, dtype=wave.dtype), np.zeros(wave.size)
+    counts, answered, (successes, squares) = wave.copy(), np.zeros(wave.size, wave.dtype), np.zeros((2, wave.size))
     while (chosen := (wave != 0).nonzero()[0]).size:
-        won, seen = draw(chosen, wave[chosen])
+        won, seen, *squared = draw(chosen, wave[chosen])
         successes[chosen] += won
         answered[chosen] += seen
+        squares[chosen] += squared[0] if squared else won
         if feedback:
-            policy.update(chosen if prompt_ids is None else prompt_ids[chosen], won, seen)
+            more = {"squares": squared[0]} if squared and takes_squares(policy) else {}
+            policy.update(chosen if prompt_ids is None else prompt_ids[chosen], won, seen, **more)
         if not hasattr(policy, "continue_round"):
             break
         reported, rewards = np.zeros_like(wave), np.zeros(wave.size)
@@ -134,7 +162,16 @@ def play_round(
             reported[chosen], rewards[chosen] = seen, won
         wave = policy.continue_round(reported, rewards)
         counts = counts + wave
-    return counts, successes, answered
+    return Played(counts, successes, answered, squares)
+
+
+def takes_squares(policy: Policy) -> bool:
+    """Tell whether the method ``update`` of a policy has a parameter ``squares``, or takes any keyword."""
+    try:
+        taken = inspect.signature(policy.update).parameters.values()
+    except (TypeError, ValueError):  # it has no signature: it may be compiled
+        return False
+    return any(parameter.name == "squares" or parameter.kind is parameter.VAR_KEYWORD for parameter in taken)
 
 
 def _first_wave(
@@ -169,7 +206,7 @@ def checked_draw(draw: Draw, left: int, *, unit_size: int = 1, most: int | None 
     ``most`` caps the rollouts per prompt and wave; None means what is left of the round.
     """
 
-    def checked(positions: IntArray, n: IntArray) -> tuple[npt.NDArray[Any], IntArray]:
+    def checked(positions: IntArray, n: IntArray) -> Drawn:
         nonlocal left
         left -= check_counts(n, unit_size, left if most is None else most, left)
         return draw(positions, n)
@@ -180,6 +217,16 @@ def checked_draw(draw: Draw, left: int, *, unit_size: int = 1, most: int | None 
 def bernoulli(rng: np.random.Generator, rows: IntArray, p: FloatArray) -> Draw:
     """Return the draw of 0/1 rewards for the prompts in ``rows`` at the success rates ``p`` of the pool."""
     return lambda positions, n: (rng.binomial(n, p[rows[positions]]), n)
+
+
+def categorical(rng: np.random.Generator, rows: IntArray, levels: FloatArray, chances: FloatArray) -> Draw:
+    """Return the draw of rewards with these levels, at the chances of the pool, for the prompts in ``rows``."""
+
+    def draw(positions: IntArray, n: IntArray) -> Drawn:
+        drawn = rng.multinomial(n, chances[rows[positions]]).astype(np.float64)
+        return drawn @ levels, n, drawn @ levels**2
+
+    return draw
 
 
 def offered_rows(batches: Sequence[npt.ArrayLike], n_prompts: int, n_rounds: int) -> list[IntArray]:

@@ -1,12 +1,13 @@
-"""simulate: run a policy on a pool with Bernoulli rewards."""
+"""simulate: run a policy on a pool."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
+import numpy.typing as npt
 
 from cero_alloc._budget.horizon import Horizon
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integer
@@ -18,7 +19,16 @@ from . import _kernels
 from ._bounds import path_optimum_bound, regret_bound
 from ._pool import Pool
 from ._result import SimulationResult
-from ._rounds import Policy, bernoulli, check_counts, check_policy, checked_draw, offered_rows, play_round
+from ._rounds import (
+    Policy,
+    bernoulli,
+    categorical,
+    check_counts,
+    check_policy,
+    checked_draw,
+    offered_rows,
+    play_round,
+)
 
 
 def simulate(
@@ -33,14 +43,17 @@ def simulate(
     feedback: bool = True,
     optimum: float | None = None,
 ) -> SimulationResult:
-    """Run a policy on a pool with Bernoulli rewards: allocate, draw, update, once per round.
+    """Run a policy on a pool: allocate, draw, update, once per round.
+
+    Rewards are 0 or 1, or those of a pool of levels (:meth:`Pool.of_levels`). The policy is then also told the sums of the
+    squared rewards, if its ``update`` takes ``squares``; the true values are the variances of the rewards in either case.
 
     Parameters
     ----------
     policy : Policy
         An object with ``allocate`` and ``update``; its bank must hold the pool's prompts in the pool's order.
     pool : Pool
-        True success rates.
+        True success rates, or chances of reward levels.
     n_rounds : int, at least 1
         Rounds to run.
     seed : int or numpy.random.Generator
@@ -107,23 +120,24 @@ def simulate(
     offers = None if batches is None else offered_rows(batches, pool.n_prompts, rounds)
     static, whole = pool.static, np.arange(pool.n_prompts)
     z, left = np.zeros(pool.n_prompts, dtype=np.int64), h.budget_units  # exposure and budget in units
+    of_levels = None if pool.levels is None or pool.chances is None else (pool.levels, pool.chances)
     achieved, variation = 0.0, 0.0
 
-    p = pool.at(0, rounds)
-    q = p * (1.0 - p)
+    p, q = pool.at(0, rounds), pool.values(0, rounds)
     for k in range(rounds):
         if not static and k:
             p = pool.at(k, rounds)
-            q, before = p * (1.0 - p), q
+            q, before = pool.values(k, rounds), q
             variation += float(np.abs(q - before).max())
         rows = whole if offers is None else offers[k]
         names = None if ids is None and offers is None else rows if ids is None else ids[rows]
-        rewards = bernoulli(rng, rows, p)
+        rewards = bernoulli(rng, rows, p) if of_levels is None else categorical(rng, rows, *of_levels)
         draw = checked_draw(rewards, left * h.unit_size, unit_size=h.unit_size, most=h.max_rollouts)
 
-        counts, won, _ = play_round(policy, names, draw, feedback=feedback)
+        counts, won, _, squares = play_round(policy, names, draw, feedback=feedback)
         dealt = (counts != 0).nonzero()[0]  # NumPy finds bools several times faster than integers
-        chosen, n, s = rows[dealt], counts[dealt], won[dealt].astype(np.int64)
+        chosen, n = rows[dealt], counts[dealt]
+        s = won[dealt].astype(np.int64) if of_levels is None else won[dealt]
         total = check_counts(n, h.unit_size, h.max_rollouts, left * h.unit_size)
         units = n // h.unit_size
         if not static:
@@ -131,7 +145,7 @@ def simulate(
             achieved += float((worth.value(q[chosen], x + more) - worth.value(q[chosen], x)).sum())
         z[chosen] += units
         left -= total // h.unit_size
-        run.record(k, chosen, n, s, total, q, float(getattr(policy, "price", np.nan)))
+        run.record(k, (chosen, n, s, squares[dealt]), total, q, float(getattr(policy, "price", np.nan)))
     if static:
         achieved = float(worth.value(q, z / h.equal_share_units).sum())
     if optimum is None and static:
@@ -141,7 +155,8 @@ def simulate(
             q, h.budget_units, equal_share=h.equal_share_units, upper=visits * h.max_units, integer=True
         ).optimum
     elif optimum is None:
-        optimum, _ = path_optimum_bound(_value_path(pool, rounds), h, worth)
+        path = np.stack([pool.values(k, rounds) for k in range(rounds)], axis=1)
+        optimum, _ = path_optimum_bound(path, h, worth)
     result = run.result(achieved, optimum, variation, z * h.unit_size, worth)
     error = float(result.proxy_error.mean())
     unbounded = offers is not None or np.isnan(error)
@@ -149,10 +164,7 @@ def simulate(
     return replace(result, bound=bound)
 
 
-def _value_path(pool: Pool, n_rounds: int) -> FloatArray:
-    """Return the true values; shape (n_prompts, n_rounds)."""
-    p = np.stack([pool.at(k, n_rounds) for k in range(n_rounds)], axis=1)
-    return p * (1.0 - p)
+Groups = tuple[IntArray, IntArray, npt.NDArray[Any], FloatArray]  # rows, rollouts, sums of rewards and of their squares
 
 
 class _Recorder:
@@ -162,7 +174,7 @@ class _Recorder:
         rounds, size = horizon.n_rounds, horizon.n_prompts
         self.horizon = horizon
         self.bank = bank
-        self.groups: list[tuple[IntArray, ...]] = []
+        self.groups: list[Groups] = []
         self.predicted: list[tuple[FloatArray, FloatArray]] = []
         self.mean_counts = np.zeros((rounds, 5), dtype=np.int64)
         self.proxy_error = np.full(rounds, np.nan)
@@ -178,11 +190,10 @@ class _Recorder:
                 raise ValueError(error_text("bank", condition, len(bank), "Build it with pool.bank()."))
             self._forecast(bank, np.zeros(size))
 
-    def record(
-        self, k: int, chosen: IntArray, n: IntArray, s: IntArray, total: int, q: FloatArray, price: float
-    ) -> None:
+    def record(self, k: int, groups: Groups, total: int, q: FloatArray, price: float) -> None:
         """Record the groups of round k, and the bank's distance from the true values ``q`` after it."""
-        self.groups.append((chosen, n, s))
+        chosen = groups[0]
+        self.groups.append(groups)
         self.price[k] = price
         self.dealt[k] = total
         if self.bank is not None:
@@ -202,7 +213,7 @@ class _Recorder:
         self, achieved: float, optimum: float, variation: float, exposure: IntArray, utility: SaturatingUtility
     ) -> SimulationResult:
         """Return the result of the run without the bound, which the caller adds."""
-        prompt, rollouts, successes = (np.concatenate(column) for column in zip(*self.groups, strict=True))
+        prompt, rollouts, successes, squares = (np.concatenate(column) for column in zip(*self.groups, strict=True))
         unknown = np.full(prompt.size, np.nan)
         mean, value = (
             (np.concatenate(c) for c in zip(*self.predicted, strict=True)) if self.predicted else (unknown, unknown)
@@ -211,10 +222,11 @@ class _Recorder:
         schedule = np.arange(1, h.n_rounds + 1) * (h.total_budget / h.n_rounds)
         return SimulationResult(
             horizon=h,
-            group_round=np.repeat(np.arange(h.n_rounds), [chosen.size for chosen, _, _ in self.groups]),
+            group_round=np.repeat(np.arange(h.n_rounds), [chosen.size for chosen, *_ in self.groups]),
             group_prompt=prompt,
             group_rollouts=rollouts,
             group_successes=successes,
+            group_squares=squares,
             group_mean=mean,
             group_value=value,
             mean_counts=self.mean_counts,

@@ -1,0 +1,85 @@
+"""The kernels of the fit of drift, trend and prior against their twins, at ordinary and extreme arguments."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import betaln
+
+import twins
+from helpers import kernels
+from helpers.kernel_cases import generators, quick
+
+PARAMETER = st.one_of(st.floats(1e-8, 1e-3), st.floats(1e-3, 1e6))
+
+
+@quick
+@given(a=PARAMETER, b=PARAMETER, rollouts=st.integers(0, 200), share=st.floats(0, 1), whole=st.booleans())
+def test_log_chance_matches_its_twin(a, b, rollouts, share, whole):
+    won = float(round(share * rollouts)) if whole else share * rollouts
+    expected = twins.log_chance(a, b, won, rollouts)
+    # Without whole successes it is a difference of log-gamma functions, which are up to 1.3e7 here.
+    within = 1e-12 if won == int(won) else 1e-12 + 1e-14 * (a + b) * np.log(2 + a + b)
+    assert kernels.log_chance(a, b, won, rollouts) == pytest.approx(expected, rel=1e-13, abs=within)
+
+
+@pytest.mark.parametrize(("a", "b", "won", "rollouts"), [(1.0, 1.0, 3.0, 8), (0.4, 0.5, 2.5, 4), (1e-8, 1e-2, 64.0, 64)])
+def test_the_twin_of_log_chance_is_a_ratio_of_beta_functions(a, b, won, rollouts):
+    expected = betaln(a + won, b + rollouts - won) - betaln(a, b)
+    assert twins.log_chance(a, b, won, rollouts) == pytest.approx(expected, rel=1e-13)
+
+
+def test_log_chance_does_not_underflow():
+    """The chance itself is below 1e-600."""
+    expected = twins.log_chance(2.0, 1.0, 1000.0, 2000)
+    assert expected < -1300
+    assert kernels.log_chance(2.0, 1.0, 1000.0, 2000) == pytest.approx(expected, rel=1e-13)
+
+
+def rounds_of(rng, n_prompts, n_rounds, *, whole=True):
+    """Reports by round, some prompts in many rounds, some in none, with gaps between the rounds."""
+    ticks = np.cumsum(rng.integers(1, 4, n_rounds))
+    parts = [np.sort(rng.permutation(n_prompts)[: rng.integers(1, n_prompts + 1)]) for _ in range(n_rounds)]
+    rows = np.concatenate(parts)
+    starts = np.cumsum([0, *(part.size for part in parts)])
+    rollouts = rng.integers(1, 12, rows.size)
+    won = rollouts * rng.choice([0.0, 0.3, 1.0, rng.random()], rows.size)
+    return starts, ticks, rows, np.round(won) if whole else won, rollouts
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["0 or 1", "graded"])
+@pytest.mark.parametrize("drift", [0.0, 1e-9, 0.01, 10.0])
+@pytest.mark.parametrize("trend", [0.0, 1e-6, 0.1, 2.0])
+def test_prequential_matches_a_pool_that_moves_in_every_round(whole, drift, trend):
+    for rng in generators(4):
+        n_prompts, n_rounds = int(rng.integers(1, 7)), int(rng.integers(1, 12))
+        rounds, prior = rounds_of(rng, n_prompts, n_rounds, whole=whole), tuple(rng.uniform(0.05, 3, 2).tolist())
+        found = kernels.prequential(rounds, prior, (drift, trend), np.empty((4, n_prompts)))
+        expected = twins.prequential([part.tolist() for part in rounds], prior, (drift, trend))
+        assert found == pytest.approx(expected, rel=1e-11)
+
+
+def test_prequential_without_motion_is_the_chance_of_all_reports_at_once():
+    """Every prompt's rewards are exchangeable then."""
+    for rng in generators(10):
+        starts, ticks, rows, won, rollouts = rounds_of(rng, 5, 9)
+        total = kernels.prequential((starts, ticks, rows, won, rollouts), (0.4, 0.7), (0.0, 0.0), np.empty((4, 5)))
+        s, n = np.bincount(rows, won, 5), np.bincount(rows, rollouts, 5)
+        assert total == pytest.approx(sum(betaln(0.4 + s, 0.7 + n - s) - betaln(0.4, 0.7)), rel=1e-12)
+
+
+def test_prequential_at_the_ends_of_the_odds():
+    """Twenty rounds of a shift by e^20 or nearly so would leave the range of floating-point numbers."""
+    for won in (0.0, 1000.0):
+        starts, ticks = np.arange(0, 82, 2), np.arange(40)
+        rows, rollouts = np.tile([0, 1], 40), np.full(80, 1000)
+        rounds = (starts, ticks, rows, np.full(80, won), rollouts)
+        found = kernels.prequential(rounds, (1e3, 1e3), (10.0, 2.0), np.empty((4, 2)))
+        assert np.isfinite(found)
+        assert found < 0.0
+
+
+def test_prequential_of_nothing():
+    none, ints = np.empty(0), np.empty(0, dtype=np.int64)
+    rounds = (np.zeros(1, dtype=np.int64), ints, ints, none, ints)
+    assert kernels.prequential(rounds, (1.0, 1.0), (0.1, 0.1), np.empty((4, 0))) == 0.0
