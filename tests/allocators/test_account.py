@@ -262,6 +262,21 @@ def test_a_forgotten_prompt_is_tried_again():
     assert run.allocate()[0] > 0
 
 
+def test_a_prompt_that_keeps_nothing_no_longer_follows_the_others():
+    """It has the prior of prompts that were never seen, which a common shift leaves alone."""
+    bank = BetaPosteriorBank(["solved", "half", "other", "new"], trend=0.5)
+    bank.update(["solved", "half", "other"], [8, 4, 4], [8, 8, 8])
+    bank.tick()
+    bank.retire(["solved", "half"])
+    bank.revive(["solved"], keep=0.0)
+    bank.revive(["half"], keep=0.25)
+    bank.update(["other"], [8], [8])
+    bank.tick()
+    solved, half, _, new = bank.mean().tolist()
+    assert solved == new == 0.5
+    assert half > 0.6
+
+
 @pytest.mark.parametrize("call", ["retire", "revive"])
 def test_odd_retirements_are_refused(call):
     bank = BetaPosteriorBank(["a", "b"])

@@ -434,8 +434,8 @@ def test_rewards_of_another_range_decide_the_same(rule):
         before = repr(ranged.state_dict())
         for sums, odd in ((4 * n, 4 * n), (-n - 0.5, -n - 0.5)):
             at = int(np.flatnonzero(sums > 3 * n if odd[0] >= 0 else sums < -n)[0])
-            text = rf"sum of rewards between -1 and 3 over counts\[{at}\] = {n[at]}, got successes\[{at}\] = {odd[at]:.1f}"
-            with pytest.raises(ValueError, match=text):
+            text = rf"between -1 and 3 over counts\[{at}\] = {n[at]}, got successes\[{at}\] = {odd[at]:.1f}"
+            with pytest.raises(ValueError, match=f"successes must be a sum of rewards {text}"):
                 ranged.continue_round(n, sums)
         assert repr(ranged.state_dict()) == before
         wave = plain.continue_round(n, won)

@@ -83,7 +83,7 @@ def test_a_prompt_matches_its_twin(belief, graded, stride, dtype):
 @pytest.mark.parametrize("odds", [1e-100, 1e-9, 1.0, 1e9, 1e100])
 def test_a_prompt_matches_its_twin_after_very_long_and_at_the_ends_of_the_odds(belief, odds):
     for rng in generators(5):
-        *row, now, rho, fade, drift, _, anchors, deficits = evidence_of(rng, 6, 1, belief=belief, graded=True)
+        *row, now, _, fade, drift, _, anchors, deficits = evidence_of(rng, 6, 1, belief=belief, graded=True)
         anchors = anchors * rng.choice([1e-90, 1.0, 1e90], anchors.size)
         evidence = (*row, now + int(rng.choice([0, 100, 5000])), 1.0, fade, drift, odds, anchors, deficits)
         value = np.empty(6)

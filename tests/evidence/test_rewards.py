@@ -308,6 +308,16 @@ def test_squares_age_with_their_sums(history, motion, prior):
     np.testing.assert_allclose(bank.value(), (a * b / (a + b) - lacking) / (a + b + 1), rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.parametrize("motion", [{"drift": 1e9}, {"drift": 0.05}, {}], ids=str)
+def test_many_rounds_at_once_are_as_many_single_rounds(motion):
+    at_once, one_by_one = (told(BetaPosteriorBank(2, forgetting=0.5, **motion), [[0.5] * 4]) for _ in range(2))
+    at_once.tick(12)
+    for _ in range(12):
+        one_by_one.tick()
+    np.testing.assert_allclose(at_once.value(), one_by_one.value(), rtol=1e-12)
+    assert at_once.value()[0] == pytest.approx(1 / 6, rel=1e-3)
+
+
 def test_reports_on_others_leave_the_shape_of_the_rewards():
     bank = told(BetaPosteriorBank(2, trend=0.5, drift=0.02), [[0.5, 0.25, 1.0, 0.75], [0.0, 1.0]])
     a, b = bank.alpha[0], bank.beta[0]

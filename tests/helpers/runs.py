@@ -44,14 +44,16 @@ def go_on(run, seed, first, last):
         offer = None if rng.random() < 0.5 else [IDS[i] for i in rng.permutation(6)[: rng.integers(1, 7)]]
         counts = run.allocate(offer)
         said.append(counts.tolist())
-        low, high = run.bank.reward_range
-        graded = high - low > 1.0
-        rewards = rng.choice([low, 0.0, high], counts.sum()) if graded else None
-        won = np.bincount(np.repeat(np.arange(counts.size), counts), rewards, counts.size) if graded else rng.binomial(counts, 0.4)
+        graded = run.bank.reward_range != (0.0, 1.0)
+        if graded:
+            group, rewards = np.repeat(np.arange(counts.size), counts), rng.choice([-1.0, 0.5, 2.0], counts.sum())
+            won = np.bincount(group, rewards, counts.size)
+        else:
+            won = rng.binomial(counts, 0.4)
         if rng.random() < 0.8:
             report = {"round": run.round or None, "delivery_id": turn}
             if graded:
-                said.append(run.observe(np.repeat(IDS if offer is None else offer, counts), rewards, **report).tolist())
+                said.append(run.observe(np.array(offer or IDS)[group], rewards, **report).tolist())
             else:
                 run.update(offer, won, counts, **report)
         if hasattr(run, "continue_round") and counts.any():

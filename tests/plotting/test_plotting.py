@@ -232,7 +232,9 @@ def test_mixed_groups_are_ahead_of_the_last_name(runs):
 def test_mixed_groups_stop_where_the_rollouts_do(runs):
     r = runs["uniform"][0]
     half = r.group_round < 8
-    part = {name: getattr(r, name)[half] for name in ("group_round", "group_rollouts", "group_successes")}
+    part = {
+        name: getattr(r, name)[half] for name in ("group_round", "group_rollouts", "group_successes", "group_squares")
+    }
     y = line(plotting.plot_mixed_groups({"half": replace(r, **part), "all": r}), "half").get_ydata()
     spent = r.group_rollouts[half].sum() / r.horizon.total_budget
     assert np.isfinite(y).sum() == int(200 * spent) + 1

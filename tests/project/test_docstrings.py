@@ -37,6 +37,8 @@ NO_FORMULA = {
     "interfaces": {"Baseline", "Policy", "Waves", "in_process", "default_policies"},
     "given or drawn rates": {"Pool", "drifting_pool", "epoch_batches", "known_bank", "static_pool"},
     "an account": {"Balance"},
+    "a warning": {"AllocationWarning"},
+    "a list with repeats": {"repeat"},
     "pictures of what results define": set(importlib.import_module("cero_alloc.plotting").__all__),
 }
 # Callables that check nothing of what they are given, and so document no error.
@@ -104,7 +106,9 @@ def sections(item):
 
 
 def parameters(item):
-    """The annotations by parameter, without the object itself."""
+    """The annotations by parameter, without the object itself; a warning has none of its own."""
+    if inspect.isclass(item) and issubclass(item, Warning):
+        return {}
     signature = inspect.signature(item if inspect.isclass(item) else function_of(item))
     return {name: str(p.annotation) for name, p in signature.parameters.items() if name not in ("self", "cls")}
 

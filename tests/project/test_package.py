@@ -207,6 +207,19 @@ for signal in ("variance", "group"):
                 run(total_budget=300, **plan, costs=costs, budget=40, utility=line)
 run(total_budget=60, n_rounds=None, visits=4)
 run(total_budget=60, n_rounds=4, offers=([0, 1], [5, 4, 6]))
+rng = np.random.default_rng(0)
+for drift, trend, forgetting in ((0.1, 0.0, 1.0), (0.0, 0.1, 1.0), (0.1, 0.1, 1.0), (0.1, 0.1, 0.9), (0, 0, 1)):
+    for prior in ((1, 1), (np.ones(40), np.linspace(1, 2, 40))):
+        bank = BetaPosteriorBank(40, prior=prior, drift=drift, trend=trend, forgetting=forgetting, reward_range=(-1, 2))
+        allocator = FenchelDualAllocator(bank, total_budget=2400, n_rounds=8, max_rollouts=8, fit_every=2)
+        for turn in range(8):
+            counts = allocator.allocate()
+            won = rng.binomial(counts, np.linspace(0.05, 0.95, 40))
+            if turn % 2:
+                allocator.update(None, 3 * won - counts, counts, squares=3 * won + counts if turn > 4 else None)
+            else:
+                allocator.observe(bank.prompts_of(counts), rng.choice([-1.0, 0.5, 2.0], counts.sum()))
+        allocator.metrics(), bank.interval(0.9), bank.mean()
 pool = simulation.drifting_pool(4)
 horizon = Horizon(n_prompts=5, n_rounds=4, total_budget=16, max_rollouts=2, round_capacity=6)
 split = ShardedAllocator([PoolShard(BetaPosteriorBank(n), horizon, at) for n, at in ((2, 0), (3, 2))], horizon, catch_up=True)

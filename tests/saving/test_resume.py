@@ -156,6 +156,14 @@ def test_states_of_other_versions_or_without_arguments_are_refused(tmp_path):
         FenchelDualAllocator.load(tmp_path / "nothing")
 
 
+def put(state, place, change):
+    """Change one entry of a state."""
+    part = state
+    for name in place[:-1]:
+        part = part[name]
+    part[place[-1]] = change(part[place[-1]])
+
+
 IMPOSSIBLE = {
     ("slopes",): ("be within [0, 1]", lambda x: x + 1.0),
     ("price",): ("be within [0, 1]", lambda x: float("nan")),
@@ -183,13 +191,54 @@ def test_entries_of_the_right_type_must_be_possible_too(place):
     run.update(None, np.zeros(6), run.allocate() // 2)
     state = run.state_dict()
     text, change = IMPOSSIBLE[place]
-    part = state
-    for name in place[:-1]:
-        part = part[name]
-    part[place[-1]] = change(part[place[-1]])
+    put(state, place, change)
     before = str(run.state_dict())
     with pytest.raises(ValueError, match=re.escape(text)):
         run.load_state_dict(state)
+    assert str(run.state_dict()) == before
+
+
+IMPOSSIBLE_BELIEFS = {
+    "a drift below 0": (("drift",), "be at least 0", lambda x: -1.0),
+    "an endless trend": (("trend",), "be at least 0", lambda x: float("inf")),
+    "motion, but none so far": (("moved",), "be True with a drift or a trend", lambda x: False),
+    "odds of 0": (("odds",), "be a factor of the odds", lambda x: 0.0),
+    "odds at a touch below 0": (("anchors",), "be at least 0", lambda x: x - 1e9),
+    "no odds at the touches": (("anchors",), "be there with a trend only", lambda x: None),
+    "no trend": (("trend",), "be there with a trend only", lambda x: 0.0),
+    "deficits below 0": (("deficits",), "be at least 0", lambda x: x - 1e9),
+    "outcomes below the prior": (("outcomes",), "be finite and exceed minus the prior", lambda x: x - 1e9),
+    "a range that falls": (("reward_range",), "be finite and ascend", lambda x: (1.0, 0.0)),
+    "a range of one end": (("reward_range",), "be a pair of numbers", lambda x: (1.0,)),
+    "reports without a part": (("reports",), "must hold a, b, deficits", lambda x: {}),
+    "reports of odds below 0": (("reports", "odds"), "must be a factor of the odds", lambda x: -1.0),
+    "reports of the same row": (("reports", "rows"), "must be rows in ascending order", lambda x: 0 * x),
+    "reports of no row": (("reports", "rows"), "must be rows in ascending order", lambda x: x + 6),
+    "reports below 0": (("reports", "sums"), "must hold sums and deficits of at least 0", lambda x: x - 1e9),
+    "reports of deficits below 0": (("reports", "deficits"), "sums and deficits of at least 0", lambda x: x - 1e9),
+    "reports of no parameters": (("reports", "a"), "and parameters above 0", lambda x: 0 * x),
+    "reports that are NaN": (("reports", "b"), "be finite", lambda x: x * np.nan),
+    "a history of another length": (("history", "won"), "must be float64 of shape", lambda x: x[1:]),
+    "a history of no row": (("history", "rows"), "must be at most 32768 rows of the bank", lambda x: x - 6),
+    "a history of nothing": (("history", "rollouts"), "must hold rollouts of at least 1", lambda x: 0 * x),
+    "a history of too many successes": (("history", "won"), "and no more successes", lambda x: x + 99),
+    "a history of fewer than no halvings": (("history", "halvings"), "must be a count", lambda x: -1),
+    "a history without a part": (("history",), "must hold halvings, ticks, rows", lambda x: {"halvings": 0}),
+}
+
+
+@pytest.mark.parametrize("what", IMPOSSIBLE_BELIEFS)
+def test_entries_of_beliefs_that_move_must_be_possible_too(what):
+    run = build("ResolvingAllocator, graded")
+    go_on(run, 7, 0, 4)
+    run.observe(IDS, [-1.0, 0.0, 2.0, 0.5, 2.0, -1.0])
+    place, text, change = IMPOSSIBLE_BELIEFS[what]
+    state, before = run.state_dict(), str(run.state_dict())
+    put(state, ("bank", *place), change)
+    with pytest.raises((TypeError, ValueError), match=re.escape(text)):
+        run.load_state_dict(state)
+    assert str(run.state_dict()) == before
+    run.load_state_dict(run.state_dict())
     assert str(run.state_dict()) == before
 
 
@@ -235,7 +284,16 @@ def test_the_last_fit_comes_back(tmp_path):
         run.update(None, rng.binomial(counts, p), counts)
     assert isinstance(run.prior_fit, PriorFit)
     run.save(tmp_path / "run")
-    assert FenchelDualAllocator.load(tmp_path / "run").prior_fit == run.prior_fit
+    twin = FenchelDualAllocator.load(tmp_path / "run")
+    assert twin.prior_fit == run.prior_fit
+    assert run.metrics()["drift"] > 0.0
+    for _ in range(2):  # with the same history, the later fits are the same
+        counts = run.allocate()
+        assert twin.allocate().tolist() == counts.tolist()
+        for one in (run, twin):
+            one.update(None, counts // 2, counts)
+        assert twin.prior_fit == run.prior_fit
+        assert twin.metrics() == run.metrics()
     odd = run.state_dict() | {"prior_fit": {"alpha": 1.0}}
     with pytest.raises(ValueError, match=r"state\['prior_fit'\] must hold alpha, beta"):
         run.load_state_dict(odd)

@@ -1,5 +1,6 @@
 """A pool in shards: the counts, slopes and prices of the pool in one piece, to the last bit."""
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -14,13 +15,15 @@ from cero_alloc.sharding import PoolShard, ShardedAllocator, in_process
 HORIZON = Horizon(n_prompts=6, n_rounds=5, total_budget=60, unit_size=2, max_rollouts=4, round_capacity=12)
 
 
-def sharded(horizon=HORIZON, cuts=(2, 3), prior=(1.0, 1.0), forgetting=1.0, seed=0, utility=None, step=None, **run):
+def sharded(horizon=HORIZON, cuts=(2, 3), prior=(1.0, 1.0), fading=(1.0, 0.0), seed=0, utility=None, step=None, **run):
+    """Shards of a pool; ``fading`` is the forgetting and the drift."""
     utility = SaturatingUtility() if utility is None else utility
     bounds = [0, *cuts, horizon.n_prompts]
     shards = [
         PoolShard(
             BetaPosteriorBank(
-                stop - start, prior=tuple(np.broadcast_to(x, horizon.n_prompts)[start:stop] for x in prior), forgetting=forgetting
+                stop - start, prior=tuple(np.broadcast_to(x, horizon.n_prompts)[start:stop] for x in prior),
+                forgetting=fading[0], drift=fading[1],
             ),
             horizon, start, utility=utility, step_size=step, seed=seed,
         )
@@ -45,15 +48,15 @@ def random_pair(rng):
     )
     step = None if rng.random() < 0.5 else (float(rng.uniform(0.01, 1)), float(rng.uniform(0.01, 1)))
     run = {"initial_price": float(rng.random()), "catch_up": bool(rng.random() < 0.5)}
-    forgetting, seed = float(rng.choice([1.0, 0.9])), int(rng.integers(100))
+    fading, seed = [(1.0, 0.0), (0.9, 0.0), (1.0, 0.05), (0.9, 0.05)][int(rng.integers(4))], int(rng.integers(100))
     whole = FenchelDualAllocator(
-        BetaPosteriorBank(m, prior=prior, forgetting=forgetting), total_budget=horizon.total_budget, n_rounds=k, unit_size=g,
+        BetaPosteriorBank(m, prior=prior, forgetting=fading[0], drift=fading[1]), total_budget=horizon.total_budget, n_rounds=k, unit_size=g,
         max_rollouts=g * max_units, round_capacity=g * capacity, utility=utility, step_size=step, seed=seed, **run,
     )  # fmt: skip
     cuts = (
         np.sort(rng.choice(np.arange(1, m), size=min(m - 1, int(rng.integers(0, 5))), replace=False)) if m > 1 else []
     )
-    return whole, sharded(horizon, cuts, prior, forgetting, seed, utility, step, **run)
+    return whole, sharded(horizon, cuts, prior, fading, seed, utility, step, **run)
 
 
 def dense(rows, rollouts, size):
@@ -68,7 +71,7 @@ def test_the_same_as_in_one_piece(seed):
     rng = np.random.default_rng(seed)
     whole, split = random_pair(rng)
     h = whole.horizon
-    rates, late = rng.beta(0.5, 0.5, h.n_prompts), []
+    rates, late, graded = rng.beta(0.5, 0.5, h.n_prompts), [], bool(rng.random() < 0.3)
     for _ in range(h.n_rounds + 2):
         budget, exact = None, False
         if rng.random() < 0.3:
@@ -92,13 +95,27 @@ def test_the_same_as_in_one_piece(seed):
             kept = rows
         late.append((kept, rng.binomial(expected[kept], rates[kept]), expected[kept]))
         while late and rng.random() < 0.7:
-            report = late.pop(int(rng.integers(len(late))))
-            whole.update(*report)
-            split.update(*report)
+            named, won, n = late.pop(int(rng.integers(len(late))))
+            reward = 0.5 if graded else 1.0
+            for one in (whole, split):
+                one.update(named, reward * won, n, squares=reward**2 * won if graded else None)
         figures = whole.metrics(certificate=False)
         assert split.metrics() == {name: figures[name] for name in split.metrics()}
         assert split.remaining_budget == whole.remaining_budget
     np.testing.assert_array_equal(np.concatenate([shard.exposure for shard in split.shards]), whole.exposure)
+
+
+@pytest.mark.parametrize(
+    ("belief", "shown"),
+    [
+        ({"trend": 0.1}, "trend = 0.1 and reward_range = (0.0, 1.0)"),
+        ({"reward_range": (-1, 1)}, "trend = 0 and reward_range = (-1.0, 1.0)"),
+    ],
+)
+def test_what_needs_the_reports_of_all_shards_is_refused(belief, shown):
+    must = f"bank must have no trend and rewards in [0, 1] in a shard, got {shown}. A common shift needs the reports of all"
+    with pytest.raises(ValueError, match=re.escape(must)):
+        PoolShard(BetaPosteriorBank(2, **belief), HORIZON, 0)
 
 
 def test_a_run_goes_on_from_its_states():

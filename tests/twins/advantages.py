@@ -24,7 +24,7 @@ def leave_one_out_advantages(group, rewards, known, baseline, scale):
         if scale == "posterior":
             divisor = max(0.1, math.sqrt(max(0.0, (v - m**2) * s / (s + 1))))
         elif scale == "group" and len(whole) > 1 and statistics.stdev(whole) > 1e-6 * statistics.fmean(whole):
-            divisor = statistics.stdev(whole)
+            divisor = statistics.stdev(whole) if baseline == "group" else max(0.1, statistics.stdev(whole))
         advantages.append((r - centre) / divisor)
     return advantages
 

@@ -12,15 +12,22 @@ from studies.common.pictures import without_screen
 from .forecasts import history
 from .runs import Groups
 
-_EVERY = 4  # visits between two looks at the prompt that is shown; the others are looked at in every visit
+_EVERY = 11  # visits between two looks at the prompt that is shown; the others are looked at in every visit
 
 
 def draw(groups: Groups, file: Path) -> None:
-    """Draw mean and 90% interval of the prompt whose rate rose most, by visit, beside what came out."""
+    """Draw mean and 90% interval of one prompt by visit, beside what came out.
+
+    Of the prompts whose rate in the first half of the run was between 0.6 and 0.8, far from the prior's mean, it is the one
+    with the median rise.
+    """
     size, visits = groups.successes.shape
     half = visits // 2
     rates = groups.successes / groups.trials
-    shown = int(np.argmax(rates[:, half:].mean(axis=1) - rates[:, :half].mean(axis=1)))
+    first = rates[:, :half].mean(axis=1)
+    middle = np.flatnonzero((first >= 0.6) & (first <= 0.8))
+    rise = rates[middle, half:].mean(axis=1) - first[middle]
+    shown = int(middle[np.argsort(rise)[rise.size // 2]])
     fit = BetaPosteriorBank(size).fit_drift(history(groups, "every visit"))
     prior = (fit.alpha, fit.beta)
     banks = {
@@ -51,7 +58,7 @@ def draw(groups: Groups, file: Path) -> None:
         )
         axis.set_title(name)
         axis.set_xlabel("visit")
-        axis.legend(frameon=False, fontsize=8, loc="upper left")
+        axis.legend(frameon=False, fontsize=8, loc="lower right")
     axes[0].set_ylabel("success rate of one prompt")
     figure.savefig(file, dpi=120)
     plt.close(figure)

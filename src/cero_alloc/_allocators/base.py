@@ -109,7 +109,8 @@ class Allocator(TakesFeedback):
         3
         """
         with self.bank.lock:  # without the decorator of the rarer methods, which costs a call
-            self._grow()
+            if self.bank.evidence.size != len(self.ledger.accounts):
+                self._grow()
             offer = self._offer(prompt_ids)
             request = self._request(offer, budget, exact)
             self._close()

@@ -119,11 +119,19 @@ class TakesFeedback(Saved):
             Prompt of each rollout, in any order, repeated as often as it has rollouts.
         rewards : array_like of float, shape (n_rollouts,)
             Reward of each; NaN or None where it could not be scored.
-        round, delivery_id
-            As in :meth:`update`. A delivery that comes again changes nothing; its advantages are those against what is known
+        round : int or None
+            Which round dealt them, as in :meth:`update`.
+        delivery_id : int, str or None
+            Name of this report. A delivery that comes again changes nothing; its advantages are those against what is known
             by then without it.
-        baseline, scale, method, group_size
+        baseline : {"posterior", "group", "batch"}
+            What is subtracted, as in :meth:`BetaPosteriorBank.advantages`.
+        scale : {"posterior", "none", "group"}
+            What the difference is divided by, as in :meth:`BetaPosteriorBank.advantages`.
+        method : {"leave-one-out", "mapp"}
             As in :meth:`BetaPosteriorBank.advantages`.
+        group_size : int, at least 2
+            Size of the groups that "mapp" averages over, in rollouts.
 
         Returns
         -------

@@ -109,7 +109,7 @@ class BetaPosteriorBank(Fits):
     >>> bank.tick()
     >>> bank.update(["visited"], successes=[14], rollouts=[16])
     >>> bank.mean().round(3).tolist()
-    [0.508, 0.68, 0.5]
+    [0.508, 0.696, 0.5]
     """
 
     # The evidence writes, checks and restores its own entries, side by side with those of the bank.
@@ -215,8 +215,18 @@ class BetaPosteriorBank(Fits):
 
         Parameters
         ----------
-        prompt_ids, rewards, baseline, scale, method, group_size
+        prompt_ids : iterable of hashable, length n_rollouts
+            Prompt of each rollout, in any order, repeated as often as it has rollouts.
+        rewards : array_like of float, shape (n_rollouts,)
+            Reward of each, within the reward range; NaN or None where it could not be scored.
+        baseline : {"posterior", "group", "batch"}
+            What is subtracted, as in :meth:`advantages`.
+        scale : {"posterior", "none", "group"}
+            What the difference is divided by, as in :meth:`advantages`.
+        method : {"leave-one-out", "mapp"}
             As in :meth:`advantages`.
+        group_size : int, at least 2
+            Size of the groups that "mapp" averages over, in rollouts.
 
         Returns
         -------

@@ -349,7 +349,9 @@ class Evidence(Stateful):
                 self.deficits *= self.forgetting
             self.now += 1
             self.bring_up()
-            if (self.outcomes == before).all():  # nothing is left to fade
+            if (self.outcomes == before).all():  # nothing is left to fade, but perhaps of the deficits
+                if self.deficits is not None:
+                    self.deficits *= self.forgetting ** float(end - self.now)
                 self.now = end
                 self.ticks[:] = end
 
@@ -368,6 +370,8 @@ class Evidence(Stateful):
         self.outcomes[rows] *= share
         if self.deficits is not None:
             self.deficits[rows] *= share
+        if self.anchors is not None and share == 0.0:
+            self.anchors[rows] = 0.0  # as if never seen
         self.journal.note(rows)
 
     def set_prior(self, a0: FloatArray, b0: FloatArray) -> None:

@@ -20,6 +20,9 @@ _DRIFTS, _TRENDS = (1e-9, 10.0), (1e-6, 2.0)
 # was seen at the beginning counts as ten rollouts at the end. The search begins there and, as from a log-normal prior, pays
 # for going elsewhere, so that reports that say nothing of motion leave it there.
 _RUN_DRIFT, _RUN_TREND, _SPREAD = 0.1, 1.0, 2.0
+# Once prompts were seen twice, motion must explain the reports better than rest by what a likelihood-ratio test at 95%
+# requires of a further parameter, 1.92 nats.
+_WORTH = 2.0
 
 
 def usual_motion(n_rounds: int) -> tuple[float, float]:
@@ -33,8 +36,10 @@ class BeliefFit:
 
     Attributes
     ----------
-    alpha, beta : float
-        Parameters of the prior, in pseudo-rollouts.
+    alpha : float
+        First parameter of the prior, in pseudo-rollouts.
+    beta : float
+        Second parameter of the prior, in pseudo-rollouts.
     drift : float
         What 1 / (alpha + beta) of a prompt grows by per round.
     trend : float
@@ -69,8 +74,9 @@ class BeliefFit:
 
 def fit_belief(rounds: Rounds, a0: FloatArray, b0: FloatArray, usual: tuple[float, float]) -> BeliefFit:
     """Fit a prior, a drift and a trend to reports; ``usual`` are drift and trend before anything is known of them."""
-    won: FloatArray = np.bincount(rounds.rows, rounds.won, rounds.n_prompts)
-    n: FloatArray = np.bincount(rounds.rows, rounds.rollouts.astype(np.float64), rounds.n_prompts)
+    won, n = np.zeros((2, rounds.n_prompts))
+    np.add.at(won, rounds.rows, rounds.won)
+    np.add.at(n, rounds.rows, rounds.rollouts)
     rest: PriorFit = fit_prior(won, n - won, a0, b0)
     repeats = rounds.n_repeats
     if not rest.fitted:
@@ -80,7 +86,7 @@ def fit_belief(rounds: Rounds, a0: FloatArray, b0: FloatArray, usual: tuple[floa
     score = _Score(rounds, usual)
     at_rest = score.at_rest(rest.alpha, rest.beta)
     found, point = _maximise(score, [log(rest.alpha + rest.beta), log(rest.alpha / rest.beta), 0.0, 0.0])
-    if found <= at_rest:
+    if found <= at_rest + _WORTH:
         return BeliefFit(rest.alpha, rest.beta, 0.0, 0.0, repeats, "fitted", 0.0)
     return BeliefFit(*score.belief(*point), repeats, "fitted", score.of_reports(point) - at_rest)
 

@@ -207,8 +207,9 @@ class Rewards:
         rows, line = np.unique(named, return_inverse=True)
         group = line[scored]
         n = np.bincount(group, minlength=rows.size)
-        won: FloatArray = np.bincount(group, found, rows.size)
-        lacks: FloatArray = np.bincount(group, found * (1.0 - found), rows.size)
+        won, lacks = (
+            np.asarray(np.bincount(group, sums, rows.size), dtype=np.float64) for sums in (found, found * (1.0 - found))
+        )
         unscored = np.bincount(line[~scored], minlength=rows.size)
         return Rollouts(Feedback(rows, won, n, lacks), unscored, scored, group, found)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cero_alloc._budget.horizon import Horizon
 from cero_alloc._checks import FloatArray, IntArray
-from cero_alloc._evidence.kernels import ALIKE
+from cero_alloc._evidence.kernels import ALIKE, BLUR
 from cero_alloc._objective.utility import SaturatingUtility
 
 MEAN_BINS = np.linspace(0.0, 1.0, 6)  # edges of the bins of the predicted mean success rate
@@ -121,7 +121,8 @@ class SimulationResult:
     def mixed(self) -> npt.NDArray[np.bool_]:
         """Whether the rewards of each group differ, up to rounding; shape (n_groups,). Other groups have no GRPO gradient."""
         n, s = self.group_rollouts, self.group_successes
-        apart = self.observed_variance() > (ALIKE * s / n) ** 2  # a group of one has no variance: NaN is not larger
+        alike = np.maximum((ALIKE * s / n) ** 2, BLUR)
+        apart = self.observed_variance() > alike  # a group of one has no variance: NaN is not larger
         mixed: npt.NDArray[np.bool_] = (s > 0) & (s < n) & apart
         return mixed
 
