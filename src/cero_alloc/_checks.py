@@ -170,8 +170,13 @@ def rewards_per_rollout(name: str, values: npt.ArrayLike, size: int) -> FloatArr
             f"{name} must have one entry per rollout, got {name}.shape = {array.shape!r} for {size} prompt ids. {remedy}"
         )
     if array.dtype.kind == "O":
-        array = np.array([np.nan if entry is None else entry for entry in array.tolist()], dtype=object)
+        array = np.array([_score(entry) for entry in array.tolist()], dtype=object)
     return _floats(name, array, remedy, ValueError(f"{name} must be numbers, got an array of {array.dtype}. {remedy}"))
+
+
+def _score(entry: Any) -> Any:
+    """Return a reward as it is, but None as NaN, and True and False as 1 and 0, as an array of bools has them."""
+    return np.nan if entry is None else float(entry) if isinstance(entry, bool) else entry
 
 
 def _floats(name: str, array: npt.NDArray[Any], remedy: str, error: Exception) -> FloatArray:

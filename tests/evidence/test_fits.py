@@ -243,6 +243,7 @@ entries = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 8), st.floats(0,
 def test_a_history_is_bounded_and_whole_for_the_prompts_that_it_keeps(rounds, random, most):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(histories, "MOST", most)
+        patch.setattr(histories, "FEWEST", 0)
         history, split, told = History(), History(), {}
         for tick, reports in enumerate(rounds):
             sums = {}
@@ -371,3 +372,24 @@ def test_a_run_learns_whether_its_policy_moves(moving):
     assert (fit["trend"] > 0.05) == moving
     assert fit["drift"] < 0.01
     assert run.bank.evidence.history.rounds().rollouts.sum() == run.exposure.sum()
+
+
+def test_few_prompts_keep_their_latest_reports():
+    history, rng = History(), np.random.default_rng(0)
+    rows = np.arange(40)
+    for now in range(histories.MOST // 20):
+        history.add(now, rows, rng.integers(0, 2, 40).astype(float), np.ones(40, dtype=np.int64))
+    rounds = history.rounds()
+    assert histories.MOST / 3 < rounds.rows.size <= histories.MOST
+    assert rounds.n_prompts == 40
+    assert rounds.ticks[-1] == histories.MOST // 20 - 1
+
+
+def test_priors_that_no_shift_could_bear_are_refused():
+    words = "prior\\[0\\] must be between 1e-30 and 1e30 with drift or trend"
+    with pytest.raises(ValueError, match=words):
+        BetaPosteriorBank(2, prior=(1e160, 1.0), drift=0.1)
+    bank = BetaPosteriorBank(2, trend=0.1)
+    with pytest.raises(ValueError, match=words):
+        bank.add_prompts([2], prior=(1e-160, 1.0))
+    assert len(bank) == 2

@@ -50,7 +50,8 @@ def random_pair(rng):
     run = {"initial_price": float(rng.random()), "catch_up": bool(rng.random() < 0.5)}
     fading, seed = [(1.0, 0.0), (0.9, 0.0), (1.0, 0.05), (0.9, 0.05)][int(rng.integers(4))], int(rng.integers(100))
     whole = FenchelDualAllocator(
-        BetaPosteriorBank(m, prior=prior, forgetting=fading[0], drift=fading[1]), total_budget=horizon.total_budget, n_rounds=k, unit_size=g,
+        BetaPosteriorBank(m, prior=prior, forgetting=fading[0], drift=fading[1]),
+        total_budget=horizon.total_budget, n_rounds=k, unit_size=g,
         max_rollouts=g * max_units, round_capacity=g * capacity, utility=utility, step_size=step, seed=seed, **run,
     )  # fmt: skip
     cuts = (

@@ -55,9 +55,7 @@ def test_claim_22_certainty_ends_at_the_prior():
 def moments(a, b, n):
     """Return mean and variance of the successes among n rollouts under Beta(a, b), by summation."""
     k = np.arange(n + 1.0)
-    chance = np.exp(
-        gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1) + betaln(a + k, b + n - k) - betaln(a, b)
-    )
+    chance = np.exp(gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1) + betaln(a + k, b + n - k) - betaln(a, b))
     mean = chance @ k
     return mean, chance @ (k - mean) ** 2
 

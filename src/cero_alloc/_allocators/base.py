@@ -267,8 +267,9 @@ class Allocator(TakesFeedback):
     def _fits(self, fit_every: int | None) -> None:
         """Refit the bank's belief in every so many rounds; None never does."""
         self._fit_every = fit_every
-        if fit_every is not None and self.bank.evidence.history is None:
-            self.bank.evidence.history = History()
+        evidence = self.bank.evidence
+        if fit_every is not None and evidence.forgetting == 1.0 and evidence.history is None:
+            evidence.history = History()
 
     def _offer(self, prompt_ids: Iterable[Hashable] | None) -> Offer:
         """Return the offer that ids name."""

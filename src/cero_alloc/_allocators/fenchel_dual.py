@@ -391,7 +391,8 @@ class SlopeStep:
         self, theta: FloatArray, places: IntArray, proposal: IntArray, start: FloatArray, visits: FloatArray
     ) -> None:
         """Move the slopes of the pool's first prompts, as many as there are in ``theta``, in place."""
-        stretch, plan, codes = self.bank.evidence.stretch, self._plan, self.utility.codes
+        evidence, plan, codes = self.bank.evidence, self._plan, self.utility.codes
+        evidence.stretch(0, 0)  # takes up the reports of the round before there are threads
 
         def step(first: int, stop: int) -> None:
             some, block = slice(first, stop), min(BLOCK, stop - first)
@@ -399,7 +400,7 @@ class SlopeStep:
             scratch = np.empty((2, block)), np.zeros(block, np.int64), rows, dealt, np.empty((4, places.size))
             offers = _offers(some, start, visits)
             slopes_kernels.step_pool(
-                theta[some], stretch(first, stop), offers, plan, codes, first, places, proposal, scratch
+                theta[some], evidence.stretch(first, stop), offers, plan, codes, first, places, proposal, scratch
             )
 
         if theta.size < threads.ALONE:

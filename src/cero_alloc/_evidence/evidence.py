@@ -16,7 +16,7 @@ from .calibration import FADE, TOP, CalibrationRecord
 from .fitting import fit_belief, usual_motion
 from .history import History
 from .journal import Journal
-from .prior import PriorFit, fit_groups, fit_prior, prior_arrays
+from .prior import PriorFit, fit_groups, fit_prior, prior_arrays, require_moderate
 from .trend import LARGEST, Before, Reports
 
 BLOCK = 1024  # prompts per block of a pass over the pool: the scratch of a block stays in the cache
@@ -125,6 +125,8 @@ class Evidence(Stateful):
         self.ticks = np.zeros(size, dtype=np.int32)
         self.now = 0
         self.forgetting, self.drift, self.trend = forgetting, drift, trend
+        if self.moving:
+            require_moderate(*prior)
         self.moved, self.odds = self.moving, 1.0
         self.anchors = np.zeros(size) if trend > 0.0 else None
         self.deficits: FloatArray | None = None
@@ -370,6 +372,8 @@ class Evidence(Stateful):
         self.outcomes[rows] *= share
         if self.deficits is not None:
             self.deficits[rows] *= share
+        if share == 0.0 and self.anchors is not None:
+            self.anchors[rows] = 0.0  # as if never seen
         if self.anchors is not None and share == 0.0:
             self.anchors[rows] = 0.0  # as if never seen
         self.journal.note(rows)
@@ -402,12 +406,11 @@ class Evidence(Stateful):
         """
         if self.history is None or self.forgetting < 1.0:
             return self.fit_prior()
-        rounds = self.history.rounds()
-        fit = fit_belief(rounds, self.a0, self.b0, usual_motion(n_rounds))
+        fit = fit_belief(self.history.rounds(), self.a0, self.b0, usual_motion(n_rounds))
         if fit.status == "fitted":
             self.set_motion(fit.drift, fit.trend)
             self.set_prior(np.array([fit.alpha]), np.array([fit.beta]))
-        return PriorFit(fit.alpha, fit.beta, rounds.n_prompts, fit.status, fit.log_likelihood_gain)
+        return PriorFit(fit.alpha, fit.beta, fit.n_prompts, fit.status, fit.log_likelihood_gain)
 
     def fit_groups(self, groups: dict[Hashable, IntArray]) -> dict[Hashable, PriorFit]:
         """Replace the prior of each group, given by its rows, in the same way."""
@@ -437,6 +440,8 @@ class Evidence(Stateful):
 
     def grow(self, extra: int, prior: tuple[FloatArray, FloatArray] | None) -> None:
         """Append prompts without evidence, with their own prior or, for None, with the one that all share."""
+        if prior is not None and self.moving:
+            require_moderate(*prior)
         size = self.size
         self.size += extra
         if prior is not None:
@@ -495,9 +500,9 @@ class Evidence(Stateful):
     def _check_state(self, state: Any, label: str, size: int | None) -> None:
         super()._check_state(state, label, size)
         try:
-            a0, b0 = prior_arrays(
-                state["prior"], int(size or 0)
-            )  # one for all, or one per prompt after a fit by groups
+            a0, b0 = prior_arrays(state["prior"], int(size or 0))  # shared, or one per prompt after a fit by groups
+            if state["drift"] > 0.0 or state["trend"] > 0.0:
+                require_moderate(a0, b0)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{label}['prior']: {error}") from None
         counts, moved = state["outcomes"], state["moved"]

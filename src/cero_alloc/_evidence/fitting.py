@@ -44,6 +44,8 @@ class BeliefFit:
         What 1 / (alpha + beta) of a prompt grows by per round.
     trend : float
         Standard deviation of the common shift of the log-odds per round.
+    n_prompts : int
+        Prompts with at least two rollouts.
     n_predictions : int
         Reports of prompts that had been reported in an earlier round; only these tell motion from rest.
     status : {"fitted", "too few prompts", "no spread"}
@@ -58,7 +60,7 @@ class BeliefFit:
 
     Examples
     --------
-    >>> fit = BeliefFit(0.4, 0.5, drift=0.003, trend=0.1, n_predictions=400, status="fitted", log_likelihood_gain=31.0)
+    >>> fit = BeliefFit(0.4, 0.5, 0.003, 0.1, n_prompts=80, n_predictions=400, status="fitted", log_likelihood_gain=31.0)
     >>> fit.drift
     0.003
     """
@@ -67,6 +69,7 @@ class BeliefFit:
     beta: float
     drift: float
     trend: float
+    n_prompts: int
     n_predictions: int
     status: Literal["fitted", "too few prompts", "no spread"]
     log_likelihood_gain: float
@@ -78,17 +81,17 @@ def fit_belief(rounds: Rounds, a0: FloatArray, b0: FloatArray, usual: tuple[floa
     np.add.at(won, rounds.rows, rounds.won)
     np.add.at(n, rounds.rows, rounds.rollouts)
     rest: PriorFit = fit_prior(won, n - won, a0, b0)
-    repeats = rounds.n_repeats
+    counts = rest.n_prompts, rounds.n_repeats
     if not rest.fitted:
-        return BeliefFit(rest.alpha, rest.beta, *usual, repeats, rest.status, 0.0)
-    if not repeats:
-        return BeliefFit(rest.alpha, rest.beta, *usual, 0, "fitted", 0.0)
+        return BeliefFit(rest.alpha, rest.beta, *usual, *counts, rest.status, 0.0)
+    if not rounds.n_repeats:
+        return BeliefFit(rest.alpha, rest.beta, *usual, *counts, "fitted", 0.0)
     score = _Score(rounds, usual)
     at_rest = score.at_rest(rest.alpha, rest.beta)
     found, point = _maximise(score, [log(rest.alpha + rest.beta), log(rest.alpha / rest.beta), 0.0, 0.0])
     if found <= at_rest + _WORTH:
-        return BeliefFit(rest.alpha, rest.beta, 0.0, 0.0, repeats, "fitted", 0.0)
-    return BeliefFit(*score.belief(*point), repeats, "fitted", score.of_reports(point) - at_rest)
+        return BeliefFit(rest.alpha, rest.beta, 0.0, 0.0, *counts, "fitted", 0.0)
+    return BeliefFit(*score.belief(*point), *counts, "fitted", score.of_reports(point) - at_rest)
 
 
 class _Score:

@@ -12,6 +12,7 @@ from cero_alloc._saving.state import UNCHANGED, Stateful, check_array
 
 from .rewards import Feedback
 
+FEWEST = 64  # prompts to which a history is thinned out; below that no prior can be fitted
 MOST = 2**15  # entries; a fit then takes some tenths of a second
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _COLUMNS = {"ticks": np.int64, "rows": np.int64, "won": np.float64, "rollouts": np.int64}
@@ -32,7 +33,8 @@ class Rounds(NamedTuple):
 class History(Stateful):
     """All reports of some prompts: of every prompt, until there are too many entries, then of half of them, and so on.
 
-    Which prompts are kept follows from their rows alone, so that the whole history of each is there.
+    Which prompts are kept follows from their rows alone, so that the whole history of each is there. Only where too few
+    prompts would be left, older reports go instead.
     """
 
     def __init__(self) -> None:
@@ -51,9 +53,12 @@ class History(Stateful):
         while self._entries > MOST:
             self._merge()
             if self._entries > MOST:
-                self._halvings += 1
                 columns = self._parts[0]
-                kept = self._kept(columns[1])
+                kept = self._kept(columns[1], self._halvings + 1)
+                if np.unique(columns[1][kept]).size >= FEWEST:
+                    self._halvings += 1
+                else:  # too few prompts would be left: drop the older half of the reports instead
+                    kept = np.arange(columns[0].size) >= columns[0].size // 2
                 self._parts = [(columns[0][kept], columns[1][kept], columns[2][kept], columns[3][kept])]
                 self._entries = int(np.count_nonzero(kept))
 
@@ -62,11 +67,12 @@ class History(Stateful):
         self._merge()
         return by_round(*self._parts[0])
 
-    def _kept(self, rows: IntArray) -> Any:
+    def _kept(self, rows: IntArray, halvings: int | None = None) -> Any:
         """Tell which rows are kept: those whose hash begins with a zero bit per halving."""
-        if self._halvings == 0:
+        halvings = self._halvings if halvings is None else halvings
+        if halvings == 0:
             return np.ones(rows.size, dtype=bool)
-        return ((rows.astype(np.uint64) + np.uint64(1)) * _MIX) >> np.uint64(64 - self._halvings) == 0
+        return ((rows.astype(np.uint64) + np.uint64(1)) * _MIX) >> np.uint64(64 - halvings) == 0
 
     def _merge(self) -> None:
         """Merge all parts into one, and the reports of a prompt in a round into one entry."""

@@ -103,6 +103,17 @@ def prior_arrays(prior: tuple[npt.ArrayLike, npt.ArrayLike], size: int) -> tuple
     return a0, b0
 
 
+def require_moderate(a0: FloatArray, b0: FloatArray) -> None:
+    """Raise for a prior whose products with shifted odds might overflow, where beliefs move."""
+    for i, side in enumerate((a0, b0)):
+        bad = np.flatnonzero((side < 1e-30) | (side > 1e30))
+        if bad.size:
+            value = float(side[bad[0]])
+            raise ValueError(
+                error_text(f"prior[{i}]", "be between 1e-30 and 1e30 with drift or trend", value, _PRIOR_REMEDY)
+            )
+
+
 # ---------------------------------------------------------------- likelihood
 
 

@@ -207,8 +207,11 @@ class Rewards:
         rows, line = np.unique(named, return_inverse=True)
         group = line[scored]
         n = np.bincount(group, minlength=rows.size)
+        order = np.lexsort((found, group))  # so that the sums do not depend on the order of the rollouts
+        lines, sorted_ = group[order], found[order]
         won, lacks = (
-            np.asarray(np.bincount(group, sums, rows.size), dtype=np.float64) for sums in (found, found * (1.0 - found))
+            np.asarray(np.bincount(lines, part, rows.size), dtype=np.float64)
+            for part in (sorted_, sorted_ * (1.0 - sorted_))
         )
         unscored = np.bincount(line[~scored], minlength=rows.size)
         return Rollouts(Feedback(rows, won, n, lacks), unscored, scored, group, found)
