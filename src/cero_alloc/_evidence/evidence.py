@@ -372,8 +372,6 @@ class Evidence(Stateful):
         self.outcomes[rows] *= share
         if self.deficits is not None:
             self.deficits[rows] *= share
-        if share == 0.0 and self.anchors is not None:
-            self.anchors[rows] = 0.0  # as if never seen
         if self.anchors is not None and share == 0.0:
             self.anchors[rows] = 0.0  # as if never seen
         self.journal.note(rows)
