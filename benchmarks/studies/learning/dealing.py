@@ -71,9 +71,13 @@ class Dealing:
         """Report a wave, ``right`` per rollout; return the next, empty where the round is over."""
         if not rows.size:
             return rows, n
+        self.spent += int(n.sum())
+        if self.contender.advantages is not None:
+            baseline, scale = self.contender.advantages
+            self.scored = self.policy.observe(np.repeat(rows, n), right.astype(float), baseline=baseline, scale=scale)
+            return rows[:0], n[:0]
         won = np.bincount(np.repeat(np.arange(rows.size), n), right, minlength=rows.size)
         self.policy.update(rows, won, n)
-        self.spent += int(n.sum())
         if not hasattr(self.policy, "continue_round"):
             return rows[:0], n[:0]
         seen, answered = np.zeros(self.exposure.size), np.zeros(self.exposure.size, dtype=np.int64)
@@ -92,6 +96,8 @@ class Dealing:
         self.counts.append(n)
         self.mixed.append(float(n[(s > 0) & (s < n)].sum() / max(1, rows.size)))
         self.last = rows, right
+        if self.contender.advantages is not None:
+            return self.scored / max(1, rows.size)
         return self.objective(rows, right, self.contender.weighting)
 
     def objective(self, rows: IntArray, right: Bools, weighting: str) -> FloatArray:

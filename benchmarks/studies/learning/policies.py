@@ -17,10 +17,12 @@ from cero_alloc import (
     SaturatingUtility,
     training_allocator,
 )
+from cero_alloc._evidence.history import History
 from cero_alloc.baselines import DAPO, VIP, Greedy, KnapsackRL, MoPPS, RandomMatched, Uniform
 from cero_alloc.simulation import epoch_batches
 
 FORGETTING = 0.98  # per round, of every rule that learns from the bank: evidence ages while a policy learns
+REFITS = 12  # of a belief over a run
 PER_VISIT = 8  # rollouts of a visited prompt, unless a rule chooses counts
 
 
@@ -69,6 +71,8 @@ class Contender:
         Whether groups without both outcomes leave the mean, as in DAPO.
     matches : str
         Contender whose counts are played, for random-matched.
+    advantages : tuple of two str, or None
+        Baseline and scale of ``observe``, which then scores the rollouts; None for GRPO's own.
     """
 
     build: Callable[..., Any]
@@ -77,29 +81,78 @@ class Contender:
     weighting: str = "rollout"
     mixed_only: bool = False
     matches: str = ""
+    advantages: tuple[str, str] | None = None
 
 
-class Clairvoyant:
-    """Draws prompts without replacement in proportion to p (1 - p), as last observed."""
+class Drawn:
+    """Draws prompts without replacement with unequal chances, over a bank whose belief is refitted."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, per_visit: int) -> None:
+        self.bank, self._per_visit, self._rounds = BetaPosteriorBank(plan.n_prompts), per_visit, plan.n_rounds
+        self.bank.evidence.history = History()
         self._rng = np.random.default_rng([plan.seed, 11])
+        self._round = 0
+        self._exposure = np.zeros(plan.n_prompts, dtype=np.int64)
+
+    def order(self) -> npt.NDArray[np.int64]:
+        """Return the prompts in the order in which they are drawn."""
+        raise NotImplementedError
+
+    def allocate(self, prompt_ids: Any = None, budget: int = 0, *, exact: bool = True) -> npt.NDArray[np.int64]:
+        """Return groups of one size for the prompts drawn first."""
+        if self._round and self._round % max(1, self._rounds // REFITS) == 0:
+            self.bank.evidence.refit(self._rounds)
+        counts = np.zeros(len(self.bank), dtype=np.int64)
+        counts[self.order()[: budget // self._per_visit]] = self._per_visit
+        self._round += 1
+        self._exposure += counts
+        self.bank.tick()
+        return counts
+
+    def update(self, prompt_ids: Any, successes: Any, rollouts: Any) -> None:
+        """Add to the evidence."""
+        self.bank.update(prompt_ids, successes, rollouts)
+
+    def observe(self, prompt_ids: Any, rewards: Any, **choices: Any) -> npt.NDArray[np.float64]:
+        """Return the advantage of each rollout, and add to the evidence."""
+        return self.bank.observe(prompt_ids, rewards, **choices)
+
+
+class Evenly(Drawn):
+    """Epochs over shuffled prompts: the least exposed first."""
+
+    def order(self) -> npt.NDArray[np.int64]:
+        """Return the prompts by their exposure, in random order where it is equal."""
+        return np.lexsort((self._rng.random(self._exposure.size), self._exposure))
+
+
+class Proportional(Drawn):
+    """Draws in proportion to the value, as the bank has it."""
+
+    def worth(self) -> npt.NDArray[np.float64]:
+        """Return the value of every prompt."""
+        return self.bank.value()
+
+    def order(self) -> npt.NDArray[np.int64]:
+        """Return the prompts by exponential races."""
+        worth = np.maximum(self.worth(), 1e-12)
+        return np.argsort(self._rng.exponential(size=worth.size) / worth)
+
+
+class Clairvoyant(Proportional):
+    """Draws in proportion to p (1 - p), as last observed; its evidence only scores the rollouts."""
+
+    def __init__(self, plan: Plan, per_visit: int = PER_VISIT) -> None:
+        super().__init__(plan, per_visit)
         self._rates = np.full(plan.n_prompts, 0.5)
 
     def observe_rates(self, rates: npt.NDArray[np.float64]) -> None:
         """Take the true success rates; shape (n_prompts,)."""
         self._rates = rates
 
-    def allocate(self, prompt_ids: Any = None, budget: int = 0, *, exact: bool = True) -> npt.NDArray[np.int64]:
-        """Return groups of 8 for the prompts drawn (exponential races)."""
-        worth = np.maximum(self._rates * (1.0 - self._rates), 1e-12)
-        first = np.argsort(self._rng.exponential(size=worth.size) / worth)[: budget // PER_VISIT]
-        counts = np.zeros(worth.size, dtype=np.int64)
-        counts[first] = PER_VISIT
-        return counts
-
-    def update(self, prompt_ids: Any, successes: Any, rollouts: Any) -> None:
-        """Do nothing: the rates are known."""
+    def worth(self) -> npt.NDArray[np.float64]:
+        """Return the variance of every prompt."""
+        return self._rates * (1.0 - self._rates)
 
 
 def bank(plan: Plan, forgetting: float = FORGETTING) -> BetaPosteriorBank:
@@ -199,4 +252,39 @@ SETTINGS = {
     ),
 }
 
-ALL = {**SETTINGS, **CONTENDERS}
+
+def _single(plan: Plan, group: int) -> ResolvingAllocator:
+    """Return what training_allocator recommends for visits of this size."""
+    return training_allocator(plan.n_prompts, rollouts_per_visit=group, **plan.shared)
+
+
+def scheme(group: int, baseline: str, scale: str, prompts: str) -> Contender:
+    """Return a scheme of the single-rollout study: group size, baseline, scale, and how prompts are chosen."""
+    builds: dict[str, Callable[[Plan], Any]] = {
+        "uniform": lambda plan: Evenly(plan, group),
+        "proportional": lambda plan: Proportional(plan, group),
+        "re-solving": lambda plan: _single(plan, group),
+        "Algorithm 1": lambda plan: FenchelDualAllocator(
+            BetaPosteriorBank(plan.n_prompts), unit_size=group, max_rollouts=group, fit_every=plan.n_rounds // REFITS,
+            round_capacity=plan.rollouts + max(group, plan.rollouts // 32 // group * group), **plan.shared,
+        ),
+        "clairvoyant": lambda plan: Clairvoyant(plan, group),
+    }  # fmt: skip
+    return Contender(builds[prompts], exact=prompts != "Algorithm 1", advantages=(baseline, scale))
+
+
+# The fraction of the grid group size x baseline x scale x prompts that is run; "uniform" above is GRPO, groups of 8.
+SCHEMES = {
+    f"{group}, {baseline}{'' if scale == 'posterior' else f', {scale}'}, {prompts}": scheme(group, baseline, scale, prompts)
+    for group, baseline, scale, prompts in (
+        (1, "posterior", "posterior", "uniform"), (1, "posterior", "posterior", "re-solving"),
+        (1, "posterior", "posterior", "proportional"), (1, "posterior", "posterior", "Algorithm 1"),
+        (1, "posterior", "posterior", "clairvoyant"), (1, "posterior", "none", "uniform"),
+        (1, "posterior", "none", "re-solving"), (1, "batch", "none", "uniform"), (1, "batch", "none", "re-solving"),
+        (2, "posterior", "posterior", "re-solving"), (4, "posterior", "posterior", "re-solving"),
+        (8, "posterior", "posterior", "uniform"), (8, "posterior", "posterior", "re-solving"),
+        (4, "group", "group", "uniform"), (8, "group", "group", "re-solving"), (8, "group", "group", "clairvoyant"),
+    )
+}  # fmt: skip
+
+ALL = {**SETTINGS, **CONTENDERS, **SCHEMES}

@@ -77,11 +77,18 @@ def _sorting(rng: np.random.Generator) -> tuple[str, str]:
     return f"{digits}>=", "".join(sorted(digits))
 
 
+def _running(rng: np.random.Generator) -> tuple[str, str]:
+    """Draw lists of two to eight digits; the answer has the last digit of every sum so far."""
+    digits = rng.integers(0, 10, rng.integers(2, 9))
+    return "".join(map(str, digits)) + "+>=", "".join(map(str, np.cumsum(digits) % 10))
+
+
 TASKS = {
     task.name: task
     for task in (
         Task("addition", _addition, 10, 6),
         Task("modular", _modular, 7, 2),
         Task("sorting", _sorting, 12, 11),
+        Task("running", _running, 11, 9),
     )
 }

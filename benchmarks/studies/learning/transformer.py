@@ -48,6 +48,10 @@ class Size:
 SIZES = {
     "small": Size(48, 2, 4),
     "large": Size(384, 6, 6, warm_rate=3e-4),
+    "single": Size(
+        48, 2, 4, n_prompts=2048, n_rounds=384, measured=16,
+        levels=(("hard", 0.05), ("quarter", 0.25), ("nearly solved", 0.85)),
+    ),
     "first look": Size(
         80, 2, 4, n_prompts=1024, n_rounds=200, rollouts=512,
         levels=(("unsolved", 0.205), ("middle", 0.489), ("nearly solved", 0.851)),

@@ -207,7 +207,10 @@ class Evidence(Stateful):
         lean = (alpha - beta) / s
         even = 0.5 / (s + 1.0) / (s + 3.0)  # one division at a time: the product would overflow for huge s
         skew = lean * lean * (s / (s + 1.0)) * ((s + 1.5) / (s + 2.0)) / (s + 3.0)
-        deviations: FloatArray = np.sqrt(self.values(rows) * (even + skew))
+        q = self.values(rows)
+        deviations: FloatArray = np.sqrt(q * (even + skew))
+        if self.deficits is not None:  # the value is a share of that of 0/1 rewards, and so is its deviation
+            deviations *= np.sqrt(q / ((alpha / s) * (beta / s) * (s / (s + 1.0))))
         return deviations
 
     def interval(self, rows: IntArray | None, level: float) -> tuple[FloatArray, FloatArray]:
