@@ -31,9 +31,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--policy-model", choices=("loglinear", "transformer"), required=True, help="what is trained")
     parser.add_argument(
         "--size",
-        choices=("small", "large", "first look"),
+        choices=("small", "large", "first look", "single"),
         default="small",
-        help="of the transformer: 57k or 10.6M parameters, or the 153k of an earlier look, two policies only",
+        help="of the transformer: 57k or 10.6M parameters, the 153k of an earlier look with two policies only, or the study "
+        "of single rollouts, 57k on larger pools",
     )
     parser.add_argument("--device", default="cpu", help="of the transformer: cpu or cuda (default %(default)s)")
     parser.add_argument("--seeds", type=int, help="paired seeds (default 20 log-linear, 5 transformer, 10 first look)")
@@ -49,7 +50,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.settings and options.policy_model != "loglinear":
         parser.error("--settings goes with --policy-model loglinear")
-    usual = 20 if options.policy_model == "loglinear" else 10 if options.size == "first look" else 5
+    usual = 20 if options.policy_model == "loglinear" else {"first look": 10, "single": 8}.get(options.size, 5)
     options.seeds = 2 if options.quick else usual if options.seeds is None else options.seeds
     if options.quick:
         options.size = "quick"

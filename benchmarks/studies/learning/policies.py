@@ -258,12 +258,22 @@ def _single(plan: Plan, group: int) -> ResolvingAllocator:
     return training_allocator(plan.n_prompts, rollouts_per_visit=group, **plan.shared)
 
 
+def _spread(plan: Plan, group: int, saturation: float) -> ResolvingAllocator:
+    """Return an even order under logarithmic utility in height: nearly in proportion to the value where it is large."""
+    return ResolvingAllocator(
+        BetaPosteriorBank(plan.n_prompts), min_rollouts=group, max_rollouts=group, order="spread",
+        utility=SaturatingUtility("log", saturation=saturation, scaling="height"), fit_every=plan.n_rounds // REFITS,
+        **plan.shared,
+    )  # fmt: skip
+
+
 def scheme(group: int, baseline: str, scale: str, prompts: str) -> Contender:
     """Return a scheme of the single-rollout study: group size, baseline, scale, and how prompts are chosen."""
     builds: dict[str, Callable[[Plan], Any]] = {
         "uniform": lambda plan: Evenly(plan, group),
         "proportional": lambda plan: Proportional(plan, group),
         "re-solving": lambda plan: _single(plan, group),
+        **{f"re-solving, log {v}": partial(_spread, group=group, saturation=v) for v in (4, 16)},
         "Algorithm 1": lambda plan: FenchelDualAllocator(
             BetaPosteriorBank(plan.n_prompts), unit_size=group, max_rollouts=group, fit_every=plan.n_rounds // REFITS,
             round_capacity=plan.rollouts + max(group, plan.rollouts // 32 // group * group), **plan.shared,
@@ -279,6 +289,7 @@ SCHEMES = {
     for group, baseline, scale, prompts in (
         (1, "posterior", "posterior", "uniform"), (1, "posterior", "posterior", "re-solving"),
         (1, "posterior", "posterior", "proportional"), (1, "posterior", "posterior", "Algorithm 1"),
+        (1, "posterior", "posterior", "re-solving, log 4"), (1, "posterior", "posterior", "re-solving, log 16"),
         (1, "posterior", "posterior", "clairvoyant"), (1, "posterior", "none", "uniform"),
         (1, "posterior", "none", "re-solving"), (1, "batch", "none", "uniform"), (1, "batch", "none", "re-solving"),
         (2, "posterior", "posterior", "re-solving"), (4, "posterior", "posterior", "re-solving"),
@@ -286,5 +297,8 @@ SCHEMES = {
         (4, "group", "group", "uniform"), (8, "group", "group", "re-solving"), (8, "group", "group", "clairvoyant"),
     )
 }  # fmt: skip
+
+# The main contrast, beside GRPO: single rollouts with posterior advantages, and groups of 8 that are chosen.
+MAIN = ("1, posterior, uniform", "1, posterior, re-solving", "8, group, group, re-solving")
 
 ALL = {**SETTINGS, **CONTENDERS, **SCHEMES}

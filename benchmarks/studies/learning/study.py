@@ -63,6 +63,9 @@ class Study:
         Runs that one call of ``execute`` takes side by side.
     execute : callable
         Takes runs of one cell's first entry, and returns their records. It runs in another process.
+    widen : float
+        Factor by which the learning rates of a policy and group go on beyond an end of ``rates`` as long as the best is
+        there; 0 where the best may lie at an end.
     """
 
     cells: tuple[Cell, ...]
@@ -75,6 +78,7 @@ class Study:
     tuning_seeds: tuple[int, ...]
     chunk: int
     execute: Callable[[Sequence[Run]], list[Record]]
+    widen: float = 0.0
 
 
 def run_study(study: Study, folder: Path, jobs: int) -> tuple[list[Record], dict[tuple[str, Cell], float]]:
@@ -83,12 +87,7 @@ def run_study(study: Study, folder: Path, jobs: int) -> tuple[list[Record], dict
         raise ValueError("seeds must not be among tuning_seeds. Take others.")
     store = Store(folder / "runs.jsonl")
     tuned = [name for name in study.policies if not ALL[name].matches]
-    play(study, store, jobs, "tuning", (
-        Run(cell, name, rate, seed)
-        for cell in study.tuning_cells for name in tuned for rate in study.rates.get(study.group(cell), ())
-        for seed in study.tuning_seeds
-    ))  # fmt: skip
-    chosen = choose(study, store, tuned)
+    chosen = tune(study, store, jobs, tuned)
     play(study, store, jobs, "comparing", runs_of(study, chosen, tuned))
     matched = [name for name in study.policies if ALL[name].matches]
     play(study, store, jobs, "matching", runs_of(study, chosen, matched))
@@ -96,21 +95,37 @@ def run_study(study: Study, folder: Path, jobs: int) -> tuple[list[Record], dict
     return [record for run, record in store.records.items() if run in wanted], chosen
 
 
-def choose(study: Study, store: Store, names: Iterable[str]) -> dict[tuple[str, Cell], float]:
-    """Return per policy and group the learning rate with the best mean held-out success at the end, on tuning seeds."""
-    chosen: dict[tuple[str, Cell], float] = {}
-    for group, rates in study.rates.items():
-        cells = [cell for cell in study.tuning_cells if study.group(cell) == group]
-        for name in names:
-            score = {
-                rate: np.mean([
-                    store.records[Run(cell, name, rate, seed)]["held_out"][-1]
-                    for cell in cells for seed in study.tuning_seeds
-                ])
-                for rate in rates
-            }  # fmt: skip
-            chosen[name, group] = max(score, key=lambda rate: score[rate])
-    return chosen
+def tune(study: Study, store: Store, jobs: int, names: Sequence[str]) -> dict[tuple[str, Cell], float]:
+    """Return per policy and group the learning rate with the best mean held-out success at the end, on tuning seeds.
+
+    Where ``study.widen`` is above 0, rates are added until no best one lies at an end of those that were tried.
+    """
+    tried = {(name, group): list(rates) for group, rates in study.rates.items() for name in names}
+    while True:
+        runs = {key: [run for rate in rates for run in tuning_runs(study, *key, rate)] for key, rates in tried.items()}
+        play(study, store, jobs, "tuning", (run for key in tried for run in runs[key]))
+        chosen = {
+            key: max(rates, key=lambda rate: mean_final(store, tuning_runs(study, *key, rate)))
+            for key, rates in tried.items()
+        }
+        at_end = [key for key, rate in chosen.items() if study.widen and rate in (min(tried[key]), max(tried[key]))]
+        if not at_end:
+            return chosen
+        for key in at_end:
+            low, high = min(tried[key]), max(tried[key])
+            further = high * study.widen if chosen[key] == high else low / study.widen
+            tried[key].append(float(f"{further:.3g}"))
+
+
+def tuning_runs(study: Study, name: str, group: Cell, rate: float) -> list[Run]:
+    """Return the runs by which a policy's learning rate is judged in a group of cells."""
+    cells = [cell for cell in study.tuning_cells if study.group(cell) == group]
+    return [Run(cell, name, rate, seed) for cell in cells for seed in study.tuning_seeds]
+
+
+def mean_final(store: Store, runs: Sequence[Run]) -> float:
+    """Return the mean held-out success at the end of runs that are done."""
+    return float(np.mean([store.records[run]["held_out"][-1] for run in runs]))
 
 
 def common_rate(study: Study, chosen: dict[tuple[str, Cell], float], cell: Cell) -> float:

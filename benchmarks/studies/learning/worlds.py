@@ -11,7 +11,7 @@ import numpy as np
 
 from cero_alloc.simulation import LogLinearPool, loglinear_pool, simulate_learning
 from studies.learning.dealing import Run, concentration
-from studies.learning.policies import ALL, CONTENDERS, SETTINGS, Plan
+from studies.learning.policies import ALL, CONTENDERS, MAIN, SETTINGS, Plan
 from studies.learning.study import Record, Study, record_of
 
 TUNING_SEED = 1000  # first of the seeds that only choose settings
@@ -109,6 +109,8 @@ def transformer(seeds: int, folder: Path, size: str, device: str, side_by_side: 
     from studies.learning.transformer import SIZES
 
     starts = [start for start, _ in SIZES[size].levels]
+    if size == "single":
+        return single(seeds, folder, device, side_by_side)
     if size == "first look":
         tasks: tuple[str, ...] = ("addition",)
         policies: tuple[str, ...] = ("uniform", "FenchelDual, forgetting 0.98")
@@ -129,6 +131,25 @@ def transformer(seeds: int, folder: Path, size: str, device: str, side_by_side: 
         tuning_seeds=(TUNING_SEED,) if tuning else (),
         chunk=side_by_side,
         execute=partial(train_transformer, folder=folder, size=size, device=device),
+    )
+
+
+def single(seeds: int, folder: Path, device: str, side_by_side: int) -> Study:
+    """Return the study of single rollouts: four tasks, learning rates by task, tuned from the start at 0.25."""
+    tasks = ("addition", "sorting", "modular", "running")
+    rates = (1e-4, 2e-4, 4e-4)
+    return Study(
+        cells=tuple((task, start) for start in ("quarter", "hard", "nearly solved") for task in tasks),
+        policies=("uniform", *MAIN),
+        rates={(task,): rates for task in tasks},
+        common={},
+        tuning_cells=tuple((task, "quarter") for task in tasks),
+        group=_task,
+        seeds=tuple(range(100, 100 + seeds)),
+        tuning_seeds=tuple(range(TUNING_SEED, TUNING_SEED + 3)),
+        chunk=side_by_side,
+        execute=partial(train_transformer, folder=folder, size="single", device=device),
+        widen=2.0,
     )
 
 
@@ -221,6 +242,10 @@ def _start_file(folder: Path, task: str, seed: int) -> Path:
 
 def _itself(cell: tuple[str, ...]) -> tuple[str, ...]:
     return cell
+
+
+def _task(cell: tuple[str, ...]) -> tuple[str, ...]:
+    return cell[:1]
 
 
 def _one(cell: tuple[str, ...]) -> tuple[str, ...]:
