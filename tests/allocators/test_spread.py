@@ -413,18 +413,42 @@ def test_arguments_that_do_not_fit_are_refused(change, error, text):
         )
 
 
-def test_a_stream_is_refused_before_anything_changes():
-    policy = ResolvingAllocator(BetaPosteriorBank(4), total_budget=40, n_rounds=8, max_rollouts=8, order="spread")
-    policy.allocate()
-    before = policy.state_dict()
-    text = (
-        "prompt_ids must name the whole pool where visits are not given and order is 'spread', got 3 of 4 prompts. "
-        "Pass visits=, how often each prompt is offered, or order='best'."
+def test_a_loaders_batches_need_no_visits():
+    """Without visits every round is expected to offer as many prompts: the deal is that of the visits which follow."""
+    untold, told = (
+        ResolvingAllocator(
+            BetaPosteriorBank(24),
+            total_budget=8 * 60,
+            n_rounds=60,
+            min_rollouts=2,
+            max_rollouts=8,
+            order="spread",
+            **visits,
+        )
+        for visits in ({}, {"visits": 15})
     )
-    with pytest.raises(ValueError, match=text):
-        policy.allocate([0, 1, 2])
-    np.testing.assert_equal(policy.state_dict(), before)
-    assert policy.allocate([]).size == 0
+    rng, rates = np.random.default_rng(0), np.linspace(0.0, 1.0, 24)
+    for _ in range(60):
+        batch = rng.permutation(24)[:6]
+        first, second = (policy.allocate(batch, budget=8, exact=True) for policy in (untold, told))
+        assert first.sum() == second.sum() == 8
+        for policy, counts in ((untold, first), (told, second)):
+            policy.update(batch, rng.binomial(counts, rates[batch]), counts)
+    assert told.allocate([]).size == 0
+    for policy in (told, untold):  # both learn that the ends teach nothing
+        assert policy.exposure[8:16].mean() > 1.5 * policy.exposure[np.r_[0:3, 21:24]].mean()
+    assert told.remaining_budget == untold.remaining_budget == 0
+
+
+def test_one_batch_gets_what_its_visits_would_give_it():
+    deals = []
+    for visits in (None, 10):
+        policy = ResolvingAllocator(
+            BetaPosteriorBank(40), total_budget=800, n_rounds=40, max_rollouts=8, order="spread", visits=visits, seed=1
+        )
+        policy.bank.update(None, np.arange(40) % 9, np.full(40, 8))
+        deals.append(policy.allocate(range(10), budget=20, exact=True).tolist())
+    assert deals[0] == deals[1]
 
 
 def test_one_cost_for_all_is_dealt_in_units():

@@ -112,7 +112,8 @@ class ResolvingAllocator(Allocator):
 
     With "spread" a prompt's count is its expectation rounded down or up to multiples of ``min_rollouts``. The total is
     that of the plan, or the requested one; the remainder goes to prompts with a count above 0. No price
-    clears such a round: its ``batch_price`` is the run's. ``visits`` is required where a part of the pool is offered. A coverage
+    clears such a round: its ``batch_price`` is the run's. Where a part of the pool is offered and
+    ``visits`` are not given, every round to come is expected to offer as large a part. A coverage
     c holds in expectation and draw by draw: whatever came before, a prompt on offer is skipped with probability
     at most 1 - 1/c, and j times in a row with at most (1 - 1/c)^j.
 
@@ -235,7 +236,7 @@ class ResolvingAllocator(Allocator):
             self._strategy = Spread(self._plan, least, self._rng)
         elif not group and min_units <= 1 and not costly:
             self._strategy = WholeUnits(self._plan)
-        # A part of the pool whose visits are not known is priced as a stream; "spread" refuses it.
+        # A part of the pool whose visits are not known is priced as a stream; "spread" expects as large a part in every round.
         self._streaming = None if order == "spread" else Streaming(tables, self._pacing)
         self._group = group
         self._batch_price = 0.0
@@ -357,11 +358,6 @@ class ResolvingAllocator(Allocator):
         if plan.left is not None:
             in_units = self.ledger.costs.in_units
             left = np.array([plan.offers_to_come(offer.selector)]) if in_units else plan.visits_left(offer.rows)
-        elif self._streaming is None and not self._knows(offer) and offer.size:
-            raise ValueError(
-                "prompt_ids must name the whole pool where visits are not given and order is 'spread', got "
-                f"{offer.size} of {self.bank.evidence.n_active} prompts. Pass visits=, how often each prompt is offered, or order='best'."
-            )
         return self._pacing.window(offer.rows, offer.size, left, budget, exact)
 
     def _propose(self, offer: Offer, request: Window) -> tuple[IntArray, IntArray]:

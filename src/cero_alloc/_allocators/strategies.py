@@ -131,6 +131,8 @@ class Plan(Stateful):
         retired = self.bank.evidence.retired
         if self.left is None:
             rounds = float(max(1, self.ledger.rounds_left))
+            if rows is not None:  # a part of the pool, as large in every round to come
+                rounds = max(1.0, rounds * rows.size / max(1, self.bank.evidence.n_active))
             return np.array([rounds]) if retired is None else np.where(retired, 0.0, rounds)
         left = self.offers_left(slice(None))
         offered = slice(None) if rows is None else rows
