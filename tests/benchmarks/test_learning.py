@@ -14,10 +14,10 @@ from scipy import stats
 
 from studies.learning import main, worlds
 from studies.learning.dealing import Dealing, Run
-from studies.learning.policies import ALL, CONTENDERS, SETTINGS, Plan
+from studies.learning.policies import ALL, CONTENDERS, SCHEMES, SETTINGS, Plan
 from studies.learning.report import print_ratios
 from studies.learning.statistics import area, at_rate, pooled, rollouts_ratio, summarise, trained
-from studies.learning.study import WORKERS, Store, Study, choose, play, run_study, runs_of
+from studies.learning.study import WORKERS, Store, Study, play, run_study, runs_of, tune
 from studies.learning.tasks import STOP, SYMBOLS, TASKS, encode
 from studies.learning.worlds import TUNING_SEED, loglinear
 
@@ -302,12 +302,50 @@ def test_rates_are_chosen_on_tuning_seeds_alone():
                     final = 0.9 if lucky else 0.5 + 0.1 * (rate == favourite) + 0.3 * (seed == 10 and rate != favourite)
                     final -= 0.35 * (seed == 11 and rate != favourite)  # one tuning seed alone misleads
                     records[Run(cell, name, rate, seed)] = record(final)
-    chosen = choose(study, SimpleNamespace(records=records), best)
+    chosen = tune(study, SimpleNamespace(records=records), 1, list(best))
     assert chosen == {(name, ("all",)): rate for name, rate in best.items()}
     runs = list(runs_of(study, chosen, study.policies))
     assert {(run.policy, run.learning_rate) for run in runs} == {("uniform", 0.2), ("greedy", 0.2), ("greedy", 0.4)}
     assert {run.seed for run in runs} == {0, 1}
     assert len(runs) == len(set(runs)) == 2 * 3 * 2
+
+
+def test_rates_are_widened_until_the_best_lies_at_no_end(tmp_path):
+    peaks = {"uniform": 0.2, "greedy": 1.6}
+
+    def execute(runs):
+        return [
+            record(-abs(np.log(run.learning_rate / peaks[run.policy])), cell=run.cell, policy=run.policy, seed=run.seed,
+                   learning_rate=run.learning_rate)
+            for run in runs
+        ]  # fmt: skip
+
+    store = Store(tmp_path / "runs.jsonl")
+    chosen = tune(study_of(execute=execute, widen=2.0), store, 1, list(peaks))
+    assert chosen == {(name, ("all",)): rate for name, rate in peaks.items()}
+    tried = {name: {run.learning_rate for run in store.records if run.policy == name} for name in peaks}
+    assert tried == {"uniform": {0.1, 0.2, 0.4}, "greedy": {0.1, 0.2, 0.4, 0.8, 1.6, 3.2}}
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_scheme_scores_every_rollout(name):
+    """A round of each: exact totals where they are promised, groups of one size, advantages that follow the rewards."""
+    run = Run(("a", "b"), name, 1.0, 0)
+    dealing, rng = Dealing(run, 48, 24, 16), np.random.default_rng(0)
+    dealing.tell(np.linspace(0.0, 1.0, 48))
+    size = int(name.partition(",")[0])
+    for k in range(24):
+        rows, n = dealing.open(k)
+        assert set(n.tolist()) <= {size}
+        right = rng.random(int(n.sum())) < np.repeat(rows, n) / 48
+        assert [part.size for part in dealing.close(rows, n, right)] == [0, 0]
+        weights = dealing.weights(np.repeat(rows, n), right)
+        assert weights.shape == right.shape
+        if ", group" not in name and ", batch" not in name:
+            assert (weights[right] > 0.0).all()
+            assert (weights[~right] < 0.0).all()
+    if "Algorithm 1" not in name:
+        assert dealing.spent == 24 * 16
 
 
 def test_tuning_seeds_are_not_compared(tmp_path):
@@ -445,6 +483,9 @@ def text_of(tokens):
 
 
 def solve(question):
+    if question.endswith("+>="):
+        digits = list(map(int, question.removesuffix("+>=")))
+        return "".join(str(sum(digits[: i + 1]) % 10) for i in range(len(digits)))
     if "+" in question:
         return str(sum(map(int, question.removesuffix("=").split("+"))))
     if "%" in question:

@@ -239,7 +239,8 @@ def test_exceptions_exist():
 # ---------------------------------------------------------------- where the pages show them
 
 DIRECTIVE = re.compile(
-    r"^\.\. (currentmodule|automodule|autoclass|autoexception|autofunction|autodata):: (\S+)$((?:\n +:.*$)*)", re.MULTILINE
+    r"^\.\. (currentmodule|automodule|autoclass|autoexception|autofunction|autodata):: (\S+)$((?:\n +:.*$)*)",
+    re.MULTILINE,
 )
 
 

@@ -97,7 +97,7 @@ class Dealing:
         self.mixed.append(float(n[(s > 0) & (s < n)].sum() / max(1, rows.size)))
         self.last = rows, right
         if self.contender.advantages is not None:
-            return self.scored / max(1, rows.size)
+            return self.scored / rows.size if rows.size else np.zeros(0)
         return self.objective(rows, right, self.contender.weighting)
 
     def objective(self, rows: IntArray, right: Bools, weighting: str) -> FloatArray:
