@@ -13,10 +13,11 @@ pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 import torch
 
 from adapters.advantages import group_advantages
-from studies.learning import gradients, main, transformer, worlds
+from studies.learning import causes, gradients, main, transformer, worlds
 from studies.learning.dealing import Dealing, Run
 from studies.learning.gpt import Replicas, log_likelihood, sample
 from studies.learning.gradients import quality
+from studies.learning.noise import decompose
 from studies.learning.policies import CONTENDERS
 from studies.learning.study import WORKERS
 from studies.learning.tasks import BLANK, STOP, SYMBOLS, encode
@@ -425,3 +426,91 @@ def test_quality_of_nothing():
     found = quality(np.zeros((3, 2)), np.array([1.0, 0.0]))
     assert (found["cosine"], found["adam"]) == (0.0, 0.0)
     assert np.isnan([found["aim"], found["signal"]]).all()
+
+
+def every_answer():
+    """Return all answers of two tokens, blanks after a full stop."""
+    return np.array([(a, b) for a in range(len(SYMBOLS)) for b in range(len(SYMBOLS)) if a != STOP or b == BLANK])
+
+
+def test_the_noise_of_single_rollouts_is_the_exact_one(starts):
+    state, w = starts[0]["late"], world("modular", SIZE.n_prompts, SIZE.warm_corpus, 0)
+    model = models("modular", SIZE, [0], "cpu")
+    answers, batch = every_answer(), 16
+    model.load([state] * len(answers))
+    one_each = torch.zeros((len(answers), 1), dtype=torch.int64)
+    means, squares, rates = [], [], []
+    for prompt, right in zip(w.prompts, w.answers, strict=True):
+        asked = torch.from_numpy(np.tile(prompt, (len(answers), 1, 1)))
+        likelihood = log_likelihood(model, asked, one_each, torch.from_numpy(answers)[:, None])
+        score, p = gradients.gradients(model, likelihood), likelihood.detach().double().exp().numpy()[:, 0]
+        won = (answers == right).all(1)
+        assert p.sum() == pytest.approx(1.0, abs=1e-5)
+        rates.append(p[won][0])
+        means.append(p[won][0] * score[won][0])
+        squares.append((p * (won - p[won]) ** 2) @ (score**2).sum(1))
+    means, squares, rates = np.array(means), np.array(squares), np.array(rates)
+    overall = means.mean(0)
+    expected = {
+        "length2": overall @ overall,
+        "between": ((means - overall) ** 2).sum(1).mean() / batch,
+        "within": (squares - (means**2).sum(1)).mean() / batch,
+    }
+    model.load([state] * 16)
+    unit, found = overall / expected["length2"] ** 0.5, []
+    for repetition in range(12):
+        dealers = [causes.Reference(rates, batch, 1000 * repetition + 2 * i) for i in range(8)]
+        first, second, dealt = causes.sampled(model, dealers, w, range(4))
+        assert dealt.size == 8 * 4 * batch
+        found.append(decompose(first, second, unit))
+    for key, value in expected.items():
+        values = [one[key] for one in found]
+        assert abs(np.mean(values) - value) < 4.0 * np.std(values, ddof=1) / len(values) ** 0.5
+        assert value > 2.0 * np.std(values, ddof=1) / len(values) ** 0.5  # the test has power
+
+
+@pytest.mark.parametrize("name", ["uniform", "1, posterior, uniform"])
+def test_twins_share_prompts_and_evidence_but_no_rollout(name, starts):
+    w = world("modular", SIZE.n_prompts, SIZE.warm_corpus, 0)
+    model = models("modular", SIZE, [0], "cpu")
+    model.load([starts[0]["late"]] * 2)
+    copy, alone = (causes.Copy(Run(("modular", "late"), name, 0.0, 5), SIZE.n_prompts, SIZE.n_rounds, 16) for _ in "ab")
+    for k in range(3):
+        batch = play(model, [causes.Twin(copy, 6), copy], [w, w], k)
+        assert torch.equal(batch.prompts[0], batch.prompts[1])
+        assert torch.equal(batch.group[0], batch.group[1])
+        assert not torch.equal(batch.answers[0], batch.answers[1])
+        rows, n = alone.open(k)  # the same scheme without a twin: it deals alike, so the twin taught it nothing
+        each = np.repeat(rows, n)
+        theirs, ours = ((batch.answers[i].numpy() == w.answers[each]).all(1) for i in (0, 1))
+        np.testing.assert_array_equal(batch.weights[0], alone.score(each, theirs).astype(np.float32))
+        alone.close(rows, n, ours)
+        np.testing.assert_array_equal(batch.weights[1], alone.weights(each, ours).astype(np.float32))
+
+
+def test_the_causes_are_measured_and_kept(tmp_path, monkeypatch, capsys):
+    arguments = ["--schemes", "--quick", "--seeds", "2", "--starts", "1", "--jobs", "1", "--out", str(tmp_path)]
+    assert gradients.main(arguments) == 0
+    first = capsys.readouterr().out
+    for words in ("modular / unsolved: mean success", "CELLS", "SCHEMES", causes.SHOWN[causes.GRPO]):
+        assert words in first
+    folder = tmp_path / "transformer-quick"
+    before = (folder / "causes.csv").read_bytes()
+    rows = causes.read(folder / "causes.csv")
+    assert len(rows) == 3 * 2 * (len(causes.SCHEMES) + 1)  # tasks, seeds, schemes and the reference
+    assert all(row["within"] >= 0.0 and abs(row["cosine"]) <= 1.0 for row in rows)
+    gone = [row for row in rows if (row["task"], row["scheme"]) == ("modular", "1, batch, none, uniform")]
+    causes.write_csv(folder / "causes.csv", [row for row in rows if row not in gone], in_order=True)
+    assert gradients.main(arguments) == 0  # only what is missing is measured, and comes out as before
+    again = causes.read(folder / "causes.csv")
+    assert len(gone) == 2
+    assert [row["scheme"] for row in again[-2:]] == ["1, batch, none, uniform"] * 2
+    assert sorted(map(str, again)) == sorted(map(str, rows))
+    capsys.readouterr()
+    (folder / "causes.csv").write_bytes(before)
+    monkeypatch.setattr(causes, "sampled", None)  # whoever measures, fails
+    assert gradients.main(arguments) == 0
+    assert (folder / "causes.csv").read_bytes() == before
+    assert capsys.readouterr().out == first
+    with pytest.raises(FileNotFoundError, match="Run first: python"):
+        gradients.main(["--schemes", "--out", str(tmp_path)])

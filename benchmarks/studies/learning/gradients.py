@@ -11,6 +11,10 @@ learn the rates, then to be measured. Per policy and weighting of the gradient:
 * signal: squared length of the mean gradient over the variance of a round's, both estimated without bias;
 * SGD: slope of held-out success along the mean gradient, over that of uniform: the gain at a common small learning rate;
 * Adam: the same along the mean step of an optimiser that divides by root mean squares, where noise shortens the step.
+
+With ``--schemes`` the schemes of the single-rollout study are measured instead, and the noise of their gradients is split
+into the choice of the prompts ("between") and the rollouts that these get ("within"); per cell also the critical batch,
+below which less noise is worth as much as more rollouts.
 """
 
 from __future__ import annotations
@@ -80,19 +84,9 @@ def measure(task: str, start: str, seeds: Sequence[int], folder: Path, size: str
     worlds = [world(task, plan.n_prompts, plan.warm_corpus, seed) for seed in seeds]
     model = models(task, plan, [0], "cpu")
     model.load([load_start(folder, task, seed)[start] for seed in seeds])
-    parameters = list(model.parameters.values())
-
-    def gradients(objective: Any) -> FloatArray:
-        parts = torch.autograd.grad(objective, parameters, retain_graph=True)
-        return torch.cat([part.reshape(len(seeds), -1) for part in parts], dim=1).double().numpy()
-
-    def everything(prompts: list[Any], answers: list[Any]) -> Any:
-        asked, right = (torch.from_numpy(np.stack(arrays)) for arrays in (prompts, answers))
-        group = torch.arange(asked.shape[1]).expand(len(seeds), -1)
-        return log_likelihood(model, asked, group, right).exp()
-
-    exact = gradients(everything([w.held_prompts for w in worlds], [w.held_answers for w in worlds]).mean(1).sum())
-    rates = everything([w.prompts for w in worlds], [w.answers for w in worlds]).detach().double().numpy()
+    held = [w.held_prompts for w in worlds], [w.held_answers for w in worlds]
+    exact = gradients(model, rates_of(model, *held).mean(1))
+    rates = rates_of(model, [w.prompts for w in worlds], [w.answers for w in worlds]).detach().double().numpy()
     rows = []
     for name in measured(transformer(2, folder, size, "cpu", 1).policies):
         runs = [Run((task, start), name, 0.0, seed) for seed in seeds]
@@ -109,7 +103,7 @@ def measure(task: str, start: str, seeds: Sequence[int], folder: Path, size: str
                 weights = np.zeros(batch.valid.shape, dtype=np.float32)
                 for i, dealer in enumerate(dealers):
                     weights[i, batch.valid[i]] = dealer.objective(*dealer.last, weighting)
-                found[weighting].append(gradients((likelihood * torch.from_numpy(weights)).sum()))
+                found[weighting].append(gradients(model, likelihood * torch.from_numpy(weights)))
         for weighting, samples in found.items():
             for i, seed in enumerate(seeds):
                 stack = np.array([sample[i] for sample in samples])
@@ -117,6 +111,25 @@ def measure(task: str, start: str, seeds: Sequence[int], folder: Path, size: str
                 useful = float(np.mean(dealers[i].mixed[learn:]))
                 rows.append({**row, "useful": useful, **quality(stack, exact[i])})
     return against_uniform(rows)
+
+
+def gradients(model: Any, objective: Any) -> FloatArray:
+    """Return the gradient of each replica's objective, shape (replicas, n_parameters); the graph is kept."""
+    import torch
+
+    parts = torch.autograd.grad(objective.sum(), list(model.parameters.values()), retain_graph=True)
+    return torch.cat([part.reshape(len(part), -1) for part in parts], dim=1).double().numpy()
+
+
+def rates_of(model: Any, prompts: Sequence[Any], answers: Sequence[Any]) -> Any:
+    """Return the exact success rates of each replica's prompts, shape (replicas, n_prompts), with their graph."""
+    import torch
+
+    from studies.learning.gpt import log_likelihood
+
+    asked, right = (torch.from_numpy(np.stack(arrays)) for arrays in (prompts, answers))
+    group = torch.arange(asked.shape[1]).expand(len(asked), -1)
+    return log_likelihood(model, asked, group, right).exp()
 
 
 def measure_loglinear(pool_name: str, features: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
@@ -133,7 +146,7 @@ def measure_loglinear(pool_name: str, features: int, seeds: Sequence[int]) -> li
             rng = np.random.default_rng([seed, 9])
             found: dict[str, list[FloatArray]] = {weighting: [] for weighting in WEIGHTINGS}
             for k in range(2 * learn):
-                each, right = _one_round(dealing, k, rates, rng)
+                each, right = one_round(dealing, k, rates, rng)
                 dealing.weights(each, right)
                 n = np.bincount(each, minlength=N_PROMPTS)
                 chosen = np.flatnonzero(n)
@@ -151,7 +164,7 @@ def measure_loglinear(pool_name: str, features: int, seeds: Sequence[int]) -> li
     return against_uniform(rows)
 
 
-def _one_round(dealing: Dealing, k: int, rates: FloatArray, rng: np.random.Generator) -> tuple[Any, Any]:
+def one_round(dealing: Dealing, k: int, rates: FloatArray, rng: np.random.Generator) -> tuple[Any, Any]:
     """Play all waves of a round; return prompt and success of every rollout."""
     rows, n = dealing.open(k)
     each, right = [], []
@@ -192,10 +205,23 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print, write; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("small", "quick"), default="small", help="of the study whose starts to take")
+    parser.add_argument("--schemes", action="store_true", help="of the single-rollout study: split their noise in two")
+    parser.add_argument("--quick", action="store_true", help="with --schemes: tiny models, started here: a smoke test")
+    parser.add_argument("--starts", type=int, default=2, help="with --schemes: starts per task (default %(default)s)")
+    parser.add_argument(
+        "--learn", type=int, default=64, help="with --schemes: rounds of learning (default %(default)s)"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="seeds per checkpoint (default %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("learning_results"), help="folder of the results")
     options = parser.parse_args(argv)
+    if options.schemes:
+        from studies.learning import causes
+
+        size = "quick" if options.quick else "single"
+        how = causes.QUICK if options.quick else causes.Measured(learn=options.learn)
+        causes.run(options.out / f"transformer-{size}", size, options.seeds, options.starts, options.jobs, how)
+        return 0
     folder = options.out / f"transformer-{options.size}"
     study = transformer(options.seeds, folder, options.size, "cpu", 1)
     calls: list[Callable[[], Any]] = [
