@@ -117,6 +117,21 @@ class Drawn:
         """Return the advantage of each rollout, and add to the evidence."""
         return self.bank.observe(prompt_ids, rewards, **choices)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that later calls depend on."""
+        return {
+            "bank": self.bank.state_dict(),
+            "rng": self._rng.bit_generator.state,
+            "round": self._round,
+            "exposure": self._exposure.copy(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        self.bank.load_state_dict(state["bank"])
+        self._rng.bit_generator.state = state["rng"]
+        self._round, self._exposure = state["round"], state["exposure"].copy()
+
 
 class Evenly(Drawn):
     """Epochs over shuffled prompts: the least exposed first."""
@@ -149,6 +164,15 @@ class Clairvoyant(Proportional):
     def observe_rates(self, rates: npt.NDArray[np.float64]) -> None:
         """Take the true success rates; shape (n_prompts,)."""
         self._rates = rates
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that later calls depend on."""
+        return {**super().state_dict(), "rates": self._rates.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        super().load_state_dict(state)
+        self._rates = state["rates"].copy()
 
     def worth(self) -> npt.NDArray[np.float64]:
         """Return the variance of every prompt."""
@@ -258,11 +282,11 @@ def _single(plan: Plan, group: int) -> ResolvingAllocator:
     return training_allocator(plan.n_prompts, rollouts_per_visit=group, **plan.shared)
 
 
-def _spread(plan: Plan, group: int, saturation: float) -> ResolvingAllocator:
-    """Return an even order under logarithmic utility in height: nearly in proportion to the value where it is large."""
+def _spread(plan: Plan, group: int, shape: Any, saturation: float) -> ResolvingAllocator:
+    """Return an even order over a belief that moves; under "log" nearly in proportion to the value, with much saturation."""
     return ResolvingAllocator(
         BetaPosteriorBank(plan.n_prompts), min_rollouts=group, max_rollouts=group, order="spread",
-        utility=SaturatingUtility("log", saturation=saturation, scaling="height"), fit_every=plan.n_rounds // REFITS,
+        utility=SaturatingUtility(shape, saturation=saturation, scaling="height"), fit_every=max(1, plan.n_rounds // REFITS),
         **plan.shared,
     )  # fmt: skip
 
@@ -273,9 +297,10 @@ def scheme(group: int, baseline: str, scale: str, prompts: str) -> Contender:
         "uniform": lambda plan: Evenly(plan, group),
         "proportional": lambda plan: Proportional(plan, group),
         "re-solving": lambda plan: _single(plan, group),
-        **{f"re-solving, log {v}": partial(_spread, group=group, saturation=v) for v in (4, 16)},
+        "re-solving, moving": partial(_spread, group=group, shape="exponential", saturation=1.0),
+        **{f"re-solving, log {v}": partial(_spread, group=group, shape="log", saturation=v) for v in (4, 16)},
         "Algorithm 1": lambda plan: FenchelDualAllocator(
-            BetaPosteriorBank(plan.n_prompts), unit_size=group, max_rollouts=group, fit_every=plan.n_rounds // REFITS,
+            BetaPosteriorBank(plan.n_prompts), unit_size=group, max_rollouts=group, fit_every=max(1, plan.n_rounds // REFITS),
             round_capacity=plan.rollouts + max(group, plan.rollouts // 32 // group * group), **plan.shared,
         ),
         "clairvoyant": lambda plan: Clairvoyant(plan, group),
@@ -289,7 +314,8 @@ SCHEMES = {
     for group, baseline, scale, prompts in (
         (1, "posterior", "posterior", "uniform"), (1, "posterior", "posterior", "re-solving"),
         (1, "posterior", "posterior", "proportional"), (1, "posterior", "posterior", "Algorithm 1"),
-        (1, "posterior", "posterior", "re-solving, log 4"), (1, "posterior", "posterior", "re-solving, log 16"),
+        (1, "posterior", "posterior", "re-solving, moving"), (1, "posterior", "posterior", "re-solving, log 4"),
+        (1, "posterior", "posterior", "re-solving, log 16"),
         (1, "posterior", "posterior", "clairvoyant"), (1, "posterior", "none", "uniform"),
         (1, "posterior", "none", "re-solving"), (1, "batch", "none", "uniform"), (1, "batch", "none", "re-solving"),
         (2, "posterior", "posterior", "re-solving"), (4, "posterior", "posterior", "re-solving"),
