@@ -109,7 +109,7 @@ def critical_batch(small: float, large: float, times: float, batch: float) -> fl
 
     References
     ----------
-    McCandlish, Kaplan, Amodei and the OpenAI Dota team, An empirical model of large-batch training, arXiv 1812.06162,
+    McCandlish, Kaplan, Amodei et al., An empirical model of large-batch training, arXiv 1812.06162,
     equation 2.9 and appendix A.1.
 
     Examples
