@@ -16,16 +16,44 @@ def play(allocator, rounds, total, rates, seed=0):
 
 def test_a_run_deals_groups_of_one_size_and_spends_everything():
     rates = np.random.default_rng(1).random(200)
-    allocator = training_allocator(200, total_budget=40 * 160, n_rounds=40)
+    allocator = training_allocator(200, total_budget=40 * 160, n_rounds=40, rollouts_per_visit=8)
     counts = play(allocator, 40, 160, rates)
     assert set(np.unique(counts)) == {0, 8}
     assert (counts.sum(axis=1) == 160).all()
     assert allocator.remaining_budget == 0
 
 
+def test_a_visit_has_one_rollout_unless_the_pool_is_too_small_for_it():
+    allocator = training_allocator(200, total_budget=40 * 160, n_rounds=40)
+    assert (allocator.min_rollouts, allocator.horizon.max_rollouts) == (1, 1)
+    counts = play(allocator, 40, 160, np.random.default_rng(1).random(200))
+    assert counts.max() == 1
+    assert (counts.sum(axis=1) == 160).all()
+    small = training_allocator(["a", "b", "c"], total_budget=70, n_rounds=10)
+    assert small.horizon.max_rollouts == 3  # 7 rollouts a round for 3 prompts
+    assert sum(int(small.allocate().sum()) for _ in range(10)) == 69  # whole visits
+
+
+def test_a_loader_s_batches_take_the_same_allocator():
+    rng, rates = np.random.default_rng(0), np.repeat([0.0, 0.5, 1.0], 80)
+    allocator = training_allocator(240, total_budget=120 * 30, n_rounds=120, seed=1)
+    dealt = np.zeros(3)
+    for k in range(120):
+        batch = rng.permutation(240)[:60]
+        counts = allocator.allocate(batch, budget=30, exact=True)
+        prompts = np.repeat(batch, counts)
+        advantages = allocator.observe(prompts, (rng.random(30) < rates[prompts]).astype(float))
+        assert advantages.shape == (30,)
+        dealt += np.bincount(prompts // 80, minlength=3) * (k >= 60)
+    assert dealt[1] > 1.5 * dealt[[0, 2]].max()
+    assert allocator.remaining_budget == 0
+
+
 def test_prompts_that_teach_nothing_get_little_and_the_others_stay_in_play():
     rates = np.repeat([0.0, 0.5, 1.0], 60)
-    counts = play(training_allocator(180, total_budget=60 * 144, n_rounds=60, seed=3), 60, 144, rates)
+    counts = play(
+        training_allocator(180, total_budget=60 * 144, n_rounds=60, seed=3, rollouts_per_visit=8), 60, 144, rates
+    )
     late = counts[30:].reshape(30, 3, 60)
     assert late[:, 1].sum() > 2 * late[:, [0, 2]].sum()
     assert (late[:, 1].sum(axis=0) > 0).all()
@@ -36,6 +64,8 @@ def test_every_setting_can_be_changed():
     allocator = training_allocator(["a", "b", *range(30)], **plan, rollouts_per_visit=4)
     assert (allocator.min_rollouts, allocator.horizon.max_rollouts) == (4, 4)
     assert allocator.utility == SaturatingUtility(saturation=1.0, scaling="height")
+    single = training_allocator(32, total_budget=320, n_rounds=10)
+    assert single.utility == SaturatingUtility(saturation=2.0, scaling="height")
     changed = training_allocator(32, **plan, utility=SaturatingUtility(saturation=0.3), order="best", max_rollouts=16)
     assert changed.utility == SaturatingUtility(saturation=0.3)
     assert changed.horizon.max_rollouts == 16
@@ -51,7 +81,7 @@ def test_memory_follows_the_length_of_the_run(rounds):
 
 
 def test_it_is_a_resolving_allocator_that_saves_and_loads(tmp_path):
-    allocator = training_allocator(20, total_budget=1600, n_rounds=20)
+    allocator = training_allocator(20, total_budget=1600, n_rounds=20, rollouts_per_visit=8)
     play(allocator, 7, 80, np.full(20, 0.4))
     allocator.save(tmp_path / "state.npz")
     again = ResolvingAllocator.load(tmp_path / "state.npz")

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from studies.learning import main, worlds
+from studies.learning import contrast, main, worlds
 from studies.learning.dealing import Dealing, Run
-from studies.learning.policies import ALL, CONTENDERS, SCHEMES, SETTINGS, Plan
+from studies.learning.policies import ALL, CONTENDERS, MAIN, SCHEMES, SETTINGS, Plan
 from studies.learning.report import print_ratios
 from studies.learning.statistics import area, at_rate, pooled, rollouts_ratio, summarise, trained
 from studies.learning.study import WORKERS, Store, Study, play, run_study, runs_of, tune
@@ -327,6 +327,81 @@ def test_rates_are_widened_until_the_best_lies_at_no_end(tmp_path):
     assert tried == {"uniform": {0.1, 0.2, 0.4}, "greedy": {0.1, 0.2, 0.4, 0.8, 1.6, 3.2}}
 
 
+def test_policies_may_have_cells_of_their_own_and_borrow_a_rate(tmp_path):
+    def execute(runs):
+        return [
+            record(-abs(run.learning_rate - 0.2), cell=run.cell, policy=run.policy, seed=run.seed,
+                   learning_rate=run.learning_rate)
+            for run in runs
+        ]  # fmt: skip
+
+    study = study_of(
+        policies=("uniform", "greedy", "MoPPS"), execute=execute, kinds=("own",), only={"MoPPS": (("b", "x"),)},
+        borrowed={"MoPPS": "greedy"},
+    )  # fmt: skip
+    records, chosen = run_study(study, tmp_path, 1)
+    assert chosen["MoPPS", ("all",)] == chosen["greedy", ("all",)] == 0.2
+    assert {tuple(r["cell"]) for r in records if r["policy"] == "MoPPS"} == {("b", "x")}
+    assert len(records) == 2 * 2 * 2 + 2
+    store = Store(tmp_path / "runs.jsonl")
+    assert not any(run.policy == "MoPPS" and run.seed >= 10 for run in store.records)  # it was not tuned
+
+
+def test_every_scheme_of_the_grid_takes_a_rate_of_its_size_and_choice():
+    study = worlds.single(8, None, "cpu", 5, grid=True, quick=False)
+    assert set(study.policies) == {"uniform", *SCHEMES}
+    assert set(study.borrowed) == set(SCHEMES) - set(MAIN)
+    for name, owner in study.borrowed.items():
+        assert owner in ("uniform", *MAIN)
+        assert name.endswith(", uniform") == (owner in ("uniform", MAIN[0]))
+    assert study.group(("addition, large pool", "quarter")) == ("addition",)
+    assert worlds.single(8, None, "cpu", 5, grid=False, quick=False).policies == ("uniform", *MAIN)
+
+
+def games_of(**ends):
+    """Curves from 0.2 to these ends, a run per seed, per scheme."""
+    names = dict(zip(("grpo", "groups", "unchosen", "chosen"), contrast.LABELS, strict=True))
+    return {
+        names[key]: [record(0.0, rollouts=[0, 10], held_out=[0.2, end], trained=end) for end in found]
+        for key, found in ends.items()
+    }
+
+
+def test_the_two_by_two_gives_neither_factor_the_credit_of_the_other():
+    games = games_of(grpo=(0.30, 0.32), groups=(0.31, 0.35), unchosen=(0.34, 0.36), chosen=(0.40, 0.40))
+    found = contrast.two_by_two(games)
+    assert found["choice, groups"] == pytest.approx([0.01, 0.03])
+    assert found["choice, single"] == pytest.approx([0.06, 0.04])
+    assert found["single, uniform"] == pytest.approx([0.04, 0.04])
+    assert found["single, chosen"] == pytest.approx([0.09, 0.05])
+    assert found["interaction"] == pytest.approx([0.05, 0.01])
+
+
+def test_gains_are_compared_from_the_start():
+    games = list(games_of(grpo=(0.30, 0.40), chosen=(0.50, 0.50)).values())
+    ratio, low, high = contrast.gains_ratio(games[1], games[0])
+    assert ratio == pytest.approx(2.0)
+    assert (low, high) == pytest.approx((1.5, 3.0))  # both draws of the second pair, both of the first
+    flat = list(games_of(grpo=(0.2, 0.2), chosen=(0.5, 0.5)).values())
+    assert np.isnan(contrast.gains_ratio(flat[1], flat[0])).all()
+
+
+def test_goals_count_tasks(capsys):
+    row = {"ratio": 0.4, "ratio_high": 0.9, "gain": 1.6, "more": -0.02, "more_half": 0.01}
+    cells = [
+        "a / hard",
+        "b / hard",
+        "a / quarter",
+        "addition, large pool / quarter",
+        "a / nearly solved",
+        "b / nearly solved",
+    ]
+    changes = [{}, {"ratio_high": 1.0}, {"gain": 1.4}, {}, {}, {"more_half": 0.03}]
+    contrast.print_goals([{**row, "cell": cell, **change} for cell, change in zip(cells, changes, strict=True)])
+    reached = [line.split("  ")[-1].strip() for line in capsys.readouterr().out.splitlines() if "tasks" in line]
+    assert reached == ["1 of 2 tasks", "2 of 2 tasks", "1 of 1 tasks", "0 of 1 tasks", "1 of 2 tasks"]
+
+
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_scheme_scores_every_rollout(name):
     """A round of each: exact totals where they are promised, groups of one size, advantages that follow the rewards."""
@@ -375,7 +450,16 @@ def test_chunks_share_what_is_trained(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--seeds", "1"], ["--seeds", "0"], ["--jobs", "0"], ["--side-by-side", "0"], ["--policy-model", "cubic"]]
+    "wrong",
+    [
+        ["--grid"],
+        ["--settings", "--quick"],
+        ["--seeds", "1"],
+        ["--seeds", "0"],
+        ["--jobs", "0"],
+        ["--side-by-side", "0"],
+        ["--policy-model", "cubic"],
+    ],
 )
 def test_command_line_refuses(wrong, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:

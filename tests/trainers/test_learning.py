@@ -3,6 +3,7 @@
 import csv
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from studies.learning.dealing import Dealing, Run
 from studies.learning.gpt import Replicas, log_likelihood, sample
 from studies.learning.gradients import quality
 from studies.learning.noise import decompose
-from studies.learning.policies import CONTENDERS
+from studies.learning.policies import CHOSEN, CONTENDERS, SCHEMES, UNCHOSEN
 from studies.learning.study import WORKERS
 from studies.learning.tasks import BLANK, STOP, SYMBOLS, encode
 from studies.learning.transformer import (
@@ -391,6 +392,36 @@ def test_the_command_runs_resumes_and_measures_gradients(few, tmp_path, monkeypa
             assert row["adam"] in ("1.0", "nan")
 
 
+def test_the_study_of_single_rollouts_runs_whole(tmp_path, monkeypatch, capsys):
+    command = ["--policy-model", "transformer", "--size", "single", "--quick", "--jobs", "1", "--out", str(tmp_path)]
+    assert main.main(command) == 0
+    first = capsys.readouterr().out
+    for words in ("AGAINST GRPO, held out", "TWO BY TWO", "GOALS", "modular / quarter", "mean of the cells"):
+        assert words in first
+    assert "common learning rate" not in first
+    folder = tmp_path / "transformer-single-quick"
+    assert {"contrast.csv", "single_curves.png", "single_credit.png"} <= {file.name for file in folder.iterdir()}
+    with (folder / "contrast.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    cells = {scheme: {row["cell"] for row in rows if row["scheme"] == scheme} for scheme in SCHEMES}
+    assert len(cells[CHOSEN]) == 2 * 3
+    assert len(cells[UNCHOSEN]) == 2 * 2
+    assert all(len(cells[scheme]) == 2 for scheme in SCHEMES if scheme not in (CHOSEN, UNCHOSEN))
+    monkeypatch.setattr(transformer, "train", None)  # whoever trains, fails
+    assert main.main([*command, "--grid"]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_a_large_pool_goes_on_from_the_same_questions():
+    small, large = (world(task, 30, 100, 5) for task in ("addition", "addition, large pool"))
+    assert (len(large.prompts), len(small.prompts)) == (120, 30)
+    assert np.array_equal(large.prompts[:30], small.prompts)
+    assert np.array_equal(large.held_prompts, small.held_prompts)
+    everything = np.concatenate([large.prompts, large.held_prompts, large.warm_prompts])
+    assert len(set(map(tuple, everything))) == 120 + 30 + 100
+    assert worlds._start_file(Path(), "addition, large pool", 5) == worlds._start_file(Path(), "addition", 5)
+
+
 def test_quality_of_gradients_alike():
     exact = np.array([3.0, 0.0, 4.0])
     found = quality(np.tile(2.0 * exact, (4, 1)), exact)
@@ -498,13 +529,14 @@ def test_the_causes_are_measured_and_kept(tmp_path, monkeypatch, capsys):
     before = (folder / "causes.csv").read_bytes()
     rows = causes.read(folder / "causes.csv")
     assert len(rows) == 3 * 2 * (len(causes.SCHEMES) + 1)  # tasks, seeds, schemes and the reference
+    assert (folder / "single_noise.png").stat().st_size > 5000
     assert all(row["within"] >= 0.0 and abs(row["cosine"]) <= 1.0 for row in rows)
-    gone = [row for row in rows if (row["task"], row["scheme"]) == ("modular", "1, batch, none, uniform")]
+    gone = [row for row in rows if (row["task"], row["scheme"]) == ("modular", "1, batch, uniform")]
     causes.write_csv(folder / "causes.csv", [row for row in rows if row not in gone], in_order=True)
     assert gradients.main(arguments) == 0  # only what is missing is measured, and comes out as before
     again = causes.read(folder / "causes.csv")
     assert len(gone) == 2
-    assert [row["scheme"] for row in again[-2:]] == ["1, batch, none, uniform"] * 2
+    assert [row["scheme"] for row in again[-2:]] == ["1, batch, uniform"] * 2
     assert sorted(map(str, again)) == sorted(map(str, rows))
     capsys.readouterr()
     (folder / "causes.csv").write_bytes(before)

@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cero_alloc.plotting import COLORS
+from studies.common.pictures import without_screen
 from studies.common.tables import grouped, table, write_csv
 from studies.learning.dealing import Bools, Dealing, IntArray, Run
 from studies.learning.gradients import gradients, one_round, quality, rates_of
 from studies.learning.noise import decompose, figures, over
 from studies.learning.study import finished
+from studies.learning.tasks import family
 from studies.learning.worlds import load_start, prepare, settle, transformer
 
 FloatArray = npt.NDArray[np.float64]
@@ -32,7 +35,7 @@ Row = dict[str, Any]
 
 GRPO, CLAIRVOYANT, REFERENCE = "uniform", "1, posterior, clairvoyant", "true rates"
 SCHEMES = (
-    GRPO, "8, group, group, re-solving", "8, posterior, uniform", "1, batch, none, uniform", "1, posterior, uniform",
+    GRPO, "8, group, re-solving", "8, posterior, uniform", "1, batch, uniform", "1, posterior, uniform",
     "1, posterior, re-solving", "1, posterior, proportional", CLAIRVOYANT,
 )  # fmt: skip
 SHOWN = {GRPO: "GRPO: 8, group, group, uniform", REFERENCE: "1, true rates, none, with replacement"}
@@ -280,6 +283,35 @@ def show(summary: Sequence[Row], rollouts: int, seeds: int) -> None:
     )  # fmt: skip
 
 
+def draw(summary: Sequence[Row], file: Path) -> None:
+    """Draw the noise of a round's gradient, between and within prompts, against GRPO's: the mean over tasks, per start."""
+    plt = without_screen()
+    starts = list(dict.fromkeys(row["start"] for row in summary))
+    names = [SHOWN.get(name, name) for name in SCHEMES]
+    figure, axes = plt.subplots(1, len(starts), figsize=(7.2, 2.9), layout="constrained", sharey=True, squeeze=False)
+    for ax, start in zip(axes.flat, starts, strict=True):
+        parts: dict[str, list[list[float]]] = {name: [] for name in names}
+        for cell in grouped([row for row in summary if row["start"] == start], "task").values():
+            own = {row["scheme"]: row for row in cell}
+            whole = own[SHOWN[GRPO]]["between"] + own[SHOWN[GRPO]]["within"]
+            for name in names:
+                parts[name].append([own[name][part] / whole for part in ("between", "within")])
+        between, within = np.array([np.mean(parts[name], axis=0) for name in names]).T
+        ax.barh(names, between, color=COLORS[1], label="between prompts")
+        ax.barh(names, within, left=np.maximum(between, 0.0), color=COLORS[0], hatch="////", edgecolor="white",
+                linewidth=0.5, label="within prompts")  # fmt: skip
+        ax.axvline(1.0, color="0.3", linewidth=0.8)
+        ax.set_title(f"start: {start}", fontsize="small")
+        ax.set_xlabel("noise over signal, GRPO = 1", fontsize="small")
+        ax.tick_params(labelsize="small")
+    axes[0, 0].invert_yaxis()
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize="small"
+    )
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
+
+
 COLUMNS = ("chosen", "length", "between", "within", "cosine", "aim", "window", "critical", "adam", "gain")
 HEADER = ["scheme", *COLUMNS[:-2], "Adam", "gain"]
 
@@ -305,7 +337,7 @@ def run(folder: Path, size: str, seeds: int, starts: int, jobs: int, how: Measur
     """Measure what ``causes.csv`` lacks, print and write; return the summary."""
     from studies.learning.transformer import SIZES
 
-    study = transformer(max(2, seeds), folder, size, "cpu", 1)
+    study = transformer(max(2, seeds), folder, "cpu", 1, size)
     study = replace(study, tuning_seeds=(), seeds=study.seeds[:seeds])
     calls: list[Callable[[], Any]] = [*prepare(study, folder, size, "cpu")]
     if calls and size != "quick":
@@ -314,7 +346,8 @@ def run(folder: Path, size: str, seeds: int, starts: int, jobs: int, how: Measur
     for _ in finished(calls, jobs):
         pass
     levels = [start for start, _ in SIZES[size].levels][:starts]
-    wanted = [(*cell, seed) for cell in study.cells if cell[1] in levels for seed in study.seeds]
+    cells = [cell for cell in study.cells if cell[1] in levels and family(cell[0]) == cell[0]]
+    wanted = [(*cell, seed) for cell in cells for seed in study.seeds]
     file = folder / "causes.csv"
     rows = read(file)
     done = measured(rows, wanted, how)
@@ -329,6 +362,7 @@ def run(folder: Path, size: str, seeds: int, starts: int, jobs: int, how: Measur
     summary = summarise([row for own in measured(rows, wanted, how).values() for row in own])
     show(summary, rollouts_of(SIZES[size]), seeds)
     write_csv(folder / "causes_summary.csv", summary, in_order=True)
+    draw(summary, folder / "single_noise.png")
     return summary
 
 

@@ -88,7 +88,7 @@ def measure(task: str, start: str, seeds: Sequence[int], folder: Path, size: str
     exact = gradients(model, rates_of(model, *held).mean(1))
     rates = rates_of(model, [w.prompts for w in worlds], [w.answers for w in worlds]).detach().double().numpy()
     rows = []
-    for name in measured(transformer(2, folder, size, "cpu", 1).policies):
+    for name in measured(transformer(2, folder, "cpu", 1, size).policies):
         runs = [Run((task, start), name, 0.0, seed) for seed in seeds]
         dealers = [Dealing(run, plan.n_prompts, plan.n_rounds, plan.rollouts) for run in runs]
         for dealer, rate in zip(dealers, rates, strict=True):
@@ -223,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
         causes.run(options.out / f"transformer-{size}", size, options.seeds, options.starts, options.jobs, how)
         return 0
     folder = options.out / f"transformer-{options.size}"
-    study = transformer(options.seeds, folder, options.size, "cpu", 1)
+    study = transformer(options.seeds, folder, "cpu", 1, options.size)
     calls: list[Callable[[], Any]] = [
         partial(measure, task, start, study.seeds, folder, options.size) for task, start in study.cells
     ]

@@ -16,13 +16,15 @@ import argparse
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
+from studies.learning.contrast import report_contrast
 from studies.learning.report import report
 from studies.learning.study import finished, run_study
-from studies.learning.worlds import loglinear, loglinear_settings, prepare, transformer
+from studies.learning.worlds import loglinear, loglinear_settings, prepare, single_settings, transformer
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -44,16 +46,24 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("learning_results"), help="folder of the results")
     parser.add_argument(
-        "--settings", action="store_true", help="log-linear: vary the training settings one at a time, on tuning seeds"
+        "--grid", action="store_true", help="with --size single: also the schemes around its main contrast"
+    )
+    parser.add_argument(
+        "--settings",
+        action="store_true",
+        help="log-linear, or with --size single: try other settings of the recommended allocator, on tuning seeds",
     )
     parser.add_argument("--quick", action="store_true", help="tiny models, 2 seeds: a smoke test, not a measurement")
     options = parser.parse_args(argv)
-    if options.settings and options.policy_model != "loglinear":
-        parser.error("--settings goes with --policy-model loglinear")
+    single = options.policy_model == "transformer" and options.size == "single"
+    if options.settings and (options.quick or not (single or options.policy_model == "loglinear")):
+        parser.error("--settings goes with --policy-model loglinear or --size single, and without --quick")
+    if options.grid and not single:
+        parser.error("--grid goes with --policy-model transformer --size single")
     usual = 20 if options.policy_model == "loglinear" else {"first look": 10, "single": 8}.get(options.size, 5)
     options.seeds = 2 if options.quick else usual if options.seeds is None else options.seeds
     if options.quick:
-        options.size = "quick"
+        options.size = "single quick" if single else "quick"
     if options.seeds < 2 or options.jobs < 1 or options.side_by_side < 1:
         parser.error("--seeds must be at least 2, for an interval, --jobs and --side-by-side at least 1")
     return options
@@ -64,19 +74,24 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     started = time.perf_counter()
     name = options.policy_model if options.policy_model == "loglinear" else f"transformer-{options.size}"
-    name += "-settings" if options.settings else ""
-    folder = options.out / name.replace(" ", "-")
-    if options.settings:
+    loglinear_search = options.settings and options.policy_model == "loglinear"
+    folder = options.out / (name + "-settings" * loglinear_search).replace(" ", "-")
+    if loglinear_search:
         study = loglinear_settings(folder)
     elif options.policy_model == "loglinear":
         study = loglinear(options.seeds, folder, options.quick)
     else:
-        study = transformer(options.seeds, folder, options.size, options.device, options.side_by_side)
+        how = folder, options.device, options.side_by_side
+        sized = partial(transformer, options.seeds, size=options.size, grid=options.grid)
+        study = single_settings(*how) if options.settings else sized(*how)
         calls = prepare(study, folder, options.size, options.device)
         for _ in tqdm(finished(calls, options.jobs), "warm starts", len(calls), disable=not calls):
             pass
     records, chosen = run_study(study, folder, options.jobs)
-    report(study, records, chosen, folder)
-    print(f"\nResults in {folder}/")
+    told = folder / "settings" if options.settings and not loglinear_search else folder
+    report(study, records, chosen, told)
+    if options.size.startswith("single"):
+        report_contrast(study, records, chosen, told)
+    print(f"\nResults in {told}/")
     print(f"{time.perf_counter() - started:.0f} s in all", file=sys.stderr)
     return 0

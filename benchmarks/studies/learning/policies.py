@@ -193,7 +193,7 @@ def resolving(plan: Plan, saturation: float, scaling: Any = "rate", **settings: 
 
 
 def training(plan: Plan, saturation: float | None = None) -> ResolvingAllocator:
-    """Return what training_allocator returns, or the same with another saturation."""
+    """Return what training_allocator returns for groups of 8, or the same with another saturation."""
     changed = {} if saturation is None else {"utility": SaturatingUtility(saturation=saturation, scaling="height")}
     return training_allocator(plan.n_prompts, rollouts_per_visit=PER_VISIT, **changed, **plan.shared)
 
@@ -277,13 +277,19 @@ SETTINGS = {
 }
 
 
-def _single(plan: Plan, group: int) -> ResolvingAllocator:
-    """Return what training_allocator recommends for visits of this size."""
-    return training_allocator(plan.n_prompts, rollouts_per_visit=group, **plan.shared)
+def _single(
+    plan: Plan, group: int, saturation: float | None = None, refits: int | None = None, **changed: Any
+) -> ResolvingAllocator:
+    """Return what training_allocator recommends for visits of this size, or the same with other settings."""
+    if saturation is not None:
+        changed["utility"] = SaturatingUtility(saturation=saturation, scaling="height")
+    if refits is not None:
+        changed["fit_every"] = max(1, plan.n_rounds // refits)
+    return training_allocator(plan.n_prompts, rollouts_per_visit=group, **changed, **plan.shared)
 
 
-def _spread(plan: Plan, group: int, shape: Any, saturation: float) -> ResolvingAllocator:
-    """Return an even order over a belief that moves; under "log" nearly in proportion to the value, with much saturation."""
+def _moving(plan: Plan, group: int, shape: Any = "exponential", saturation: float = 1.0) -> ResolvingAllocator:
+    """Return an even order over a belief whose drift, trend and prior are fitted; "log" concentrates more with saturation."""
     return ResolvingAllocator(
         BetaPosteriorBank(plan.n_prompts), min_rollouts=group, max_rollouts=group, order="spread",
         utility=SaturatingUtility(shape, saturation=saturation, scaling="height"), fit_every=max(1, plan.n_rounds // REFITS),
@@ -291,40 +297,68 @@ def _spread(plan: Plan, group: int, shape: Any, saturation: float) -> ResolvingA
     )  # fmt: skip
 
 
+def _algorithm_1(plan: Plan, group: int) -> FenchelDualAllocator:
+    """Return Algorithm 1 with visits as its units, its capacity as above, over the fitted belief."""
+    return FenchelDualAllocator(
+        BetaPosteriorBank(plan.n_prompts), unit_size=group, max_rollouts=group, fit_every=max(1, plan.n_rounds // REFITS),
+        round_capacity=plan.rollouts + max(group, plan.rollouts // 32 // group * group), **plan.shared,
+    )  # fmt: skip
+
+
 def scheme(group: int, baseline: str, scale: str, prompts: str) -> Contender:
     """Return a scheme of the single-rollout study: group size, baseline, scale, and how prompts are chosen."""
-    builds: dict[str, Callable[[Plan], Any]] = {
-        "uniform": lambda plan: Evenly(plan, group),
-        "proportional": lambda plan: Proportional(plan, group),
-        "re-solving": lambda plan: _single(plan, group),
-        "re-solving, moving": partial(_spread, group=group, shape="exponential", saturation=1.0),
-        **{f"re-solving, log {v}": partial(_spread, group=group, shape="log", saturation=v) for v in (4, 16)},
-        "Algorithm 1": lambda plan: FenchelDualAllocator(
-            BetaPosteriorBank(plan.n_prompts), unit_size=group, max_rollouts=group, fit_every=max(1, plan.n_rounds // REFITS),
-            round_capacity=plan.rollouts + max(group, plan.rollouts // 32 // group * group), **plan.shared,
-        ),
-        "clairvoyant": lambda plan: Clairvoyant(plan, group),
+    builds: dict[str, Callable[..., Any]] = {
+        "uniform": Evenly,
+        "re-solving": _single,
+        "proportional": Proportional,
+        "Algorithm 1": _algorithm_1,
+        "clairvoyant": Clairvoyant,
+    }
+    build = builds[prompts]
+    return Contender(lambda plan: build(plan, group), exact=prompts != "Algorithm 1", advantages=(baseline, scale))
+
+
+def _named(*factors: tuple[int, str, str, str]) -> dict[str, Contender]:
+    """Return schemes under their names; the usual scale is not told."""
+    usual = {"posterior": "posterior", "group": "group", "batch": "none"}
+    return {
+        ", ".join((str(group), baseline, *([] if scale == usual[baseline] else [f"scale {scale}"]), prompts)):
+        scheme(group, baseline, scale, prompts) for group, baseline, scale, prompts in factors
     }  # fmt: skip
-    return Contender(builds[prompts], exact=prompts != "Algorithm 1", advantages=(baseline, scale))
 
 
-# The fraction of the grid group size x baseline x scale x prompts that is run; "uniform" above is GRPO, groups of 8.
-SCHEMES = {
-    f"{group}, {baseline}{'' if scale == 'posterior' else f', {scale}'}, {prompts}": scheme(group, baseline, scale, prompts)
-    for group, baseline, scale, prompts in (
-        (1, "posterior", "posterior", "uniform"), (1, "posterior", "posterior", "re-solving"),
-        (1, "posterior", "posterior", "proportional"), (1, "posterior", "posterior", "Algorithm 1"),
-        (1, "posterior", "posterior", "re-solving, moving"), (1, "posterior", "posterior", "re-solving, log 4"),
-        (1, "posterior", "posterior", "re-solving, log 16"),
-        (1, "posterior", "posterior", "clairvoyant"), (1, "posterior", "none", "uniform"),
-        (1, "posterior", "none", "re-solving"), (1, "batch", "none", "uniform"), (1, "batch", "none", "re-solving"),
-        (2, "posterior", "posterior", "re-solving"), (4, "posterior", "posterior", "re-solving"),
-        (8, "posterior", "posterior", "uniform"), (8, "posterior", "posterior", "re-solving"),
-        (4, "group", "group", "uniform"), (8, "group", "group", "re-solving"), (8, "group", "group", "clairvoyant"),
-    )
-}  # fmt: skip
+# The main contrast of the single-rollout study, beside GRPO, which is "uniform": groups of 8.
+UNCHOSEN, CHOSEN, GROUPS = MAIN = "1, posterior, uniform", "1, posterior, re-solving", "8, group, re-solving"
+SCHEMES = _named(
+    (1, "posterior", "posterior", "uniform"), (1, "posterior", "posterior", "re-solving"),
+    (8, "group", "group", "re-solving"), (1, "posterior", "posterior", "clairvoyant"),
+    (1, "posterior", "posterior", "proportional"), (1, "posterior", "posterior", "Algorithm 1"),
+    (1, "posterior", "none", "uniform"), (1, "posterior", "none", "re-solving"),
+    (1, "batch", "none", "uniform"), (1, "batch", "none", "re-solving"),
+    (2, "posterior", "posterior", "re-solving"), (4, "posterior", "posterior", "re-solving"),
+    (8, "posterior", "posterior", "uniform"), (8, "posterior", "posterior", "re-solving"),
+    (4, "group", "group", "uniform"), (8, "group", "group", "clairvoyant"),
+)  # fmt: skip
 
-# The main contrast, beside GRPO: single rollouts with posterior advantages, and groups of 8 that are chosen.
-MAIN = ("1, posterior, uniform", "1, posterior, re-solving", "8, group, group, re-solving")
 
-ALL = {**SETTINGS, **CONTENDERS, **SCHEMES}
+def lender(name: str) -> str:
+    """Return the scheme of the main contrast whose learning rate one of the others takes: the next in size and choice."""
+    if name[0] in "48":
+        return "uniform" if name.endswith(", uniform") else GROUPS
+    return UNCHOSEN if name.endswith(", uniform") else CHOSEN
+
+
+def _candidate(build: Callable[..., Any], **settings: Any) -> Contender:
+    return Contender(lambda plan: build(plan, 1, **settings), advantages=("posterior", "posterior"))
+
+
+# Settings that were tried for single rollouts, on tuning seeds.
+CANDIDATES = {
+    **{f"saturation {v:g}": _candidate(_single, saturation=v) for v in (0.5, 1.0, 4.0)},
+    "saturation 1, refits 4": _candidate(_single, saturation=1.0, refits=4),
+    "exploration 0.5": _candidate(_single, exploration=0.5),
+    "drift and trend": _candidate(_moving),
+    **{f"drift and trend, log {v}": _candidate(_moving, shape="log", saturation=v) for v in (4, 16)},
+}
+
+ALL = {**SETTINGS, **CONTENDERS, **SCHEMES, **CANDIDATES}

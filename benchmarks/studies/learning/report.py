@@ -15,14 +15,13 @@ from studies.learning.statistics import Chosen, at_rate, differences, final, poo
 from studies.learning.study import Cell, Record, Study
 
 SHOWN = ("uniform", "FenchelDual", "Resolving 0.3", "training", "MoPPS", "DAPO", "clairvoyant")
-KINDS = ("common", "own")
 LONG = 12  # with more cells than this, the tables of each cell are only in summary.csv
 
 
 def report(study: Study, records: Sequence[Record], chosen: Chosen, folder: Path) -> None:
     """Print and write everything."""
     rows: list[dict[str, Any]] = []
-    for kind in KINDS:
+    for kind in study.kinds:
         by_cell = at_rate(study, records, chosen, kind)
         for cell, games in by_cell.items():
             found = summarise(games)

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from multiprocessing import get_context
@@ -66,6 +66,12 @@ class Study:
     widen : float
         Factor by which the learning rates of a policy and group go on beyond an end of ``rates`` as long as the best is
         there; 0 where the best may lie at an end.
+    kinds : tuple of str
+        Which learning rates are run: the "common" one of a cell, each policy's "own".
+    only : dict of str to tuple of cell
+        Policies that are run in these cells alone.
+    borrowed : dict of str to str
+        Policies that are not tuned, and the policy whose learning rate they take as their own.
     """
 
     cells: tuple[Cell, ...]
@@ -79,6 +85,9 @@ class Study:
     chunk: int
     execute: Callable[[Sequence[Run]], list[Record]]
     widen: float = 0.0
+    kinds: tuple[str, ...] = ("common", "own")
+    only: dict[str, tuple[Cell, ...]] = field(default_factory=dict)
+    borrowed: dict[str, str] = field(default_factory=dict)
 
 
 def run_study(study: Study, folder: Path, jobs: int) -> tuple[list[Record], dict[tuple[str, Cell], float]]:
@@ -87,7 +96,9 @@ def run_study(study: Study, folder: Path, jobs: int) -> tuple[list[Record], dict
         raise ValueError("seeds must not be among tuning_seeds. Take others.")
     store = Store(folder / "runs.jsonl")
     tuned = [name for name in study.policies if not ALL[name].matches]
-    chosen = tune(study, store, jobs, tuned)
+    chosen = tune(study, store, jobs, [name for name in tuned if name not in study.borrowed])
+    for name, lender in study.borrowed.items():
+        chosen |= {(name, group): rate for (owner, group), rate in chosen.items() if owner == lender}
     play(study, store, jobs, "comparing", runs_of(study, chosen, tuned))
     matched = [name for name in study.policies if ALL[name].matches]
     play(study, store, jobs, "matching", runs_of(study, chosen, matched))
@@ -135,10 +146,14 @@ def common_rate(study: Study, chosen: dict[tuple[str, Cell], float], cell: Cell)
 
 
 def runs_of(study: Study, chosen: dict[tuple[str, Cell], float], names: Iterable[str]) -> Iterator[Run]:
-    """Yield every run of these policies on the fresh seeds: at the common learning rate and at their own."""
+    """Yield every run of these policies on the fresh seeds: at the common learning rate and at their own, as the study has it."""
     for cell in study.cells:
         for name in names:
-            rates = {common_rate(study, chosen, cell), chosen.get((name, study.group(cell)))} - {None}
+            if cell not in study.only.get(name, study.cells):
+                continue
+            common = {common_rate(study, chosen, cell)} if "common" in study.kinds else set()
+            own = {chosen.get((name, study.group(cell)))} if "own" in study.kinds else set()
+            rates = (common | own) - {None}
             for rate in sorted(rates):
                 yield from (Run(cell, name, rate, seed) for seed in study.seeds)
 

@@ -30,12 +30,15 @@ class Task:
         Draws one question and its answer, as text.
     width, length : int
         Tokens of the longest prompt, and of the longest answer with its full stop.
+    pool : int
+        Prompts to train on, in multiples of the held-out ones.
     """
 
     name: str
     question: Callable[[np.random.Generator], tuple[str, str]]
     width: int
     length: int
+    pool: int = 1
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Return ``n`` different prompts and their answers, shapes (n, width) and (n, length)."""
@@ -90,5 +93,17 @@ TASKS = {
         Task("modular", _modular, 7, 2),
         Task("sorting", _sorting, 12, 11),
         Task("running", _running, 11, 9),
+        Task("addition, large pool", _addition, 10, 6, pool=4),
     )
 }
+
+
+def family(task: str) -> str:
+    """Return the task whose questions, held-out prompts and warm starts this one shares.
+
+    Examples
+    --------
+    >>> family("addition, large pool")
+    'addition'
+    """
+    return task.partition(",")[0]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from studies.learning.dealing import Dealing, Run
 from studies.learning.gpt import Replicas, log_likelihood, sample
-from studies.learning.tasks import TASKS
+from studies.learning.tasks import TASKS, family
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -34,7 +34,7 @@ class Size:
     width: int
     layers: int
     heads: int
-    n_prompts: int = 384  # of the pool, and as many held out
+    n_prompts: int = 384  # held out, and in the pool, whose tasks may multiply it
     n_rounds: int = 144
     rollouts: int = 128  # per round
     measured: int = 4  # rounds between measurements of held-out success
@@ -52,6 +52,10 @@ SIZES = {
         48, 2, 4, n_prompts=2048, n_rounds=384, measured=16,
         levels=(("hard", 0.05), ("quarter", 0.25), ("nearly solved", 0.85)),
     ),
+    "single quick": Size(
+        16, 1, 2, n_prompts=64, n_rounds=6, rollouts=32, measured=2, warm_steps=20, warm_corpus=400,
+        levels=(("hard", 0.05), ("quarter", 0.25), ("nearly solved", 0.85)),
+    ),
     "first look": Size(
         80, 2, 4, n_prompts=1024, n_rounds=200, rollouts=512,
         levels=(("unsolved", 0.205), ("middle", 0.489), ("nearly solved", 0.851)),
@@ -64,8 +68,8 @@ SIZES = {
 class World:
     """The prompts of a task and seed: for training, held out, and for the warm start; all distinct."""
 
-    prompts: IntArray  # (n_prompts, width)
-    answers: IntArray  # (n_prompts, length)
+    prompts: IntArray  # (prompts of the pool, width)
+    answers: IntArray  # (prompts of the pool, length)
     held_prompts: IntArray
     held_answers: IntArray
     warm_prompts: IntArray
@@ -75,10 +79,17 @@ class World:
 @lru_cache(maxsize=64)
 def world(task: str, n_prompts: int, corpus: int, seed: int) -> World:
     """Draw the prompts of a task and seed."""
-    rng = np.random.default_rng([seed, *map(ord, task)])
-    prompts, answers = TASKS[task].draw(2 * n_prompts + corpus, rng)
-    parts = np.split(rng.permutation(len(prompts)), [n_prompts, 2 * n_prompts])
-    return World(*(array[rows] for rows in parts for array in (prompts, answers)))
+    about = [seed, *map(ord, family(task))]
+    rng, n = np.random.default_rng(about), 2 * n_prompts + corpus
+    prompts, answers = TASKS[task].draw(n, rng)
+    parts = np.split(rng.permutation(n), [n_prompts, 2 * n_prompts])
+    arrays = [array[rows] for rows in parts for array in (prompts, answers)]
+    if (
+        TASKS[task].pool > 1
+    ):  # drawn on from the same questions, so that a family shares held-out prompts and warm starts
+        further = TASKS[task].draw(n + (TASKS[task].pool - 1) * n_prompts, np.random.default_rng(about))
+        arrays[:2] = [np.concatenate((own, more[n:])) for own, more in zip(arrays[:2], further, strict=True)]
+    return World(*arrays)
 
 
 def warm_starts(task: str, size: Size, seeds: Sequence[int], device: str) -> list[dict[str, State]]:
@@ -161,7 +172,7 @@ def train(
     model = models(task, size, [0], device)
     model.load(list(starts))
     optimiser = Adam(model, [run.learning_rate for run in runs])
-    shape = size.n_prompts, size.n_rounds, size.rollouts
+    shape = len(worlds[0].prompts), size.n_rounds, size.rollouts
     dealers = [Dealing(run, *shape, None if schedules is None else schedules[i]) for i, run in enumerate(runs)]
     curves: list[list[float]] = [[] for _ in runs]
     spent: list[list[int]] = [[] for _ in runs]

@@ -11,8 +11,21 @@ import numpy as np
 
 from cero_alloc.simulation import LogLinearPool, loglinear_pool, simulate_learning
 from studies.learning.dealing import Run, concentration
-from studies.learning.policies import ALL, CONTENDERS, MAIN, SETTINGS, Plan
+from studies.learning.policies import (
+    ALL,
+    CANDIDATES,
+    CHOSEN,
+    CONTENDERS,
+    GROUPS,
+    MAIN,
+    SCHEMES,
+    SETTINGS,
+    UNCHOSEN,
+    Plan,
+    lender,
+)
 from studies.learning.study import Record, Study, record_of
+from studies.learning.tasks import family
 
 TUNING_SEED = 1000  # first of the seeds that only choose settings
 
@@ -26,6 +39,7 @@ LARGER = (1.0, 3.0, 10.0, 30.0)  # multiples of the small learning rate to choos
 KEPT = 5  # rounds between kept points of a curve
 
 FIRST_LOOK_RATE = 1e-4
+LARGE = "addition, large pool"  # 8,192 prompts in the study of single rollouts
 # Contenders that the transformer studies leave out, to stay within an hour of two cores, or minutes of a GPU.
 LEFT_OUT = {"small": ("training, height 0.25", "training, importance weights", "Knapsack RL, prompt weights")}
 LEFT_OUT["large"] = (
@@ -104,13 +118,13 @@ def _train_one(run: Run, folder: Path) -> Record:
     }
 
 
-def transformer(seeds: int, folder: Path, size: str, device: str, side_by_side: int) -> Study:
-    """Return the transformer study of a size: all tasks and starts, or for "first look" addition alone."""
+def transformer(seeds: int, folder: Path, device: str, side_by_side: int, size: str, *, grid: bool = False) -> Study:
+    """Return the transformer study of a size; "single" is the study of single rollouts, where ``grid`` adds schemes."""
     from studies.learning.transformer import SIZES
 
+    if size.startswith("single"):
+        return single(seeds, folder, device, side_by_side, grid, quick=size == "single quick")
     starts = [start for start, _ in SIZES[size].levels]
-    if size == "single":
-        return single(seeds, folder, device, side_by_side)
     if size == "first look":
         tasks: tuple[str, ...] = ("addition",)
         policies: tuple[str, ...] = ("uniform", "FenchelDual, forgetting 0.98")
@@ -134,29 +148,54 @@ def transformer(seeds: int, folder: Path, size: str, device: str, side_by_side: 
     )
 
 
-def single(seeds: int, folder: Path, device: str, side_by_side: int) -> Study:
-    """Return the study of single rollouts: four tasks, learning rates by task, tuned from the start at 0.25."""
-    tasks = ("addition", "sorting", "modular", "running")
-    rates = (1e-4, 2e-4, 4e-4)
+def single(seeds: int, folder: Path, device: str, side_by_side: int, grid: bool, quick: bool) -> Study:
+    """Return the study of single rollouts: its main contrast, and with ``grid`` the schemes around it."""
+    tasks = ("modular", "addition") if quick else ("addition", "sorting", "modular", "running")
+    cells = tuple((task, start) for start in ("quarter", "hard", "nearly solved") for task in tasks)
+    quarter, solved = cells[: len(tasks)], cells[-len(tasks) :]
+    large = () if quick else ((LARGE, "quarter"),)
+    others = [name for name in SCHEMES if name not in MAIN] if grid or quick else []
     return Study(
-        cells=tuple((task, start) for start in ("quarter", "hard", "nearly solved") for task in tasks),
-        policies=("uniform", *MAIN),
-        rates={(task,): rates for task in tasks},
+        cells=(*cells, *large),
+        policies=("uniform", *MAIN, *others),
+        rates={(task,): (1e-3,) if quick else (2e-4, 4e-4) for task in tasks},
         common={},
-        tuning_cells=tuple((task, "quarter") for task in tasks),
+        tuning_cells=quarter,
         group=_task,
         seeds=tuple(range(100, 100 + seeds)),
-        tuning_seeds=tuple(range(TUNING_SEED, TUNING_SEED + 3)),
+        tuning_seeds=tuple(range(TUNING_SEED, TUNING_SEED + (1 if quick else 3))),
+        chunk=side_by_side,
+        execute=partial(train_transformer, folder=folder, size="single quick" if quick else "single", device=device),
+        widen=0.0 if quick else 2.0,
+        kinds=("own",),
+        only={UNCHOSEN: tuple(cell for cell in cells if cell not in solved), GROUPS: quarter}
+        | dict.fromkeys(others, quarter[:2]),
+        borrowed={name: lender(name) for name in others},
+    )
+
+
+def single_settings(folder: Path, device: str, side_by_side: int) -> Study:
+    """Return the search for the settings of single rollouts, on tuning seeds, at one learning rate."""
+    cells = tuple((task, start) for start in ("quarter", "hard") for task in ("addition", "sorting"))
+    return Study(
+        cells=cells,
+        policies=("uniform", UNCHOSEN, CHOSEN, *CANDIDATES),
+        rates={},
+        common={(task,): 4e-4 for task, _ in cells},
+        tuning_cells=(),
+        group=_task,
+        seeds=tuple(range(TUNING_SEED, TUNING_SEED + 3)),
+        tuning_seeds=(),
         chunk=side_by_side,
         execute=partial(train_transformer, folder=folder, size="single", device=device),
-        widen=2.0,
+        kinds=("common",),
     )
 
 
 def prepare(study: Study, folder: Path, size: str, device: str) -> list[partial[None]]:
     """Return what is left to do of the warm starts, in calls of a chunk of seeds each."""
     calls = []
-    for task in dict.fromkeys(cell[0] for cell in study.cells):
+    for task in dict.fromkeys(family(cell[0]) for cell in study.cells):
         seeds = (*study.tuning_seeds, *study.seeds)
         missing = [seed for seed in seeds if not _start_file(folder, task, seed).exists()]
         chunks = [missing[i : i + study.chunk] for i in range(0, len(missing), study.chunk)]
@@ -237,7 +276,7 @@ def _schedule_file(folder: Path, run: Run, policy: str) -> Path:
 
 
 def _start_file(folder: Path, task: str, seed: int) -> Path:
-    return folder / f"start_{task}_{seed}.pt"
+    return folder / f"start_{family(task)}_{seed}.pt"
 
 
 def _itself(cell: tuple[str, ...]) -> tuple[str, ...]:
@@ -245,7 +284,7 @@ def _itself(cell: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _task(cell: tuple[str, ...]) -> tuple[str, ...]:
-    return cell[:1]
+    return (family(cell[0]),)
 
 
 def _one(cell: tuple[str, ...]) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any, SupportsIndex
+from math import ceil
+from typing import Any, NamedTuple, SupportsIndex
 
 from cero_alloc._checks import integer
 from cero_alloc._evidence.bank import BetaPosteriorBank
@@ -12,8 +13,24 @@ from cero_alloc._objective.utility import SaturatingUtility
 from .resolving import ResolvingAllocator
 
 MEMORY = 0.4  # of the run, after which a rollout counts for a third, because rates change while a policy learns
-REFITS = 4  # of the prior over the run
-SATURATION = 1.0  # in height: smaller values gain more where sampling by true rates gains, and lose where it loses
+
+
+class Chosen(NamedTuple):
+    """What the learning study chose for visits of one size.
+
+    Attributes
+    ----------
+    saturation : float
+        Of the utility, in height. Smaller values concentrate more: they rise faster at first, and lose in the end.
+    refits : int
+        Of the prior over the run.
+    """
+
+    saturation: float
+    refits: int
+
+
+SINGLE, GROUPS = Chosen(2.0, 12), Chosen(1.0, 4)
 
 
 def training_allocator(
@@ -21,15 +38,20 @@ def training_allocator(
     *,
     total_budget: float,
     n_rounds: SupportsIndex,
-    rollouts_per_visit: SupportsIndex = 8,
+    rollouts_per_visit: SupportsIndex | None = None,
     **settings: Any,
 ) -> ResolvingAllocator:
     r"""Return a :class:`ResolvingAllocator` with the settings that the learning study recommends for training.
 
-    Visited prompts get groups of one size, spread evenly over the run (``order="spread"``); the utility saturates in height,
-    :math:`U = 4 \hat q (1 - e^{-\lambda z / R})` with :math:`\lambda = 1`, so that prompts without a learning signal get
-    few rollouts and all others keep getting some; evidence fades with :math:`\rho = 1 - 1 / (0.4 K)` per round; the prior is refitted
-    four times. The class's own defaults are those of the regret theory.
+    Visited prompts get *one* rollout each; :meth:`ResolvingAllocator.observe` is the other half of the recommendation: it
+    takes the rewards and returns an advantage per rollout, with the prompt's posterior in place of a group's mean. A trainer
+    that must have groups passes its own group size as ``rollouts_per_visit``.
+
+    Visits are spread evenly over the run (``order="spread"``), over the whole pool or over the batches that a loader brings;
+    the utility saturates in height, :math:`U = 4 \hat q (1 - e^{-\lambda z / R})` with :math:`\lambda = 2`, so that prompts
+    without a learning signal get few rollouts and all others keep getting some; evidence fades with
+    :math:`\rho = 1 - 1 / (0.4 K)` per round; the prior is refitted 12 times. In groups :math:`\lambda = 1`, with 4 refits.
+    The class's own defaults are those of the regret theory.
 
     Parameters
     ----------
@@ -39,8 +61,10 @@ def training_allocator(
         Rollouts over the run.
     n_rounds : int
         Rounds of the run, K: calls of ``allocate``.
-    rollouts_per_visit : int
-        Rollouts of a visited prompt: the group size of the trainer.
+    rollouts_per_visit : int or None
+        Rollouts of a visited prompt. None takes 1, or in a pool with fewer prompts than a round has rollouts, as many as
+        spend the budget. Advantages over the mean of a group, as of GRPO, need at least 2, best the trainer's group size:
+        over the mean of a single rollout they are 0.
     **settings
         Any other argument of :class:`ResolvingAllocator`, or another value for one that is set here.
 
@@ -60,18 +84,33 @@ def training_allocator(
 
     Examples
     --------
+    A round of 512 rollouts, whose rewards come from the trainer:
+
     >>> allocator = training_allocator(1000, total_budget=64_000, n_rounds=125)
     >>> counts = allocator.allocate(budget=512, exact=True)
+    >>> prompts = allocator.bank.prompts_of(counts)
+    >>> advantages = allocator.observe(prompts, rewards=[1.0, 0.0] * 256)
+    >>> len(prompts), int(counts.max()), advantages.shape
+    (512, 1, (512,))
+
+    In groups of 8, from the batches of a loader:
+
+    >>> allocator = training_allocator(1000, total_budget=64_000, n_rounds=125, rollouts_per_visit=8)
+    >>> counts = allocator.allocate(range(100, 228), budget=512, exact=True)
     >>> int(counts.sum()), int(counts.max())
     (512, 8)
     """
     rounds = integer("n_rounds", n_rounds, least=1, remedy="Count the calls of allocate over the run.")
+    bank = BetaPosteriorBank(prompt_ids, forgetting=max(0.5, 1.0 - 1.0 / (MEMORY * rounds)))
+    if rollouts_per_visit is None:
+        in_rollouts = "costs" not in settings and isinstance(total_budget, (int, float))
+        rollouts_per_visit = max(1, ceil(total_budget / (rounds * max(1, len(bank))))) if in_rollouts else 1
+    recommended = SINGLE if rollouts_per_visit == 1 else GROUPS
     chosen = {
         "min_rollouts": rollouts_per_visit,
         "max_rollouts": rollouts_per_visit,
-        "utility": SaturatingUtility(saturation=SATURATION, scaling="height"),
+        "utility": SaturatingUtility(saturation=recommended.saturation, scaling="height"),
         "order": "spread",
-        "fit_every": max(1, rounds // REFITS),
+        "fit_every": max(1, rounds // recommended.refits),
     }
-    bank = BetaPosteriorBank(prompt_ids, forgetting=max(0.5, 1.0 - 1.0 / (MEMORY * rounds)))
     return ResolvingAllocator(bank, total_budget=total_budget, n_rounds=rounds, **{**chosen, **settings})
