@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from scipy import stats
 
 from studies.learning import contrast, main, worlds
 from studies.learning.dealing import Dealing, Run
+from studies.learning.pauses import PausedError
 from studies.learning.policies import ALL, CONTENDERS, MAIN, SCHEMES, SETTINGS, Plan
 from studies.learning.report import print_ratios
 from studies.learning.statistics import area, at_rate, pooled, rollouts_ratio, summarise, trained
@@ -348,14 +350,14 @@ def test_policies_may_have_cells_of_their_own_and_borrow_a_rate(tmp_path):
 
 
 def test_every_scheme_of_the_grid_takes_a_rate_of_its_size_and_choice():
-    study = worlds.single(8, None, "cpu", 5, grid=True, quick=False)
+    study = worlds.single(8, print, 5, grid=True, quick=False)
     assert set(study.policies) == {"uniform", *SCHEMES}
     assert set(study.borrowed) == set(SCHEMES) - set(MAIN)
     for name, owner in study.borrowed.items():
         assert owner in ("uniform", *MAIN)
         assert name.endswith(", uniform") == (owner in ("uniform", MAIN[0]))
     assert study.group(("addition, large pool", "quarter")) == ("addition",)
-    assert worlds.single(8, None, "cpu", 5, grid=False, quick=False).policies == ("uniform", *MAIN)
+    assert worlds.single(8, print, 5, grid=False, quick=False).policies == ("uniform", *MAIN)
 
 
 def games_of(**ends):
@@ -421,6 +423,51 @@ def test_a_scheme_scores_every_rollout(name):
             assert (weights[~right] < 0.0).all()
     if "Algorithm 1" not in name:
         assert dealing.spent == 24 * 16
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_dealing_goes_on_from_its_state(name):
+    """Half of the rounds, a copy by way of a file, and the rest by both: they deal and weigh alike."""
+    schedule = np.tile(np.repeat([4, 0], [4, 44]), (12, 1))
+    shape = 48, 12, 32, *([schedule] if ALL[name].matches else [])
+    run, rng = Run(("a", "b"), name, 1.0, 0), np.random.default_rng(0)
+    first, second = Dealing(run, *shape), Dealing(run, *shape)
+
+    def play_round(dealing, k, uniforms):
+        asked, won = [], []
+        rows, n = dealing.open(k)
+        dealing.tell(np.linspace(0.0, 1.0, 48))
+        while rows.size:
+            each = np.repeat(rows, n)
+            right = uniforms[sum(map(len, asked)) :][: each.size] < each / 48
+            asked.append(each)
+            won.append(right)
+            rows, n = dealing.close(rows, n, right)
+        each = np.concatenate([*asked, np.zeros(0, dtype=np.int64)])
+        return each.tolist(), dealing.weights(each, np.concatenate([*won, np.zeros(0, dtype=bool)])).tolist()
+
+    for k in range(12):
+        uniforms = rng.random(1000)
+        found = play_round(first, k, uniforms)
+        if k >= 6:
+            assert play_round(second, k, uniforms) == found
+        if k == 5:
+            second.load_state_dict(pickle.loads(pickle.dumps(first.state_dict())))
+    assert second.figures() == first.figures()
+    assert all(np.array_equal(a, b) for a, b in zip(first.counts, second.counts, strict=True))
+
+
+def test_runs_that_were_stopped_are_told(tmp_path):
+    """What is done is kept, and the rest is run by the next call."""
+    fewer = [1, 0, 9, 9]  # runs that each call finishes
+
+    def execute(runs):
+        return [record(0.5, cell=one.cell, policy=one.policy, seed=one.seed) for one in runs[: fewer.pop(0)]]
+
+    study = study_of((("a", "x"),), rates={}, common={("all",): 0.1}, policies=("uniform",), chunk=1, execute=execute)
+    with pytest.raises(PausedError, match="comparing: 1 of 2 runs are left"):
+        run_study(study, tmp_path, 1)
+    assert len(run_study(study, tmp_path, 1)[0]) == 2
 
 
 def test_tuning_seeds_are_not_compared(tmp_path):

@@ -124,6 +124,22 @@ class Dealing:
             share *= rows.size / (share * n).sum()
         return np.where(mixed[rows], (right - mean[rows]) / deviation[rows], 0.0) * share[rows] / total
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that later rounds depend on; to be called between rounds."""
+        return {
+            "policy": self.policy.state_dict(),
+            "spent": self.spent,
+            "exposure": self.exposure.copy(),
+            "counts": list(self.counts),
+            "mixed": list(self.mixed),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned, in a dealing of the same run and sizes."""
+        self.policy.load_state_dict(state["policy"])
+        self.spent, self.exposure = state["spent"], state["exposure"].copy()
+        self.counts, self.mixed = list(state["counts"]), list(state["mixed"])
+
     def figures(self) -> dict[str, Any]:
         """Return what the record says of the rollouts."""
         return {
@@ -131,6 +147,11 @@ class Dealing:
             "mixed": round(float(np.mean(self.mixed)), 4),  # share of the rollouts in mixed groups
             **concentration(self.exposure),
         }
+
+
+def dead(rates: FloatArray, group: int = 8) -> float:
+    """Return the expected share of groups whose rollouts are all right or all wrong; success rates (n_prompts,)."""
+    return float(np.mean(rates**group + (1.0 - rates) ** group))
 
 
 def concentration(exposure: IntArray) -> dict[str, float]:

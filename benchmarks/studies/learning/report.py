@@ -164,7 +164,7 @@ def curves(ax: Any, games: dict[str, list[Record]]) -> None:
 
 def _line(record: Record) -> dict[str, Any]:
     """Return a record without its curve."""
-    short = {name: value for name, value in record.items() if name not in ("rollouts", "held_out", "cell")}
+    short = {name: value for name, value in record.items() if name not in ("rollouts", "held_out", "bands", "cell")}
     return {
         "cell": " / ".join(record["cell"]),
         **short,

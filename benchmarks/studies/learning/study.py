@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from studies.learning.dealing import Run
+from studies.learning.pauses import PausedError
 from studies.learning.policies import ALL
 
 Record = dict[str, Any]
@@ -62,7 +63,8 @@ class Study:
     chunk : int
         Runs that one call of ``execute`` takes side by side.
     execute : callable
-        Takes runs of one cell's first entry, and returns their records. It runs in another process.
+        Takes runs of one cell's first entry, and returns their records, or none where it was stopped. It runs in
+        another process.
     widen : float
         Factor by which the learning rates of a policy and group go on beyond an end of ``rates`` as long as the best is
         there; 0 where the best may lie at an end.
@@ -159,7 +161,13 @@ def runs_of(study: Study, chosen: dict[tuple[str, Cell], float], names: Iterable
 
 
 def play(study: Study, store: Store, jobs: int, what: str, runs: Iterable[Run]) -> None:
-    """Execute the runs that the store lacks, each chunk in one of ``jobs`` processes."""
+    """Execute the runs that the store lacks, each chunk in one of ``jobs`` processes.
+
+    Raises
+    ------
+    PausedError
+        Where runs were stopped; those that are done are in the store.
+    """
     missing = [run for run in dict.fromkeys(runs) if run not in store.records]
     chunks: list[list[Run]] = []
     for _, alike in groupby(sorted(missing, key=_side_by_side), key=_side_by_side):
@@ -169,6 +177,9 @@ def play(study: Study, store: Store, jobs: int, what: str, runs: Iterable[Run]) 
         for records in finished([partial(study.execute, chunk) for chunk in chunks], jobs):
             store.add(records)
             bar.update(len(records))
+    left = sum(run not in store.records for run in missing)
+    if left:
+        raise PausedError(f"{what}: {left} of {len(missing)} runs are left")
 
 
 def _side_by_side(run: Run) -> tuple[str, bool]:

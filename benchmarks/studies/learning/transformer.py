@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from studies.learning.dealing import Dealing, Run
+from studies.learning.dealing import Dealing, Run, dead
 from studies.learning.gpt import Replicas, log_likelihood, sample
+from studies.learning.pauses import Pauses, load_state, save_state, write_whole
 from studies.learning.tasks import TASKS, family
 
 FloatArray = npt.NDArray[np.float64]
@@ -43,6 +44,7 @@ class Size:
     warm_batch: int = 128
     warm_corpus: int = 20_000
     levels: tuple[tuple[str, float], ...] = tuple(STARTS.items())
+    banded: bool = False  # whether held-out success is also measured by difficulty
 
 
 SIZES = {
@@ -56,11 +58,19 @@ SIZES = {
         16, 1, 2, n_prompts=64, n_rounds=6, rollouts=32, measured=2, warm_steps=20, warm_corpus=400,
         levels=(("hard", 0.05), ("quarter", 0.25), ("nearly solved", 0.85)),
     ),
+    "single large": Size(
+        384, 6, 6, n_prompts=4096, n_rounds=384, measured=16, warm_rate=3e-4,
+        levels=(("hard", 0.05), ("quarter", 0.25)), banded=True,
+    ),
     "first look": Size(
         80, 2, 4, n_prompts=1024, n_rounds=200, rollouts=512,
         levels=(("unsolved", 0.205), ("middle", 0.489), ("nearly solved", 0.851)),
     ),
     "quick": Size(16, 1, 2, n_prompts=32, n_rounds=6, rollouts=64, measured=2, warm_steps=20, warm_corpus=400),
+    "single large quick": Size(
+        16, 1, 2, n_prompts=64, n_rounds=2, rollouts=32, measured=1, warm_steps=20, warm_corpus=400,
+        levels=(("hard", 0.05), ("quarter", 0.25)), banded=True,
+    ),
 }  # fmt: skip
 
 
@@ -151,6 +161,18 @@ class Adam:
             v.mul_(memory).addcmul_(g, g, value=1.0 - memory)
             p.sub_(rates.view(-1, *(1,) * (p.dim() - 1)) * m / ((v / (1.0 - memory**t)).sqrt_() + 1e-8))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of the moments, on the CPU, and the number of steps."""
+        first, second = ([m.to("cpu", copy=True) for m in moments] for moments in (self._first, self._second))
+        return {"step": self._step, "first": first, "second": second}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._step = state["step"]
+        for name, moments in (("first", self._first), ("second", self._second)):
+            for m, saved in zip(moments, state[name], strict=True):
+                m.copy_(saved)
+
 
 @dataclass(slots=True, eq=False)
 class Batch:
@@ -163,30 +185,101 @@ class Batch:
     valid: Bools  # (replicas, rollouts): False for padding
 
 
+@dataclass(slots=True, eq=False)
+class Curve:
+    """Held-out success of one run over the rollouts that it spent.
+
+    Attributes
+    ----------
+    rollouts, held_out : list
+        Spent so far, and mean success, at each measurement.
+    thirds : dict of str to ndarray of int64
+        Held-out prompts by their success at the start; empty where no bands are measured.
+    bands : dict of str to list of float
+        Mean success of each third.
+    dead : float
+        Share of groups of 8 that are expected to be all alike at the start, in the pool.
+    """
+
+    rollouts: list[int] = field(default_factory=list)
+    held_out: list[float] = field(default_factory=list)
+    thirds: dict[str, IntArray] = field(default_factory=dict)
+    bands: dict[str, list[float]] = field(default_factory=dict)
+    dead: float = 0.0
+
+    def split(self, rates: FloatArray, pool: FloatArray) -> None:
+        """Take bands and dead groups from success at the start, held out and in the pool; shapes (n_prompts,)."""
+        parts = np.array_split(np.argsort(rates, kind="stable"), 3)
+        self.thirds = dict(zip(("hardest third", "middle third", "easiest third"), parts, strict=True))
+        self.bands = {name: [] for name in self.thirds}
+        self.dead = round(dead(pool), 4)
+
+    def add(self, spent: int, mean: float, rates: FloatArray) -> None:
+        """Take a measurement: rollouts, mean success, and success of every held-out prompt."""
+        self.rollouts.append(spent)
+        self.held_out.append(round(mean, 6))
+        for name, rows in self.thirds.items():
+            self.bands[name].append(round(float(rates[rows].mean()), 6))
+
+    def record(self) -> dict[str, Any]:
+        """Return what the record says of it."""
+        extra = {"bands": self.bands, "dead": self.dead} if self.bands else {}
+        return {"rollouts": self.rollouts, "held_out": self.held_out, **extra}
+
+
 def train(
-    runs: Sequence[Run], size: Size, starts: Sequence[State], device: str, schedules: Sequence[Any] | None = None
+    runs: Sequence[Run],
+    size: Size,
+    starts: Sequence[State],
+    device: str,
+    schedules: Sequence[Any] | None = None,
+    pauses: Pauses | None = None,
+    file: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Train one model per run, all of one task; return a record with the counts of each, under "counts"."""
+    """Train one model per run, all of one task; return a record with the counts of each, under "counts".
+
+    With ``file`` the runs go on from what was saved there, bit for bit. ``pauses`` says when they are saved, and when
+    they stop: the list is then empty.
+    """
     task = runs[0].cell[0]
     worlds = [world(task, size.n_prompts, size.warm_corpus, run.seed) for run in runs]
+    saved = None if file is None else load_state(file, runs, size)
     model = models(task, size, [0], device)
-    model.load(list(starts))
+    model.load(list(starts) if saved is None else saved["models"])
     optimiser = Adam(model, [run.learning_rate for run in runs])
     shape = len(worlds[0].prompts), size.n_rounds, size.rollouts
     dealers = [Dealing(run, *shape, None if schedules is None else schedules[i]) for i, run in enumerate(runs)]
-    curves: list[list[float]] = [[] for _ in runs]
-    spent: list[list[int]] = [[] for _ in runs]
+    curves = [Curve() for _ in runs]
     pools = [w.prompts for w in worlds], [w.answers for w in worlds]
     held = [w.held_prompts for w in worlds], [w.held_answers for w in worlds]
+    first = 0
 
     def measure() -> None:
-        for curve, axis, dealer, rate in zip(curves, spent, dealers, success(model, *held).mean(1), strict=True):
-            curve.append(round(float(rate), 6))
-            axis.append(dealer.spent)
+        found = success(model, *held)
+        if size.banded and not curves[0].thirds:
+            for curve, rates, pool in zip(curves, found, success(model, *pools), strict=True):
+                curve.split(rates, pool)
+        for curve, dealer, mean, rates in zip(curves, dealers, found.mean(1), found, strict=True):
+            curve.add(dealer.spent, float(mean), rates)
 
-    measure()
+    def save(k: int) -> None:
+        if file is not None:
+            save_state(file, runs, size, {
+                "round": k, "models": [model.state(i) for i in range(len(runs))], "optimiser": optimiser.state_dict(),
+                "dealers": [dealer.state_dict() for dealer in dealers], "curves": curves,
+            })  # fmt: skip
+
+    if saved is None:
+        measure()
+    else:
+        first, curves = saved["round"], saved["curves"]
+        optimiser.load_state_dict(saved["optimiser"])
+        for dealer, state in zip(dealers, saved["dealers"], strict=True):
+            dealer.load_state_dict(state)
     told = any(dealer.clairvoyant for dealer in dealers)
-    for k in range(size.n_rounds):
+    for k in range(first, size.n_rounds):
+        if pauses is not None and pauses.check(partial(save, k)):
+            return []
         if told and k % size.measured == 0:
             for dealer, rates in zip(dealers, success(model, *pools), strict=True):
                 dealer.tell(rates)
@@ -195,15 +288,11 @@ def train(
         if (k + 1) % size.measured == 0 or k + 1 == size.n_rounds:
             measure()
     trained = success(model, *pools).mean(1)
+    if file is not None:
+        file.unlink(missing_ok=True)
     return [
-        {
-            "rollouts": axis,
-            "held_out": curve,
-            "trained": round(float(rate), 6),
-            **dealer.figures(),
-            "counts": dealer.counts,
-        }
-        for axis, curve, dealer, rate in zip(spent, curves, dealers, trained, strict=True)
+        {**curve.record(), "trained": round(float(rate), 6), **dealer.figures(), "counts": dealer.counts}
+        for curve, dealer, rate in zip(curves, dealers, trained, strict=True)
     ]
 
 
@@ -262,9 +351,7 @@ def play(model: Replicas, dealers: Sequence[Dealing], worlds: Sequence[World], k
 
 def save_starts(file: Path, found: dict[str, State]) -> None:
     """Write the starts of one model."""
-    part = file.with_suffix(".part")
-    torch.save(found, part)
-    part.replace(file)
+    write_whole(file, found)
 
 
 def load_starts(file: Path) -> dict[str, State]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from cero_alloc.simulation import LogLinearPool, loglinear_pool, simulate_learning
 from studies.learning.dealing import Run, concentration
+from studies.learning.pauses import Pauses, state_file
 from studies.learning.policies import (
     ALL,
     CANDIDATES,
@@ -26,6 +27,8 @@ from studies.learning.policies import (
 )
 from studies.learning.study import Record, Study, record_of
 from studies.learning.tasks import family
+
+Execute = Callable[[Sequence[Run]], list[Record]]
 
 TUNING_SEED = 1000  # first of the seeds that only choose settings
 
@@ -118,13 +121,32 @@ def _train_one(run: Run, folder: Path) -> Record:
     }
 
 
-def transformer(seeds: int, folder: Path, device: str, side_by_side: int, size: str, *, grid: bool = False) -> Study:
-    """Return the transformer study of a size; "single" is the study of single rollouts, where ``grid`` adds schemes."""
+def transformer(
+    seeds: int,
+    folder: Path,
+    device: str,
+    side_by_side: int,
+    size: str,
+    *,
+    grid: bool = False,
+    settings: bool = False,
+    end: float = float("inf"),
+) -> Study:
+    """Return the transformer study of a size.
+
+    "single" is the study of single rollouts, where ``grid`` adds schemes and ``settings`` tries others of the recommended
+    allocator. ``end``, in seconds since the epoch, is when runs stop.
+    """
     from studies.learning.transformer import SIZES
 
-    if size.startswith("single"):
-        return single(seeds, folder, device, side_by_side, grid, quick=size == "single quick")
     starts = [start for start, _ in SIZES[size].levels]
+    execute = partial(train_transformer, folder=folder, size=size, device=device, end=end)
+    if size in ("single", "single quick"):
+        if settings:
+            return single_settings(execute, side_by_side)
+        return single(seeds, execute, side_by_side, grid, quick=size == "single quick")
+    if size.startswith("single large"):
+        return single_large(seeds, execute, side_by_side, quick="quick" in size)
     if size == "first look":
         tasks: tuple[str, ...] = ("addition",)
         policies: tuple[str, ...] = ("uniform", "FenchelDual, forgetting 0.98")
@@ -144,11 +166,11 @@ def transformer(seeds: int, folder: Path, device: str, side_by_side: int, size: 
         seeds=tuple(range(seeds)),
         tuning_seeds=(TUNING_SEED,) if tuning else (),
         chunk=side_by_side,
-        execute=partial(train_transformer, folder=folder, size=size, device=device),
+        execute=execute,
     )
 
 
-def single(seeds: int, folder: Path, device: str, side_by_side: int, grid: bool, quick: bool) -> Study:
+def single(seeds: int, execute: Execute, side_by_side: int, grid: bool, quick: bool) -> Study:
     """Return the study of single rollouts: its main contrast, and with ``grid`` the schemes around it."""
     tasks = ("modular", "addition") if quick else ("addition", "sorting", "modular", "running")
     cells = tuple((task, start) for start in ("quarter", "hard", "nearly solved") for task in tasks)
@@ -165,7 +187,7 @@ def single(seeds: int, folder: Path, device: str, side_by_side: int, grid: bool,
         seeds=tuple(range(100, 100 + seeds)),
         tuning_seeds=tuple(range(TUNING_SEED, TUNING_SEED + (1 if quick else 3))),
         chunk=side_by_side,
-        execute=partial(train_transformer, folder=folder, size="single quick" if quick else "single", device=device),
+        execute=execute,
         widen=0.0 if quick else 2.0,
         kinds=("own",),
         only={UNCHOSEN: tuple(cell for cell in cells if cell not in solved), GROUPS: quarter}
@@ -174,7 +196,7 @@ def single(seeds: int, folder: Path, device: str, side_by_side: int, grid: bool,
     )
 
 
-def single_settings(folder: Path, device: str, side_by_side: int) -> Study:
+def single_settings(execute: Execute, side_by_side: int) -> Study:
     """Return the search for the settings of single rollouts, on tuning seeds, at one learning rate."""
     cells = tuple((task, start) for start in ("quarter", "hard") for task in ("addition", "sorting"))
     return Study(
@@ -187,39 +209,68 @@ def single_settings(folder: Path, device: str, side_by_side: int) -> Study:
         seeds=tuple(range(TUNING_SEED, TUNING_SEED + 3)),
         tuning_seeds=(),
         chunk=side_by_side,
-        execute=partial(train_transformer, folder=folder, size="single", device=device),
+        execute=execute,
         kinds=("common",),
     )
 
 
-def prepare(study: Study, folder: Path, size: str, device: str) -> list[partial[None]]:
-    """Return what is left to do of the warm starts, in calls of a chunk of seeds each."""
+def single_large(seeds: int, execute: Execute, side_by_side: int, quick: bool) -> Study:
+    """Return the study of 10.6 million parameters: GRPO, and single rollouts of uniform and of chosen prompts."""
+    tasks = ("addition", "sorting")
+    return Study(
+        cells=tuple((task, start) for start in ("quarter", "hard") for task in tasks),
+        policies=("uniform", *MAIN[:2]),
+        rates={(task,): (3e-5,) if quick else (1e-5, 3e-5, 1e-4) for task in tasks},
+        common={},
+        tuning_cells=tuple((task, "quarter") for task in tasks),
+        group=_task,
+        seeds=tuple(range(100, 100 + seeds)),
+        tuning_seeds=tuple(range(TUNING_SEED, TUNING_SEED + (1 if quick else 3))),
+        chunk=side_by_side,
+        execute=execute,
+        widen=0.0 if quick else 3.0,
+        kinds=("own",),
+    )
+
+
+def prepare(study: Study, folder: Path, size: str, device: str, end: float = float("inf")) -> list[partial[None]]:
+    """Return what is left of the warm starts, in calls of a chunk of seeds each; after ``end`` a call does nothing."""
     calls = []
     for task in dict.fromkeys(family(cell[0]) for cell in study.cells):
         seeds = (*study.tuning_seeds, *study.seeds)
         missing = [seed for seed in seeds if not _start_file(folder, task, seed).exists()]
         chunks = [missing[i : i + study.chunk] for i in range(0, len(missing), study.chunk)]
-        calls += [partial(_warm, task, chunk, folder, size, device) for chunk in chunks]
+        calls += [partial(_warm, task, chunk, folder, size, device, end) for chunk in chunks]
     return calls
 
 
-def _warm(task: str, seeds: Sequence[int], folder: Path, size: str, device: str) -> None:
+def _warm(task: str, seeds: Sequence[int], folder: Path, size: str, device: str, end: float) -> None:
     from studies.learning.transformer import SIZES, save_starts, warm_starts
 
+    if Pauses(end).over():
+        return
     settle(device)
     folder.mkdir(parents=True, exist_ok=True)
     for seed, found in zip(seeds, warm_starts(task, SIZES[size], seeds, device), strict=True):
         save_starts(_start_file(folder, task, seed), found)
 
 
-def train_transformer(runs: Sequence[Run], folder: Path, size: str, device: str) -> list[Record]:
-    """Execute transformer runs of one task side by side."""
+def train_transformer(
+    runs: Sequence[Run], folder: Path, size: str, device: str, end: float = float("inf")
+) -> list[Record]:
+    """Execute transformer runs of one task side by side; return no record where they were stopped at ``end``, saved."""
     from studies.learning.transformer import SIZES, train
 
+    # Without an end nothing is saved on the way, but what an earlier command has saved is taken up.
+    pauses, file = Pauses(end) if end < float("inf") else None, state_file(folder, runs)
+    if pauses is not None and pauses.over():
+        return []
     settle(device)
     starts = [load_start(folder, run.cell[0], run.seed)[run.cell[1]] for run in runs]
     matching = ALL[runs[0].policy].matches
-    found = train(runs, SIZES[size], starts, device, schedules(folder, runs) if matching else None)
+    found = train(runs, SIZES[size], starts, device, schedules(folder, runs) if matching else None, pauses, file)
+    if not found:
+        return []
     for run, record in zip(runs, found, strict=True):
         keep_schedule(folder, run, record.pop("counts"))
     return [record_of(run, record) for run, record in zip(runs, found, strict=True)]
