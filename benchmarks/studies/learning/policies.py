@@ -288,11 +288,11 @@ def _single(
     return training_allocator(plan.n_prompts, rollouts_per_visit=group, **changed, **plan.shared)
 
 
-def _moving(plan: Plan, group: int, shape: Any = "exponential", saturation: float = 1.0) -> ResolvingAllocator:
-    """Return an even order over a belief whose drift, trend and prior are fitted; "log" concentrates more with saturation."""
+def _moving(plan: Plan, group: int) -> ResolvingAllocator:
+    """Return the even order over a belief whose drift, trend and prior are fitted, in place of forgetting."""
     return ResolvingAllocator(
         BetaPosteriorBank(plan.n_prompts), min_rollouts=group, max_rollouts=group, order="spread",
-        utility=SaturatingUtility(shape, saturation=saturation, scaling="height"), fit_every=max(1, plan.n_rounds // REFITS),
+        utility=SaturatingUtility(saturation=1.0, scaling="height"), fit_every=max(1, plan.n_rounds // REFITS),
         **plan.shared,
     )  # fmt: skip
 
@@ -356,9 +356,9 @@ def _candidate(build: Callable[..., Any], **settings: Any) -> Contender:
 CANDIDATES = {
     **{f"saturation {v:g}": _candidate(_single, saturation=v) for v in (0.5, 1.0, 4.0)},
     "saturation 1, refits 4": _candidate(_single, saturation=1.0, refits=4),
+    "refits 48": _candidate(_single, refits=48),
     "exploration 0.5": _candidate(_single, exploration=0.5),
     "drift and trend": _candidate(_moving),
-    **{f"drift and trend, log {v}": _candidate(_moving, shape="log", saturation=v) for v in (4, 16)},
 }
 
 ALL = {**SETTINGS, **CONTENDERS, **SCHEMES, **CANDIDATES}

@@ -198,7 +198,8 @@ def single(seeds: int, execute: Execute, side_by_side: int, grid: bool, quick: b
 
 def single_settings(execute: Execute, side_by_side: int) -> Study:
     """Return the search for the settings of single rollouts, on tuning seeds, at one learning rate."""
-    cells = tuple((task, start) for start in ("quarter", "hard") for task in ("addition", "sorting"))
+    quarter = tuple((task, "quarter") for task in ("addition", "sorting", "modular", "running"))
+    cells = (*quarter, ("addition", "hard"), ("sorting", "hard"))
     return Study(
         cells=cells,
         policies=("uniform", UNCHOSEN, CHOSEN, *CANDIDATES),
