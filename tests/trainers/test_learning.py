@@ -19,7 +19,7 @@ from studies.learning.dealing import Dealing, Run
 from studies.learning.gpt import Replicas, log_likelihood, sample
 from studies.learning.gradients import quality
 from studies.learning.noise import decompose
-from studies.learning.policies import CHOSEN, CONTENDERS, SCHEMES, UNCHOSEN
+from studies.learning.policies import CONTENDERS, MAIN, SCHEMES
 from studies.learning.study import WORKERS
 from studies.learning.tasks import BLANK, STOP, SYMBOLS, encode
 from studies.learning.transformer import (
@@ -404,9 +404,7 @@ def test_the_study_of_single_rollouts_runs_whole(tmp_path, monkeypatch, capsys):
     with (folder / "contrast.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     cells = {scheme: {row["cell"] for row in rows if row["scheme"] == scheme} for scheme in SCHEMES}
-    assert len(cells[CHOSEN]) == 2 * 3
-    assert len(cells[UNCHOSEN]) == 2 * 2
-    assert all(len(cells[scheme]) == 2 for scheme in SCHEMES if scheme not in (CHOSEN, UNCHOSEN))
+    assert {scheme: len(found) for scheme, found in cells.items()} == {s: 6 if s in MAIN else 2 for s in SCHEMES}
     monkeypatch.setattr(transformer, "train", None)  # whoever trains, fails
     assert main.main([*command, "--grid"]) == 0
     assert capsys.readouterr().out == first

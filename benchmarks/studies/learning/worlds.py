@@ -17,7 +17,6 @@ from studies.learning.policies import (
     CANDIDATES,
     CHOSEN,
     CONTENDERS,
-    GROUPS,
     MAIN,
     SCHEMES,
     SETTINGS,
@@ -174,7 +173,7 @@ def single(seeds: int, execute: Execute, side_by_side: int, grid: bool, quick: b
     """Return the study of single rollouts: its main contrast, and with ``grid`` the schemes around it."""
     tasks = ("modular", "addition") if quick else ("addition", "sorting", "modular", "running")
     cells = tuple((task, start) for start in ("quarter", "hard", "nearly solved") for task in tasks)
-    quarter, solved = cells[: len(tasks)], cells[-len(tasks) :]
+    quarter = cells[: len(tasks)]
     large = () if quick else ((LARGE, "quarter"),)
     others = [name for name in SCHEMES if name not in MAIN] if grid or quick else []
     return Study(
@@ -190,8 +189,7 @@ def single(seeds: int, execute: Execute, side_by_side: int, grid: bool, quick: b
         execute=execute,
         widen=0.0 if quick else 2.0,
         kinds=("own",),
-        only={UNCHOSEN: tuple(cell for cell in cells if cell not in solved), GROUPS: quarter}
-        | dict.fromkeys(others, quarter[:2]),
+        only=dict.fromkeys(others, quarter[:2]),
         borrowed={name: lender(name) for name in others},
     )
 
