@@ -356,7 +356,7 @@ def test_every_scheme_of_the_grid_takes_a_rate_of_its_size_and_choice():
     for name, owner in study.borrowed.items():
         assert owner in ("uniform", *MAIN)
         assert name.endswith(", uniform") == (owner in ("uniform", MAIN[0]))
-    assert study.group(("addition, large pool", "quarter")) == ("addition",)
+    assert study.group(("addition, large pool", "quarter")) == ("addition", "quarter")
     assert worlds.single(8, print, 5, grid=False, quick=False).policies == ("uniform", *MAIN)
 
 
@@ -402,6 +402,12 @@ def test_goals_count_tasks(capsys):
     contrast.print_goals([{**row, "cell": cell, **change} for cell, change in zip(cells, changes, strict=True)])
     reached = [line.split("  ")[-1].strip() for line in capsys.readouterr().out.splitlines() if "tasks" in line]
     assert reached == ["1 of 2 tasks", "2 of 2 tasks", "1 of 1 tasks", "0 of 1 tasks", "1 of 2 tasks"]
+
+
+def test_schemes_of_single_rollouts_differ_in_their_prompts_alone():
+    banks = [ALL[name].build(Plan(64, 40, 16, 0)).bank for name in SCHEMES if name.startswith("1, posterior")]
+    assert len(banks) == 7
+    assert len({(bank.forgetting, bank.drift, bank.trend, bank.evidence.history) for bank in banks}) == 1
 
 
 @pytest.mark.parametrize("name", SCHEMES)

@@ -84,12 +84,22 @@ class Contender:
     advantages: tuple[str, str] | None = None
 
 
-class Drawn:
-    """Draws prompts without replacement with unequal chances, over a bank whose belief is refitted."""
+def believing(plan: Plan) -> BetaPosteriorBank:
+    """Return the bank of the recommended allocator, so that schemes which differ in their prompts share a belief."""
+    return training_allocator(plan.n_prompts, **plan.shared).bank
 
-    def __init__(self, plan: Plan, per_visit: int) -> None:
-        self.bank, self._per_visit, self._rounds = BetaPosteriorBank(plan.n_prompts), per_visit, plan.n_rounds
-        self.bank.evidence.history = History()
+
+class Drawn:
+    """Draws prompts without replacement with unequal chances, over the recommended allocator's belief.
+
+    ``moving`` fits drift and trend with the prior, in place of forgetting.
+    """
+
+    def __init__(self, plan: Plan, per_visit: int, *, moving: bool = False) -> None:
+        self.bank, self._per_visit, self._rounds = believing(plan), per_visit, plan.n_rounds
+        if moving:
+            self.bank = BetaPosteriorBank(plan.n_prompts)
+            self.bank.evidence.history = History()
         self._rng = np.random.default_rng([plan.seed, 11])
         self._round = 0
         self._exposure = np.zeros(plan.n_prompts, dtype=np.int64)
@@ -298,9 +308,9 @@ def _moving(plan: Plan, group: int) -> ResolvingAllocator:
 
 
 def _algorithm_1(plan: Plan, group: int) -> FenchelDualAllocator:
-    """Return Algorithm 1 with visits as its units, its capacity as above, over the fitted belief."""
+    """Return Algorithm 1 with visits as its units, its capacity as above, over the same belief."""
     return FenchelDualAllocator(
-        BetaPosteriorBank(plan.n_prompts), unit_size=group, max_rollouts=group, fit_every=max(1, plan.n_rounds // REFITS),
+        believing(plan), unit_size=group, max_rollouts=group, fit_every=max(1, plan.n_rounds // REFITS),
         round_capacity=plan.rollouts + max(group, plan.rollouts // 32 // group * group), **plan.shared,
     )  # fmt: skip
 
@@ -359,6 +369,7 @@ CANDIDATES = {
     "refits 48": _candidate(_single, refits=48),
     "exploration 0.5": _candidate(_single, exploration=0.5),
     "drift and trend": _candidate(_moving),
+    "drift and trend, uniform prompts": _candidate(Evenly, moving=True),
 }
 
 ALL = {**SETTINGS, **CONTENDERS, **SCHEMES, **CANDIDATES}

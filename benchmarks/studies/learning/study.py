@@ -113,7 +113,10 @@ def tune(study: Study, store: Store, jobs: int, names: Sequence[str]) -> dict[tu
 
     Where ``study.widen`` is above 0, rates are added until no best one lies at an end of those that were tried.
     """
-    tried = {(name, group): list(rates) for group, rates in study.rates.items() for name in names}
+    tried = {
+        (name, group): list(rates) for group, rates in study.rates.items() for name in names
+        if any(study.group(cell) == group for cell in study.only.get(name, study.cells))
+    }  # fmt: skip
     while True:
         runs = {key: [run for rate in rates for run in tuning_runs(study, *key, rate)] for key, rates in tried.items()}
         play(study, store, jobs, "tuning", (run for key in tried for run in runs[key]))

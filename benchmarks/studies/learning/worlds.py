@@ -17,6 +17,7 @@ from studies.learning.policies import (
     CANDIDATES,
     CHOSEN,
     CONTENDERS,
+    GROUPS,
     MAIN,
     SCHEMES,
     SETTINGS,
@@ -179,17 +180,17 @@ def single(seeds: int, execute: Execute, side_by_side: int, grid: bool, quick: b
     return Study(
         cells=(*cells, *large),
         policies=("uniform", *MAIN, *others),
-        rates={(task,): (1e-3,) if quick else (2e-4, 4e-4) for task in tasks},
+        rates=dict.fromkeys(cells, (1e-3,) if quick else (2e-4, 4e-4)),
         common={},
-        tuning_cells=quarter,
-        group=_task,
+        tuning_cells=cells,
+        group=_family_and_start,
         seeds=tuple(range(100, 100 + seeds)),
         tuning_seeds=tuple(range(TUNING_SEED, TUNING_SEED + (1 if quick else 3))),
         chunk=side_by_side,
         execute=execute,
         widen=0.0 if quick else 2.0,
         kinds=("own",),
-        only=dict.fromkeys(others, quarter[:2]),
+        only={GROUPS: quarter} | dict.fromkeys(others, quarter[:2]),
         borrowed={name: lender(name) for name in others},
     )
 
@@ -331,6 +332,10 @@ def _start_file(folder: Path, task: str, seed: int) -> Path:
 
 def _itself(cell: tuple[str, ...]) -> tuple[str, ...]:
     return cell
+
+
+def _family_and_start(cell: tuple[str, ...]) -> tuple[str, ...]:
+    return family(cell[0]), cell[1]
 
 
 def _task(cell: tuple[str, ...]) -> tuple[str, ...]:
