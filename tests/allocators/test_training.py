@@ -30,8 +30,48 @@ def test_a_visit_has_one_rollout_unless_the_pool_is_too_small_for_it():
     assert counts.max() == 1
     assert (counts.sum(axis=1) == 160).all()
     small = training_allocator(["a", "b", "c"], total_budget=70, n_rounds=10)
-    assert small.horizon.max_rollouts == 3  # 7 rollouts a round for 3 prompts
-    assert sum(int(small.allocate().sum()) for _ in range(10)) == 69  # whole visits
+    assert (small.min_rollouts, small.horizon.max_rollouts) == (1, 3)  # 7 rollouts a round for 3 prompts
+    assert sum(int(small.allocate().sum()) for _ in range(10)) == 70
+
+
+def test_a_round_slightly_above_the_pool_is_still_dealt_one_by_one():
+    allocator = training_allocator(100, total_budget=127 * 20, n_rounds=20)
+    counts = allocator.allocate(budget=127, exact=True)
+    assert np.bincount(counts).tolist() == [0, 73, 27]
+    assert allocator.utility.saturation == 2.0
+    few = training_allocator(10, total_budget=80, n_rounds=20, visits=2)  # 20 offers for 80 rollouts
+    assert few.horizon.max_rollouts == 4
+    costly = training_allocator(3, total_budget=300.0, n_rounds=10, costs=[5.0, 9.0, 20.0], order="best")
+    assert costly.horizon.max_rollouts == 1
+
+
+@pytest.mark.parametrize("total", [640, np.int64(640), np.int32(640), np.array(640)])
+def test_any_integer_counts_the_budget(total):
+    assert training_allocator(10, total_budget=total, n_rounds=20).horizon.max_rollouts == 4
+
+
+@pytest.mark.parametrize("total", [np.nan, np.inf, 640.0, "640", True, None, [640]])
+def test_what_is_no_budget_is_refused_in_words(total):
+    with pytest.raises((TypeError, ValueError), match="total_budget must be an integer"):
+        training_allocator(10, total_budget=total, n_rounds=20)
+
+
+def test_a_budget_beyond_all_bounds_is_refused_in_words():
+    with pytest.raises(ValueError, match=r"total_budget must be at most 9007199254740992"):
+        training_allocator(10, total_budget=10**400, n_rounds=20)
+
+
+def test_a_batch_that_cannot_take_the_round_says_why():
+    allocator = training_allocator(1000, total_budget=512 * 20, n_rounds=20)
+    with pytest.raises(ValueError, match=r"64 prompts are offered, each with at most 1 rollouts"):
+        allocator.allocate(range(64), budget=512, exact=True)
+
+
+def test_a_pool_that_grows_keeps_single_rollouts():
+    allocator = training_allocator(4, total_budget=640, n_rounds=20)
+    assert allocator.horizon.max_rollouts == 8
+    allocator.bank.add_prompts(range(4, 1004))
+    assert allocator.allocate(budget=32, exact=True).max() == 1
 
 
 def test_a_loader_s_batches_take_the_same_allocator():
@@ -80,19 +120,20 @@ def test_memory_follows_the_length_of_the_run(rounds):
         assert allocator.bank.forgetting**400 == pytest.approx(np.exp(-1.0), rel=2e-3)
 
 
-def test_it_is_a_resolving_allocator_that_saves_and_loads(tmp_path):
-    allocator = training_allocator(20, total_budget=1600, n_rounds=20, rollouts_per_visit=8)
-    play(allocator, 7, 80, np.full(20, 0.4))
+@pytest.mark.parametrize("size", [None, 1, 8])
+def test_it_is_a_resolving_allocator_that_saves_and_loads(size, tmp_path):
+    allocator = training_allocator(120, total_budget=1600, n_rounds=20, rollouts_per_visit=size)
+    play(allocator, 7, 80, np.full(120, 0.4))
     allocator.save(tmp_path / "state.npz")
     again = ResolvingAllocator.load(tmp_path / "state.npz")
-    assert np.array_equal(play(again, 13, 80, np.full(20, 0.4), 5), play(allocator, 13, 80, np.full(20, 0.4), 5))
+    assert np.array_equal(play(again, 13, 80, np.full(120, 0.4), 5), play(allocator, 13, 80, np.full(120, 0.4), 5))
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"n_rounds": 0}, "n_rounds must"),
-        ({"n_rounds": 10, "rollouts_per_visit": 0}, "max_rollouts must"),
+        ({"n_rounds": 10, "rollouts_per_visit": 0}, "rollouts_per_visit must be at least 1"),
         ({"n_rounds": 10, "costs": [1.0, 2.0, 3.0, 4.0]}, "order must be 'best' with"),
     ],
 )

@@ -388,6 +388,18 @@ def test_gains_are_compared_from_the_start():
     assert np.isnan(contrast.gains_ratio(flat[1], flat[0])).all()
 
 
+def test_the_contrast_pairs_by_seed():
+    games = games_of(grpo=(0.30, 0.40), chosen=(0.50, 0.39))
+    for runs in games.values():
+        runs[1]["seed"] = 1
+    (row,) = contrast.contrast(("a", "hard"), games)
+    assert (row["seeds"], row["above"]) == (2, 1)
+    assert row["more"] == pytest.approx(0.095)
+    games[contrast.GRPO][1]["seed"] = 2
+    with pytest.raises(ValueError, match="a / hard: 1, posterior, re-solving and GRPO must have the same seeds"):
+        contrast.contrast(("a", "hard"), games)
+
+
 def test_goals_count_tasks(capsys):
     row = {"ratio": 0.4, "ratio_high": 0.9, "gain": 1.6, "more": -0.02, "more_half": 0.01}
     cells = [

@@ -50,15 +50,19 @@ def contrast(cell: Cell, games: Games) -> list[dict[str, Any]]:
     for name, runs in games.items():
         if name == GRPO:
             continue
+        if [run["seed"] for run in runs] != [run["seed"] for run in base]:
+            raise ValueError(f"{' / '.join(cell)}: {name} and GRPO must have the same seeds. Run the study to its end.")
         ratio, low, high = rollouts_ratio(runs, base)
         gain, gain_low, gain_high = gains_ratio(runs, base)
-        more, half = mean_and_half([final(a) - final(b) for a, b in zip(runs, base, strict=True)])
+        ahead = [final(a) - final(b) for a, b in zip(runs, base, strict=True)]
+        more, half = mean_and_half(ahead)
         learnt, learnt_half = mean_and_half([trained(a) - trained(b) for a, b in zip(runs, base, strict=True)])
         rows.append(
             {
                 "cell": " / ".join(cell), "scheme": name, "seeds": len(runs), "learning_rate": runs[0]["learning_rate"],
                 "start": float(np.mean([run["held_out"][0] for run in base])),
                 "grpo": float(np.mean([final(run) for run in base])), "final": float(np.mean([final(run) for run in runs])),
+                "above": sum(difference > 0.0 for difference in ahead),
                 "more": more, "more_half": half, "learnt": learnt, "learnt_half": learnt_half, "ratio": ratio,
                 "ratio_low": low, "ratio_high": high, "gain": gain, "gain_low": gain_low, "gain_high": gain_high,
             }
@@ -102,7 +106,8 @@ def print_contrast(rows: Iterable[dict[str, Any]]) -> None:
     lines = [
         [
             row["cell"], row["scheme"], f"{row['learning_rate']:g}", f"{row['start']:.3f}", f"{row['grpo']:.3f}",
-            f"{row['final']:.3f}", f"{row['more']:+.4f} +- {row['more_half']:.4f}", _gain_text(row), ratio_text(row),
+            f"{row['final']:.3f}", f"{row['more']:+.4f} +- {row['more_half']:.4f}", f"{row['above']}/{row['seeds']}",
+            _gain_text(row), ratio_text(row),
             f"{row['learnt']:+.3f} +- {row['learnt_half']:.3f}",
         ]
         for row in rows
@@ -151,7 +156,7 @@ def print_goals(rows: Sequence[dict[str, Any]]) -> None:
     lines = []
     for start in ("hard", "quarter"):
         here = [row for row in rows if row["cell"].endswith(start) and "large" not in row["cell"]]
-        fast = sum(row["ratio"] <= ROLLOUTS and row["ratio_high"] < 1.0 for row in here)
+        fast = sum(row["ratio"] <= ROLLOUTS and row["ratio_high"] < 1.0 and row["gain"] > 0.0 for row in here)
         far = sum(row["gain"] >= GAIN for row in here)
         lines.append([f"{start}: rollouts <= {ROLLOUTS}, interval below 1", f"{fast} of {len(here)} tasks"])
         lines.append([f"{start}: gain >= {GAIN} times GRPO's", f"{far} of {len(here)} tasks"])
@@ -171,6 +176,9 @@ def draw_curves(by_cell: dict[Cell, Games], file: Path) -> None:
     size = (2.3 * len(tasks) + 0.4, 1.9 * len(starts) + 0.5)
     figure, axes = plt.subplots(len(starts), len(tasks), figsize=size, layout="constrained", squeeze=False, sharex=True)
     for ax, (task, start) in zip(axes.flat, ((task, start) for start in starts for task in tasks), strict=True):
+        if (task, start) not in by_cell:
+            ax.set_axis_off()
+            continue
         curves(ax, by_cell[task, start])
         ax.set_title(f"{task}, {start}", fontsize="small")
     for ax in axes[:, 0]:

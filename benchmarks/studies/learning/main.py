@@ -142,7 +142,7 @@ def run(options: argparse.Namespace) -> Path:
     records, chosen = run_study(study, folder, options.jobs)
     told = folder / "settings" if options.settings and not loglinear_search else folder
     report(study, records, chosen, told)
-    if options.size in ("single", "single quick"):
+    if options.size in ("single", "single quick") and not options.settings:
         report_contrast(study, records, chosen, told)
     report_bands(study, records, chosen, told)
     return told

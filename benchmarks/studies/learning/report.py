@@ -36,7 +36,7 @@ def report(study: Study, records: Sequence[Record], chosen: Chosen, folder: Path
     if chosen:
         names = sorted({name for name, _ in chosen})
         groups = sorted({group for _, group in chosen})
-        lines = [[name, *(f"{chosen[name, group]:g}" for group in groups)] for name in names]
+        lines = [[name, *(f"{chosen[name, g]:g}" if (name, g) in chosen else "-" for g in groups)] for name in names]
         table("learning rates chosen on the tuning seeds", ["policy", *(" / ".join(g) for g in groups)], lines)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from math import ceil
 from typing import Any, NamedTuple, SupportsIndex
 
-from cero_alloc._checks import integer
+from cero_alloc._budget.horizon import MOST_UNITS, visits_per_prompt
+from cero_alloc._checks import MOST_COUNT, integer, multiple
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._objective.utility import SaturatingUtility
 
@@ -62,9 +62,10 @@ def training_allocator(
     n_rounds : int
         Rounds of the run, K: calls of ``allocate``.
     rollouts_per_visit : int or None
-        Rollouts of a visited prompt. None takes 1, or in a pool with fewer prompts than a round has rollouts, as many as
-        spend the budget. Advantages over the mean of a group, as of GRPO, need at least 2, best the trainer's group size:
-        over the mean of a single rollout they are 0.
+        Rollouts of a visited prompt. None takes 1, and more only where the offers over the run are fewer than the rollouts.
+        Batches of a loader must then have at least as many prompts as a round has rollouts: what a batch cannot take stays
+        in the budget. Advantages over the mean of a group, as of GRPO, need at least 2, best the trainer's group size: over
+        the mean of a single rollout they are 0.
     **settings
         Any other argument of :class:`ResolvingAllocator`, or another value for one that is set here.
 
@@ -103,14 +104,26 @@ def training_allocator(
     rounds = integer("n_rounds", n_rounds, least=1, remedy="Count the calls of allocate over the run.")
     bank = BetaPosteriorBank(prompt_ids, forgetting=max(0.5, 1.0 - 1.0 / (MEMORY * rounds)))
     if rollouts_per_visit is None:
-        in_rollouts = "costs" not in settings and isinstance(total_budget, (int, float))
-        rollouts_per_visit = max(1, ceil(total_budget / (rounds * max(1, len(bank))))) if in_rollouts else 1
-    recommended = SINGLE if rollouts_per_visit == 1 else GROUPS
+        least, most, recommended = 1, _most(total_budget, rounds, len(bank), settings), SINGLE
+    else:
+        remedy = "Give the trainer's group size, or 1."
+        least = most = integer("rollouts_per_visit", rollouts_per_visit, least=1, remedy=remedy)
+        recommended = SINGLE if most == 1 else GROUPS
     chosen = {
-        "min_rollouts": rollouts_per_visit,
-        "max_rollouts": rollouts_per_visit,
+        "min_rollouts": least,
+        "max_rollouts": most,
         "utility": SaturatingUtility(saturation=recommended.saturation, scaling="height"),
         "order": "spread",
         "fit_every": max(1, rounds // recommended.refits),
     }
     return ResolvingAllocator(bank, total_budget=total_budget, n_rounds=rounds, **{**chosen, **settings})
+
+
+def _most(total_budget: float, n_rounds: int, n_prompts: int, settings: dict[str, Any]) -> int:
+    """Return the rollouts that a visit must be allowed for the budget to be spendable: 1 where offers are many."""
+    if settings.get("costs") is not None:
+        return 1
+    total = multiple("total_budget", total_budget, 1, least=1, most=MOST_COUNT)  # type: ignore[arg-type]
+    visits = visits_per_prompt(settings.get("visits"), n_prompts, n_rounds)
+    offers = int(visits.sum()) * (n_prompts if visits.size == 1 else 1)
+    return min(MOST_UNITS, -(-total // max(1, offers)))

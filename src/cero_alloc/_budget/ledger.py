@@ -306,7 +306,8 @@ class RolloutLedger(Stateful):
         total = multiple("budget", budget, h.unit_size, least=0)
         most = 0 if self.finished else min(cap, self.units_left) * h.unit_size
         if total > most:
-            why = "the horizon is over or the budget gone" if self.finished else f"{n_offered} prompts are offered"
+            offer = f"{n_offered} prompts are offered, each with at most {h.max_rollouts} rollouts"
+            why = "the horizon is over or the budget gone" if self.finished else offer
             remedy = f"Feasible totals: 0 to {most} rollouts in steps of {h.unit_size}, because {why}."
             raise ValueError(error_text("budget", f"be at most {most} with exact=True", total, remedy))
         return total // h.unit_size
