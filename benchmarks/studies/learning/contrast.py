@@ -112,18 +112,8 @@ def print_contrast(rows: Iterable[dict[str, Any]]) -> None:
         ]
         for row in rows
     ]  # fmt: skip
-    heads = [
-        "cell",
-        "scheme",
-        "rate",
-        "start",
-        "GRPO",
-        "final",
-        "vs GRPO",
-        "gain / GRPO's",
-        "rollouts / GRPO's",
-        "pool vs GRPO",
-    ]
+    ratios = "gain / GRPO's", "rollouts / GRPO's", "pool vs GRPO"
+    heads = ["cell", "scheme", "rate", "start", "GRPO", "final", "vs GRPO", "above", *ratios]
     table("AGAINST GRPO, held out, each at its own learning rate", heads, lines)
 
 
