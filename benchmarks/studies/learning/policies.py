@@ -364,7 +364,7 @@ def _candidate(build: Callable[..., Any], **settings: Any) -> Contender:
 
 # Settings that were tried for single rollouts, on tuning seeds.
 CANDIDATES = {
-    **{f"saturation {v:g}": _candidate(_single, saturation=v) for v in (0.5, 1.0, 4.0)},
+    **{f"saturation {v:g}": _candidate(_single, saturation=v) for v in (0.5, 1.0, 4.0, 8.0)},
     "saturation 1, refits 4": _candidate(_single, saturation=1.0, refits=4),
     "refits 48": _candidate(_single, refits=48),
     "exploration 0.5": _candidate(_single, exploration=0.5),
