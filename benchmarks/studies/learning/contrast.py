@@ -205,7 +205,7 @@ def draw_two_by_two(squares: dict[Cell, dict[str, list[float]]], file: Path) -> 
         "choice, groups": "choice alone, in groups of 8",
         "choice, single": "choice, with single rollouts",
     }
-    figure, ax = plt.subplots(figsize=(5.6, 2.7), layout="constrained")
+    figure, ax = plt.subplots(figsize=(7.2, 2.8), layout="constrained")
     ax.axvline(0.0, color="0.3", linewidth=0.8)
     places = np.arange(len(squares), dtype=float)[::-1]
     for i, (name, label) in enumerate(names.items()):
