@@ -14,7 +14,7 @@ from studies.common.pictures import without_screen
 from studies.common.tables import mean_and_half, table, write_csv
 from studies.learning.policies import CHOSEN, GROUPS, UNCHOSEN
 from studies.learning.report import ratio_text
-from studies.learning.statistics import Chosen, at_rate, final, rollouts_ratio, trained
+from studies.learning.statistics import RESAMPLES, Chosen, at_rate, final, rollouts_ratio, trained
 from studies.learning.study import Cell, Record, Study
 
 Games = dict[str, list[Record]]  # records of a cell by scheme, each in order of seeds
@@ -26,7 +26,6 @@ LABELS = {
     UNCHOSEN: "1 rollout, posterior, uniform",
     CHOSEN: "1 rollout, posterior, chosen",
 }
-RESAMPLES = 2000  # of the seeds, for the interval of a ratio
 ROLLOUTS, GAIN = 0.5, 1.5  # goals: rollouts to GRPO's final success, and gain, both in multiples of GRPO's
 
 

@@ -89,15 +89,13 @@ class World:
 @lru_cache(maxsize=64)
 def world(task: str, n_prompts: int, corpus: int, seed: int) -> World:
     """Draw the prompts of a task and seed."""
-    about = [seed, *map(ord, family(task))]
+    asked, about = TASKS[task], [seed, *map(ord, family(task))]
     rng, n = np.random.default_rng(about), 2 * n_prompts + corpus
-    prompts, answers = TASKS[task].draw(n, rng)
+    prompts, answers = asked.draw(n, rng)
     parts = np.split(rng.permutation(n), [n_prompts, 2 * n_prompts])
     arrays = [array[rows] for rows in parts for array in (prompts, answers)]
-    if (
-        TASKS[task].pool > 1
-    ):  # drawn on from the same questions, so that a family shares held-out prompts and warm starts
-        further = TASKS[task].draw(n + (TASKS[task].pool - 1) * n_prompts, np.random.default_rng(about))
+    if asked.pool > 1:  # drawn on from the same questions: a family shares held-out prompts and warm starts
+        further = asked.draw(n + (asked.pool - 1) * n_prompts, np.random.default_rng(about))
         arrays[:2] = [np.concatenate((own, more[n:])) for own, more in zip(arrays[:2], further, strict=True)]
     return World(*arrays)
 
