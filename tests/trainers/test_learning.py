@@ -20,7 +20,6 @@ from studies.learning.gpt import Replicas, log_likelihood, sample
 from studies.learning.gradients import quality
 from studies.learning.noise import decompose
 from studies.learning.policies import CONTENDERS, MAIN, SCHEMES
-from studies.learning.study import WORKERS
 from studies.learning.tasks import BLANK, STOP, SYMBOLS, encode
 from studies.learning.transformer import (
     Adam,
@@ -35,7 +34,7 @@ from studies.learning.transformer import (
     world,
 )
 
-pytestmark = pytest.mark.trainers
+pytestmark = [pytest.mark.trainers, pytest.mark.usefixtures("one_thread")]
 
 SIZE = Size(
     16, 2, 2, n_prompts=24, n_rounds=8, rollouts=64, measured=2, warm_rate=1e-2, warm_steps=60, warm_corpus=300,
@@ -45,19 +44,8 @@ RATE = 1e-2
 FEW = ("uniform", "FenchelDual", "random-matched", "Resolving 0.3", "DAPO", "clairvoyant", "Resolving 1, re-deal")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # the same seed gives other sums with another number of threads
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in WORKERS.items():
-            patch.setenv(name, value)  # a pool of processes sets them: not for the other tests of this process
-        yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def starts():
+def starts(one_thread):
     """Starts of two seeds, who answer some questions."""
     return warm_starts("modular", SIZE, [0, 1], "cpu")
 

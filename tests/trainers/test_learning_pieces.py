@@ -12,10 +12,10 @@ import torch
 from studies.learning import main, worlds
 from studies.learning.dealing import Run
 from studies.learning.pauses import STOPPED, PausedError, Pauses
-from studies.learning.study import WORKERS, run_study
+from studies.learning.study import run_study
 from studies.learning.transformer import SIZES, Size, models, success, train, warm_starts, world
 
-pytestmark = pytest.mark.trainers
+pytestmark = [pytest.mark.trainers, pytest.mark.usefixtures("one_thread")]
 
 SIZE = Size(
     16, 2, 2, n_prompts=24, n_rounds=8, rollouts=64, measured=2, warm_rate=1e-2, warm_steps=60, warm_corpus=300,
@@ -24,19 +24,8 @@ SIZE = Size(
 RATE = 1e-2
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # the same seed gives other sums with another number of threads
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in WORKERS.items():
-            patch.setenv(name, value)  # a pool of processes sets them: not for the other tests of this process
-        yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def starts():
+def starts(one_thread):
     """Starts of two seeds, who answer some questions."""
     return warm_starts("modular", SIZE, [0, 1], "cpu")
 
