@@ -1,4 +1,4 @@
-"""The command ``python -m cero_alloc replay LOG``: replay a training log under other policies and report the results."""
+"""The command ``cero-alloc replay LOG``: replay a training log under other policies and report the results."""
 
 from __future__ import annotations
 
@@ -9,16 +9,27 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
+from .replay._files import log_files
 from .replay._lines import Format
-from .replay._reader import read_with_progress
+from .replay._reader import Options, read_with_progress
 from .replay._report import ReplayReport, replay_report, report_json, report_rows, report_text, row_names
 from .replay._results import Offer
 
-_ROLES = ("prompt_id", "step", "reward", "successes", "trials")
+_ROLES = {
+    "prompt_id": "column or key of the prompt id; several are joined: data_source,index",
+    "step": 'column of the step; "none" takes the log for one step',
+    "reward": "column of the reward, with dots into objects; several are added: a_reward+b_reward",
+    "successes": "column of the successes",
+    "trials": "column of the trials, or the number of rollouts behind rewards that are rates",
+    "group": "column that tells groups of one prompt in one step apart",
+    "where": "keep the lines with this value, such as split=train",
+}
+_MOST_BAD = 0.1  # share of the lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,13 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(report_text(report))
         _write(report, args)
     except (ValueError, OSError) as error:
-        print(f"python -m cero_alloc replay: {error}", file=sys.stderr)
+        print(f"cero-alloc replay: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m cero_alloc", description="Allocate rollouts in RL post-training.")
+    parser = argparse.ArgumentParser(prog="cero-alloc", description="Allocate rollouts in RL post-training.")
+    parser.add_argument("--version", action="version", version=f"cero-alloc {version('cero-alloc')}")
     command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "replay",
         help="replay a training log under other policies",
@@ -43,12 +55,26 @@ def _parser() -> argparse.ArgumentParser:
         "would have obtained from the same rollouts, how well reward variances are predicted, and which settings to use next.",
     )
     command.add_argument(
-        "log", metavar="LOG", help="CSV with a header or JSONL, plain or gzipped; - reads standard input"
+        "logs",
+        metavar="LOG",
+        nargs="+",
+        help="files, folders or patterns: CSV with a header, JSONL, JSON, Parquet, plain or compressed; - reads standard input",
     )
     command.add_argument("--format", choices=get_args(Format), help="default: by extension, if unknown by first line")
-    for role in _ROLES:
-        flag = "--" + role.replace("_", "-")
-        command.add_argument(flag, metavar="NAME", help=f"column or key of the {role.replace('_', ' ')}")
+    for role, text in _ROLES.items():
+        command.add_argument("--" + role.replace("_", "-"), metavar="NAME", help=text)
+    command.add_argument(
+        "--reward-range", type=_pair, metavar="LOW,HIGH", help="smallest and largest reward (--reward-range=-1,1)"
+    )
+    command.add_argument("--success-at", type=float, metavar="X", help="rewards of at least X count as 1, others as 0")
+    command.add_argument(
+        "--group-size",
+        type=int,
+        metavar="N",
+        help="rollouts of a group of consecutive lines, in a log without prompt ids",
+    )
+    command.add_argument("--last-attempt", action="store_true", help="where steps go backwards, keep the last attempt")
+    command.add_argument("--keep-going", action="store_true", help="use a log of which 10%% or more cannot be read")
     command.add_argument(
         "--offer",
         choices=get_args(Offer),
@@ -67,11 +93,38 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _pair(text: str) -> tuple[float, float]:
+    low, high = map(float, text.split(","))
+    return low, high
+
+
 def _report(args: argparse.Namespace) -> ReplayReport:
-    names: dict[str, str | None] = {role: getattr(args, role) for role in _ROLES}
-    size = None if args.log == "-" else os.path.getsize(args.log)
+    options = Options(
+        {role: getattr(args, role) for role in _ROLES},
+        args.reward_range,
+        args.success_at,
+        args.group_size,
+        args.last_attempt,
+        args.format,
+    )
+    files = log_files(tuple(args.logs))
+    size = None if "-" in files else sum(map(os.path.getsize, files))
     with _bar(args, total=size, desc="reading", unit="B", unit_scale=True) as bar:
-        log = read_with_progress(args.log, names, args.format, lambda done: bar.update(done - bar.n))
+        before = 0
+
+        def advance(done: int) -> None:  # done counts the bytes of one file
+            nonlocal before
+            bar.update(done - before if done >= before else done)
+            before = done
+
+        log = read_with_progress(files, options, advance)
+    name = "standard input" if files == ["-"] else ", ".join(args.logs)
+    if log.n_bad >= _MOST_BAD * log.n_lines and not args.keep_going:
+        found = "".join(f"\n  {bad}" for bad in log.bad_lines)
+        raise ValueError(
+            f"{name} must be readable, got {log.n_bad:,} bad lines of {log.n_lines:,}:{found}\nName the right columns, or add "
+            "--keep-going to use the rest."
+        )
     with _bar(args, desc="replaying", unit=" policies") as bar:
 
         def start(total: int) -> Any:
@@ -79,7 +132,7 @@ def _report(args: argparse.Namespace) -> ReplayReport:
             return bar.update
 
         return replay_report(
-            "standard input" if args.log == "-" else args.log,
+            name,
             log,
             offer=args.offer,
             max_rollouts=args.max_rollouts,

@@ -84,7 +84,7 @@ def test_named_columns_pool_and_cap(capsys, text):
     [
         ("", "must hold a log, got an empty file"),
         ("prompt_id,step,reward\n", "must hold at least one good line, got 0 lines"),
-        ("prompt_id,step,reward\na,1,7\n", "line 2: reward is outside [0, 1]: 'a,1,7'"),
+        ("prompt_id,step,reward\na,1,x\n", "line 2: reward is not a number: 'a,1,x'"),
         ("a,b\n1,2\n", "must have a column for the prompt_id, got 'a', 'b'. Name it: --prompt-id NAME"),
     ],
 )

@@ -21,6 +21,7 @@ from cero_alloc.replay._policies import default_policies
 from cero_alloc.replay._replay import replay
 from cero_alloc.replay._report import replay_report, report_json, report_rows, report_text, row_names
 from cero_alloc.replay._results import ReplayRow
+from cero_alloc.replay._reader import read_log
 from cero_alloc.replay._settings import SATURATIONS, choose_saturation, learn_settings, python_lines
 from cero_alloc.simulation import epoch_batches
 
@@ -519,13 +520,18 @@ def test_the_report_warns():
     assert "every prompt was seen in one step only" in once
     assert "2 prompts are too few" in once
     assert "no prompt was in two steps" in once
-    single = make_log(np.arange(40), np.arange(40) % 4, np.arange(40) % 3 == 0)
-    assert "every group is a single rollout" in " ".join(report_text(replay_report("x", single, n_boot=5)).split())
+
+
+def test_the_doubts_of_the_reader_are_warnings(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text("prompt,step,reward\n" + "".join(f"p{i},{i % 4},{i % 3 // 2}\n" for i in range(40)))
+    report = replay_report("x", read_log(file), n_boot=5)
+    assert "warning: every group is a single rollout" in " ".join(report_text(report).split())
+    assert report_json(report)["warnings"][: len(report.log.reading.doubts)] == list(report.log.reading.doubts)
 
 
 @pytest.mark.parametrize("name", ["lcb-exec-dscoder-1.3b-to-33b", "llama-3-8b-instruct"])
 def test_real_counts_replay(name):
-    from cero_alloc.replay._reader import read_log
 
     file = DATA / f"{name}.csv"
     if not file.exists():

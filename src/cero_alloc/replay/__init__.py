@@ -1,9 +1,20 @@
 """Read training logs and replay them under other policies."""
 
-from ._log import BadLine, RolloutLog
+from ._log import BadLine, Reading, RolloutLog
 from ._policies import default_policies
 from ._reader import read_log
 from ._replay import replay
 from ._results import ReplayResult, ReplayRow
+from ._scale import RewardScale
 
-__all__ = ["BadLine", "ReplayResult", "ReplayRow", "RolloutLog", "default_policies", "read_log", "replay"]
+__all__ = [
+    "BadLine",
+    "Reading",
+    "ReplayResult",
+    "ReplayRow",
+    "RewardScale",
+    "RolloutLog",
+    "default_policies",
+    "read_log",
+    "replay",
+]

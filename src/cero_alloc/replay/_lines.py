@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import codecs
 import csv
 import gzip
 import json
+import lzma
+import sys
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,13 +16,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-Format = Literal["csv", "jsonl"]
+Format = Literal["csv", "jsonl", "json", "parquet", "arrow"]
 Progress = Callable[[int], None]
 Columns = list[list[Any]]
 
 _BLOCK = 1 << 20  # bytes: large enough to amortise the cost per block, small enough to hold several in memory
 _PIECE = 1000  # JSON objects in memory at a time: with more of them, garbage collection costs more than it saves
 _MOST_LINES = 10_000  # of one record: a quote that stays open longer is a stray one
+_PACKED: dict[bytes, Callable[[Any], Any]] = {  # by the first bytes
+    b"\x1f\x8b": lambda raw: gzip.GzipFile(fileobj=raw),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
+}
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 _scan = json.JSONDecoder().raw_decode  # json.loads without the checks that the caller makes anyway
 
 
@@ -27,7 +38,7 @@ class WrongWidth(ValueError):
 
 
 class Source:
-    """The text of a plain or gzipped stream in blocks of whole lines.
+    """The text of a plain or compressed stream in blocks of whole lines, UTF-8 or UTF-16.
 
     Parameters
     ----------
@@ -39,27 +50,37 @@ class Source:
     Attributes
     ----------
     broken : str or None
-        Why a gzipped stream is incomplete; set when iteration ends.
+        Why a compressed stream is incomplete; set when iteration ends.
     """
 
     def __init__(self, raw: Any, progress: Progress) -> None:
         self._raw = raw
         self._progress = progress
         self.broken: str | None = None
-        zipped = raw.peek(2)[:2] == b"\x1f\x8b"
-        self._stream: Any = gzip.GzipFile(fileobj=raw) if zipped else raw
+        start = raw.peek(8)
+        self._stream: Any = raw
+        for magic, unpack in _PACKED.items():
+            if start.startswith(magic):
+                self._stream = unpack(raw)
+        if start.startswith(_ZSTD):
+            self._stream = _zstd(raw)
 
     def __iter__(self) -> Iterator[str]:
         """Yield blocks of lines without the final newline; the incomplete line before a break is left out."""
         parts: list[bytes] = []  # of a line that continues in the next block
         done = 0
+        wide: Any = None
         first = True
         for data in self._bytes():
             done += len(data)
             self._progress(self._raw.tell() if self._raw.seekable() else done)
             if first and data.startswith(b"\xef\xbb\xbf"):
                 data = data[3:]
+            if first and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                wide = codecs.getincrementaldecoder("utf-16")("backslashreplace")
             first = False
+            if wide:
+                data = wide.decode(data).encode("utf-8", "backslashreplace")
             head, newline, tail = data.rpartition(b"\n")
             if newline:
                 yield _decode(b"".join([*parts, head]))
@@ -77,7 +98,9 @@ class Source:
             try:
                 # read1 returns after one decompression step; read would lose that data if the next step failed.
                 piece = self._stream.read1(_BLOCK)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            except (*_BROKEN, OSError) as error:
+                if self._stream is self._raw:
+                    raise
                 self.broken, piece = str(error).rstrip("."), b""
             more = bool(piece)
             pieces.append(piece)
@@ -85,6 +108,16 @@ class Source:
             if size >= _BLOCK or not more:
                 yield b"".join(pieces)
                 pieces, size = [], 0
+
+
+def _zstd(raw: Any) -> Any:
+    try:
+        from compression import zstd  # type: ignore[import-not-found, unused-ignore]  # Python 3.14
+    except ImportError:
+        raise ValueError(
+            f"{raw.name} is compressed by zstd, which Python reads from version 3.14 on. Unpack it first: zstd -d {raw.name}"
+        ) from None
+    return zstd.ZstdFile(raw)
 
 
 def _decode(data: bytes) -> str:
@@ -131,35 +164,44 @@ def csv_records(blocks: Iterable[str]) -> Iterator[tuple[list[str], Sequence[int
     yield held, range(last - len(held) + 1, last + 1)
 
 
-def csv_columns(texts: list[str], places: Sequence[int], width: int) -> Columns:
+def _rows(texts: Sequence[str], mark: str) -> list[list[str]]:
+    """Parse CSV records whose fields may have any length; the module's limit holds for the whole process."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        return list(csv.reader(texts, delimiter=mark))
+    finally:
+        csv.field_size_limit(before)
+
+
+def csv_columns(texts: list[str], places: Sequence[int], width: int, mark: str = ",") -> Columns:
     """Return the fields at ``places`` of records that all have ``width`` fields, one list per place."""
     text = "\n".join(texts)
     if '"' in text or "\r" in text:
-        rows = list(csv.reader(texts))
+        rows = _rows(texts, mark)
         if set(map(len, rows)) != {width} or len(rows) != len(texts):
             raise WrongWidth
         return [[row[place] for row in rows] for place in places]
-    # Without quotes, records can be split at the commas all at once, which makes no list per record and is three times
+    # Without quotes, records can be split at the marks all at once, which makes no list per record and is three times
     # as fast. The records have equal width if and only if every width-th separator is a line break.
     codes = np.frombuffer(f"{text}\n".encode(), dtype=np.uint8)
-    breaks = codes[(codes == ord(",")) | (codes == ord("\n"))] == ord("\n")
+    breaks = codes[(codes == ord(mark)) | (codes == ord("\n"))] == ord("\n")
     if breaks.size != len(texts) * width or not breaks[width - 1 :: width].all():
         raise WrongWidth
-    fields = text.replace("\n", ",").split(",")
+    fields = text.replace("\n", mark).split(mark)
     return [fields[place::width] for place in places]
 
 
-def csv_row(text: str) -> list[str]:
+def csv_row(text: str, mark: str = ",") -> list[str]:
     """Return the fields of one record."""
     try:
-        return next(csv.reader([text]))
+        return _rows([text], mark)[0]
     except csv.Error as error:
         raise ValueError(f"not CSV: {error}") from None
 
 
-def csv_fields(text: str, places: Sequence[int], width: int) -> tuple[Any, ...]:
+def csv_fields(text: str, places: Sequence[int], width: int, mark: str = ",") -> tuple[Any, ...]:
     """Return the fields at ``places`` of one record; the error text is the reason shown to the user."""
-    row = csv_row(text)
+    row = csv_row(text, mark)
     if len(row) != width:
         raise WrongWidth(f"{len(row)} field{'s' * (len(row) != 1)} where the header has {width}")
     return tuple(row[place] for place in places)
@@ -176,15 +218,6 @@ def json_columns(texts: list[str], keys: Sequence[str]) -> Columns:
         for key, column in zip(keys, columns, strict=True):
             column += [entry[key] for entry, _ in pairs]
     return columns
-
-
-def json_fields(text: str, keys: Sequence[str]) -> tuple[Any, ...]:
-    """Return the values of ``keys`` in one JSON object; the error text is the reason shown to the user."""
-    entry = json_object(text)
-    missing = [key for key in keys if key not in entry]
-    if missing:
-        raise ValueError(f"no key {missing[0]!r}")
-    return tuple(entry[key] for key in keys)
 
 
 def json_object(text: str) -> dict[str, Any]:

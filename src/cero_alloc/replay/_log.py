@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, generator, integer
 from cero_alloc._evidence.bank import BetaPosteriorBank
+
+from ._scale import RewardScale
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,46 @@ class BadLine:
         return f"line {self.number}: {self.reason}: {self.text!a}"  # for any terminal
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a log was read.
+
+    Attributes
+    ----------
+    files : tuple of str
+        Names of the files, in the order in which they were read.
+    format : str
+        Such as "csv", "jsonl" or "json".
+    columns : dict of str to str
+        Column taken for each role.
+    scale : RewardScale
+        The range of the rewards.
+    unscored : int
+        Rollouts without a reward: null, NaN, empty, or no such key.
+    doubts : tuple of str
+        Reasons to doubt the figures, each with what to do.
+
+    Examples
+    --------
+    >>> Reading(columns={"reward": "score"}).scale.kind
+    '0/1'
+    """
+
+    files: tuple[str, ...] = ()
+    format: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    scale: RewardScale = field(default_factory=RewardScale)
+    unscored: int = 0
+    doubts: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RolloutLog:
     r"""The rewarded rollouts of a run by prompt and step.
 
-    A *group* is all rollouts of one prompt in one step. Groups are sorted by step, then by prompt. An *entry* is one
-    distinct reward of a group; a group's entries are in ascending order, at most two of them if rewards are 0 or 1.
+    A *group* is all rollouts of one prompt in one step, unless the log tells groups of a prompt in a step apart. Groups are
+    sorted by step, then by prompt. An *entry* is one distinct reward of a group; a group's entries are in ascending order, at
+    most two of them if rewards are 0 or 1.
 
     Attributes
     ----------
@@ -74,7 +110,9 @@ class RolloutLog:
     bad_lines : tuple of BadLine
         The first five bad lines.
     broken : str or None
-        Why a gzipped file could not be read to its end; None if it could.
+        Why a compressed file could not be read to its end; None if it could.
+    reading : Reading
+        Format, columns, range of the rewards, and doubts.
 
     Examples
     --------
@@ -102,6 +140,7 @@ class RolloutLog:
     n_bad: int
     bad_lines: tuple[BadLine, ...]
     broken: str | None
+    reading: Reading = field(default_factory=Reading)
 
     @classmethod
     def of_rows(
@@ -116,8 +155,10 @@ class RolloutLog:
         n_bad: int = 0,
         bad_lines: tuple[BadLine, ...] = (),
         broken: str | None = None,
+        group: IntArray | None = None,
+        reading: Reading | None = None,
     ) -> RolloutLog:
-        """Return the log of rows (prompt, step, reward) that are distinct and sorted by step, prompt and reward.
+        """Return the log of rows (prompt, step, reward) that are distinct and sorted by step, prompt, group and reward.
 
         Parameters
         ----------
@@ -137,6 +178,10 @@ class RolloutLog:
             The first bad lines.
         broken : str or None
             Why a file could not be read to its end; None if it could.
+        group : numpy.ndarray of int64, shape (n_entries,), or None
+            Tells groups of one prompt in one step apart.
+        reading : Reading or None
+            How the log was read.
 
         Returns
         -------
@@ -151,7 +196,7 @@ class RolloutLog:
         ([8, 8], [5.0, 8.0])
         """
         steps, place = np.unique(step, return_inverse=True)
-        first = changes(prompt, place)
+        first = changes(prompt, place) if group is None else changes(prompt, place, group)
         return cls(
             prompt_ids=prompt_ids,
             steps=steps,
@@ -166,6 +211,40 @@ class RolloutLog:
             n_bad=n_bad,
             bad_lines=bad_lines,
             broken=broken,
+            reading=reading or Reading(),
+        )
+
+    def joined(self) -> RolloutLog:
+        """Return the log with the groups of a prompt in a step put together, as banks and allocators take feedback.
+
+        Returns
+        -------
+        RolloutLog
+            The same log where every prompt has one group per step.
+
+        Examples
+        --------
+        >>> step, group = np.array([1.0, 1.0]), np.array([0, 1])
+        >>> log = RolloutLog.of_rows(
+        ...     ("a",), np.array([0, 0]), step, np.array([0.0, 1.0]), np.array([8, 8]), n_lines=16, group=group
+        ... )
+        >>> log.trials.tolist(), log.joined().trials.tolist()
+        ([8, 8], [16])
+        """
+        if changes(self.group_prompt, self.group_step).size == self.trials.size:
+            return self
+        prompt, place = self.group_prompt[self.entry_group], self.group_step[self.entry_group]
+        order = np.lexsort((self.entry_reward, prompt, place))
+        prompt, place, reward = prompt[order], place[order], self.entry_reward[order]
+        first = changes(prompt, place, reward)
+        return RolloutLog.of_rows(
+            self.prompt_ids,
+            prompt[first],
+            self.steps[place[first]],
+            reward[first],
+            np.add.reduceat(self.entry_rollouts[order], first),
+            n_lines=self.n_lines,
+            reading=self.reading,
         )
 
     @property

@@ -1,22 +1,24 @@
-"""read_log: read a CSV or JSONL log of rollouts as a stream, leaving out bad lines."""
+"""read_log: read the logs of training runs as a stream, leaving out bad lines."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from csv import Error as CsvError
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, SupportsIndex, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from cero_alloc._checks import FloatArray, IntArray, error_text
+from cero_alloc._checks import error_text
 
+from ._doubts import doubts_of, repeated_groups
+from ._fields import Plan, aggregated, find_plan, flat_keys
+from ._files import FORMATS, log_files, step_in_name, suffix
 from ._lines import (
-    Columns,
     Format,
     Progress,
     Source,
@@ -26,69 +28,75 @@ from ._lines import (
     csv_records,
     csv_row,
     json_columns,
-    json_fields,
     json_object,
     line_records,
 )
-from ._log import BadLine, RolloutLog, changes
+from ._log import Reading, RolloutLog, changes
+from ._records import arrow_batches, document_records, fields_of
+from ._scale import RewardScale, scale_of, snapped
+from ._tally import Tally, short
 
-# Column names used by trainers, the usual name first; compared without case.
-_NAMES = {
-    "prompt_id": ("prompt_id", "prompt", "problem_id", "question_id", "task_id", "example_id", "id"),
-    "step": ("step", "global_step", "training_step", "train_step", "iteration", "round", "epoch"),
-    "reward": ("reward", "score", "rewards", "correct", "is_correct", "accuracy"),
-    "successes": ("successes", "n_correct", "num_correct", "passed", "correct"),
-    "trials": ("trials", "rollouts", "n_rollouts", "num_rollouts", "samples", "n_samples", "n"),
-}
-_FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
-
-_WORDS = {"true": 1.0, "false": 0.0}  # booleans in CSV
-
-_SHOWN = 5  # bad lines kept with their reasons
-_MOST_TEXT = 60  # characters shown of a bad line
-_MOST_TRIALS = 10**8  # of one line; NumPy's hypergeometric draws need populations below 10**9
-_REMEMBERED = 1 << 16  # distinct texts of numbers
-_FLUSH = 1 << 20  # rows held before equal ones are merged
 _FEW = 16  # a block with a bad line is halved down to this many lines, which are then read one by one
+_SAMPLE = 400  # records in which columns are looked for
+_MARKS = (",", ";", "\t", "|")
 _ODD = (ValueError, TypeError, KeyError, OverflowError, RecursionError, CsvError)
 
 
 def read_log(
-    file: str | Path,
-    *,
+    *files: str | Path,
     prompt_id: str | None = None,
     step: str | None = None,
     reward: str | None = None,
     successes: str | None = None,
-    trials: str | None = None,
+    trials: str | SupportsIndex | None = None,
+    group: str | None = None,
+    where: str | None = None,
+    reward_range: tuple[float, float] | None = None,
+    success_at: float | None = None,
+    group_size: SupportsIndex | None = None,
+    last_attempt: bool = False,
     format: Format | None = None,
 ) -> RolloutLog:
-    r"""Read a log of rollouts: one reward per line, or successes and trials per line.
+    r"""Read the log of a run: one reward per rollout, a list of rewards per group, or successes and trials per line.
 
-    The file is read as a stream. Bad lines are left out and counted, and the first five are kept with their reasons; blank
-    lines are ignored. A truncated gzipped file is used up to its last complete line.
+    Files are read as streams. Bad lines are left out and counted, and the first five are kept with their reasons; blank lines
+    are ignored. A truncated compressed file is used up to its last complete line. Rewards of any finite range are used and
+    mapped to [0, 1]; rewards that differ by rounding only are equal.
 
     Parameters
     ----------
-    file : str or path
-        CSV with a header line, or JSONL with one object per line, plain or gzipped; "-" for standard input.
-    prompt_id, step, reward, successes, trials : str or None
-        Names of the columns or keys; None looks for the usual ones. Prompt ids are strings or whole numbers, steps are
-        numbers, rewards are numbers in [0, 1] or booleans, and successes and trials are whole numbers. If a log has both a
-        reward column and successes and trials, the latter are used unless ``reward`` is given.
-    format : {"csv", "jsonl"} or None
-        None decides by the extension, and if that is unknown by whether the first line begins with a brace.
+    *files : str or path
+        Files, folders (every log below them, by step) and patterns; "-" for standard input. CSV with a header line and any of
+        the delimiters comma, semicolon, tab and bar; JSONL; JSON arrays, tables and columns; Parquet and Arrow with pyarrow.
+        Plain or compressed by gzip, bzip2, xz, or zstd from Python 3.14 on; UTF-8 or UTF-16.
+    prompt_id, step, reward, successes, trials, group : str or None
+        Names of the columns or keys, with dots into nested ones ("reward.score"); None looks for the usual ones. Several
+        columns make one id ("data_source,index"), several rewards their sum ("accuracy_reward+format_reward"). Without a step
+        the files' names are asked; "none" takes the log for one step. A number for ``trials`` says that rewards are rates of so
+        many. ``group`` tells groups of one prompt in one step apart.
+    where : str or None
+        Keep the lines of one value, such as "split=train".
+    reward_range : pair of floats, or None
+        Smallest and largest reward; None finds them.
+    success_at : float or None
+        Rewards of at least this much count as 1, all others as 0.
+    group_size : int or None
+        Rollouts of a group of consecutive lines, for a log without prompt ids.
+    last_attempt : bool
+        Where the steps of a file go backwards, as after a restart, keep the last attempt of each step only.
+    format : {"csv", "jsonl", "json", "parquet", "arrow"} or None
+        None decides by the extension, or by the first line.
 
     Returns
     -------
     RolloutLog
-        Rewards by prompt and step.
+        Rewards by prompt and step; ``log.reading`` tells what was taken, and the doubts.
 
     Raises
     ------
     ValueError
-        For an unknown format, columns that cannot be found (the message lists the columns of the log), or a log without a
-        good line.
+        For an unknown format, columns that cannot be found (the message lists the columns of the log), rewards whose range
+        cannot be told, or a log without a good line.
     TypeError
         For a file that is not a path.
     OSError
@@ -98,308 +106,417 @@ def read_log(
     --------
     >>> import pathlib, tempfile
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "log.jsonl"
-    >>> _ = file.write_text('{"uid": 7, "step": 1, "score": true}\n{"uid": 7, "step": 2, "score": 0.5}\n')
-    >>> read_log(file, prompt_id="uid").successes.tolist()
-    [1.0, 0.5]
+    >>> _ = file.write_text('{"index": 7, "step": 1, "score": 1}\n{"index": 7, "step": 1, "score": -1}\n')
+    >>> log = read_log(file)
+    >>> log.successes.tolist(), log.reading.scale.kind, log.reading.columns["prompt_id"]
+    ([1.0], '-1/1', 'index')
     """
-    names = {"prompt_id": prompt_id, "step": step, "reward": reward, "successes": successes, "trials": trials}
-    return read_with_progress(file, names, format, lambda _: None)
+    told = {
+        **{
+            "prompt_id": prompt_id,
+            "step": step,
+            "reward": reward,
+            "successes": successes,
+            "group": group,
+            "where": where,
+        },
+        "trials": None if trials is None else str(trials),
+    }
+    size = None if group_size is None else int(group_size)
+    options = Options(told, reward_range, success_at, size, last_attempt, format)
+    return read_with_progress(files, options, lambda _: None)
 
 
-def read_with_progress(
-    file: str | Path, names: dict[str, str | None], format: Format | None, progress: Progress
-) -> RolloutLog:
-    """Read a log as :func:`read_log` does, calling ``progress`` with the number of bytes read so far."""
-    if format is not None and format not in get_args(Format):
-        raise ValueError(error_text("format", f"be one of {list(get_args(Format))}", format, "Correct the spelling."))
-    if not isinstance(file, (str, PathLike)):  # open() would take a number for a file descriptor
-        raise TypeError(error_text("file", "be a path", file, "Name the log."))
-    with ExitStack() as stack:
-        raw = sys.stdin.buffer if str(file) == "-" else stack.enter_context(open(file, "rb"))
-        source = Source(raw, progress)
-        tally = _Tally(str(file), names)
-        for texts, numbers in _records(str(file), source, format, tally):
-            tally.take(texts, numbers)
-        return tally.log(source.broken)
+class Options:
+    """What the user told about a log."""
+
+    def __init__(
+        self,
+        told: dict[str, str | None],
+        reward_range: tuple[float, float] | None = None,
+        success_at: float | None = None,
+        group_size: int | None = None,
+        last_attempt: bool = False,
+        format: str | None = None,
+    ) -> None:
+        if format is not None and format not in get_args(Format):
+            raise ValueError(
+                error_text("format", f"be one of {list(get_args(Format))}", format, "Correct the spelling.")
+            )
+        if reward_range is not None and not -np.inf < reward_range[0] < reward_range[1] < np.inf:
+            condition, remedy = "ascend from low to high", "Give two numbers, such as (-1, 1)."
+            raise ValueError(error_text("reward_range", condition, reward_range, remedy))
+        if group_size is not None and group_size < 1:
+            raise ValueError(error_text("group_size", "be at least 1", group_size, "Count the rollouts of a group."))
+        self.told, self.reward_range, self.success_at = dict(told), reward_range, success_at
+        self.group_size, self.last_attempt, self.format = group_size, last_attempt, format
+        self.where: tuple[str, str] | None = None
+        given = self.told.get("where")
+        if given is not None:
+            name, equals, value = given.partition("=")
+            if not equals:
+                raise ValueError(error_text("where", "be a column and its value", given, "Write it as split=train."))
+            self.told["where"], self.where = name, (name, value)
 
 
-def _records(file: str, source: Source, format: str | None, tally: _Tally) -> Iterator[tuple[list[str], Any]]:
-    """Determine the format and the columns, then yield the records."""
-    blocks = iter(source)
-    first = next((text for text in blocks if text.strip()), None)
-    if first is None:
-        why = f" ({source.broken})" if source.broken else ""
-        raise ValueError(f"{file} must hold a log, got an empty file{why}. Check the path.")
-    if format is None:
-        format = _FORMATS.get(Path(file.removesuffix(".gz")).suffix.lower())
-    if format is None:
-        format = "jsonl" if first.lstrip().startswith("{") else "csv"
+def read_with_progress(files: Sequence[str | Path], options: Options, progress: Progress) -> RolloutLog:
+    """Read a log as :func:`read_log` does, calling ``progress`` with the number of bytes of a file read so far."""
+    for file in files:
+        if not isinstance(file, (str, PathLike)):  # open() would take a number for a file descriptor
+            raise TypeError(error_text("file", "be a path", file, "Name the log."))
+    names = log_files(tuple(files))
+    reader = _Reader(names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more", options)
+    for name in names:
+        reader.read(name, progress)
+    return reader.log(tuple(names))
 
-    def from_first() -> Iterator[str]:
-        yield first
-        yield from blocks
 
-    if format == "csv":
-        records = csv_records(from_first())
+class _Reader:
+    """Reads the files of a log into a tally, with the columns that were found in the first of them."""
+
+    def __init__(self, name: str, options: Options) -> None:
+        self._name, self._options = name, options
+        self.tally = Tally()
+        self._plan: Plan | None = None
+        self._format = ""
+        self._broken: str | None = None
+        self._step: float | None = None  # of the file, by its name
+        self._line_in_group = 0
+        self._roles: tuple[str, ...] = ()
+
+    # ------------------------------------------------------------ files
+
+    def read(self, file: str, progress: Progress) -> None:
+        """Add a file."""
+        self._file = file
+        self._step = None if file == "-" else step_in_name(file)
+        self.tally.start_file()
+        kind = self._options.format or FORMATS.get(suffix(file))
+        if kind in ("parquet", "arrow"):
+            self._format = kind
+            number = 1
+            for batch in arrow_batches(file, kind):
+                self._take_records(batch, range(number, number + len(batch)))
+                number += len(batch)
+            return
+        with ExitStack() as stack:
+            raw = sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))
+            source = Source(raw, progress)
+            self._read_text(source, kind)
+            self._broken = self._broken or source.broken
+
+    def _read_text(self, source: Source, kind: str | None) -> None:
+        blocks = iter(source)
+        first = next((text for text in blocks if text.strip()), None)
+        if first is None:
+            why = f" ({source.broken})" if source.broken else ""
+            if self._plan is None:
+                raise ValueError(f"{self._file} must hold a log, got an empty file{why}. Check the path.")
+            return
+        start = first.lstrip()
+        if self._options.format is None and kind in ("json", "jsonl", None) and start[0] in "[{":
+            kind = "jsonl" if start[0] == "{" and _is_lines(start) else "json"
+        self._format = kind = kind or "csv"
+
+        def from_first() -> Iterator[str]:
+            yield first
+            yield from blocks
+
+        if kind == "json":
+            records = document_records("\n".join(from_first()))
+            self._take_records(records, range(1, len(records) + 1))
+        elif kind == "jsonl":
+            for texts, numbers in line_records(from_first()):
+                self._take_jsonl(texts, numbers)
+        else:
+            self._read_csv(from_first())
+
+    def _read_csv(self, blocks: Iterator[str]) -> None:
+        records = csv_records(blocks)
         for texts, numbers in records:
             head = next((i for i, text in enumerate(texts) if text.strip()), None)
-            if head is not None:
-                tally.header(texts[head])
-                yield texts[head + 1 :], numbers[head + 1 :]
-                break
-    else:
-        tally.keys(first.split("\n"))
-        records = line_records(from_first())
-    yield from records
-
-
-class _Prompts(dict[Any, int]):
-    """Codes of prompt ids in order of first appearance; 7 and "7" are the same prompt."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def __missing__(self, key: Any) -> int:
-        name = str(key)
-        if not name:
-            raise ValueError("no prompt id")
-        if name is key or name not in self:
-            self[name] = len(self.names)
-            self.names.append(name)
-        code = self[key] = self[name]
-        return code
-
-
-class _Numbers(dict[Any, float]):
-    """Numbers by their text, cached because a log repeats a few of them."""
-
-    def __missing__(self, key: Any) -> float:
-        try:
-            value = float(key)
-        except ValueError:
-            value = _WORDS[key.strip().lower()]
-        if len(self) < _REMEMBERED:
-            self[key] = value
-        return value
-
-
-class _Tally:
-    """The good lines read so far, counted by prompt, step and reward, and the bad lines with their reasons."""
-
-    def __init__(self, file: str, names: dict[str, str | None]) -> None:
-        self._file = file
-        self._names = names
-        self._prompts = _Prompts()
-        self._numbers = _Numbers()
-        self._held: list[tuple[npt.NDArray[Any], ...]] = []  # prompt, step, reward, rollouts
-        self._n_held = 0
-        self._merged = 0  # rows of the first held part, which are distinct already
-        self._n_lines = self._n_bad = 0
-        self._bad: list[BadLine] = []
-
-    # ------------------------------------------------------------ the columns
-
-    def header(self, text: str) -> None:
-        """Find the columns of a CSV log."""
-        columns = [name.strip() for name in csv_row(text)]
-        self._roles, chosen = self._find(columns)
-        self._places: tuple[Any, ...] = tuple(columns.index(name) for name in chosen)
-        self._width: int | None = len(columns)
-
-    def keys(self, lines: list[str]) -> None:
-        """Find the keys of a JSONL log in the first line that has all of them."""
-        error: ValueError | None = None
-        for line in lines:
-            try:
-                keys = list(json_object(line))
-            except ValueError:
+            if head is None:
                 continue
-            try:
-                self._roles, self._places = self._find(keys)
-            except ValueError as fault:
-                error = error or fault
-            else:
-                self._width = None
-                return
-        what = (
-            f"{self._file} must hold one JSON object per line, got {_short(lines[0])!r}. Check the format, or the path."
+            mark = max(_MARKS, key=texts[head].count)
+            columns = [name.strip() for name in csv_row(texts[head], mark)]
+            sample = []
+            for text in texts[head + 1 : head + 1 + _SAMPLE]:
+                try:
+                    sample.append(
+                        dict(zip(columns, csv_fields(text, range(len(columns)), len(columns), mark), strict=True))
+                    )
+                except ValueError:
+                    continue
+            self._find(columns, sample)
+            self._take_csv(texts[head + 1 :], numbers[head + 1 :], columns, mark)
+            for texts, numbers in records:
+                self._take_csv(texts, numbers, columns, mark)
+
+    # ------------------------------------------------------------ columns
+
+    def _find(self, columns: list[str], sample: list[dict[str, Any]]) -> None:
+        """Find the columns, in the first file that has any; later files must have them, too."""
+        if self._plan is not None:
+            return
+        plan = find_plan(
+            columns,
+            self._options.told,
+            self._lack,
+            named_step=self._step is not None,
+            per_group=self._options.group_size,
+            sample=sample,
         )
-        raise error or ValueError(what)
+        if self._options.group_size is not None and "prompt_id" not in plan.columns:
+            plan = Plan(plan.columns, plan.counted, plan.told, plan.trials, self._options.group_size, plan.success)
+        else:
+            plan = Plan(plan.columns, plan.counted, plan.told, plan.trials, None, plan.success)
+        self._plan = plan
+        self.tally.trials = plan.trials
 
-    def _find(self, columns: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the roles that the log has columns for, and the names of these columns."""
-        spelled = {name.lower(): name for name in reversed(columns)}
-        found: dict[str, str] = {}
-        for role, given in self._names.items():
-            if given is not None:
-                if given not in columns:
-                    raise ValueError(self._lack(f"the column {given!r}", role, columns))
-                found[role] = given
-                continue
-            name = next((spelled[usual] for usual in _NAMES[role] if usual in spelled), None)
-            if name is not None:
-                found[role] = name
-        for role in ("prompt_id", "step"):
-            if role not in found:
-                raise ValueError(self._lack(f"a column for the {role}", role, columns))
-        counted = {"successes", "trials"} <= found.keys() and self._names["reward"] is None
-        if not counted and "reward" not in found:
-            missing = "trials" if "successes" in found else "successes" if self._names["trials"] else "reward"
-            what = "a reward, or both successes and trials" if missing == "reward" else f"{missing} as well"
-            raise ValueError(self._lack(f"a column for {what}", missing, columns))
-        roles = ("prompt_id", "step", "successes", "trials") if counted else ("prompt_id", "step", "reward")
-        return roles, tuple(found[role] for role in roles)
-
-    def _lack(self, what: str, role: str, columns: list[str]) -> str:
+    def _lack(self, what: str, role: str, columns: list[str]) -> ValueError:
+        if role in ("prompt_id", "reward") and aggregated(columns) and self._options.told.get(role) is None:
+            return ValueError(
+                f"{self._file} must hold rollouts, got means per step: {', '.join(columns[:8])}. Log one line per rollout, or its "
+                "rewards: TRL log_completions=True, verl trainer.rollout_data_dir=DIR, OpenRLHF and others as the page on logs says."
+            )
         flag = "--" + role.replace("_", "-")
         shown = ", ".join(map(repr, columns[:30])) + (", ..." if len(columns) > 30 else "")
-        return (
-            f"{self._file} must have {what}, got {shown}. Name it: {flag} NAME on the command line, {role}= in Python."
+        more = ""
+        if role == "prompt_id":
+            more = " If groups are consecutive lines, give their size: --group-size N, group_size= in Python."
+        if role == "step":
+            more = " A log without steps is one step: --step none."
+        return ValueError(
+            f"{self._file} must have {what}, got {shown}. Name it: {flag} NAME on the command line, {role}= in Python.{more}"
         )
 
-    # ------------------------------------------------------------ the lines
+    # ------------------------------------------------------------ lines
 
-    def take(self, texts: list[str], numbers: Any) -> None:
+    def _take_csv(self, texts: list[str], numbers: Any, columns: list[str], mark: str) -> None:
+        plan = self._plan
+        assert plan is not None
+        places = {role: [columns.index(n) for n in names if n in columns] for role, names in plan.columns.items()}
+        lost = next((role for role, at in places.items() if len(at) < len(plan.columns[role])), None)
+        if lost is not None:
+            raise self._lack(f"the column {plan.columns[lost]!r} of the first file", lost, columns)
+        flat = [at for several in places.values() for at in several]
+        width = len(columns)
+
+        def fast(part: list[str]) -> dict[str, list[Any]]:
+            if not plan.plain or plan.per_group or self._options.where:
+                raise ValueError
+            return dict(zip(places, csv_columns(part, flat, width, mark), strict=True))
+
+        def one(text: str) -> dict[str, list[Any]]:
+            row = csv_fields(text, range(width), width, mark)
+            return fields_of(dict(zip(columns, row, strict=True)), plan)
+
+        self._take(texts, numbers, fast, one)
+
+    def _take_jsonl(self, texts: list[str], numbers: Any) -> None:
+        if self._plan is None:
+            self._find_in(texts)
+        plan = self._plan
+        assert plan is not None
+        roles = list(plan.columns)
+        keys = [names[0] for names in plan.columns.values()]
+
+        def fast(part: list[str]) -> dict[str, list[Any]]:
+            if not plan.plain or plan.per_group or self._options.where:
+                raise ValueError
+            found = dict(zip(roles, json_columns(part, keys), strict=True))
+            if any(isinstance(value, (list, dict)) for value in found.get("reward", ())):
+                raise ValueError
+            return found
+
+        self._take(texts, numbers, fast, lambda text: fields_of(json_object(text), plan))
+
+    def _find_in(self, texts: list[str]) -> None:
+        """Find the keys of a JSONL log in the first line that has all of them."""
+        sample = []
+        for text in texts[: 4 * _SAMPLE]:
+            try:
+                sample.append(json_object(text))
+            except ValueError:
+                continue
+        self._find_keys(sample, next((text for text in texts if text.strip()), ""))
+
+    def _find_keys(self, sample: list[dict[str, Any]], first: str) -> None:
+        error: ValueError | None = None
+        for record in sample:
+            try:
+                self._find(flat_keys(record), sample[:_SAMPLE])
+                return
+            except ValueError as fault:
+                error = error or fault
+        what = f"{self._file} must hold one JSON object per line, got {short(first)!r}. Check the format, or the path."
+        raise error or ValueError(what)
+
+    def _take_records(self, records: list[dict[str, Any]], numbers: Any) -> None:
+        if self._plan is None:
+            self._find_keys([record for record in records if record], str(records[:1]))
+        assert self._plan is not None
+        for record, number in zip(records, numbers, strict=True):
+            self._take_one(partial(fields_of, record, self._plan), number, str(record)[:200])
+
+    def _take(self, texts: list[str], numbers: Any, fast: Any, one: Any) -> None:
         """Add records; if one is bad, halve them until the bad ones are isolated."""
         if not texts:
             return
-        try:
-            columns = (
-                json_columns(texts, self._places)
-                if self._width is None
-                else csv_columns(texts, self._places, self._width)
-            )
-            self._add(columns)
-            self._n_lines += len(texts)
-        except _ODD:
-            if len(texts) > _FEW:
-                middle = len(texts) // 2
-                self.take(texts[:middle], numbers[:middle])
-                self.take(texts[middle:], numbers[middle:])
-            else:
-                for text, number in zip(texts, numbers, strict=True):
-                    self._take_one(text, number)
-
-    def _take_one(self, text: str, number: int) -> None:
-        if not text.strip():
-            return
-        try:
-            fields = (
-                json_fields(text, self._places) if self._width is None else csv_fields(text, self._places, self._width)
-            )
-            self._explain(fields)
-            self._add([[field] for field in fields])
-        except WrongWidth as error:
-            lines = text.split("\n")
-            if len(lines) > 1:  # a stray quote has joined this line with the lines that follow
-                self.take(lines, range(number, number + len(lines)))
-                return
-            self._complain(number, str(error), text)
-        except ValueError as error:
-            self._complain(number, str(error), text)
-        self._n_lines += 1
-
-    def _complain(self, number: int, reason: str, text: str) -> None:
-        self._n_bad += 1
-        if len(self._bad) < _SHOWN:
-            self._bad.append(BadLine(number, reason, _short(text)))
-
-    def _explain(self, fields: tuple[Any, ...]) -> None:
-        """Raise a ValueError with the reason why a record is bad; :meth:`_add` checks the same rules on whole columns."""
-        prompt, *numbers = fields
-        if type(prompt) not in (str, int):
-            raise ValueError("prompt id is neither text nor a whole number")
-        values = []
-        for role, field in zip(self._roles[1:], numbers, strict=True):
-            plain = (str, int, float, bool) if role == "reward" else (str, int, float)
+        if len(texts) > 1:
             try:
-                if type(field) not in plain:
-                    raise TypeError
-                value = self._numbers[field]
-            except (ValueError, TypeError, KeyError, OverflowError):
-                raise ValueError(f"{role} is not a number") from None
-            if not np.isfinite(value):
-                raise ValueError(f"{role} is not finite")
-            values.append(value)
-        if self._roles[-1] == "reward":
-            if not 0.0 <= values[1] <= 1.0:
-                raise ValueError("reward is outside [0, 1]")
-            return
-        _, wins, trials = values
-        if wins != np.floor(wins) or trials != np.floor(trials):
-            raise ValueError("successes and trials are not whole numbers; give one reward per line instead")
-        if not 0.0 <= wins <= trials:
-            raise ValueError("successes exceed trials" if wins > trials else "successes are negative")
-        if not 1.0 <= trials <= _MOST_TRIALS:
-            raise ValueError(f"trials are not between 1 and {_MOST_TRIALS}")
+                self.tally.add(self._placed(fast(texts)))
+            except _ODD:
+                if len(texts) > _FEW and self._plan is not None and self._plan.plain and not self._options.where:
+                    middle = len(texts) // 2
+                    self._take(texts[:middle], numbers[:middle], fast, one)
+                    self._take(texts[middle:], numbers[middle:], fast, one)
+                    return
+            else:
+                self.tally.n_lines += len(texts)
+                return
+        for text, number in zip(texts, numbers, strict=True):
+            if not text.strip():
+                continue
+            lines = text.split("\n")
+            try:
+                self._take_one(partial(one, text), number, text, stray=len(lines) > 1)
+            except WrongWidth:  # a stray quote has joined this line with the lines that follow
+                self._take(lines, range(number, number + len(lines)), fast, one)
 
-    def _add(self, columns: Columns) -> None:
-        """Add columns of records, or raise before anything is added if one of them is bad."""
-        kinds = [set(map(type, column)) for column in columns]
-        plain = {str, int, float, bool} if self._roles[-1] == "reward" else {str, int, float}
-        if not (kinds[0] <= {str, int} and kinds[1] <= {str, int, float} and all(kind <= plain for kind in kinds[2:])):
-            raise TypeError
-        size = len(columns[0])
-        number = self._numbers.__getitem__
-        step, *amounts = (np.fromiter(map(number, column), np.float64, size) for column in columns[1:])
-        if not np.isfinite(step).all():
-            raise ValueError
-        parts: list[tuple[FloatArray, IntArray]]  # reward and rollouts
-        if len(amounts) == 1:
-            if not ((amounts[0] >= 0.0) & (amounts[0] <= 1.0)).all():
-                raise ValueError
-            parts = [(amounts[0], np.ones(size, dtype=np.int64))]
-        else:
-            wins, trials = amounts
-            if not ((wins >= 0.0) & (wins <= trials) & (trials >= 1.0) & (trials <= _MOST_TRIALS)).all():
-                raise ValueError
-            won, lost = wins.astype(np.int64), (trials - wins).astype(np.int64)
-            if (won != wins).any() or (won + lost != trials).any():
-                raise ValueError
-            parts = [(np.ones(size), won), (np.zeros(size), lost)]
-        prompt = np.fromiter(map(self._prompts.__getitem__, columns[0]), np.int64, size)
-        for reward, rollouts in parts:
-            some = rollouts > 0
-            self._held.append((prompt[some], step[some], reward[some], rollouts[some]))
-            self._n_held += int(some.sum())
-        if self._n_held - self._merged >= max(_FLUSH, self._merged):
-            self._merge()
+    def _take_one(self, fields: Any, number: int, text: str, *, stray: bool = False) -> None:
+        try:
+            found = fields()
+            if self._kept(found):
+                self.tally.add(self._placed(found))
+        except WrongWidth as error:
+            if stray:
+                raise
+            self.tally.complain(number, str(error), text)
+        except _ODD as error:
+            self.tally.complain(number, str(error) or "not readable", text)
+        self.tally.n_lines += 1
 
-    def _merge(self) -> None:
-        """Merge held rows with equal prompt, step and reward, and sort by step, prompt and reward."""
-        prompt, step, reward, rollouts = (np.concatenate(column) for column in zip(*self._held, strict=True))
-        order = np.lexsort((reward, prompt, step))
-        prompt, step, reward = prompt[order], step[order], reward[order]
-        first = changes(prompt, step, reward)
-        self._held = [(prompt[first], step[first], reward[first], np.add.reduceat(rollouts[order], first))]
-        self._n_held = self._merged = first.size
+    def _kept(self, found: dict[str, list[Any]]) -> bool:
+        where = found.pop("where", None)
+        if not next(iter(found.values())):
+            raise ValueError("no reward in the list")
+        return self._options.where is None or where is None or str(where[0]).lower() == self._options.where[1].lower()
+
+    def _placed(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Add the step of the file's name, and ids for groups of consecutive lines."""
+        size = len(next(iter(columns.values())))
+        if "step" not in columns and self._step is not None and self._options.told.get("step") != "none":
+            columns["step"] = [self._step] * size
+        if self._plan is not None and self._plan.per_group:
+            at = self._line_in_group
+            columns["prompt_id"] = [f"group {i // self._plan.per_group}" for i in range(at, at + size)]
+            self._line_in_group += size
+        return columns
 
     # ------------------------------------------------------------ the result
 
-    def log(self, broken: str | None) -> RolloutLog:
+    def log(self, files: tuple[str, ...]) -> RolloutLog:
         """Return all good lines as a log."""
-        if not self._n_held:
-            found = "".join(f"\n  {bad}" for bad in self._bad)
-            why = f", {self._n_bad} bad:{found}\n" if self._n_bad else ". "
+        tally, plan = self.tally, self._plan
+        if not len(tally) or plan is None:
+            found = "".join(f"\n  {bad}" for bad in tally.bad)
+            why = f", {tally.n_bad} bad:{found}\n" if tally.n_bad else ". "
             raise ValueError(
-                f"{self._file} must hold at least one good line, got {self._n_lines} lines{why}Check the columns, or the path."
+                f"{self._name} must hold at least one good line, got {tally.n_lines} lines{why}Check the columns, or the path."
             )
-        self._merge()
-        prompt, step, reward, rollouts = self._held[0]
-        rows, prompt = np.unique(prompt, return_inverse=True)  # prompts that only bad lines name have no rows
-        return RolloutLog.of_rows(
-            tuple(self._prompts.names[row] for row in rows.tolist()),
+        prompt, step, attempt, group, reward, rollouts = tally.rows()
+        repeated = repeated_groups(prompt, step, attempt, rollouts)
+        kept = np.ones(step.size, dtype=np.bool_)
+        if repeated and self._options.last_attempt:
+            kept, repeated = _last_attempts(step, attempt), 0
+        twice = kept & np.isin(step, _repeated_steps(tally))
+        dropped = int(rollouts[twice].sum())
+        kept &= ~twice
+        prompt, step, group, reward, rollouts = prompt[kept], step[kept], group[kept], reward[kept], rollouts[kept]
+        reward = snapped(reward)
+        scale = self._scale(np.unique(reward), plan)
+        reward = scale.mapped(reward)
+        if self._options.success_at is not None:
+            reward = (reward >= scale.mapped(np.array([self._options.success_at]))[0]).astype(np.float64)
+        order = np.lexsort((reward, group, prompt, step))
+        prompt, step, group, reward = prompt[order], step[order], group[order], reward[order]
+        first = changes(prompt, step, group, reward)
+        rows, prompt = np.unique(prompt[first], return_inverse=True)  # prompts that only bad lines name have no rows
+        columns = {role: "+".join(n) if role == "reward" else ",".join(n) for role, n in plan.columns.items()}
+        parts: dict[str, Any] = {
+            "n_lines": tally.n_lines,
+            "n_bad": tally.n_bad,
+            "bad_lines": tuple(tally.bad),
+            "broken": self._broken,
+            "group": group[first],
+        }
+        data = (
+            tuple(tally.prompts.names[row] for row in rows.tolist()),
             prompt,
-            step,
-            reward,
-            rollouts,
-            n_lines=self._n_lines,
-            n_bad=self._n_bad,
-            bad_lines=tuple(self._bad),
-            broken=broken,
+            step[first],
+            reward[first],
+            np.add.reduceat(rollouts[order], first),
         )
+        reading = Reading(files, self._format, columns, scale, tally.unscored)
+        log = RolloutLog.of_rows(*data, **parts, reading=reading)
+        doubts = tuple(doubts_of(log, tally, plan, repeated, dropped))
+        reading = Reading(files, self._format, columns, scale, tally.unscored, doubts)
+        return RolloutLog.of_rows(*data, **parts, reading=reading)
+
+    def _scale(self, rewards: Any, plan: Plan) -> RewardScale:
+        told = self._options.reward_range
+        if told is not None:
+            low, high = map(float, told)
+            if rewards.min() < low or rewards.max() > high:
+                bad = rewards.min() if rewards.min() < low else rewards.max()
+                raise ValueError(
+                    f"reward_range must hold all rewards, got {bad:g} outside [{low:g}, {high:g}]. Widen it, or check the column."
+                )
+            return RewardScale(scale_of(rewards).kind, low, high)
+        scale = scale_of(rewards)
+        if not scale.sure and rewards.size > 1 and "reward" not in plan.told and self._options.success_at is None:
+            reward = plan.columns.get("reward", ("reward",))[0]
+            range_ = f"--reward {reward} --reward-range={scale.low:g},{scale.high:g}"
+            other = f"--reward {plan.success}" if plan.success else f"--success-at {scale.high:g}"
+            raise ValueError(
+                f"{self._name} must have rewards of a known range, got {reward!r} between {scale.low:g} and {scale.high:g} without "
+                f"levels. Say what counts: {other} for successes, or {range_} for the reward as it is."
+            )
+        return scale
 
 
-def _short(text: str) -> str:
-    line = text.strip()
-    return line if len(line) <= _MOST_TEXT else line[: _MOST_TEXT - 3] + "..."
+def _is_lines(start: str) -> bool:
+    """Whether a text that begins with a brace has one object per line."""
+    line, _, rest = start.partition("\n")
+    if not rest.strip():
+        try:
+            record = json_object(line)
+        except ValueError:
+            return True
+        return not all(isinstance(value, list) for value in record.values())
+    try:
+        json_object(line)
+    except ValueError:
+        return line.strip() != "{"
+    return True
+
+
+def _last_attempts(step: Any, attempt: Any) -> Any:
+    """Return which rows are of the last attempt of their step."""
+    _, place = np.unique(step, return_inverse=True)
+    last = np.zeros(place.max() + 1, dtype=np.int64)
+    np.maximum.at(last, place, attempt)
+    return attempt == last[place]
+
+
+def _repeated_steps(tally: Tally) -> list[float]:
+    """Return the steps whose completions and rewards are those of the step before, unless completions are all alike."""
+    again = []
+    before: list[int] | None = None
+    for step in sorted(tally.signs):
+        signs = tally.signs[step]
+        if before is not None and signs[:2] == before[:2] and signs[2] != signs[3]:
+            again.append(step)
+        before = signs
+    return again

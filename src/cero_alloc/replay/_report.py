@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cero_alloc._checks import IntArray
 from cero_alloc._evidence.calibration import Calibration
 
 from ._log import RolloutLog
@@ -19,6 +20,7 @@ from ._settings import SATURATIONS, LearntSettings, SaturationChoice, choose_sat
 
 _WIDTH = 100  # of a paragraph, in characters
 _FEW_PROMPTS = 20  # with fewer prompts the bootstrap intervals are unreliable
+_MOST_SIZES = 6  # of groups, shown
 _MANY_UNANSWERED = 0.05  # share of the rollouts of a policy
 _OFFERS = {
     "batch": "Each step offered the prompts that the log visited in it (--offer batch)",
@@ -68,13 +70,14 @@ def replay_report(
     """
     if (log.entry_reward == log.entry_reward[0]).all():
         return ReplayReport(name, log)
+    whole, log = log, log.joined()
     settings = learn_settings(log)
     policies = default_policies(log, offer=offer)
     options: dict[str, Any] = {"offer": offer, "seed": seed, "n_boot": n_boot}
     options["progress"] = progress(len(policies) + len(SATURATIONS) + 1)  # the grid's replay also plays uniform
     result = replay(log, policies, max_rollouts=max_rollouts, **options)
     choice = choose_saturation(log, settings, max_rollouts=result.max_rollouts, **options)
-    return ReplayReport(name, log, result, settings, choice)
+    return ReplayReport(name, whole, result, settings, choice)
 
 
 # ---------------------------------------------------------------- text
@@ -101,6 +104,7 @@ def _log_text(name: str, log: RolloutLog) -> str:
     lines = [
         f"THE LOG: {name}",
         "",
+        *_taken(log),
         f"lines      {log.n_lines - log.n_bad:,} good{bad}",
         *(f"           {line}" for line in log.bad_lines),
         f"prompts    {log.n_prompts:,}, each in {_range(visits)} of the steps",
@@ -108,7 +112,8 @@ def _log_text(name: str, log: RolloutLog) -> str:
         if log.n_steps > 1
         else "steps      1",
         f"rollouts   {log.n_rollouts:,} in {sizes.size:,} groups (one prompt in one step) of {_range(sizes)}",
-        f"rewards    mean {log.successes.sum() / log.n_rollouts:.3f}, {'between 0 and 1' if log.fractional else 'all 0 or 1'}",
+        f"sizes      {_histogram(sizes)}",
+        f"rewards    {_rewards(log)}",
         "",
         f"{'groups':<30}{'groups':>12}{'share':>9}{'rollouts':>14}{'share':>9}",
     ]
@@ -118,6 +123,33 @@ def _log_text(name: str, log: RolloutLog) -> str:
             f"{kind:<30}{groups:>12,}{groups / sizes.size:>9.1%}{rollouts:>14,}{rollouts / log.n_rollouts:>9.1%}"
         )
     return "\n".join(lines)
+
+
+def _taken(log: RolloutLog) -> list[str]:
+    """Return what was taken from the log: the format, and which column is what."""
+    reading = log.reading
+    if not reading.columns:
+        return []
+    files = f", {len(reading.files):,} files" if len(reading.files) > 1 else ""
+    columns = ", ".join(f"{role} = {name}" for role, name in reading.columns.items())
+    return [f"format     {reading.format}{files}", *_wrapped(f"columns    {columns}").split("\n")]
+
+
+def _histogram(sizes: IntArray) -> str:
+    """Return the most frequent group sizes with their numbers of groups."""
+    values, counts = np.unique(sizes, return_counts=True)
+    most = np.sort(np.argsort(-counts, kind="stable")[:_MOST_SIZES])
+    shown = ", ".join(f"{values[i]:,} x {counts[i]:,}" for i in most)
+    rest = int(counts.sum() - counts[most].sum())
+    return f"{shown} (rollouts x groups)" + (f" and {rest:,} groups of other sizes" if rest else "")
+
+
+def _rewards(log: RolloutLog) -> str:
+    scale = log.reading.scale
+    text = f"{scale.kind}, mean {log.successes.sum() / log.n_rollouts:.3f}"
+    if (scale.low, scale.high) != (0.0, 1.0):
+        text += f" after mapping [{scale.low:g}, {scale.high:g}] to [0, 1]"
+    return text + (f"; {log.reading.unscored:,} rollouts without a reward" if log.reading.unscored else "")
 
 
 def _kinds(log: RolloutLog) -> dict[str, Any]:
@@ -245,17 +277,13 @@ def _warnings(report: ReplayReport) -> Iterator[str]:
     log = report.log
     if log.broken:
         yield f"{report.name} is incomplete ({log.broken}). The lines before the break were used."
+    yield from log.reading.doubts
     if report.result is None:
         yield (
             f"all rewards are {log.entry_reward[0]:g}: every group is dead under every policy, and no settings can be learnt "
             "from this log. Check that the reward column is the right one."
         )
         return
-    if (log.trials == 1).all():
-        yield (
-            "every group is a single rollout. If the run had larger groups, the id or step column differs between the rollouts "
-            "of a group: name the right columns with --prompt-id and --step."
-        )
     if log.visits.max() == 1:
         yield (
             "every prompt was seen in one step only, so that every policy allocated without evidence about the prompts on "
@@ -314,7 +342,22 @@ def _flat(row: ReplayRow) -> dict[str, Any]:
 def report_json(report: ReplayReport) -> dict[str, Any]:
     """Return the whole report as JSON types; NaN becomes None."""
     log, result, settings, choice = report.log, report.result, report.settings, report.saturation
+    reading, dead = log.reading, log.dead
+    sizes, groups = np.unique(log.trials, return_counts=True)
     data: dict[str, Any] = {
+        "prompts": log.n_prompts,
+        "steps": log.n_steps,
+        "rollouts": log.n_rollouts,
+        "groups": int(log.trials.size),
+        "dead_groups": int(dead.sum()),
+        "all_right": int((dead & (log.successes == log.trials)).sum()),
+        "all_wrong": int((dead & (log.successes == 0.0)).sum()),
+        "unscored": reading.unscored,
+        "mean_reward": log.successes.sum() / log.n_rollouts,
+        "reward_range": asdict(reading.scale),
+        "group_sizes": dict(zip(map(str, sizes.tolist()), groups.tolist(), strict=True)),
+        "format": reading.format,
+        "columns": reading.columns,
         "log": {
             "file": report.name,
             "lines": log.n_lines,

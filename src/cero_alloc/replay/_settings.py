@@ -89,6 +89,7 @@ def learn_settings(log: RolloutLog) -> LearntSettings:
 
     The prior is fitted to evidence without forgetting, because a fit to discounted evidence would be too strong.
     """
+    log = log.joined()
     # Rows in place of ids, so that the bank need not look them up.
     steps = log.groups_of_steps()
     history = [(log.group_prompt[step], log.successes[step], log.trials[step]) for step in steps]
