@@ -81,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
         default="batch",
         help="prompts offered in a step: those logged in that step, or the whole pool (default: batch)",
     )
+    command.add_argument(
+        "--budget",
+        type=float,
+        default=0.5,
+        metavar="X",
+        help="share of the rollouts in the second table (default: 0.5)",
+    )
     most = "largest group of one prompt in one step (default: 4 times the largest logged group, at most 128)"
     command.add_argument("--max-rollouts", type=int, metavar="N", help=most)
     command.add_argument("--n-boot", type=int, default=1000, metavar="N", help="bootstrap samples (default: 1000)")
@@ -136,6 +143,7 @@ def _report(args: argparse.Namespace) -> ReplayReport:
             log,
             offer=args.offer,
             max_rollouts=args.max_rollouts,
+            budget=args.budget,
             seed=args.seed,
             n_boot=args.n_boot,
             progress=start,

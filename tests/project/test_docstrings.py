@@ -33,7 +33,18 @@ SOURCES = re.compile(r"arXiv \d{4}\.\d{5}|(Claim|Theorem|Algorithm)s? \d")
 
 # Names that stand for no formula, so that there is no source to name.
 NO_FORMULA = {
-    "files": {"pack", "read", "unpack", "write", "load_counts", "read_log", "BadLine", "RolloutLog"},
+    "files": {
+        "pack",
+        "read",
+        "unpack",
+        "write",
+        "load_counts",
+        "read_log",
+        "BadLine",
+        "Reading",
+        "RewardScale",
+        "RolloutLog",
+    },
     "interfaces": {"Baseline", "Policy", "Waves", "in_process", "default_policies"},
     "given or drawn rates": {"Pool", "drifting_pool", "epoch_batches", "known_bank", "static_pool"},
     "an account": {"Balance"},
@@ -149,7 +160,7 @@ def test_parameters_are_those_of_the_signature(item):
         assert all(re.search(rf"\b{name}\b", told) for name in typing.get_type_hints(shared))
         assert [name for name in taken if name in names] == names[:-1]
     else:
-        assert [name.removeprefix("**") for name in names] == list(taken)
+        assert [name.lstrip("*") for name in names] == list(taken)
     for name, kind, text in described(item):
         assert text, name
         assert kind or name.startswith("**"), name

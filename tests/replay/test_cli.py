@@ -155,7 +155,8 @@ def test_the_figure_shows_every_policy(text):
     _, given = pyplot.subplots()
     assert plotting.plot_replay(result, given) is given
     ax = plotting.plot_replay(result)
-    assert [label.get_text() for label in ax.get_yticklabels()] == [row.name for row in (*result.rows, result.logged)]
+    by_rate = sorted(result.rows, key=lambda row: row.rate, reverse=True)
+    assert [label.get_text() for label in ax.get_yticklabels()] == [row.name for row in (*by_rate, result.logged)]
     assert ax.get_xlabel() == "mixed groups per 1,000 answered rollouts"
     ax.figure.canvas.draw()
     pyplot.close("all")

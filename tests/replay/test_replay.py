@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,18 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cero_alloc import AllocationWarning, BetaPosteriorBank, ResolvingAllocator, SaturatingUtility
+from cero_alloc import AllocationWarning, BetaPosteriorBank, training_allocator
 from cero_alloc.baselines import PEERS, FixedPacing, Greedy, Uniform
 from cero_alloc.replay import _outcomes as _replay_outcomes
 from cero_alloc.replay import _results
 from cero_alloc.replay import _settings as _replay_settings
 from cero_alloc.replay._log import RolloutLog, changes
 from cero_alloc.replay._outcomes import CountedOutcomes, ListedOutcomes, logged_outcomes
-from cero_alloc.replay._policies import default_policies
+from cero_alloc.replay._policies import default_policies, step_totals
+from cero_alloc.replay._reader import read_log
 from cero_alloc.replay._replay import replay
 from cero_alloc.replay._report import replay_report, report_json, report_rows, report_text, row_names
-from cero_alloc.replay._results import ReplayRow
-from cero_alloc.replay._reader import read_log
 from cero_alloc.replay._settings import SATURATIONS, choose_saturation, learn_settings, python_lines
 from cero_alloc.simulation import epoch_batches
 
@@ -262,10 +262,11 @@ def test_default_policies_are_ranked_and_play_every_round():
     log = simulated_log()
     result = replay(log, n_boot=50)
     assert {row.name for row in result.rows} == set(default_policies(log))
-    rates = [row.rate for row in result.rows]
-    assert rates == sorted(rates, reverse=True)
+    shares = [row.mixed_share for row in result.rows]
+    assert shares == sorted(shares, reverse=True)
     assert result.max_rollouts == 32
     assert result.row("ResolvingAllocator").dealt == log.n_rollouts
+    assert result.row("training_allocator").dealt == log.n_rollouts
     pool = replay(log, offer="pool", n_boot=50)
     assert pool.row("Uniform").mean_group == 8.0  # as logged, not one rollout for every prompt
 
@@ -322,6 +323,88 @@ def test_progress_is_reported_for_every_policy():
     assert len(calls) == 2
 
 
+# ---------------------------------------------------------------- a part of the rollouts
+
+
+@settings(max_examples=30)
+@given(logs, st.sampled_from(["batch", "pool"]), st.floats(0.01, 1.0))
+def test_a_part_of_every_step_is_spent(log, offer, budget):
+    totals = step_totals(log, budget)
+    whole = step_totals(log, 1.0)
+    assert totals.sum() == round(budget * log.n_rollouts)
+    assert (np.abs(totals - budget * whole) <= 1.0).all()
+    assert ((totals >= 0) & (totals <= whole)).all()
+    if not totals.any():
+        with pytest.raises(ValueError, match="budget must leave a rollout to spend"):
+            replay(log, {}, offer=offer, budget=budget)
+        return
+    replay(log, offer=offer, budget=budget, n_boot=2)
+    result = replay(log, {"greedy": Greedy}, offer=offer, budget=budget, n_boot=5)
+    assert result.budget == budget
+    assert result.row("greedy").dealt == totals.sum()
+    assert result.logged.dealt == log.n_rollouts
+    shared = result.row("greedy")
+    if not np.isnan(shared.dead_share):
+        assert shared.mixed_share == pytest.approx(1.0 - shared.dead_share)
+
+
+@pytest.mark.parametrize("outcomes_of", [ListedOutcomes, CountedOutcomes])
+def test_outcomes_of_open_groups_are_those_of_their_step(outcomes_of):
+    log = make_log([0] * 8 + [1] * 4, [0] * 4 + [1] * 4 + [1] * 4, [0] * 4 + [1] * 4 + [1, 1, 1, 0])
+    outcomes, rows = outcomes_of(log, 0), np.array([0, 1])
+    for _ in range(2):
+        first, second = log.groups_of_steps()
+        outcomes.open_groups(first)
+        won, answered, *_ = outcomes.draw(rows[:1], np.array([1]))
+        assert (won.tolist(), answered.tolist()) == ([0], [1])
+        outcomes.open_groups(second)  # passes over the other three of the first step
+        won, answered, *_ = outcomes.draw(rows, np.array([3, 9]))
+        assert (won.tolist(), answered.tolist()) == ([3, 3], [3, 4])
+        won, answered, *_ = outcomes.draw(rows, np.array([3, 1]))  # a later wave
+        assert (won.tolist(), answered.tolist()) == ([1, 0], [1, 0])
+        outcomes.restart()
+
+
+def test_a_part_of_the_rollouts_gets_the_groups_of_its_step():
+    log, seen = simulated_log(n_epochs=5), []
+
+    class Open(Greedy):
+        def update(self, prompt_ids, successes, rollouts):
+            seen.append((np.asarray(prompt_ids), np.asarray(successes), np.asarray(rollouts)))
+            super().update(prompt_ids, successes, rollouts)
+
+    result = replay(log, {"open": lambda bank, **run: Open(bank, **run)}, budget=0.5, n_boot=20)
+    assert (result.max_rollouts, result.row("open").unanswerable) == (8, 0.0)
+    assert len(seen) == log.n_steps
+    for (rows, won, rollouts), step in zip(seen, log.groups_of_steps(), strict=True):
+        assert rollouts.tolist() == [8] * 10
+        logged = dict(zip(log.group_prompt[step].tolist(), log.successes[step].tolist(), strict=True))
+        assert won.tolist() == [logged[row] for row in rows.tolist()]
+
+
+def test_the_log_keeps_all_of_its_groups_and_random_choice_its_part():
+    log = simulated_log(n_prompts=200, batch=50, n_epochs=12)
+    result = replay(log, budget=0.5, n_boot=50)
+    assert (result.logged.kept, result.logged.kept_interval) == (1.0, (1.0, 1.0))
+    uniform, chosen = result.row("Uniform"), result.row("training_allocator")
+    assert (uniform.mean_group, chosen.mean_group) == (8.0, 8.0)
+    assert uniform.kept == pytest.approx(0.5, abs=0.05)
+    assert chosen.kept_interval[0] > 0.55
+    assert uniform.mixed_share == pytest.approx(result.logged.mixed_share, abs=0.05)
+    assert chosen.mixed_share_interval[0] > uniform.mixed_share_interval[1]
+    whole = replay(log, {}, n_boot=50)
+    assert (whole.budget, whole.row("Uniform").kept) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("budget", "error"), [(0.0, ValueError), (1.1, ValueError), (float("nan"), ValueError), ("half", TypeError)]
+)
+def test_budgets_out_of_range(budget, error):
+    for call in (lambda log: replay(log, {}, budget=budget), lambda log: default_policies(log, budget=budget)):
+        with pytest.raises(error, match=r"budget must be a number in \(0, 1\], got"):
+            call(simulated_log())
+
+
 # ---------------------------------------------------------------- the intervals
 
 
@@ -355,13 +438,8 @@ def test_the_bootstrap_in_blocks_is_no_other(monkeypatch):
     ],
 )
 def test_marks(interval, floor, mark):
-    nan = float("nan")
-    row = ReplayRow("x", 1, 0.0, 1, 1.0, 1.0, 1.0, (0, 1), 0.0, (0, 1), 0.5, interval, 0.5, floor, 0.1)
-    assert row.mark == mark
-    assert (
-        ReplayRow("x", 1, 1.0, 0, nan, nan, nan, (nan, nan), nan, (nan, nan), nan, (nan, nan), 0, (0, 0), 0.1).mark
-        == ""
-    )
+    row = replay(simulated_log(), {}, n_boot=2).row("Uniform")
+    assert replace(row, difference_interval=interval, floor_interval=floor).mark == mark
 
 
 class Dealing:
@@ -413,7 +491,7 @@ def test_one_broken_step_does_not_change_the_groups():
     run = {"total_budget": 160, "n_rounds": 1, "max_rollouts": 32, "seed": 0}
     for offer in ("batch", "pool"):
         for name, build in default_policies(cut, offer=offer).items():
-            if name.startswith("Resolving") or name == "FenchelDualAllocator":
+            if name.startswith("Resolving") or name in ("training_allocator", "FenchelDualAllocator"):
                 continue  # gets the visits, which differ
             theirs = default_policies(whole, offer=offer)[name]
             mine, others = (make(BetaPosteriorBank(60), **run).allocate(range(20)) for make in (build, theirs))
@@ -475,19 +553,27 @@ def test_the_largest_saturation_within_a_standard_error_is_chosen(monkeypatch):
         choose_saturation(uneven, learn_settings(uneven), offer="batch", max_rollouts=16, seed=seed, n_boot=5)
 
 
-def test_the_three_lines_run():
+def test_the_recommended_call_runs():
     log = simulated_log()
-    result = replay(log, {}, n_boot=5)
-    lines = python_lines(log, learn_settings(log), 2.0, result)
-    assert len(lines) == 3
-    scope = {
-        "BetaPosteriorBank": BetaPosteriorBank,
-        "ResolvingAllocator": ResolvingAllocator,
-        "SaturatingUtility": SaturatingUtility,
-        "prompt_ids": log.prompt_ids,
-    }
-    exec("\n".join(lines), scope)
+    scope = {"training_allocator": training_allocator, "prompt_ids": log.prompt_ids}
+    exec("\n".join(python_lines(log)), scope)
     assert scope["allocator"].allocate(log.prompt_ids[:20], 160, exact=True).sum() == 160
+
+
+def test_an_allocator_is_recommended_only_where_it_pays():
+    rng = np.random.default_rng(0)
+    prompt, step = np.tile(np.arange(60), 12), np.repeat(np.arange(12), 60)
+    for rate, kind in ((np.repeat([0.0, 0.5, 1.0], 20), "waste"), (np.full(60, 0.5), "uniform")):
+        wins = rng.binomial(8, rate[prompt])
+        rows = [np.concatenate([x, x]) for x in (prompt, step)]
+        counts = np.concatenate([wins, 8 - wins])
+        some = counts > 0
+        log = make_log(*(x[some] for x in rows), np.repeat([1.0, 0.0], prompt.size)[some], counts[some])
+        report = replay_report("x", log, n_boot=50)
+        assert report.verdict.kind == kind
+        assert bool(report.code) == (kind == "waste")
+        assert " ".join(report_text(report).split()).startswith(report.verdict.text)
+        assert report_json(report)["verdict"] == report.verdict.text
 
 
 # ---------------------------------------------------------------- the report

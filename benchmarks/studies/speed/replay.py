@@ -1,4 +1,4 @@
-"""Time ``python -m cero_alloc replay`` on a synthetic log: a row per rollout, as CSV and as gzipped JSONL.
+"""Time ``cero-alloc replay`` on a synthetic log: a row per rollout, as CSV and as gzipped JSONL.
 
 Prints rows per second of reading alone and seconds of the whole command, the start of Python included. The log is
 10,000 prompts with rates from Beta(0.5, 0.5) in batches of 625 with 8 rollouts each, 1,000 steps: 5 million rows.

@@ -48,7 +48,10 @@ def plot_replay(result: ReplayResult, ax: Axes | None = None) -> Axes:
     from matplotlib.transforms import ScaledTranslation
 
     instance("result", result, ReplayResult, "Pass what replay(...) returns.")
-    rows = (*result.rows, result.logged)
+    rows = (
+        *sorted(result.rows, key=lambda row: -np.inf if np.isnan(row.rate) else row.rate, reverse=True),
+        result.logged,
+    )
     ax = drawn_on(ax, (6.0, 1.3 + 0.2 * len(rows)))
     styles = {
         "+": ("o", COLORS[0], COLORS[0], "more than uniform"),

@@ -6,6 +6,7 @@ from ._reader import read_log
 from ._replay import replay
 from ._results import ReplayResult, ReplayRow
 from ._scale import RewardScale
+from ._verdict import Verdict, verdict
 
 __all__ = [
     "BadLine",
@@ -14,7 +15,9 @@ __all__ = [
     "ReplayRow",
     "RewardScale",
     "RolloutLog",
+    "Verdict",
     "default_policies",
     "read_log",
     "replay",
+    "verdict",
 ]

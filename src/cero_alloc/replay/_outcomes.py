@@ -1,4 +1,4 @@
-"""The logged rewards that a replay draws from: in order of time, each at most once, shuffled within a step."""
+"""The logged rewards that a replay draws from: in order of time, each at most once, shuffled within a group."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ class Outcomes(Protocol):
     def restart(self) -> None:
         """Put all outcomes back."""
 
+    def open_groups(self, groups: slice) -> None:
+        """Let the prompts of these groups, at most one of each prompt, take outcomes of these groups only."""
+
     def draw(self, rows: IntArray, n: IntArray) -> Drawn:
         """Take the next ``n`` outcomes of each row, or all that are left; return the reward sums and the numbers taken.
 
@@ -37,7 +40,8 @@ class ListedOutcomes:
     def __init__(self, log: RolloutLog, seed: int) -> None:
         # Groups by prompt, then by time; a random fraction added to a rollout's place shuffles it within its group.
         place = np.empty(log.trials.size)
-        place[np.argsort(log.group_prompt, kind="stable")] = np.arange(log.trials.size)
+        order = np.argsort(log.group_prompt, kind="stable")
+        place[order] = np.arange(log.trials.size)
         key = np.repeat(place[log.entry_group], log.entry_rollouts)
         key += np.random.default_rng([seed, 1]).random(key.size)
         reward = np.repeat(log.entry_reward, log.entry_rollouts)[np.argsort(key)]
@@ -46,13 +50,21 @@ class ListedOutcomes:
         ends = np.append(np.flatnonzero(np.diff(reward)) + 1, reward.size)  # of runs of equal outcomes
         self._run_end = np.repeat(ends, np.diff(np.concatenate([[0], ends])))
         per_prompt = np.bincount(log.group_prompt, log.trials, log.n_prompts).astype(np.int64)
-        self._end = np.cumsum(per_prompt)
-        self._start = self._end - per_prompt
+        self._last = np.cumsum(per_prompt)
+        self._start = self._last - per_prompt
+        self._group_prompt, self._group_end = log.group_prompt, np.empty_like(log.trials)
+        self._group_end[order] = np.cumsum(log.trials[order])
+        self._group_start = self._group_end - log.trials
         self.restart()
 
     def restart(self) -> None:
         """See :class:`Outcomes`."""
-        self._at = self._start.copy()
+        self._at, self._end = self._start.copy(), self._last.copy()
+
+    def open_groups(self, groups: slice) -> None:
+        """See :class:`Outcomes`."""
+        rows = self._group_prompt[groups]
+        self._at[rows], self._end[rows] = self._group_start[groups], self._group_end[groups]
 
     def draw(self, rows: IntArray, n: IntArray) -> Drawn:
         """See :class:`Outcomes`."""
@@ -82,15 +94,23 @@ class CountedOutcomes:
         self._trials = log.trials[order]
         self._successes = log.successes[order].astype(np.int64)
         self._visits = log.visits
-        self._end = np.cumsum(self._visits)
+        self._group_prompt, self._place = log.group_prompt, np.empty_like(order)
+        self._place[order] = np.arange(order.size)
         self._seed = seed
         self.restart()
 
     def restart(self) -> None:
         """See :class:`Outcomes`."""
         self._left, self._good = self._trials.copy(), self._successes.copy()
+        self._end = np.cumsum(self._visits)
         self._at = self._end - self._visits  # the group that each prompt has reached
         self._rng = np.random.default_rng([self._seed, 1])
+
+    def open_groups(self, groups: slice) -> None:
+        """See :class:`Outcomes`."""
+        rows = self._group_prompt[groups]
+        self._at[rows] = self._place[groups]
+        self._end[rows] = self._place[groups] + 1
 
     def draw(self, rows: IntArray, n: IntArray) -> tuple[IntArray, IntArray]:
         """See :class:`Outcomes`; a draw larger than the rest of its group continues in the prompt's next group."""

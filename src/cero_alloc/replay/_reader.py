@@ -33,7 +33,7 @@ from ._lines import (
 )
 from ._log import Reading, RolloutLog, changes
 from ._records import arrow_batches, document_records, fields_of
-from ._scale import RewardScale, scale_of, snapped
+from ._scale import RewardScale, mapped, scale_of, snapped
 from ._tally import Tally, short
 
 _FEW = 16  # a block with a bad line is halved down to this many lines, which are then read one by one
@@ -436,9 +436,9 @@ class _Reader:
         prompt, step, group, reward, rollouts = prompt[kept], step[kept], group[kept], reward[kept], rollouts[kept]
         reward = snapped(reward)
         scale = self._scale(np.unique(reward), plan)
-        reward = scale.mapped(reward)
+        reward = mapped(reward, scale)
         if self._options.success_at is not None:
-            reward = (reward >= scale.mapped(np.array([self._options.success_at]))[0]).astype(np.float64)
+            reward = (reward >= mapped(np.array([self._options.success_at]), scale)[0]).astype(np.float64)
         order = np.lexsort((reward, group, prompt, step))
         prompt, step, group, reward = prompt[order], step[order], group[order], reward[order]
         first = changes(prompt, step, group, reward)

@@ -1,4 +1,4 @@
-"""Replay of a log: play other policies against the logged rewards, with the same rollouts per step."""
+"""Replay of a log: play other policies against the logged rewards, with the same rollouts per step or a share of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cero_alloc.simulation._rounds import Draw, checked_draw, play_round
 
 from ._log import RolloutLog
 from ._outcomes import Outcomes, logged_outcomes
-from ._policies import check_offer, default_policies, least_cap, peer
+from ._policies import check_budget, check_offer, default_policies, least_cap, own_steps, peer, step_totals, training
 from ._results import COLUMNS, UNIFORM, Offer, ReplayResult, rows_of
 
 Policies = Mapping[str, Callable[..., Any]]  # name -> callable(bank, total_budget=, n_rounds=, max_rollouts=, seed=)
@@ -29,6 +29,7 @@ def replay(
     policies: Policies | None = None,
     *,
     offer: Offer = "batch",
+    budget: float = 1.0,
     max_rollouts: SupportsIndex | None = None,
     seed: int = 0,
     n_boot: SupportsIndex = 1000,
@@ -41,6 +42,10 @@ def replay(
     are used up, its further rollouts are spent without feedback; they count in the unanswerable share only. Where rewards
     are fractional, policies whose ``update`` takes ``squares`` are also told the sums of the squared rewards.
 
+    With a ``budget`` below 1 and ``offer="batch"`` a step's outcomes are its own logged groups: a prompt that is dealt its
+    whole group gets the group that was logged in this very step, so that success rates are those of that time. A prompt
+    that is not chosen in a step loses that group.
+
     Parameters
     ----------
     log : RolloutLog
@@ -51,9 +56,12 @@ def replay(
         added if missing, because every policy is compared with it.
     offer : {"batch", "pool"}
         Prompts offered in a round: those that the log visited in the step, or all of them.
+    budget : float, in (0, 1]
+        Share of each step's rollouts to spend. The running sums of the totals are rounded, so that all steps together
+        spend this share of the log.
     max_rollouts : int or None
         Largest number of rollouts per prompt and round. None takes four times the largest logged group, at most 128, or
-        more if the totals cannot be spent otherwise.
+        more if the totals cannot be spent otherwise; with a ``budget`` below 1 and batches, the largest logged group.
     seed : int
         Seed of the order of the rewards, the policies' tie-breaking and the bootstrap.
     n_boot : int, at least 2
@@ -69,9 +77,10 @@ def replay(
     Raises
     ------
     ValueError
-        For an unknown offer, a ``max_rollouts`` with which the totals cannot be spent, or fewer than two resamplings.
+        For an unknown offer, a budget out of range or without a whole rollout, a ``max_rollouts`` with which the totals
+        cannot be spent, or fewer than two resamplings.
     TypeError
-        For numbers that are not integers.
+        For numbers that are not integers, or a budget that is not a number.
 
     References
     ----------
@@ -88,19 +97,30 @@ def replay(
     >>> result = replay(read_log(file), {"greedy": Greedy}, n_boot=100)
     >>> result.row("Uniform").rate == result.logged.rate, result.row("greedy").dealt
     (True, 72)
+
+    Half of the rollouts, on the prompts that are not always right:
+
+    >>> half = replay(read_log(file), {"greedy": Greedy}, budget=0.5, max_rollouts=8, n_boot=100).row("greedy")
+    >>> half.dealt, round(half.kept, 2)
+    (36, 0.67)
     """
     instance("log", log, RolloutLog, "Read one with read_log(...).")
     check_offer(offer)
+    budget = check_budget(budget)
     replicates = integer("n_boot", n_boot, least=2, remedy="Take 1000.")
     steps = log.groups_of_steps()
-    totals = [int(log.trials[step].sum()) for step in steps]
+    totals = step_totals(log, budget).tolist()
+    if not any(totals):
+        remedy = f"The log has {log.n_rollouts}: raise it."
+        raise ValueError(error_text("budget", "leave a rollout to spend", budget, remedy))
     pool = np.arange(log.n_prompts)
     offers = [pool] * len(steps) if offer == "pool" else [log.group_prompt[step] for step in steps]
-    most = _most_rollouts(log, offer, max_rollouts)
+    most = _most_rollouts(log, offer, budget, max_rollouts)
     run = {"total_budget": sum(totals), "n_rounds": len(steps), "max_rollouts": most, "seed": seed}
 
-    stage = _Stage(log.n_prompts, logged_outcomes(log, seed), offers, totals, run)
-    defaults = default_policies(log, offer=offer)
+    opened = steps if own_steps(offer, budget) else None
+    stage = _Stage(log.n_prompts, logged_outcomes(log, seed), offers, totals, opened, run)
+    defaults = default_policies(log, offer=offer, budget=budget)
     chosen = dict(defaults if policies is None else policies)
     chosen.setdefault(UNIFORM, defaults[UNIFORM])
     tallies, left_out = {}, []
@@ -114,15 +134,15 @@ def replay(
     tallies[""] = _logged(log)
     rows = rows_of(tallies, replicates, seed)
     logged = rows.pop()
-    rows.sort(key=lambda row: -np.inf if np.isnan(row.rate) else row.rate, reverse=True)
-    return ReplayResult(tuple(rows), logged, offer, most, replicates, tuple(left_out))
+    rows.sort(key=lambda row: -np.inf if np.isnan(row.mixed_share) else row.mixed_share, reverse=True)
+    return ReplayResult(tuple(rows), logged, offer, most, replicates, tuple(left_out), budget)
 
 
-def _most_rollouts(log: RolloutLog, offer: Offer, max_rollouts: SupportsIndex | None) -> int:
+def _most_rollouts(log: RolloutLog, offer: Offer, budget: float, max_rollouts: SupportsIndex | None) -> int:
     """Return the cap in rollouts per prompt and round."""
-    needed = least_cap(log, offer)
+    needed, largest = least_cap(log, offer, budget), int(log.trials.max())
     if max_rollouts is None:
-        return max(needed, min(_LARGEST, 4 * int(log.trials.max())))
+        return largest if own_steps(offer, budget) else max(needed, min(_LARGEST, 4 * largest))
     most = integer("max_rollouts", max_rollouts, least=1, remedy="Count rollouts.")
     if most < needed:
         raise ValueError(error_text("max_rollouts", f"be at least {needed} to spend the totals", most, "Raise it."))
@@ -137,6 +157,7 @@ class _Stage:
     outcomes: Outcomes
     offers: list[IntArray]
     totals: list[int]
+    opened: list[slice] | None  # the groups whose outcomes each step may take; None for any, in order of time
     run: dict[str, int]
 
     def play(self, make: Callable[..., Any]) -> FloatArray | str:
@@ -144,13 +165,15 @@ class _Stage:
         try:
             policy = make(BetaPosteriorBank(self.n_prompts), **self.run)
         except ValueError as error:
-            if isinstance(make, partial) and make.func is peer:
+            if isinstance(make, partial) and make.func in (peer, training):
                 return str(error)
             raise
         outcomes = self.outcomes
         outcomes.restart()
         tally = np.zeros((self.n_prompts, COLUMNS))
-        for rows, total in zip(self.offers, self.totals, strict=True):
+        for step, (rows, total) in enumerate(zip(self.offers, self.totals, strict=True)):
+            if self.opened is not None:
+                outcomes.open_groups(self.opened[step])
             try:
                 wave = policy.allocate(rows, total, exact=True)
             except ValueError:  # the policy cannot deal exactly this total: give it as a cap

@@ -17,6 +17,7 @@ from ._policies import default_policies
 from ._replay import replay
 from ._results import Offer, ReplayResult, ReplayRow
 from ._settings import SATURATIONS, LearntSettings, SaturationChoice, choose_saturation, learn_settings, python_lines
+from ._verdict import Verdict, verdict
 
 _WIDTH = 100  # of a paragraph, in characters
 _FEW_PROMPTS = 20  # with fewer prompts the bootstrap intervals are unreliable
@@ -45,13 +46,13 @@ class ReplayReport:
     result: ReplayResult | None = None
     settings: LearntSettings | None = None
     saturation: SaturationChoice | None = None
+    less: ReplayResult | None = None
+    verdict: Verdict | None = None
 
     @property
     def code(self) -> list[str]:
-        """Three lines of Python that build the recommended allocator; empty if all rewards are equal."""
-        if self.result is None or self.settings is None or self.saturation is None:
-            return []
-        return python_lines(self.log, self.settings, self.saturation.saturation, self.result)
+        """The call of the recommended allocator; empty unless it would have been worth it."""
+        return python_lines(self.log) if self.verdict is not None and self.verdict.kind == "waste" else []
 
 
 def replay_report(
@@ -60,11 +61,12 @@ def replay_report(
     *,
     offer: Offer = "batch",
     max_rollouts: int | None = None,
+    budget: float = 0.5,
     seed: int = 0,
     n_boot: int = 1000,
     progress: Callable[[int], Callable[[], object]] = lambda _: lambda: None,
 ) -> ReplayReport:
-    """Replay a log under the default policies and the saturation grid, and learn its settings.
+    """Replay a log under the default policies, with its rollouts and with a share of them, and learn its settings.
 
     ``progress`` is called with the number of policies and returns a callable that is called after each of them.
     """
@@ -74,10 +76,13 @@ def replay_report(
     settings = learn_settings(log)
     policies = default_policies(log, offer=offer)
     options: dict[str, Any] = {"offer": offer, "seed": seed, "n_boot": n_boot}
-    options["progress"] = progress(len(policies) + len(SATURATIONS) + 1)  # the grid's replay also plays uniform
+    # The grid's replay also plays uniform, and the verdict's is always at half the rollouts in batches.
+    options["progress"] = progress(3 * len(policies) + len(SATURATIONS) + 1)
     result = replay(log, policies, max_rollouts=max_rollouts, **options)
     choice = choose_saturation(log, settings, max_rollouts=result.max_rollouts, **options)
-    return ReplayReport(name, whole, result, settings, choice)
+    less = replay(log, budget=budget, **options)
+    half = less if (budget, offer) == (0.5, "batch") else replay(log, **{**options, "offer": "batch"}, budget=0.5)
+    return ReplayReport(name, whole, result, settings, choice, less, verdict(log, half))
 
 
 # ---------------------------------------------------------------- text
@@ -85,10 +90,12 @@ def replay_report(
 
 def report_text(report: ReplayReport) -> str:
     """Return the whole report as plain text."""
-    parts = [_log_text(report.name, report.log)]
+    parts = [_wrapped(report.verdict.text)] if report.verdict is not None else []
+    parts.append(_log_text(report.name, report.log))
     if report.result is not None and report.settings is not None and report.saturation is not None:
         parts += [
             _table_text(report.result),
+            *([_less_text(report.less)] if report.less is not None else []),
             _calibration_text(report.log, report.settings),
             _settings_text(report, report.settings, report.saturation),
         ]
@@ -204,6 +211,26 @@ def _table_text(result: ReplayResult) -> str:
     return "\n".join(text)
 
 
+def _less_text(less: ReplayResult) -> str:
+    """Return what each policy would have kept of the mixed groups with fewer rollouts."""
+    width = max(len(row.name) for row in less.rows)
+    text = [
+        f"WITH {less.budget:.0%} OF THE ROLLOUTS",
+        "",
+        f"{'':<{width}}{'':>11}{'mean':>7}{'rollouts in':>20}{'of all mixed':>20}",
+        f"{'policy':<{width}}{'rollouts':>11}{'group':>7}{'mixed groups, %':>20}{'groups kept, %':>20}",
+    ]
+    for row in (*less.rows, less.logged):
+        shares = (row.mixed_share, row.mixed_share_interval), (row.kept, row.kept_interval)
+        cells = [f"{_with_interval(100 * x, tuple(100 * e for e in ends), 0):>20}" for x, ends in shares]
+        text.append(f"{row.name:<{width}}{row.dealt:>11,}{row.mean_group:>7.1f}{''.join(cells)}".rstrip())
+    note = (
+        "Outcomes are those of the same step, in batches. A random choice of whole groups keeps the share of the rollouts that "
+        "it spends. Smaller groups keep more mixed groups, each with fewer rollouts: compare policies with similar mean groups."
+    )
+    return "\n".join([*text, "", _wrapped(note)])
+
+
 def _calibration_text(log: RolloutLog, settings: LearntSettings) -> str:
     a, b = settings.prior
     names = ("Beta(1, 1), no forgetting", f"Beta({a:.3g}, {b:.3g}), forgetting {settings.forgetting.forgetting:g}")
@@ -269,6 +296,8 @@ def _settings_text(report: ReplayReport, settings: LearntSettings, choice: Satur
             f"{_percent(row.unanswerable):>12}{_percent(row.top_tenth):>18}"
             + ("  <-" if value == choice.saturation else "")
         )
+    if not report.code:
+        return "\n".join([*text, "", "No allocator is recommended: see the first line."])
     return "\n".join([*text, "", *report.code])
 
 
@@ -356,6 +385,10 @@ def report_json(report: ReplayReport) -> dict[str, Any]:
         "mean_reward": log.successes.sum() / log.n_rollouts,
         "reward_range": asdict(reading.scale),
         "group_sizes": dict(zip(map(str, sizes.tolist()), groups.tolist(), strict=True)),
+        "verdict": report.verdict.text
+        if report.verdict
+        else f"All rewards are {log.entry_reward[0]:g}: nothing to choose.",
+        "verdict_kind": report.verdict.kind if report.verdict else "one sided",
         "format": reading.format,
         "columns": reading.columns,
         "log": {
@@ -382,6 +415,12 @@ def report_json(report: ReplayReport) -> dict[str, Any]:
             "max_rollouts": result.max_rollouts,
             "n_boot": result.n_boot,
             "policies": report_rows(report),
+            "less": None
+            if report.less is None
+            else {
+                "budget": report.less.budget,
+                "policies": [_flat(row) for row in (*report.less.rows, report.less.logged)],
+            },
             "left_out": list(result.left_out),
             "calibration": {"before": asdict(settings.before), "after": asdict(settings.after)},
             "prior": asdict(settings.prior_fit),

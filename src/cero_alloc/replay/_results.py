@@ -47,12 +47,21 @@ class ReplayRow:
         Share of the answered rollouts in dead groups.
     dead_interval : tuple of two floats
         Interval of the dead share.
+    mixed_share : float
+        Share of the answered rollouts in mixed groups.
+    mixed_share_interval : tuple of two floats
+        Interval of the mixed share.
+    kept : float
+        Mixed groups as a share of the log's mixed groups; NaN if the log has none.
+    kept_interval : tuple of two floats
+        Interval of ``kept``, paired by prompt.
     difference : float
         Rate minus uniform's rate, in mixed groups per 1,000 answered rollouts.
     difference_interval : tuple of two floats
         Interval of the difference, paired by prompt.
     floor : float
-        Mixed groups per 1,000 rollouts of the log: the rate if unanswered and undealt rollouts had added no mixed group.
+        Mixed groups per 1,000 rollouts of the log: with the whole budget the rate if unanswered and undealt rollouts had
+        added no mixed group.
     floor_interval : tuple of two floats
         Interval of floor minus uniform's floor, in mixed groups per 1,000 rollouts of the log.
     top_tenth : float
@@ -71,6 +80,8 @@ class ReplayRow:
     >>> row = replay(log, {}, n_boot=10).row("Uniform")
     >>> row.dealt, row.groups, row.rate, row.mark
     (16, 2, 125.0, '')
+    >>> row.mixed_share, row.kept
+    (1.0, 1.0)
     """
 
     name: str
@@ -83,6 +94,10 @@ class ReplayRow:
     interval: tuple[float, float]
     dead_share: float
     dead_interval: tuple[float, float]
+    mixed_share: float
+    mixed_share_interval: tuple[float, float]
+    kept: float
+    kept_interval: tuple[float, float]
     difference: float
     difference_interval: tuple[float, float]
     floor: float
@@ -112,7 +127,7 @@ class ReplayResult:
     Attributes
     ----------
     rows : tuple of ReplayRow
-        One per policy, highest rate first.
+        One per policy, highest share of rollouts in mixed groups first.
     logged : ReplayRow
         The logged run itself.
     offer : {"batch", "pool"}
@@ -123,6 +138,8 @@ class ReplayResult:
         Bootstrap resamplings of the prompts.
     left_out : tuple of str
         Default policies that do not fit the caps, with the reason.
+    budget : float
+        Share of the log's rollouts that every policy was given.
 
     References
     ----------
@@ -144,6 +161,7 @@ class ReplayResult:
     max_rollouts: int
     n_boot: int
     left_out: tuple[str, ...] = ()
+    budget: float = 1.0
 
     def row(self, name: str) -> ReplayRow:
         """Return the row of a policy.
@@ -185,8 +203,8 @@ def rows_of(tallies: dict[str, FloatArray], n_boot: int, seed: int) -> list[Repl
     table = np.concatenate(list(tallies.values()), axis=1)
     totals = table.sum(axis=0).reshape(-1, COLUMNS)
     replicates = _resampled(table, n_boot, np.random.default_rng([seed, 2])).reshape(n_boot, -1, COLUMNS)
-    rate, floor, dead = _ratios(totals)
-    rates, floors, deads = _ratios(replicates)
+    rate, floor, dead, kept = _ratios(totals)
+    rates, floors, deads, kepts = _ratios(replicates)
     base = list(tallies).index(UNIFORM)
     rows = []
     for i, (name, tally) in enumerate(tallies.items()):
@@ -203,6 +221,10 @@ def rows_of(tallies: dict[str, FloatArray], n_boot: int, seed: int) -> list[Repl
                 interval=_interval(rates[:, i]),
                 dead_share=float(dead[i]),
                 dead_interval=_interval(deads[:, i]),
+                mixed_share=float(1.0 - dead[i]),
+                mixed_share_interval=_interval(1.0 - deads[:, i]),
+                kept=float(kept[i]),
+                kept_interval=_interval(kepts[:, i]),
                 difference=float(rate[i] - rate[base]),
                 difference_interval=_interval(rates[:, i] - rates[:, base]),
                 floor=float(floor[i]),
@@ -213,14 +235,18 @@ def rows_of(tallies: dict[str, FloatArray], n_boot: int, seed: int) -> list[Repl
     return rows
 
 
-def _ratios(sums: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return mixed groups per 1,000 answered rollouts and per 1,000 logged ones, and the share of rollouts in dead groups.
+def _ratios(sums: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Return four ratios per tally, in the order rate, floor, dead share, kept.
+
+    Mixed groups per 1,000 answered rollouts and per 1,000 logged ones, the share of answered rollouts in dead groups, and
+    mixed groups per mixed group of the log.
 
     The last tally is the log's own: its answered rollouts are the logged ones.
     """
     _, answered, _, mixed, dead = np.moveaxis(sums, -1, 0)
     with np.errstate(invalid="ignore"):
-        return 1000.0 * mixed / answered, 1000.0 * mixed / answered[..., -1:], dead / answered
+        rate, floor = 1000.0 * mixed / answered, 1000.0 * mixed / answered[..., -1:]
+        return rate, floor, dead / answered, mixed / np.where(mixed[..., -1:] > 0, mixed[..., -1:], np.nan)
 
 
 def _resampled(table: FloatArray, n_boot: int, rng: np.random.Generator) -> FloatArray:

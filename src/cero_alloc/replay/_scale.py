@@ -20,15 +20,17 @@ class RewardScale:
     ----------
     kind : str
         What was found: "0/1", "-1/1", "0/10", a number of levels such as "3 levels", or "continuous".
-    low, high : float
-        The ends of the range, in the unit of the log.
+    low : float
+        Smallest reward of the range, in the unit of the log.
+    high : float
+        Largest reward of the range.
     sure : bool
         Whether the ends are told or follow from the rewards; if not, they are the extremes that were logged.
 
     Examples
     --------
-    >>> RewardScale("-1/1", -1.0, 1.0).mapped(np.array([-1.0, 1.0])).tolist()
-    [0.0, 1.0]
+    >>> RewardScale("0/10", 0.0, 10.0).kind
+    '0/10'
     """
 
     kind: str = "0/1"
@@ -36,27 +38,10 @@ class RewardScale:
     high: float = 1.0
     sure: bool = True
 
-    def mapped(self, rewards: FloatArray) -> FloatArray:
-        """Return rewards mapped to [0, 1].
 
-        Parameters
-        ----------
-        rewards : numpy.ndarray of float64
-            In the unit of the log.
-
-        Returns
-        -------
-        numpy.ndarray of float64
-            Of the same shape; what rounding put outside is moved to the nearer end.
-
-        Examples
-        --------
-        >>> RewardScale("0/10", 0.0, 10.0).mapped(np.array([2.5])).tolist()
-        [0.25]
-        """
-        if (self.low, self.high) == (0.0, 1.0):
-            return np.clip(rewards, 0.0, 1.0)
-        return np.clip((rewards - self.low) / (self.high - self.low), 0.0, 1.0)
+def mapped(rewards: FloatArray, scale: RewardScale) -> FloatArray:
+    """Map rewards to [0, 1]; what rounding put outside is moved to the nearer end."""
+    return np.clip((rewards - scale.low) / (scale.high - scale.low), 0.0, 1.0)
 
 
 def scale_of(rewards: FloatArray) -> RewardScale:

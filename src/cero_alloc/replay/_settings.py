@@ -18,9 +18,9 @@ from cero_alloc._evidence.prior import PriorFit
 from cero_alloc._objective.utility import SaturatingUtility
 
 from ._log import RolloutLog
-from ._policies import least_cap, least_group, resolving
+from ._policies import least_cap, least_group, mean_group, resolving
 from ._replay import replay
-from ._results import Offer, ReplayResult, ReplayRow
+from ._results import Offer, ReplayRow
 
 SATURATIONS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -153,15 +153,9 @@ def choose_saturation(
     return SaturationChoice(max(near, default=np.nan), rows, len(near), sample.n_prompts)
 
 
-def python_lines(log: RolloutLog, settings: LearntSettings, saturation: float, result: ReplayResult) -> list[str]:
-    """Return three lines of Python that build an allocator with these settings for a run of the log's size."""
-    a, b = settings.prior
-    visits = f"visits={int(np.median(log.visits))}, " if result.offer == "batch" else ""
-    bonus = f", exploration={settings.exploration:g}" if settings.exploration else ""
-    least = min(least_group(log, result.offer), result.max_rollouts)
+def python_lines(log: RolloutLog) -> list[str]:
+    """Return the call of training_allocator for a run of the log's size, in groups of the log's mean size."""
     return [
-        f"bank = BetaPosteriorBank(prompt_ids, prior=({a:.4g}, {b:.4g}), forgetting={settings.forgetting.forgetting:g})",
-        f'utility = SaturatingUtility(saturation={saturation:g}, scaling="height")',
-        f"allocator = ResolvingAllocator(bank, total_budget={log.n_rollouts}, n_rounds={log.n_steps}, {visits}"
-        f"min_rollouts={least}, max_rollouts={result.max_rollouts}, utility=utility{bonus})",
+        f"allocator = training_allocator(prompt_ids, total_budget={log.n_rollouts}, n_rounds={log.n_steps}, "
+        f"rollouts_per_visit={mean_group(log)})",
     ]
