@@ -370,7 +370,7 @@ def test_a_truncated_gzip_keeps_what_was_read(tmp_path, name):
     assert log.successes.sum() == sum(r for _, r in rows[: log.n_lines])
     flipped = bytearray(packed)
     flipped[len(packed) // 2] ^= 255
-    assert read_log(write(tmp_path, bytes(flipped), name)).broken
+    assert read_log(write(tmp_path, bytes(flipped), name), success_at=1).broken  # what was damaged may be any number
     with pytest.raises(ValueError, match=r"empty file \(Compressed file ended"):
         read_log(write(tmp_path, packed[:20], name))
 

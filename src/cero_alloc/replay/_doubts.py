@@ -13,6 +13,7 @@ from ._log import RolloutLog, changes
 from ._tally import Tally
 
 _MANY_BAD = 0.01  # share of the lines
+_FAR = 0.01  # share of the range that holds all rewards but one
 _TRAINING = ("train", "training", "false", "0", "")
 
 
@@ -63,6 +64,12 @@ def doubts_of(log: RolloutLog, tally: Tally, plan: Plan, repeated: int, dropped:
         name = plan.columns["split"][0]
         kept = next(value for value in tally.values["split"] if value.lower() in _TRAINING)
         yield f"lines of {', '.join(others)} stand among those of the training. Keep one: --where {name}={kept}."
+    levels = np.unique(log.entry_reward)
+    if levels.size > 2 and min(levels[-2] - levels[0], levels[-1] - levels[1]) < _FAR:
+        yield (
+            f"one reward is far from all others ({log.reading.scale.low:g} to {log.reading.scale.high:g}), and squeezes them "
+            "together. Look for it; --success-at X tells successes all the same."
+        )
     if not log.reading.scale.sure:
         low, high = log.reading.scale.low, log.reading.scale.high
         yield (

@@ -223,13 +223,22 @@ class _Reader:
             yield from blocks
 
         if kind == "json":
-            records = document_records("\n".join(from_first()))
+            records = self._named(document_records, "\n".join(from_first()))
             self._take_records(records, range(1, len(records) + 1))
         elif kind == "jsonl":
             for texts, numbers in line_records(from_first()):
                 self._take_jsonl(texts, numbers)
         else:
             self._read_csv(from_first())
+
+    def _named(self, parse: Any, *text: str) -> Any:
+        """Parse text, naming the file in an error."""
+        try:
+            return parse(*text)
+        except ValueError as error:
+            raise ValueError(
+                f"{self._file} must hold a log, got text that is {error}. Check the path, or --format."
+            ) from None
 
     def _read_csv(self, blocks: Iterator[str]) -> None:
         records = csv_records(blocks)
@@ -238,7 +247,7 @@ class _Reader:
             if head is None:
                 continue
             mark = max(_MARKS, key=texts[head].count)
-            columns = [name.strip() for name in csv_row(texts[head], mark)]
+            columns = [name.strip() for name in self._named(csv_row, texts[head], mark)]
             sample = []
             for text in texts[head + 1 : head + 1 + _SAMPLE]:
                 try:

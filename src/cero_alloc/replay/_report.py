@@ -281,12 +281,15 @@ def _settings_text(report: ReplayReport, settings: LearntSettings, choice: Satur
     sample = f" (replayed on {choice.n_prompts:,} of the prompts)" if choice.n_prompts < report.log.n_prompts else ""
     alike = choice.n_near == len(choice.rows)
     which = "candidate: all are within" if alike else "of the candidates within"
+    chosen = f"{choice.saturation:g}, the largest {which} one standard error of the best{sample}:"
+    if isnan(choice.saturation):
+        chosen = "not chosen: no policy had a mixed group"
     text = [
         "SETTINGS FOR THE NEXT RUN",
         "",
         f"prior        {prior}",
         f"forgetting   {kept}",
-        f"saturation   {choice.saturation:g}, the largest {which} one standard error of the best{sample}:",
+        f"saturation   {chosen}",
         "",
         f"{'saturation':>10}{'mixed groups per 1,000':>32}{'std. error':>12}{'not in log':>12}{'on the top tenth':>18}",
     ]

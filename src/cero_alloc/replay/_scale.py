@@ -41,7 +41,8 @@ class RewardScale:
 
 def mapped(rewards: FloatArray, scale: RewardScale) -> FloatArray:
     """Map rewards to [0, 1]; what rounding put outside is moved to the nearer end."""
-    return np.clip((rewards - scale.low) / (scale.high - scale.low), 0.0, 1.0)
+    low, high = scale.low / 2.0, scale.high / 2.0  # halves, because the width may exceed the largest float
+    return np.clip((rewards / 2.0 - low) / (high - low), 0.0, 1.0)
 
 
 def scale_of(rewards: FloatArray) -> RewardScale:
@@ -66,10 +67,12 @@ def snapped(rewards: FloatArray) -> FloatArray:
     continuum, whose members stay apart.
     """
     values, place = np.unique(rewards, return_inverse=True)
-    tiny = (
-        ROUNDING * 1e-3 * np.abs(values).max(initial=0.0)
-    )  # sums that should be 0 leave something of the terms' rounding
-    gap = np.diff(values) > ROUNDING * np.maximum(np.abs(values[1:]), np.abs(values[:-1])) + tiny
+    # Sums that should be 0 leave something of the terms' rounding; the median, so that an outlier does not set the unit.
+    sizes = np.sort(np.abs(values[values != 0.0]))
+    tiny = ROUNDING * 1e-3 * float(sizes[(sizes.size - 1) // 2]) if sizes.size else 0.0
+    gap = values[1:] / 2.0 - values[:-1] / 2.0 > 0.5 * (
+        ROUNDING * np.maximum(np.abs(values[1:]), np.abs(values[:-1])) + tiny
+    )
     first = np.concatenate([[0], np.flatnonzero(gap) + 1])
     last = np.append(first[1:], values.size) - 1
     middle = values[(first + last) // 2]

@@ -143,7 +143,7 @@ class Tally:
         return self._n_held
 
     def _attempts(self, step: FloatArray) -> IntArray:
-        back = np.diff(step, prepend=max(self._last, step[0]) if np.isinf(self._last) else self._last) < 0.0
+        back = step < np.concatenate([[self._last], step[:-1]])
         attempt = self._attempt + np.cumsum(back)
         self._attempt, self._last = int(attempt[-1]), float(step[-1])
         return attempt
@@ -247,8 +247,9 @@ def _counted(wins: FloatArray, trials: FloatArray) -> list[tuple[FloatArray, Int
 
 def _of_rates(rates: FloatArray, trials: int) -> list[tuple[FloatArray, IntArray]]:
     """Return the counts behind rates, which may be rounded to three digits."""
-    wins = np.rint(rates * trials)
-    if (np.abs(rates * trials - wins) > 0.001 * trials + 1e-9).any() or ((rates < 0.0) | (rates > 1.0)).any():
+    outside = ((rates < 0.0) | (rates > 1.0)).any()
+    wins = np.zeros(rates.size) if outside else np.rint(rates * trials)
+    if outside or (np.abs(rates * trials - wins) > 0.001 * trials + 1e-9).any():
         raise ValueError(f"reward is not a share of {trials} trials")
     scored = ~np.isnan(rates)
     won = np.where(scored, wins, 0.0).astype(np.int64)
