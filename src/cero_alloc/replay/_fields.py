@@ -156,10 +156,17 @@ def find_plan(
         raise lack(f"a column for {what}", missing, columns)
     for role in ("reward",) if counted else ("successes", "trials"):
         found.pop(role, None)
-    return _with_asides(columns, told, found, sample, usual, Plan(
-        found, counted, frozenset(role for role, name in told.items() if name), trials, per_group,
-        next((spelled[name] for name in _SUCCESS if name in spelled and (spelled[name],) != found.get("reward")), None),
-    ))  # fmt: skip
+    _find_asides(told, found, sample, usual)
+    return Plan(
+        found,
+        counted,
+        told=frozenset(role for role, name in told.items() if name),
+        trials=trials,
+        per_group=None if "prompt_id" in found else per_group,
+        success=next(
+            (spelled[name] for name in _SUCCESS if name in spelled and (spelled[name],) != found.get("reward")), None
+        ),
+    )
 
 
 def parts(given: str, mark: str, known: set[str]) -> tuple[str, ...]:
@@ -208,9 +215,7 @@ def _per_rollout(found: dict[str, tuple[str, ...]], sample: Sequence[dict[str, A
     return repeated and max(wins, default=2.0) <= 1.0 and min(sizes, default=0.0) > 1.0
 
 
-def _with_asides(
-    columns: list[str], told: Any, found: dict[str, tuple[str, ...]], sample: Any, usual: Any, plan: Plan
-) -> Plan:
+def _find_asides(told: Any, found: dict[str, tuple[str, ...]], sample: Any, usual: Any) -> None:
     """Add the columns that tell groups, sources, splits and repeats."""
     taken = {name for names in found.values() for name in names}
     for role in ASIDE:
@@ -227,7 +232,6 @@ def _with_asides(
         found["prompt_id"] = (*source, *named)
     if told.get("where"):
         found["where"] = (told["where"],)
-    return plan
 
 
 def _text(record: dict[str, Any], name: str) -> str:

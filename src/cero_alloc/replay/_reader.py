@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from csv import Error as CsvError
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -112,15 +113,13 @@ def read_log(
     ([1.0], '-1/1', 'index')
     """
     told = {
-        **{
-            "prompt_id": prompt_id,
-            "step": step,
-            "reward": reward,
-            "successes": successes,
-            "group": group,
-            "where": where,
-        },
+        "prompt_id": prompt_id,
+        "step": step,
+        "reward": reward,
+        "successes": successes,
         "trials": None if trials is None else str(trials),
+        "group": group,
+        "where": where,
     }
     size = None if group_size is None else int(group_size)
     options = Options(told, reward_range, success_at, size, last_attempt, format)
@@ -182,7 +181,6 @@ class _Reader:
         self._broken: str | None = None
         self._step: float | None = None  # of the file, by its name
         self._line_in_group = 0
-        self._roles: tuple[str, ...] = ()
 
     # ------------------------------------------------------------ files
 
@@ -267,7 +265,7 @@ class _Reader:
         """Find the columns, in the first file that has any; later files must have them, too."""
         if self._plan is not None:
             return
-        plan = find_plan(
+        self._plan = find_plan(
             columns,
             self._options.told,
             self._lack,
@@ -275,12 +273,7 @@ class _Reader:
             per_group=self._options.group_size,
             sample=sample,
         )
-        if self._options.group_size is not None and "prompt_id" not in plan.columns:
-            plan = Plan(plan.columns, plan.counted, plan.told, plan.trials, self._options.group_size, plan.success)
-        else:
-            plan = Plan(plan.columns, plan.counted, plan.told, plan.trials, None, plan.success)
-        self._plan = plan
-        self.tally.trials = plan.trials
+        self.tally.trials = self._plan.trials
 
     def _lack(self, what: str, role: str, columns: list[str]) -> ValueError:
         if role in ("prompt_id", "reward") and aggregated(columns) and self._options.told.get(role) is None:
@@ -470,8 +463,7 @@ class _Reader:
         reading = Reading(files, self._format, columns, scale, tally.unscored)
         log = RolloutLog.of_rows(*data, **parts, reading=reading)
         doubts = tuple(doubts_of(log, tally, plan, repeated, dropped))
-        reading = Reading(files, self._format, columns, scale, tally.unscored, doubts)
-        return RolloutLog.of_rows(*data, **parts, reading=reading)
+        return replace(log, reading=replace(reading, doubts=doubts))
 
     def _scale(self, rewards: Any, plan: Plan) -> RewardScale:
         told = self._options.reward_range

@@ -94,10 +94,9 @@ def fields_of(record: Record, plan: Plan) -> dict[str, list[Any]]:
             raise ValueError(f"no key {missing.args[0]!r}") from None
         values[role] = _joined(role, found)
     rewards = values.get("reward")
-    many = rewards if isinstance(rewards, list) else values["prompt_id"]
     if not isinstance(rewards, list):
         return {role: [value] for role, value in values.items()}
-    size = len(many)
+    size = len(rewards)
 
     def each(role: str, value: Any) -> list[Any]:
         return value if isinstance(value, list) and len(value) == size and _one_each(role, value) else [value] * size

@@ -76,12 +76,15 @@ def replay_report(
     settings = learn_settings(log)
     policies = default_policies(log, offer=offer)
     options: dict[str, Any] = {"offer": offer, "seed": seed, "n_boot": n_boot}
-    # The grid's replay also plays uniform, and the verdict's is always at half the rollouts in batches.
-    options["progress"] = progress(3 * len(policies) + len(SATURATIONS) + 1)
+    judged = (budget, offer) == (0.5, "batch")  # the second table's replay is the verdict's, too
+    replays = 2 if judged else 3
+    options["progress"] = progress(
+        replays * len(policies) + len(SATURATIONS) + 1
+    )  # the grid's replay also plays uniform
     result = replay(log, policies, max_rollouts=max_rollouts, **options)
     choice = choose_saturation(log, settings, max_rollouts=result.max_rollouts, **options)
     less = replay(log, budget=budget, **options)
-    half = less if (budget, offer) == (0.5, "batch") else replay(log, **{**options, "offer": "batch"}, budget=0.5)
+    half = less if judged else replay(log, **{**options, "offer": "batch"}, budget=0.5)
     return ReplayReport(name, whole, result, settings, choice, less, verdict(log, half))
 
 
