@@ -14,11 +14,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
+from ._evidence.kernels import observe
+from ._numba import is_cached
 from .replay._files import log_files
 from .replay._lines import Format
 from .replay._reader import Options, read_with_progress
-from .replay._report import ReplayReport, replay_report, report_json, report_rows, report_text, row_names
+from .replay._report import ReplayReport, replay_report, report_json, report_rows, row_names
 from .replay._results import Offer
+from .replay._text import report_text
 
 _ROLES = {
     "prompt_id": "column or key of the prompt id; several are joined: data_source,index",
@@ -37,8 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         report = _report(args)
-        print(report_text(report))
+        print(report_text(report), flush=True)
         _write(report, args)
+    except BrokenPipeError:  # the reader of the report went away, as "head" does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError) as error:
         print(f"cero-alloc replay: {error}", file=sys.stderr)
         return 2
@@ -71,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "--group-size",
         type=int,
         metavar="N",
-        help="rollouts of a group of consecutive lines, in a log without prompt ids",
+        help="rollouts of a group: in the second table, and of consecutive lines in a log without prompt ids",
     )
     command.add_argument("--last-attempt", action="store_true", help="where steps go backwards, keep the last attempt")
     command.add_argument("--keep-going", action="store_true", help="use a log of which 10%% or more cannot be read")
@@ -94,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices (default: 0)")
     command.add_argument("--csv", type=Path, metavar="FILE", help="write the table of policies as CSV")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON")
+    command.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="write a table of all prompts, never mixed ones first"
+    )
     command.add_argument("--plot", type=Path, metavar="FILE", help="file of the figure (default: replay.png)")
     command.add_argument("--no-plot", action="store_true", help="write no figure")
     command.add_argument("--progress", action="store_true", help="show progress even if stderr is not a terminal")
@@ -132,6 +141,8 @@ def _report(args: argparse.Namespace) -> ReplayReport:
             f"{name} must be readable, got {log.n_bad:,} bad lines of {log.n_lines:,}:{found}\nName the right columns, or add "
             "--keep-going to use the rest."
         )
+    if not is_cached(observe):
+        print("compiling, once after the installation: about 10 s", file=sys.stderr)
     with _bar(args, desc="replaying", unit=" policies") as bar:
 
         def start(total: int) -> Any:
@@ -144,6 +155,7 @@ def _report(args: argparse.Namespace) -> ReplayReport:
             offer=args.offer,
             max_rollouts=args.max_rollouts,
             budget=args.budget,
+            group_size=args.group_size if "prompt_id" in log.reading.columns else None,
             seed=args.seed,
             n_boot=args.n_boot,
             progress=start,
@@ -178,11 +190,12 @@ def _write(report: ReplayReport, args: argparse.Namespace) -> None:
     """Write the requested files and print their names."""
     written = []
     if args.csv:
-        with open(args.csv, "w", newline="", encoding="utf-8") as handle:
-            table = csv.DictWriter(handle, row_names())
-            table.writeheader()
-            table.writerows(report_rows(report))
+        _write_csv(args.csv, row_names(), report_rows(report))
         written.append(args.csv)
+    if args.prompts:
+        rows = report.summary.prompts.rows(report.log)
+        _write_csv(args.prompts, list(rows[0]), rows)
+        written.append(args.prompts)
     if args.json:
         args.json.write_text(json.dumps(report_json(report), indent=2) + "\n", encoding="utf-8")
         written.append(args.json)
@@ -198,6 +211,13 @@ def _write(report: ReplayReport, args: argparse.Namespace) -> None:
             raise ValueError("--plot must find matplotlib, which is not installed. Run pip install matplotlib.")
     if written:
         print(f"\nwritten: {', '.join(map(str, written))}")
+
+
+def _write_csv(file: Path, names: list[str], rows: list[dict[str, Any]]) -> None:
+    with open(file, "w", newline="", encoding="utf-8") as handle:
+        table = csv.DictWriter(handle, names)
+        table.writeheader()
+        table.writerows(rows)
 
 
 if __name__ == "__main__":

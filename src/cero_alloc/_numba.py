@@ -56,6 +56,14 @@ def kernel(function: Callable[..., Any]) -> Any:
     return compiled
 
 
+def is_cached(compiled: Any) -> bool:
+    """Whether a kernel need not be compiled before it runs: it is interpreted, or in a disk cache."""
+    if INTERPRETED:
+        return True
+    folder = compiled.stats.cache_path
+    return folder is not None and any(Path(folder).glob(f"*{compiled.__name__}*.nbi"))
+
+
 @cache
 def _drop_stale(folder: str) -> None:
     """Delete cache indices older than the newest shared kernel file, in a checkout where these files may be edited.

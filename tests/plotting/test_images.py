@@ -77,11 +77,11 @@ SCORES = {"even": {"A": [1.0, 2.0], "B": [2.0, 3.0]}, "greedy": {"A": [4.0, 4.5]
 @cache
 def replayed():
     rng = np.random.default_rng(0)
-    prompt, step = np.repeat(np.tile(np.arange(12), 3), 2), np.repeat(np.arange(3.0), 24)
-    won = rng.binomial(8, rng.beta(0.6, 0.6, 12)[prompt[::2]])
-    reward, rollouts = np.tile([0.0, 1.0], 36), np.stack([8 - won, won], axis=1).ravel()
+    prompt, step = np.repeat(np.tile(np.arange(60), 3), 2), np.repeat(np.arange(3.0), 120)
+    won = rng.binomial(8, rng.beta(0.6, 0.6, 60)[prompt[::2]])
+    reward, rollouts = np.tile([0.0, 1.0], 180), np.stack([8 - won, won], axis=1).ravel()
     some = rollouts > 0
-    names = tuple(f"p{i}" for i in range(12))
+    names = tuple(f"p{i}" for i in range(60))
     log = RolloutLog.of_rows(names, prompt[some], step[some], reward[some], rollouts[some], n_lines=int(some.sum()))
     return replay(log, {"greedy": Greedy}, n_boot=20)
 

@@ -155,9 +155,11 @@ def test_the_figure_shows_every_policy(text):
     _, given = pyplot.subplots()
     assert plotting.plot_replay(result, given) is given
     ax = plotting.plot_replay(result)
-    by_rate = sorted(result.rows, key=lambda row: row.rate, reverse=True)
-    assert [label.get_text() for label in ax.get_yticklabels()] == [row.name for row in (*by_rate, result.logged)]
-    assert ax.get_xlabel() == "mixed groups per 1,000 answered rollouts"
+    rows = (*result.rows, result.logged)
+    assert [label.get_text() for label in ax.get_yticklabels()] == [row.name for row in rows]
+    assert ax.get_xlabel() == "rollouts in mixed groups, %"
+    beside = {text.get_text() for text in ax.texts}
+    assert {f"{row.mean_group:.1f}" for row in rows} | {f"{row.unanswerable:.0%}" for row in rows} <= beside
     ax.figure.canvas.draw()
     pyplot.close("all")
 

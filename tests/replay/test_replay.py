@@ -21,8 +21,9 @@ from cero_alloc.replay._outcomes import CountedOutcomes, ListedOutcomes, logged_
 from cero_alloc.replay._policies import default_policies, step_totals
 from cero_alloc.replay._reader import read_log
 from cero_alloc.replay._replay import replay
-from cero_alloc.replay._report import replay_report, report_json, report_rows, report_text, row_names
+from cero_alloc.replay._report import replay_report, report_json, report_rows, row_names
 from cero_alloc.replay._settings import SATURATIONS, choose_saturation, learn_settings, python_lines
+from cero_alloc.replay._text import report_text
 from cero_alloc.simulation import epoch_batches
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cero_alloc._checks import instance
-from cero_alloc.replay._results import UNIFORM, ReplayResult
+from cero_alloc.replay._results import UNIFORM, ReplayResult, ReplayRow
 
 from ._axes import COLORS, drawn_on, text_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_MANY_UNANSWERED = 0.05  # share of the rollouts, from which on a marker is hollow
+
 
 def plot_replay(result: ReplayResult, ax: Axes | None = None) -> Axes:
-    """Draw the mixed groups per 1,000 answered rollouts of every replayed policy, with 95% intervals, best first.
+    """Draw the share of rollouts in mixed groups of every replayed policy, with 95% intervals, best first.
 
-    Markers show the comparison with uniform, which is the vertical line. The column on the right is the share of the
-    rollouts for which the log had no reward left.
+    The vertical line is uniform; a policy's marker tells whether its interval holds it. The columns on the right are the
+    rollouts per group, since small groups are mixed less often, and the share of the rollouts for which the log had no
+    reward left; from 5% on the marker is hollow.
 
     Parameters
     ----------
@@ -48,44 +51,49 @@ def plot_replay(result: ReplayResult, ax: Axes | None = None) -> Axes:
     from matplotlib.transforms import ScaledTranslation
 
     instance("result", result, ReplayResult, "Pass what replay(...) returns.")
-    rows = (
-        *sorted(result.rows, key=lambda row: -np.inf if np.isnan(row.rate) else row.rate, reverse=True),
-        result.logged,
-    )
+    rows = (*result.rows, result.logged)
     ax = drawn_on(ax, (6.0, 1.3 + 0.2 * len(rows)))
+    uniform = result.row(UNIFORM).mixed_share
     styles = {
-        "+": ("o", COLORS[0], COLORS[0], "more than uniform"),
-        "(+)": ("o", COLORS[0], "white", "more, unless missing rollouts account for it"),
-        "": ("D", "0.35", "0.35", "no difference shown"),
-        "-": ("v", COLORS[1], COLORS[1], "less than uniform"),
+        1: ("o", COLORS[0], "more than uniform"),
+        0: ("D", "0.35", "no difference shown"),
+        -1: ("v", COLORS[1], "less than uniform"),
     }
-    for mark, (marker, color, face, label) in styles.items():
-        places = [i for i, row in enumerate(rows) if row.mark == mark and not np.isnan(row.rate)]
-        if not places:
-            continue
-        rate = np.array([rows[i].rate for i in places])
-        ends = np.array([rows[i].interval for i in places]).T
-        ax.errorbar(
-            rate,
-            places,
-            xerr=np.abs(ends - rate),
-            fmt=marker,
-            color=color,
-            markerfacecolor=face,
-            markersize=4.5,
-            elinewidth=1.0,
-            label=label,
-        )
-    ax.axvline(result.row(UNIFORM).rate, color="0.35", linewidth=0.8, linestyle="--", zorder=0, label="uniform")
+    for side, (marker, color, label) in styles.items():
+        for hollow in (False, True):
+            places = [
+                i
+                for i, row in enumerate(rows)
+                if (_side(row, uniform), row.unanswerable > _MANY_UNANSWERED) == (side, hollow)
+            ]
+            if not places:
+                continue
+            share = 100.0 * np.array([rows[i].mixed_share for i in places])
+            ends = 100.0 * np.array([rows[i].mixed_share_interval for i in places]).T
+            ax.errorbar(
+                share,
+                places,
+                xerr=np.abs(ends - share),
+                fmt=marker,
+                color=color,
+                markerfacecolor="white" if hollow else color,
+                markersize=4.5,
+                elinewidth=1.0,
+                label=f"{label}, not all in log" if hollow else label,
+            )
+    ax.axvline(100.0 * uniform, color="0.35", linewidth=0.8, linestyle="--", zorder=0, label="uniform")
     for i in range(0, len(rows), 2):
         ax.axhspan(i - 0.5, i + 0.5, color="0.95", zorder=-1)
     size = text_size(ax)
     right: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "ha": "right", "fontsize": size}
     for i, row in enumerate(rows):
-        ax.text(1.13, i, f"{row.unanswerable:.0%}", va="center", **right)
-    ax.text(1.13, -0.7, "not in log", va="bottom", **right)
+        group = "-" if np.isnan(row.mean_group) else f"{row.mean_group:.1f}"
+        ax.text(1.07, i, group, va="center", **right)
+        ax.text(1.15, i, f"{row.unanswerable:.0%}", va="center", **right)
+    ax.text(1.07, -0.7, "group", va="bottom", **right)
+    ax.text(1.15, -0.7, "not in\nlog", va="bottom", **right)
     ax.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=size)
-    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel="mixed groups per 1,000 answered rollouts")
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel="rollouts in mixed groups, %")
     ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
     below = ax.transAxes + ScaledTranslation(
         0.0, -0.4, ax.figure.dpi_scale_trans
@@ -99,3 +107,11 @@ def plot_replay(result: ReplayResult, ax: Axes | None = None) -> Axes:
         frameon=False,
     )
     return ax
+
+
+def _side(row: ReplayRow, uniform: float) -> int | None:
+    """Return on which side of uniform the row's interval lies, 0 for both; None without a figure."""
+    if np.isnan(row.mixed_share):
+        return None
+    low, high = row.mixed_share_interval
+    return 1 if low > uniform else -1 if high < uniform else 0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, get_args
+from typing import Any, SupportsIndex, get_args
 
 import numpy as np
 
 from cero_alloc._allocators.fenchel_dual import FenchelDualAllocator
 from cero_alloc._allocators.resolving import ResolvingAllocator
 from cero_alloc._allocators.training import training_allocator
-from cero_alloc._checks import IntArray, error_text, instance, real
+from cero_alloc._checks import IntArray, error_text, instance, integer, real
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc.baselines import PEERS, FixedPacing, Greedy, Uniform
 
@@ -19,7 +19,9 @@ from ._log import RolloutLog
 from ._results import UNIFORM, Offer
 
 
-def default_policies(log: RolloutLog, *, offer: Offer = "batch", budget: float = 1.0) -> dict[str, Callable[..., Any]]:
+def default_policies(
+    log: RolloutLog, *, offer: Offer = "batch", budget: float = 1.0, group_size: SupportsIndex | None = None
+) -> dict[str, Callable[..., Any]]:
     """Return the policies that :func:`replay` plays by default: the allocators and every peer.
 
     ``training_allocator`` is the recommended one, :func:`~cero_alloc.training_allocator` in groups of the log's mean size.
@@ -37,6 +39,8 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch", budget: float =
         As in :func:`replay`.
     budget : float, in (0, 1]
         Share of each step's rollouts to spend, as in :func:`replay`.
+    group_size : int or None, at least 1
+        Rollouts of a group, in place of the log's mean.
 
     Returns
     -------
@@ -46,9 +50,9 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch", budget: float =
     Raises
     ------
     ValueError
-        For an unknown offer or a budget out of range.
+        For an unknown offer, or a budget or group size out of range.
     TypeError
-        For a log that is not a :class:`RolloutLog`, or a budget that is not a number.
+        For a log that is not a :class:`RolloutLog`, or a budget or group size that is not a number.
 
     Examples
     --------
@@ -60,7 +64,7 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch", budget: float =
     instance("log", log, RolloutLog, "Read one with read_log(...).")
     check_offer(offer)
     budget = check_budget(budget)
-    per_visit = mean_group(log)
+    per_visit = mean_group(log) if group_size is None else checked_size(group_size)
     whole_batches = offer == "batch" and budget == 1.0
     one_size = max(least_cap(log, offer, budget), 2 * per_visit if whole_batches else per_visit)
     visits = log.visits if offer == "batch" else None
@@ -76,7 +80,9 @@ def default_policies(log: RolloutLog, *, offer: Offer = "batch", budget: float =
         ),
         "FenchelDualAllocator": partial(_capped, FenchelDualAllocator, one_size, visits=visits),
         **{cls.__name__: partial(_capped, cls, one_size) for cls in (FixedPacing, Greedy)},
-        UNIFORM: partial(peer, Uniform, None if whole_batches else per_visit),  # None: every prompt of a batch
+        UNIFORM: partial(
+            peer, Uniform, None if whole_batches and group_size is None else per_visit
+        ),  # None: every prompt of a batch
         **{cls.__name__: partial(peer, cls, one_size if cls.kind == "selects" else per_visit) for cls in PEERS},
     }
 
@@ -91,6 +97,11 @@ def check_budget(budget: float) -> float:
     """Return the share of the log's rollouts to spend, checked."""
     remedy = "Give the share of the log's rollouts to spend: 0.5 is half."
     return real("budget", budget, low=0.0, high=1.0, open_low=True, remedy=remedy)
+
+
+def checked_size(group_size: SupportsIndex) -> int:
+    """Return the rollouts of a group, checked."""
+    return integer("group_size", group_size, least=1, remedy="Count the rollouts of a group.")
 
 
 def own_steps(offer: Offer, budget: float) -> bool:

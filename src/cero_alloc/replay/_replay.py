@@ -30,6 +30,7 @@ def replay(
     *,
     offer: Offer = "batch",
     budget: float = 1.0,
+    group_size: SupportsIndex | None = None,
     max_rollouts: SupportsIndex | None = None,
     seed: int = 0,
     n_boot: SupportsIndex = 1000,
@@ -59,6 +60,8 @@ def replay(
     budget : float, in (0, 1]
         Share of each step's rollouts to spend. The running sums of the totals are rounded, so that all steps together
         spend this share of the log.
+    group_size : int or None, at least 1
+        Rollouts of a group under the default policies; None takes the log's mean.
     max_rollouts : int or None
         Largest number of rollouts per prompt and round. None takes four times the largest logged group, at most 128, or
         more if the totals cannot be spent otherwise; with a ``budget`` below 1 and batches, the largest logged group.
@@ -120,7 +123,7 @@ def replay(
 
     opened = steps if own_steps(offer, budget) else None
     stage = _Stage(log.n_prompts, logged_outcomes(log, seed), offers, totals, opened, run)
-    defaults = default_policies(log, offer=offer, budget=budget)
+    defaults = default_policies(log, offer=offer, budget=budget, group_size=group_size)
     chosen = dict(defaults if policies is None else policies)
     chosen.setdefault(UNIFORM, defaults[UNIFORM])
     tallies, left_out = {}, []
