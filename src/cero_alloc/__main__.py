@@ -17,6 +17,7 @@ from typing import Any, get_args
 from ._evidence.kernels import observe
 from ._numba import is_cached
 from .replay._files import log_files
+from .replay._html import report_html
 from .replay._lines import Format
 from .replay._reader import Options, read_with_progress
 from .replay._report import ReplayReport, replay_report, report_json, report_rows, row_names
@@ -103,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--prompts", type=Path, metavar="FILE", help="write a table of all prompts, never mixed ones first"
     )
+    command.add_argument("--html", type=Path, metavar="FILE", help="write the report as one web page, for any browser")
     command.add_argument("--plot", type=Path, metavar="FILE", help="file of the figure (default: replay.png)")
     command.add_argument("--no-plot", action="store_true", help="write no figure")
     command.add_argument("--progress", action="store_true", help="show progress even if stderr is not a terminal")
@@ -199,6 +201,9 @@ def _write(report: ReplayReport, args: argparse.Namespace) -> None:
     if args.json:
         args.json.write_text(json.dumps(report_json(report), indent=2) + "\n", encoding="utf-8")
         written.append(args.json)
+    if args.html:
+        args.html.write_text(report_html(report_json(report)), encoding="utf-8", errors="replace")
+        written.append(args.html)
     if report.result is not None and not args.no_plot:
         if find_spec("matplotlib") is not None:
             from .plotting import plot_replay
