@@ -29,7 +29,8 @@ def default_policies(
     With ``offer="batch"`` the allocators are given the number of visits of each prompt, which a data loader's epochs
     determine. Rules with groups of equal size use the log's mean group size with ``offer="pool"`` or a ``budget`` below 1,
     and twice that for all rollouts of batches, so that they choose half of each batch. Re-solving allocators deal groups of
-    at least the log's mean size with ``offer="pool"``, and of at least 2 with ``offer="batch"``.
+    at least the log's mean size with ``offer="pool"``, and of at least 2 with ``offer="batch"``. With a ``budget`` below 1 in
+    batches and no ``group_size``, groups are the logged ones or none, and rules that vary counts or deal in waves are left out.
 
     Parameters
     ----------
@@ -83,7 +84,11 @@ def default_policies(
         UNIFORM: partial(
             peer, Uniform, None if whole_batches and group_size is None else per_visit
         ),  # None: every prompt of a batch
-        **{cls.__name__: partial(peer, cls, one_size if cls.kind == "selects" else per_visit) for cls in PEERS},
+        **{
+            cls.__name__: partial(peer, cls, one_size if cls.kind == "selects" else per_visit)
+            for cls in PEERS
+            if cls.kind == "selects" or not whole_groups(offer, budget, group_size)
+        },
     }
 
 
@@ -107,6 +112,11 @@ def checked_size(group_size: SupportsIndex) -> int:
 def own_steps(offer: Offer, budget: float) -> bool:
     """Return whether a step's outcomes are its own logged groups only, as in batches with less than all rollouts."""
     return offer == "batch" and budget < 1.0
+
+
+def whole_groups(offer: Offer, budget: float, group_size: SupportsIndex | None) -> bool:
+    """Return whether policies deal the log's groups or none, so that rules that vary counts have nothing to choose."""
+    return own_steps(offer, budget) and group_size is None
 
 
 def step_totals(log: RolloutLog, budget: float) -> IntArray:

@@ -12,11 +12,22 @@ import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, instance, integer
 from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc.baselines import PEERS
 from cero_alloc.simulation._rounds import Draw, checked_draw, play_round
 
 from ._log import RolloutLog
 from ._outcomes import Outcomes, logged_outcomes
-from ._policies import check_budget, check_offer, default_policies, least_cap, own_steps, peer, step_totals, training
+from ._policies import (
+    check_budget,
+    check_offer,
+    default_policies,
+    least_cap,
+    own_steps,
+    peer,
+    step_totals,
+    training,
+    whole_groups,
+)
 from ._results import COLUMNS, UNIFORM, Offer, ReplayResult, rows_of
 
 Policies = Mapping[str, Callable[..., Any]]  # name -> callable(bank, total_budget=, n_rounds=, max_rollouts=, seed=)
@@ -127,6 +138,9 @@ def replay(
     chosen = dict(defaults if policies is None else policies)
     chosen.setdefault(UNIFORM, defaults[UNIFORM])
     tallies, left_out = {}, []
+    if policies is None and whole_groups(offer, budget, group_size):
+        names = ", ".join(cls.__name__ for cls in PEERS if cls.__name__ not in defaults)
+        left_out.append(f"{names}: they vary counts, and whole groups of the log's size leave nothing to vary")
     for name, make in chosen.items():
         tally = stage.play(make)
         if isinstance(tally, str):

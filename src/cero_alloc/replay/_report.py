@@ -68,10 +68,10 @@ def replay_report(
     policies = default_policies(log, offer=offer)
     options: dict[str, Any] = {"offer": offer, "seed": seed, "n_boot": n_boot}
     judged = (budget, offer, group_size) == (0.5, "batch", None)  # the second table's replay is the verdict's, too
-    replays = 2 if judged else 3
-    options["progress"] = progress(
-        replays * len(policies) + len(SATURATIONS) + 1
-    )  # the grid's replay also plays uniform
+    played = [policies, default_policies(log, offer=offer, budget=budget, group_size=group_size)]
+    if not judged:
+        played.append(default_policies(log, budget=0.5))
+    options["progress"] = progress(sum(map(len, played)) + len(SATURATIONS) + 1)  # the grid also plays uniform
     result = replay(log, policies, max_rollouts=max_rollouts, **options)
     choice = choose_saturation(log, settings, max_rollouts=result.max_rollouts, **options)
     less = replay(log, budget=budget, group_size=group_size, **options)

@@ -212,7 +212,7 @@ def _less_text(less: ReplayResult) -> str:
         "Outcomes are those of the same step, in batches. A random choice of whole groups keeps the share of the rollouts that "
         "it spends. Smaller groups keep more mixed groups, each with fewer rollouts: compare policies with similar mean groups."
     )
-    return "\n".join([*text, "", _wrapped(note)])
+    return "\n".join([*text, "", _wrapped(note), *(_wrapped(f"Left out: {reason}.") for reason in less.left_out)])
 
 
 def _calibration_text(log: RolloutLog, settings: LearntSettings) -> str:
