@@ -19,7 +19,8 @@ from ._numba import is_cached
 from .replay._files import log_files
 from .replay._html import report_html
 from .replay._lines import Format
-from .replay._reader import Options, read_with_progress
+from .replay._presets import Layout
+from .replay._reader import Options, read_files
 from .replay._report import ReplayReport, replay_report, report_json, report_rows, row_names
 from .replay._results import Offer
 from .replay._text import report_text
@@ -68,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
         help="files, folders or patterns: CSV with a header, JSONL, JSON, Parquet, plain or compressed; - reads standard input",
     )
     command.add_argument("--format", choices=get_args(Format), help="default: by extension, if unknown by first line")
+    command.add_argument(
+        "--from",
+        dest="layout",
+        choices=get_args(Layout),
+        metavar="LAYOUT",
+        help="who wrote the log, which tells its columns and files: " + ", ".join(get_args(Layout)),
+    )
     for role, text in _ROLES.items():
         command.add_argument("--" + role.replace("_", "-"), metavar="NAME", help=text)
     command.add_argument(
@@ -124,8 +132,9 @@ def _report(args: argparse.Namespace) -> ReplayReport:
         args.group_size,
         args.last_attempt,
         args.format,
+        args.layout,
     )
-    files = log_files(tuple(args.logs))
+    files = log_files(args.logs, options.preset.files)
     size = None if "-" in files else sum(map(os.path.getsize, files))
     with _bar(args, total=size, desc="reading", unit="B", unit_scale=True) as bar:
         before = 0
@@ -135,7 +144,7 @@ def _report(args: argparse.Namespace) -> ReplayReport:
             bar.update(done - before if done >= before else done)
             before = done
 
-        log = read_with_progress(files, options, advance)
+        log = read_files(files, options, advance)
     name = "standard input" if files == ["-"] else ", ".join(args.logs)
     if log.n_bad >= _MOST_BAD * log.n_lines and not args.keep_going:
         found = "".join(f"\n  {bad}" for bad in log.bad_lines)

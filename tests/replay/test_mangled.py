@@ -8,6 +8,7 @@ import pytest
 
 from cero_alloc.__main__ import main
 from cero_alloc.replay import read_log
+from cero_alloc.replay._presets import PRESETS
 
 NAMES = {
     "prompt_id": ("prompt_id", "prompt", "index", "input", "task_id", "messages"),
@@ -53,6 +54,7 @@ OPTIONS = (
         {"success_at": 0.5},
     ),
     *({"prompt_id": "data_source,index"}, {"reward": "reward.score"}, {"reward": "a.b.c"}, {"prompt_id": "prompt"}),
+    *({"layout": layout} for layout in PRESETS),
 )
 
 
@@ -132,7 +134,30 @@ def as_depth(found, chance):
     return chance.choice(("[", '{"a":', '[{"step":', "}", "]")) * chance.choice((1, 3, 5000, 100_000))
 
 
-FORMATS = (as_csv, as_csv, as_csv, as_jsonl, as_jsonl, as_jsonl, as_array, as_table, as_columns, as_nest, as_depth)
+def as_inspect(found, chance):
+    samples = [
+        {
+            "id": i % 3,
+            "epoch": i,
+            "scores": {"a": {"value": chance.choice((1, "C", "P", None, [1])) if i % 9 else odd(chance)}},
+        }
+        for i, _ in enumerate(found)
+    ]
+    return json.dumps({"eval": chance.choice(({"task": "t"}, {}, {"task": []})), "samples": samples})
+
+
+def as_evalplus(found, chance):
+    tasks = {
+        str(i % 3): [{"base_status": "pass", "plus_status": chance.choice(("fail", "pass", None))}]
+        for i, _ in enumerate(found)
+    }
+    return json.dumps({"eval": tasks | {"x": [odd(chance)]}})
+
+
+FORMATS = (
+    *(as_csv, as_csv, as_csv, as_jsonl, as_jsonl, as_jsonl, as_array, as_table, as_columns, as_nest, as_depth),
+    *(as_inspect, as_evalplus),
+)
 
 
 def cut(data, chance):
@@ -182,7 +207,7 @@ def empty(data, chance):
 
 
 MANGLES = (cut, cut, spoil, spoil, swap, swap, shuffle, repeat, noise, mark, empty)
-ENDINGS = (".csv", ".jsonl", ".json", "", ".tsv", ".parquet", "_step_3.jsonl", ".csv.gz", ".txt")
+ENDINGS = (".csv", ".jsonl", ".json", "", ".tsv", ".parquet", "_step_3.jsonl", ".csv.gz", ".txt", ".eval")
 OWN_ENDINGS = {as_csv: ".csv", as_jsonl: ".jsonl"}
 
 
@@ -226,7 +251,7 @@ def run_one(file, options, chance):
     report = file.parent / "report.json"
     flags = []
     for name, value in options.items():
-        flag = "--" + name.replace("_", "-")
+        flag = "--from" if name == "layout" else "--" + name.replace("_", "-")
         flags.append(
             flag if value is True else f"{flag}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
         )

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cero_alloc._checks import FloatArray, IntArray
-
+from ._attempts import Attempts
 from ._fields import Plan
-from ._log import RolloutLog, changes
+from ._log import RolloutLog
 from ._tally import Tally
 
 _MANY_BAD = 0.01  # share of the lines
@@ -17,11 +16,10 @@ _FAR = 0.01  # share of the range that holds all rewards but one
 _TRAINING = ("train", "training", "false", "0", "")
 
 
-def doubts_of(log: RolloutLog, tally: Tally, plan: Plan, repeated: int, dropped: int) -> Iterator[str]:
-    """Yield the doubts about a log that was read.
-
-    ``repeated`` groups were logged again after the steps went backwards, ``dropped`` rollouts were repeats of the step before.
-    """
+def doubts_of(
+    log: RolloutLog, tally: Tally, plan: Plan, attempts: Attempts, dropped: int, last_attempt: bool
+) -> Iterator[str]:
+    """Yield the doubts about a log that was read, of whose rollouts ``dropped`` were repeats of the step before."""
     if log.n_bad >= _MANY_BAD * log.n_lines and log.n_bad:
         yield (
             f"{log.n_bad:,} of {log.n_lines:,} lines ({log.n_bad / log.n_lines:.1%}) could not be used; the first: "
@@ -32,19 +30,34 @@ def doubts_of(log: RolloutLog, tally: Tally, plan: Plan, repeated: int, dropped:
             f"{dropped:,} rollouts were dropped because their step repeats the step before, completion by completion, as TRL "
             "logs it with steps_per_generation. Steps are therefore fewer than in the log."
         )
-    if repeated:
+    repeated, resumed, unclear = attempts.repeated, attempts.resumed, attempts.unclear
+    if repeated and not last_attempt:
+        where = f"steps go backwards from {resumed.first} to {resumed.second}," if resumed else "steps go backwards"
         yield (
-            f"steps go backwards and {repeated:,} groups are logged again, as after a restart or a resume. Add --last-attempt to "
-            "keep the last attempt of every step."
+            f"{where} and {repeated:,} groups are logged again, as after a restart or a resume. Add --last-attempt to keep the "
+            "last attempt of every step."
+        )
+    if unclear:
+        yield (
+            f"{unclear.n_groups:,} groups are in both {unclear.first} and {unclear.second}, and were put together, as those of "
+            "several ranks are. If one file is a later attempt at the steps of the other, read only that one; if their ids are of "
+            "two sources, read each by itself."
         )
     sizes, counts = np.unique(log.trials, return_counts=True)
     usual = int(sizes[counts.argmax()])
     multiples = int(((log.trials > usual) & (log.trials % usual == 0)).sum()) if usual > 1 else 0
-    if multiples and not repeated:
+    if multiples and not unclear and (last_attempt or not repeated):
+        ways = "--group uid or --prompt-id source,index" + (", or --last-attempt" if not last_attempt else "")
         yield (
             f"{multiples:,} of {log.trials.size:,} groups are exact multiples of the usual {usual} rollouts: a prompt twice in a "
-            "step, two sources that share ids, or steps logged twice. Tell them apart: --group uid, --prompt-id source,index, or "
-            "--last-attempt."
+            f"step, two sources that share ids, or steps logged twice. Tell them apart: {ways}."
+        )
+    left = sorted(tally.others["left"] - tally.others["read"])
+    if left:
+        name = plan.columns["where"][0]
+        yield (
+            f"of each file only the lines with its first value of {name} were read ({', '.join(sorted(tally.others['read']))}), "
+            f"not those of {', '.join(left)}, which hold the same rollouts. Others: --where {name}={left[0]}."
         )
     yield from _of_ids(log, tally, plan)
     if (log.trials == 1).all():
@@ -105,16 +118,3 @@ def _of_ids(log: RolloutLog, tally: Tally, plan: Plan) -> Iterator[str]:
 
 def _is_place(name: str) -> bool:
     return any(part in name.lower() for part in ("idx", "index", "place", "pos"))
-
-
-def repeated_groups(prompt: IntArray, step: FloatArray, attempt: IntArray, rollouts: IntArray) -> int:
-    """Return how many groups are in several attempts of a file; rows are sorted by step, prompt and attempt."""
-    if not attempt.any():
-        return 0
-    part = changes(prompt, step, attempt)
-    size = np.add.reduceat(rollouts, part)
-    if size.max() == 1:  # sorted by sample, then by step
-        return 0
-    group = changes(prompt[part], step[part])
-    several = np.diff(np.append(group, part.size)) > 1
-    return int(several.sum())

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# Names used by trainers and tools, the usual name first; compared without case.
-NAMES = {
-    "prompt_id": (
-        *("prompt_id", "problem_id", "question_id", "task_id", "example_id", "task.key", "prompt", "prompt_tokens"),
-        *("input", "query", "question", "problem", "messages", "index", "id"),
-    ),
-    "step": (
-        *("step", "global_step", "global_steps", "training_step", "train_step", "iteration", "run.work.step", "round"),
-        "epoch",
-    ),
-    "reward": (
-        *("reward", "score", "rewards", "scores", "total_reward", "reward_score", "traces.rewards", "correct"),
-        *("is_correct", "acc", "accuracy"),
-    ),
-    "successes": ("successes", "n_correct", "num_correct", "passed", "correct"),
-    "trials": ("trials", "rollouts", "n_rollouts", "num_rollouts", "samples", "n_samples", "n"),
-}
+from cero_alloc._columns import NAMES
+
+from ._presets import NO_REWARD, Preset
+
 # Columns that are read to find what is wrong with a log.
 ASIDE = {
     "group": ("uid", "group_id", "group.id"),
@@ -33,6 +21,12 @@ ASIDE = {
 }
 _SUCCESS = ("acc", "accuracy", "correct", "is_correct")
 _PLACES = ("index", "idx", "id")  # which count from 0 in every source
+WORDS = {
+    **dict.fromkeys(("true", "c", "correct", "pass", "passed", "yes"), 1.0),
+    **dict.fromkeys(("false", "i", "incorrect", "fail", "failed", "no", "wrong"), 0.0),
+    **dict.fromkeys(("", "none", "null", "n/a", "na"), math.nan),
+}  # for rewards
+NO_PRESET = Preset()
 _AGGREGATED = ("reward_std", "frac_reward_zero_std", "loss", "grad_norm", "reward/mean", "critic/rewards/mean")
 _DEPTH = 3
 
@@ -70,8 +64,9 @@ class Plan:
 
     @property
     def plain(self) -> bool:
-        """Whether every role is one column."""
-        return all(len(names) == 1 for names in self.columns.values())
+        """Whether every role is one column, and each line is taken by itself."""
+        one_each = all(len(names) == 1 for names in self.columns.values())
+        return one_each and self.per_group is None and "where" not in self.columns
 
 
 def flat_keys(record: dict[str, Any], depth: int = _DEPTH) -> list[str]:
@@ -113,23 +108,31 @@ def find_plan(
     named_step: bool = False,
     per_group: int | None = None,
     sample: Sequence[dict[str, Any]] = (),
+    preset: Preset = NO_PRESET,
 ) -> Plan:
     """Return the plan for a log with these columns, or raise ``lack(what is missing, role, columns)``."""
     spelled = {name.lower(): name for name in reversed(columns)}
     known = set(columns)
 
-    def usual(role: str) -> str | None:
-        names = (NAMES | ASIDE)[role]
-        return next((spelled[name] for name in names if name in spelled), None)
+    def usual(role: str) -> tuple[str, ...]:
+        first = preset.names.get(role)
+        if first == ():
+            return ()
+        then = () if role == "reward" and preset.others else (NAMES | ASIDE)[role]
+        for name in (*(first or ()), *then):
+            several = parts(name, ",", set(spelled))
+            if spelled.keys() >= set(several):
+                return tuple(spelled[one] for one in several)
+        return ()
 
     found: dict[str, tuple[str, ...]] = {}
     trials = None
     for role in NAMES:
         given = told.get(role)
         if given is None:
-            name = usual(role)
-            if name is not None:
-                found[role] = (name,)
+            names = usual(role)
+            if names:
+                found[role] = names
         elif role == "trials" and given not in known and given.isdigit():
             trials = int(given)
         elif not (role == "step" and given == "none"):
@@ -139,13 +142,16 @@ def find_plan(
                     raise lack(f"the column {name!r}", role, columns)
     if "prompt_id" not in found and per_group is None:
         raise lack("a column for the prompt_id", "prompt_id", columns)
-    if told.get("step") == "none" or ("step" not in found and named_step):
+    no_step = named_step or preset.names.get("step") == ()
+    if told.get("step") == "none" or ("step" not in found and no_step):
         found.pop("step", None)
     elif "step" not in found:
         raise lack("a column for the step", "step", columns)
     if told.get("reward") is None:
-        _find_reward(columns, found, sample, lack)
+        _find_reward(columns, found, sample, lack, preset)
     counted = {"successes", "trials"} <= found.keys() and told.get("reward") is None and trials is None
+    if told.get("successes") is None and (preset.names.get("reward") or preset.others):
+        counted = False
     if counted and found["successes"] == found.get("reward") and _per_rollout(found, sample):
         counted = False
     if trials is not None and "reward" not in found and "successes" in found:
@@ -157,6 +163,10 @@ def find_plan(
     for role in ("reward",) if counted else ("successes", "trials"):
         found.pop(role, None)
     _find_asides(told, found, sample, usual)
+    if told.get("where"):
+        found["where"] = (str(told["where"]),)
+    elif preset.first in known:
+        found["where"] = (str(preset.first),)
     return Plan(
         found,
         counted,
@@ -182,18 +192,41 @@ def _has(record: dict[str, Any], path: str) -> bool:
     return True
 
 
-def _find_reward(columns: list[str], found: dict[str, tuple[str, ...]], sample: Any, lack: Any) -> None:
+def _is_number(sample: Sequence[dict[str, Any]], name: str) -> bool:
+    """Whether a column holds numbers, truths or words for them, and nothing else; the fields of CSV are texts."""
+    values = [value_at(row, name) for row in sample if _has(row, name)]
+    told = [value for value in values if value not in (None, "")]
+    if any(isinstance(value, str) for value in told):
+        try:
+            list(map(float, told))
+        except (TypeError, ValueError, OverflowError):
+            return {str(value).lower() for value in told} <= WORDS.keys()
+        return all(isinstance(value, str) for row in sample for value in row.values())
+    return bool(told) and all(isinstance(value, (int, float)) for value in told)
+
+
+def _find_reward(columns: list[str], found: dict[str, tuple[str, ...]], sample: Any, lack: Any, preset: Preset) -> None:
     """Look into an object of rewards, and for one column per reward function."""
+    if preset.names.get("reward") == ():
+        return
     if "reward" in found:
         name = found["reward"][0]
         inner = [c for c in columns if c.startswith(f"{name}.")]
         if inner and name != "traces.rewards":
             total = [c for tail in ("total", "score", "reward", "acc") for c in inner if c == f"{name}.{tail}"]
+            if not total and len(inner) == 1 and _is_number(sample, inner[0]):
+                total = inner
             if not total:
                 raise lack(f"a number for the reward, not an object; try {inner[0]!r}", "reward", columns)
             found["reward"] = (total[0],)
         return
-    each = [c for c in columns if c.lower().endswith("_reward") or c.lower().startswith(("rewards/", "reward/"))]
+    if preset.others:
+        others = (found.get("prompt_id", ()), found.get("step", ()), *ASIDE.values(), NO_REWARD)
+        taken = {name for names in others for name in names}
+        top = {name for row in sample for name in row}
+        each = [c for c in columns if c in top - taken and _is_number(sample, c)]
+    else:
+        each = [c for c in columns if c.lower().endswith("_reward") or c.lower().startswith(("rewards/", "reward/"))]
     if len(each) == 1:
         found["reward"] = (each[0],)
     elif each:
@@ -219,9 +252,9 @@ def _find_asides(told: Any, found: dict[str, tuple[str, ...]], sample: Any, usua
     """Add the columns that tell groups, sources, splits and repeats."""
     taken = {name for names in found.values() for name in names}
     for role in ASIDE:
-        name = told.get(role) or usual(role)
-        if name is not None and name not in taken:
-            found[role] = (name,)
+        names = (told[role],) if told.get(role) else usual(role)
+        if names and taken.isdisjoint(names):
+            found[role] = names
     if "group" in found and told.get("group") is None:
         ids = [_text(row, found["group"][0]) for row in sample]
         if not ids or len(set(ids)) == len(ids):  # one per rollout tells no groups apart
@@ -230,8 +263,6 @@ def _find_asides(told: Any, found: dict[str, tuple[str, ...]], sample: Any, usua
     named = found.get("prompt_id", ())
     if source and told.get("prompt_id") is None and len(named) == 1 and named[0].lower() in _PLACES:
         found["prompt_id"] = (*source, *named)
-    if told.get("where"):
-        found["where"] = (told["where"],)
 
 
 def _text(record: dict[str, Any], name: str) -> str:
@@ -259,7 +290,9 @@ def name_of(value: Any) -> str:
 
 
 def number_of(value: Any) -> Any:
-    """Return the weighted sum of an object of scored rewards; anything else as it is."""
-    if isinstance(value, dict) and value and all(isinstance(v, dict) and "score" in v for v in value.values()):
-        return sum(float(v["score"]) * float(v.get("weight", 1.0)) for v in value.values())
+    """Return the weighted sum of an object of scored rewards, or None if it has none; anything else as it is."""
+    if isinstance(value, dict):
+        scored = [v for v in value.values() if v is not None]
+        if all(isinstance(v, dict) and "score" in v for v in scored):
+            return sum(float(v["score"]) * float(v.get("weight", 1.0)) for v in scored) if scored else None
     return value

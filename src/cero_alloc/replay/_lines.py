@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-Format = Literal["csv", "jsonl", "json", "parquet", "arrow"]
+Format = Literal["csv", "jsonl", "json", "parquet", "arrow", "eval"]
 Progress = Callable[[int], None]
 Columns = list[list[Any]]
 

@@ -16,8 +16,9 @@ import numpy as np
 
 from cero_alloc._checks import error_text
 
-from ._doubts import doubts_of, repeated_groups
-from ._fields import Plan, aggregated, find_plan, flat_keys
+from ._attempts import attempts_of
+from ._doubts import doubts_of
+from ._fields import NO_PRESET, Plan, aggregated, find_plan, flat_keys
 from ._files import FORMATS, log_files, step_in_name, suffix
 from ._lines import (
     Format,
@@ -33,7 +34,8 @@ from ._lines import (
     line_records,
 )
 from ._log import Reading, RolloutLog, changes
-from ._records import arrow_batches, document_records, fields_of
+from ._presets import PRESETS, Layout, Preset
+from ._records import arrow_batches, document_records, eval_records, fields_of, layout_of
 from ._scale import RewardScale, mapped, scale_of, snapped
 from ._tally import Tally, short
 
@@ -57,6 +59,7 @@ def read_log(
     group_size: SupportsIndex | None = None,
     last_attempt: bool = False,
     format: Format | None = None,
+    layout: Layout | None = None,
 ) -> RolloutLog:
     r"""Read the log of a run: one reward per rollout, a list of rewards per group, or successes and trials per line.
 
@@ -68,8 +71,9 @@ def read_log(
     ----------
     *files : str or path
         Files, folders (every log below them, by step) and patterns; "-" for standard input. CSV with a header line and any of
-        the delimiters comma, semicolon, tab and bar; JSONL; JSON arrays, tables and columns; Parquet and Arrow with pyarrow.
-        Plain or compressed by gzip, bzip2, xz, or zstd from Python 3.14 on; UTF-8 or UTF-16.
+        the delimiters comma, semicolon, tab and bar; JSONL; JSON arrays, tables and columns; results of Inspect (.eval, .json)
+        and EvalPlus; Parquet and Arrow with pyarrow. Plain or compressed by gzip, bzip2, xz, or zstd from Python 3.14 on;
+        UTF-8 or UTF-16.
     prompt_id, step, reward, successes, trials, group : str or None
         Names of the columns or keys, with dots into nested ones ("reward.score"); None looks for the usual ones. Several
         columns make one id ("data_source,index"), several rewards their sum ("accuracy_reward+format_reward"). Without a step
@@ -84,9 +88,14 @@ def read_log(
     group_size : int or None
         Rollouts of a group of consecutive lines, for a log without prompt ids.
     last_attempt : bool
-        Where the steps of a file go backwards, as after a restart, keep the last attempt of each step only.
-    format : {"csv", "jsonl", "json", "parquet", "arrow"} or None
+        Where steps go backwards in a file, or from one file to the next, as after a restart, keep the last attempt of each
+        step only.
+    format : {"csv", "jsonl", "json", "parquet", "arrow", "eval"} or None
         None decides by the extension, or by the first line.
+    layout : str or None
+        Who wrote the log: "verl", "trl", "openrlhf", "nemo-rl", "open-instruct", "tinker", "prime-rl", "verifiers", "roll",
+        "wandb", "inspect", "lm-eval", "evalplus" or "counts". Its names are looked for before the usual ones, its files are
+        picked from a folder, and evaluations are one step. Named columns win.
 
     Returns
     -------
@@ -96,8 +105,8 @@ def read_log(
     Raises
     ------
     ValueError
-        For an unknown format, columns that cannot be found (the message lists the columns of the log), rewards whose range
-        cannot be told, or a log without a good line.
+        For an unknown format or layout, columns that cannot be found (the message lists the columns of the log), rewards whose
+        range cannot be told, or a log without a good line.
     TypeError
         For a file that is not a path.
     OSError
@@ -122,8 +131,11 @@ def read_log(
         "where": where,
     }
     size = None if group_size is None else int(group_size)
-    options = Options(told, reward_range, success_at, size, last_attempt, format)
-    return read_with_progress(files, options, lambda _: None)
+    options = Options(told, reward_range, success_at, size, last_attempt, format, layout)
+    for file in files:
+        if not isinstance(file, (str, PathLike)):  # open() would take a number for a file descriptor
+            raise TypeError(error_text("file", "be a path", file, "Name the log."))
+    return read_files(log_files(files, options.preset.files), options, lambda _: None)
 
 
 class Options:
@@ -137,7 +149,10 @@ class Options:
         group_size: int | None = None,
         last_attempt: bool = False,
         format: str | None = None,
+        layout: Layout | None = None,
     ) -> None:
+        if layout is not None and layout not in PRESETS:
+            raise ValueError(error_text("layout", f"be one of {list(PRESETS)}", layout, "Correct the spelling."))
         if format is not None and format not in get_args(Format):
             raise ValueError(
                 error_text("format", f"be one of {list(get_args(Format))}", format, "Correct the spelling.")
@@ -149,6 +164,7 @@ class Options:
             raise ValueError(error_text("group_size", "be at least 1", group_size, "Count the rollouts of a group."))
         self.told, self.reward_range, self.success_at = dict(told), reward_range, success_at
         self.group_size, self.last_attempt, self.format = group_size, last_attempt, format
+        self.layout, self.preset = layout, PRESETS[layout] if layout else NO_PRESET
         self.where: tuple[str, str] | None = None
         given = self.told.get("where")
         if given is not None:
@@ -158,12 +174,8 @@ class Options:
             self.told["where"], self.where = name, (name, value)
 
 
-def read_with_progress(files: Sequence[str | Path], options: Options, progress: Progress) -> RolloutLog:
+def read_files(names: Sequence[str], options: Options, progress: Progress) -> RolloutLog:
     """Read a log as :func:`read_log` does, calling ``progress`` with the number of bytes of a file read so far."""
-    for file in files:
-        if not isinstance(file, (str, PathLike)):  # open() would take a number for a file descriptor
-            raise TypeError(error_text("file", "be a path", file, "Name the log."))
-    names = log_files(tuple(files))
     reader = _Reader(names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more", options)
     for name in names:
         reader.read(name, progress)
@@ -181,6 +193,8 @@ class _Reader:
         self._broken: str | None = None
         self._step: float | None = None  # of the file, by its name
         self._line_in_group = 0
+        self._preset = options.preset
+        self._where = options.where
 
     # ------------------------------------------------------------ files
 
@@ -188,8 +202,14 @@ class _Reader:
         """Add a file."""
         self._file = file
         self._step = None if file == "-" else step_in_name(file)
-        self.tally.start_file()
+        self.tally.start_file(file)
+        self._where = self._options.where
         kind = self._options.format or FORMATS.get(suffix(file))
+        if kind == "eval":
+            self._format, self._preset = kind, self._preset_of("inspect")
+            records = eval_records(file)
+            self._take_records(records, range(1, len(records) + 1))
+            return
         if kind in ("parquet", "arrow"):
             self._format = kind
             number = 1
@@ -221,13 +241,18 @@ class _Reader:
             yield from blocks
 
         if kind == "json":
-            records = self._named(document_records, "\n".join(from_first()))
+            records, layout = self._named(document_records, "\n".join(from_first()))
+            self._preset = self._preset_of(layout)
             self._take_records(records, range(1, len(records) + 1))
         elif kind == "jsonl":
             for texts, numbers in line_records(from_first()):
                 self._take_jsonl(texts, numbers)
         else:
             self._read_csv(from_first())
+
+    def _preset_of(self, found: Layout | None) -> Preset:
+        """Return the preset that was told, else that of the layout that a document tells."""
+        return self._preset if self._options.layout or found is None else PRESETS[found]
 
     def _named(self, parse: Any, *text: str) -> Any:
         """Parse text, naming the file in an error."""
@@ -272,14 +297,18 @@ class _Reader:
             named_step=self._step is not None,
             per_group=self._options.group_size,
             sample=sample,
+            preset=self._preset,
         )
         self.tally.trials = self._plan.trials
 
     def _lack(self, what: str, role: str, columns: list[str]) -> ValueError:
+        layout = self._options.layout
+        expects = f" --from {layout} expects {self._preset.expects}." if layout else ""
         if role in ("prompt_id", "reward") and aggregated(columns) and self._options.told.get(role) is None:
             return ValueError(
                 f"{self._file} must hold rollouts, got means per step: {', '.join(columns[:8])}. Log one line per rollout, or its "
                 "rewards: TRL log_completions=True, verl trainer.rollout_data_dir=DIR, OpenRLHF and others as the page on logs says."
+                f"{expects}"
             )
         flag = "--" + role.replace("_", "-")
         shown = ", ".join(map(repr, columns[:30])) + (", ..." if len(columns) > 30 else "")
@@ -290,6 +319,7 @@ class _Reader:
             more = " A log without steps is one step: --step none."
         return ValueError(
             f"{self._file} must have {what}, got {shown}. Name it: {flag} NAME on the command line, {role}= in Python.{more}"
+            f"{expects}"
         )
 
     # ------------------------------------------------------------ lines
@@ -305,7 +335,7 @@ class _Reader:
         width = len(columns)
 
         def fast(part: list[str]) -> dict[str, list[Any]]:
-            if not plan.plain or plan.per_group or self._options.where:
+            if not plan.plain:
                 raise ValueError
             return dict(zip(places, csv_columns(part, flat, width, mark), strict=True))
 
@@ -324,7 +354,7 @@ class _Reader:
         keys = [names[0] for names in plan.columns.values()]
 
         def fast(part: list[str]) -> dict[str, list[Any]]:
-            if not plan.plain or plan.per_group or self._options.where:
+            if not plan.plain:
                 raise ValueError
             found = dict(zip(roles, json_columns(part, keys), strict=True))
             if any(isinstance(value, (list, dict)) for value in found.get("reward", ())):
@@ -369,7 +399,7 @@ class _Reader:
             try:
                 self.tally.add(self._placed(fast(texts)))
             except _ODD:
-                if len(texts) > _FEW and self._plan is not None and self._plan.plain and not self._options.where:
+                if len(texts) > _FEW and self._plan is not None and self._plan.plain:
                     middle = len(texts) // 2
                     self._take(texts[:middle], numbers[:middle], fast, one)
                     self._take(texts[middle:], numbers[middle:], fast, one)
@@ -403,7 +433,15 @@ class _Reader:
         where = found.pop("where", None)
         if not next(iter(found.values())):
             raise ValueError("no reward in the list")
-        return self._options.where is None or where is None or str(where[0]).lower() == self._options.where[1].lower()
+        if where is None:
+            return True
+        value = str(where[0])
+        if self._where is None and self._plan is not None:  # a preset reads the first value
+            self._where = (self._plan.columns["where"][0], value)
+        kept = self._where is not None and value.lower() == self._where[1].lower()
+        if self._options.where is None:
+            self.tally.others["read" if kept else "left"].add(value)
+        return kept
 
     def _placed(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Add the step of the file's name, and ids for groups of consecutive lines."""
@@ -428,10 +466,9 @@ class _Reader:
                 f"{self._name} must hold at least one good line, got {tally.n_lines} lines{why}Check the columns, or the path."
             )
         prompt, step, attempt, group, reward, rollouts = tally.rows()
-        repeated = repeated_groups(prompt, step, attempt, rollouts)
-        kept = np.ones(step.size, dtype=np.bool_)
-        if repeated and self._options.last_attempt:
-            kept, repeated = _last_attempts(step, attempt), 0
+        attempts = attempts_of(prompt, step, attempt, rollouts, tally.unit_files)
+        last = self._options.last_attempt
+        kept = attempts.last(step) if last and attempts.repeated else np.ones(step.size, dtype=np.bool_)
         twice = kept & np.isin(step, _repeated_steps(tally))
         dropped = int(rollouts[twice].sum())
         kept &= ~twice
@@ -462,7 +499,7 @@ class _Reader:
         )
         reading = Reading(files, self._format, columns, scale, tally.unscored)
         log = RolloutLog.of_rows(*data, **parts, reading=reading)
-        doubts = tuple(doubts_of(log, tally, plan, repeated, dropped))
+        doubts = tuple(doubts_of(log, tally, plan, attempts, dropped, last))
         return replace(log, reading=replace(reading, doubts=doubts))
 
     def _scale(self, rewards: Any, plan: Plan) -> RewardScale:
@@ -495,20 +532,12 @@ def _is_lines(start: str) -> bool:
             record = json_object(line)
         except ValueError:
             return True
-        return not all(isinstance(value, list) for value in record.values())
+        return layout_of(record) is None and not all(isinstance(value, list) for value in record.values())
     try:
         json_object(line)
     except ValueError:
         return line.strip() != "{"
     return True
-
-
-def _last_attempts(step: Any, attempt: Any) -> Any:
-    """Return which rows are of the last attempt of their step."""
-    _, place = np.unique(step, return_inverse=True)
-    last = np.zeros(place.max() + 1, dtype=np.int64)
-    np.maximum.at(last, place, attempt)
-    return attempt == last[place]
 
 
 def _repeated_steps(tally: Tally) -> list[float]:

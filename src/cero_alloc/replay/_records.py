@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
-from typing import Any
+from lzma import LZMAError
+from typing import Any, Literal
+from zipfile import BadZipFile, ZipFile
 
-from ._fields import NAMES, Missing, Plan, number_of, value_at
+from cero_alloc._columns import NAMES
+
+from ._fields import Missing, Plan, number_of, value_at
+from ._presets import Layout
 
 Record = dict[str, Any]
+_MARKS = {"P": 0.5, "N": 0.0}  # of Inspect, beside those that any log may have
 
 
-def document_records(text: str) -> list[Record]:
-    """Return the records of a JSON document: an array, a table, columns, or one list of rates per prompt.
+def layout_of(content: Record) -> Layout | Literal["table"] | None:
+    """Return the layout of an object that is a whole log: "inspect", "evalplus" or a table; None for any other object."""
+    inner = content.get("eval")
+    if isinstance(inner, dict) and isinstance(content.get("samples"), list):
+        return "inspect"
+    if isinstance(inner, dict) and all(isinstance(samples, list) for samples in inner.values()):
+        first = [sample for samples in inner.values() for sample in samples[:1]]
+        return "evalplus" if any(isinstance(sample, dict) and "base_status" in sample for sample in first) else None
+    return "table" if isinstance(content.get("columns"), list) and isinstance(content.get("data"), list) else None
+
+
+def document_records(text: str) -> tuple[list[Record], Layout | None]:
+    """Return the records of a JSON document, and the layout if the document tells it.
+
+    The document is an array, a table, columns, one list of rates per prompt, or the result of an evaluation.
 
     Raises
     ------
@@ -24,9 +44,25 @@ def document_records(text: str) -> list[Record]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
     if isinstance(content, dict):
-        names, data = content.get("columns"), content.get("data")
-        if isinstance(names, list) and isinstance(data, list):
-            return [dict(zip(map(str, names), row, strict=False)) for row in data if isinstance(row, list)]
+        layout = layout_of(content)
+        if layout == "inspect":
+            return _inspect_records(content["eval"], content["samples"]), layout
+        if layout == "evalplus":
+            return list(_evalplus_records(content["eval"])), layout
+        return _object_records(content), None
+    if isinstance(content, list):
+        return [entry if isinstance(entry, dict) else {} for entry in content], None
+    raise ValueError("neither an array nor an object")
+
+
+def _object_records(content: Record) -> list[Record]:
+    if layout_of(content) == "table":
+        return [
+            dict(zip(map(str, content["columns"]), row, strict=False))
+            for row in content["data"]
+            if isinstance(row, list)
+        ]
+    if content:
         known = {name for usual in NAMES.values() for name in usual}
         lists = [value for value in content.values() if isinstance(value, list)]
         if lists and len(lists) == len(content) and not known & {key.lower() for key in content}:
@@ -39,10 +75,65 @@ def document_records(text: str) -> list[Record]:
                 ]  # fmt: skip
             rows = [row for values in lists for row in values]
             return [row for row in rows if isinstance(row, dict)]
-        return [content]
-    if isinstance(content, list):
-        return [entry if isinstance(entry, dict) else {} for entry in content]
-    raise ValueError("neither an array nor an object")
+    return [content]
+
+
+def _inspect_records(header: Record, samples: list[Any]) -> list[Record]:
+    """Return task, id and the value of each score of the samples; "P" is a half, "N" no answer."""
+    records: list[Record] = []
+    for sample in samples:
+        if not isinstance(sample, dict) or "id" not in sample:
+            records.append({})
+            continue
+        scores = sample.get("scores")
+        values = {
+            name: score.get("value") if isinstance(score, dict) else score
+            for name, score in (scores.items() if isinstance(scores, dict) else ())
+        }
+        marks = {name: _MARKS.get(value, value) if isinstance(value, str) else value for name, value in values.items()}
+        record = {"task": header.get("task", ""), "id": sample["id"]}
+        records.append(record | {"scores": marks} if marks else record)
+    return records
+
+
+def _evalplus_records(tasks: Record) -> Iterator[Record]:
+    """Yield a record per sample: whether it passed the base tests, and all of them where these were run."""
+    for task, samples in tasks.items():
+        for sample in samples:
+            if not isinstance(sample, dict) or "base_status" not in sample:
+                yield {}
+                continue
+            base, plus = sample["base_status"] == "pass", sample.get("plus_status")
+            record = {"task_id": task, "base": base}
+            yield record if plus is None else record | {"plus": base and plus == "pass"}
+
+
+def eval_records(file: str) -> list[Record]:
+    """Return the records of Inspect's .eval, a zip of JSON files; its summaries hold the scores without the transcripts.
+
+    Raises
+    ------
+    ValueError
+        If the file is no such zip, or compressed by what this Python cannot read.
+    """
+    try:
+        with ZipFile(file) as archive:
+
+            def member(name: str) -> Any:
+                return json.loads(archive.read(name))
+
+            names = archive.namelist()
+            start = next((name for name in ("header.json", "_journal/start.json") if name in names), None)
+            header = member(start).get("eval", {}) if start else {}
+            if "summaries.json" in names:
+                samples = member("summaries.json")
+            else:
+                samples = [member(name) for name in sorted(set(names)) if name.startswith("samples/")]
+    except (BadZipFile, RuntimeError, AttributeError, zlib.error, LZMAError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{file} must be a log of Inspect, got one that cannot be read: {error}. Convert it: inspect log convert --to json."
+        ) from None
+    return _inspect_records(header if isinstance(header, dict) else {}, samples if isinstance(samples, list) else [])
 
 
 def arrow_batches(file: str, kind: str) -> Iterator[list[Record]]:

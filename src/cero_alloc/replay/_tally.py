@@ -11,9 +11,11 @@ import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray
 
-from ._fields import name_of
+from ._fields import WORDS, name_of
+from ._files import unit_of
 from ._log import BadLine, changes
 
+UNIT = 1 << 32  # attempts in one unit of files, at most
 _SHOWN = 5  # bad lines kept with their reasons
 _MOST_TEXT = 60  # characters shown of a bad line
 _MOST_TRIALS = 10**8  # of one line; NumPy's hypergeometric draws need populations below 10**9
@@ -21,11 +23,6 @@ _REMEMBERED = 1 << 16  # distinct texts of numbers
 _FLUSH = 1 << 20  # rows held before equal ones are merged
 _MOST_VALUES = 8  # of a column that tells splits or sources, remembered
 
-_WORDS = {
-    **dict.fromkeys(("true", "c", "correct", "pass", "passed", "yes"), 1.0),
-    **dict.fromkeys(("false", "i", "incorrect", "fail", "failed", "no", "wrong"), 0.0),
-    **dict.fromkeys(("", "none", "null", "n/a", "na"), np.nan),
-}
 _LAST_NUMBER = re.compile(r"\d+(?!.*\d)", re.DOTALL)
 
 
@@ -65,7 +62,7 @@ class _Numbers(dict[Any, float]):
         return value
 
     def _odd(self, text: str) -> float:
-        return _WORDS[text.lower()]
+        return WORDS[text.lower()]
 
 
 class _Steps(_Numbers):
@@ -82,7 +79,7 @@ class Tally:
     """Counts the rows of a log as they are read.
 
     Rows are kept by (prompt, step, attempt, group, reward), where the attempt counts how often the steps of a file went
-    backwards.
+    backwards, from ``UNIT`` times the file's unit on: files of one unit are written side by side.
     """
 
     def __init__(self, trials: int | None = None) -> None:
@@ -100,10 +97,16 @@ class Tally:
         self._held: list[tuple[npt.NDArray[Any], ...]] = []
         self._n_held = self._merged = 0  # rows held, and those of the first part, which are distinct already
         self._attempt, self._last = 0, -np.inf
+        self._units: dict[str, int] = {}
+        self.unit_files: list[str] = []  # the first file of each unit
+        self.others: dict[str, set[str]] = {"read": set(), "left": set()}  # values of a preset's column
 
-    def start_file(self) -> None:
+    def start_file(self, file: str) -> None:
         """Begin with a file: its steps may begin anew."""
-        self._attempt, self._last = 0, -np.inf
+        unit = self._units.setdefault(unit_of(file), len(self._units))
+        if unit == len(self.unit_files):
+            self.unit_files.append(file)
+        self._attempt, self._last = UNIT * unit, -np.inf
 
     def add(self, columns: dict[str, list[Any]]) -> None:
         """Add columns of records by role, or raise before anything is added if one of them is bad."""
@@ -179,13 +182,20 @@ class Tally:
             texts = np.fromiter((hash(name_of(t)) for t in columns["completion"]), np.int64, step.size)
             signs = texts ^ (prompt * 0x9E3779B97F4A7C1) ^ np.nan_to_num(reward, nan=-9.0).view(np.int64)
             signs = signs * 0x2545F4914F6CDD1
-            each, place = np.unique(step, return_inverse=True)
-            for i, at in enumerate(each.tolist()):
-                inside = place == i
-                low, high = int(texts[inside].min()), int(texts[inside].max())
+            order = np.argsort(step, kind="stable")
+            first = changes(step[order])
+            texts, signs = texts[order], signs[order]
+            of_each = (
+                step[order][first],
+                np.diff(np.append(first, step.size)),
+                np.add.reduceat(signs, first),
+                np.minimum.reduceat(texts, first),
+                np.maximum.reduceat(texts, first),
+            )
+            for at, rows, total, low, high in zip(*(part.tolist() for part in of_each), strict=True):
                 old = self.signs.setdefault(at, [0, 0, low, high])
-                old[0] += int(inside.sum())
-                old[1] = (old[1] + int(signs[inside].sum())) % 2**64
+                old[0] += rows
+                old[1] = (old[1] + total) % 2**64
                 old[2], old[3] = min(old[2], low), max(old[3], high)
 
     def _merge(self) -> None:

@@ -11,15 +11,15 @@ from typing import Literal
 import numpy as np
 
 from cero_alloc._checks import error_text
+from cero_alloc._columns import NAMES
 
 from ._pool import Pool
 
-# Usual column names, compared without case; the first that a file has is taken.
 _NAMES = {
-    "prompt_id": ("prompt_id", "prompt", "problem_id", "id"),
-    "epoch": ("epoch", "step"),
-    "trials": ("trials", "n", "rollouts"),
-    "successes": ("successes", "n_correct", "num_correct", "passed"),
+    "prompt_id": NAMES["prompt_id"],
+    "epoch": ("epoch", *NAMES["step"]),
+    "trials": NAMES["trials"],
+    "successes": NAMES["successes"],
 }
 
 
@@ -43,8 +43,9 @@ def load_counts(
     path : {"step", "linear"}
         As in :class:`Pool`.
     prompt_id, epoch, trials, successes : str or None
-        Names of the columns. None takes the first of the usual names that the file has, in any case: prompt_id, prompt,
-        problem_id, id; epoch, step; trials, n, rollouts; successes, n_correct, num_correct, passed.
+        Names of the columns. None takes the first of the usual names that the file has, in any case, as
+        :func:`~cero_alloc.replay.read_log` does: prompt_id, problem_id, prompt, id and others; epoch, step and others; trials,
+        rollouts, n and others; successes, n_correct, num_correct, passed.
     missing : {"hold", "raise"}
         What to do about a prompt without a line for some epoch. "hold": it keeps its rate of the epoch before, or of its
         first epoch if it begins later. "raise": that is an error.
