@@ -411,20 +411,20 @@ def test_budgets_out_of_range(budget, error):
 
 def test_the_bootstrap_resamples_prompts():
     table = np.arange(12.0).reshape(6, 2)
-    sums = _results._resampled(table, 4000, np.random.default_rng(0))
+    sums = _results.resampled(table, 4000, np.random.default_rng(0))
     assert sums.shape == (4000, 2)
     np.testing.assert_allclose(sums.mean(axis=0), table.sum(axis=0), rtol=0.02)
     np.testing.assert_allclose(sums.std(axis=0), np.sqrt(6 * table.var(axis=0)), rtol=0.05)
-    weights = _results._resampled(np.eye(6), 100, np.random.default_rng(0))
+    weights = _results.resampled(np.eye(6), 100, np.random.default_rng(0))
     assert (weights.sum(axis=1) == 6).all()
     assert (weights == np.round(weights)).all()
 
 
 def test_the_bootstrap_in_blocks_is_no_other(monkeypatch):
     table = np.random.default_rng(1).random((50, 3))
-    whole = _results._resampled(table, 33, np.random.default_rng(0))
+    whole = _results.resampled(table, 33, np.random.default_rng(0))
     monkeypatch.setattr(_results, "_WEIGHTS", 500)
-    np.testing.assert_allclose(_results._resampled(table, 33, np.random.default_rng(0)), whole)
+    np.testing.assert_allclose(_results.resampled(table, 33, np.random.default_rng(0)), whole)
 
 
 @pytest.mark.parametrize(

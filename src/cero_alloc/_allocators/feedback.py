@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Iterable
 from threading import RLock
 from typing import Literal, SupportsIndex
@@ -18,6 +19,8 @@ from cero_alloc._evidence.rewards import Feedback
 from cero_alloc._evidence.scoring import Scoring
 from cero_alloc._saving.saved import Saved, locked
 
+from .run_log import RunLog
+
 _ROUND_REMEDY = "Give the number that allocator.round had after the call of allocate, or None."
 
 
@@ -26,6 +29,7 @@ class TakesFeedback(Saved):
 
     bank: BetaPosteriorBank
     ledger: RolloutLedger
+    _log: RunLog | None = None
 
     def __init__(self, bank: BetaPosteriorBank, ledger: RolloutLedger) -> None:
         self.bank, self.ledger = bank, ledger
@@ -183,9 +187,81 @@ class TakesFeedback(Saved):
     def _count(self, feedback: Feedback, number: int | None) -> None:
         """Add checked feedback to the evidence and to the account."""
         rows, won, n, lacks = feedback
+        logs = self._log is not None and self.ledger.round > 0
+        belief = self.bank.evidence.posterior(rows) if logs else None
         self.bank.evidence.observe(rows, won, n, lacks)
         self.ledger.settle(rows, n, number)
         self._learn(rows, won, n)
+        if self._log is not None and belief is not None:
+            self._log = self._log.write(number or self.ledger.round, self.bank.index, feedback, belief)
+
+    @locked
+    def log_to(self, path: str | os.PathLike[str] | None) -> None:
+        """Write the outcomes of the run to a file from now on, for ``cero-alloc replay`` to judge against uniform.
+
+        The file is JSONL: a header with the class and the size of the pool, then a line per prompt and accepted update,
+
+            {"prompt_id": 7, "step": 3, "trials": 8, "successes": 5, "mean": 0.41, "evidence": 12.5}
+
+        where the step is the round that the feedback names, or else the latest; rewards are mapped to [0, 1], with their
+        ``squares`` where they are not 0 or 1; and mean and evidence, alpha + beta, are the belief before the update. Ids that
+        are neither integers nor strings are written as text. The lines are in the file when ``update`` or ``observe`` returns.
+        Repeated deliveries, rollouts without a reward, and feedback before the first round are left out.
+
+        Parameters
+        ----------
+        path : path or None
+            A new file, or a log that an allocator began, to which another header and further lines are appended; its folder
+            must exist. None stops the log.
+
+        Raises
+        ------
+        OSError
+            For a folder that does not exist, or a file that cannot be written.
+        ValueError
+            For a file that holds anything else.
+        TypeError
+            For anything but a path; the log goes on as it was after any error.
+
+        Warns
+        -----
+        AllocationWarning
+            By a later update where the file can no longer be written: the log ends, and the run goes on.
+
+        Notes
+        -----
+        The log is no part of ``state_dict``, copies and pickles. After a resume call this again, with the same file: readers
+        leave out the lines of rounds that the resumed run deals anew.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> from cero_alloc import training_allocator
+        >>> from cero_alloc.replay import read_log
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "run.jsonl"
+        >>> allocator = training_allocator(["a", "b", "c"], total_budget=12, n_rounds=4)
+        >>> allocator.log_to(file)
+        >>> allocator.update(None, successes=[1, 0, 1], rollouts=allocator.allocate())
+        >>> log = read_log(file)
+        >>> log.prompt_ids, log.successes.tolist(), log.reading.dealt_by, log.reading.pool
+        (('a', 'b', 'c'), [1.0, 0.0, 1.0], 'ResolvingAllocator', 3)
+        """
+        if path is None:
+            self._log = None
+            return
+        from importlib.metadata import version  # imported on first use, to keep the import of the package short
+
+        horizon, rewards = self.ledger.horizon, self.bank.rewards
+        header = {
+            "cero_alloc": version("cero-alloc"),
+            "allocator": type(self).__name__,
+            "prompts": len(self.bank),
+            "max_rollouts": horizon.max_rollouts,
+            "unit_size": horizon.unit_size,
+            "reward_range": [rewards.low, rewards.high],
+            "round": self.ledger.round,
+        }
+        self._log = RunLog(path, header)
 
     @locked
     def refund(

@@ -1,6 +1,7 @@
 """Read training logs and replay them under other policies."""
 
 from ._log import BadLine, Reading, RolloutLog
+from ._own import AgainstUniform, against_uniform
 from ._policies import default_policies
 from ._reader import read_log
 from ._replay import replay
@@ -9,6 +10,7 @@ from ._scale import RewardScale
 from ._verdict import Verdict, verdict
 
 __all__ = [
+    "AgainstUniform",
     "BadLine",
     "Reading",
     "ReplayResult",
@@ -16,6 +18,7 @@ __all__ = [
     "RewardScale",
     "RolloutLog",
     "Verdict",
+    "against_uniform",
     "default_policies",
     "read_log",
     "replay",

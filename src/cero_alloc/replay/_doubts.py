@@ -19,12 +19,22 @@ _TRAINING = ("train", "training", "false", "0", "")
 def doubts_of(
     log: RolloutLog, tally: Tally, plan: Plan, attempts: Attempts, dropped: int, last_attempt: bool
 ) -> Iterator[str]:
-    """Yield the doubts about a log that was read, of whose rollouts ``dropped`` were repeats of the step before."""
+    """Yield the doubts about a log that was read.
+
+    ``dropped`` rollouts were repeats of the step before, or, in a log of an allocator, dealt anew after a resume.
+    """
     if log.n_bad >= _MANY_BAD * log.n_lines and log.n_bad:
         yield (
             f"{log.n_bad:,} of {log.n_lines:,} lines ({log.n_bad / log.n_lines:.1%}) could not be used; the first: "
             f"{log.bad_lines[0]}. Check the columns."
         )
+    if log.reading.dealt_by:  # the groups of an allocator differ in size, and single rollouts are meant
+        if dropped:
+            yield (
+                f"{dropped:,} rollouts were left out, because the run was resumed from an earlier round and dealt their rounds "
+                "anew. If these are several runs, read one at a time."
+            )
+        return
     if dropped:
         yield (
             f"{dropped:,} rollouts were dropped because their step repeats the step before, completion by completion, as TRL "

@@ -207,8 +207,8 @@ def csv_fields(text: str, places: Sequence[int], width: int, mark: str = ",") ->
     return tuple(row[place] for place in places)
 
 
-def json_columns(texts: list[str], keys: Sequence[str]) -> Columns:
-    """Return the values of ``keys`` in JSON objects, one object per line, as one list per key."""
+def json_columns(texts: list[str], keys: Sequence[str], optional: str | None = None) -> Columns:
+    """Return the values of ``keys`` in JSON objects, one object per line, as one list per key; one of them may be missing."""
     columns: Columns = [[] for _ in keys]
     for start in range(0, len(texts), _PIECE):
         lines = list(map(str.strip, texts[start : start + _PIECE]))
@@ -216,7 +216,7 @@ def json_columns(texts: list[str], keys: Sequence[str]) -> Columns:
         if [end for _, end in pairs] != list(map(len, lines)):
             raise ValueError
         for key, column in zip(keys, columns, strict=True):
-            column += [entry[key] for entry, _ in pairs]
+            column += [entry.get(key) if key == optional else entry[key] for entry, _ in pairs]
     return columns
 
 

@@ -60,6 +60,10 @@ class Reading:
         Rollouts without a reward: null, NaN, empty, or no such key.
     doubts : tuple of str
         Reasons to doubt the figures, each with what to do.
+    dealt_by : str
+        Class of the allocator that wrote the log; "" for logs of other origin.
+    pool : int
+        Prompts of its pool, with those that never got a rollout; 0 for logs of other origin.
 
     Examples
     --------
@@ -73,6 +77,8 @@ class Reading:
     scale: RewardScale = field(default_factory=RewardScale)
     unscored: int = 0
     doubts: tuple[str, ...] = ()
+    dealt_by: str = ""
+    pool: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -37,6 +37,7 @@ from ._log import Reading, RolloutLog, changes
 from ._presets import PRESETS, Layout, Preset
 from ._records import arrow_batches, document_records, eval_records, fields_of, layout_of
 from ._scale import RewardScale, mapped, scale_of, snapped
+from ._sessions import header_of, of_last_session
 from ._tally import Tally, short
 
 _FEW = 16  # a block with a bad line is halved down to this many lines, which are then read one by one
@@ -191,6 +192,7 @@ class _Reader:
         self._plan: Plan | None = None
         self._format = ""
         self._broken: str | None = None
+        self._header: dict[str, Any] = {}  # of a log of an allocator, the last of its headers
         self._step: float | None = None  # of the file, by its name
         self._line_in_group = 0
         self._preset = options.preset
@@ -350,13 +352,13 @@ class _Reader:
             self._find_in(texts)
         plan = self._plan
         assert plan is not None
-        roles = list(plan.columns)
+        roles, optional = list(plan.columns), "squares" if "squares" in plan.columns else None
         keys = [names[0] for names in plan.columns.values()]
 
         def fast(part: list[str]) -> dict[str, list[Any]]:
             if not plan.plain:
                 raise ValueError
-            found = dict(zip(roles, json_columns(part, keys), strict=True))
+            found = dict(zip(roles, json_columns(part, keys, optional), strict=True))
             if any(isinstance(value, (list, dict)) for value in found.get("reward", ())):
                 raise ValueError
             return found
@@ -371,7 +373,10 @@ class _Reader:
                 sample.append(json_object(text))
             except ValueError:
                 continue
-        self._find_keys(sample, next((text for text in texts if text.strip()), ""))
+        own = header_of(texts[0]) is not None
+        self._find_keys(sample[own:], next((text for text in texts[own:] if text.strip()), ""))
+        if own and self._plan is not None and self._plan.counted:
+            self._plan = replace(self._plan, columns=self._plan.columns | {"squares": ("squares",)})
 
     def _find_keys(self, sample: list[dict[str, Any]], first: str) -> None:
         error: ValueError | None = None
@@ -409,6 +414,11 @@ class _Reader:
                 return
         for text, number in zip(texts, numbers, strict=True):
             if not text.strip():
+                continue
+            header = header_of(text)
+            if header is not None:
+                self._header = header
+                self.tally.sessions.append(header["round"])
                 continue
             lines = text.split("\n")
             try:
@@ -467,11 +477,15 @@ class _Reader:
             )
         prompt, step, attempt, group, reward, rollouts = tally.rows()
         attempts = attempts_of(prompt, step, attempt, rollouts, tally.unit_files)
-        last = self._options.last_attempt
-        kept = attempts.last(step) if last and attempts.repeated else np.ones(step.size, dtype=np.bool_)
+        last, own = self._options.last_attempt, bool(tally.sessions)
+        kept = np.ones(step.size, dtype=np.bool_)
+        if own:
+            kept = of_last_session(prompt, step, attempt, tally.sessions)
+        elif last and attempts.repeated:
+            kept = attempts.last(step)
         twice = kept & np.isin(step, _repeated_steps(tally))
-        dropped = int(rollouts[twice].sum())
         kept &= ~twice
+        dropped = int(rollouts[~kept if own else twice].sum())
         prompt, step, group, reward, rollouts = prompt[kept], step[kept], group[kept], reward[kept], rollouts[kept]
         reward = snapped(reward)
         scale = self._scale(np.unique(reward), plan)
@@ -498,6 +512,11 @@ class _Reader:
             np.add.reduceat(rollouts[order], first),
         )
         reading = Reading(files, self._format, columns, scale, tally.unscored)
+        if own:
+            if not ((reward > 0.0) & (reward < 1.0)).any():
+                columns.pop("squares", None)
+            pool = max(self._header["prompts"], rows.size)
+            reading = replace(reading, format="cero-alloc", dealt_by=self._header["allocator"], pool=pool)
         log = RolloutLog.of_rows(*data, **parts, reading=reading)
         doubts = tuple(doubts_of(log, tally, plan, attempts, dropped, last))
         return replace(log, reading=replace(reading, doubts=doubts))

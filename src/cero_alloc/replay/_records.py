@@ -179,7 +179,7 @@ def fields_of(record: Record, plan: Plan) -> dict[str, list[Any]]:
             if role == "reward" and "prompt_id" in values and ("step" in values or "step" not in plan.columns):
                 values[role] = None  # unscored
                 continue
-            if role in ("split", "source", "completion", "group"):
+            if role in ("split", "source", "completion", "group", "squares"):
                 values[role] = ""
                 continue
             raise ValueError(f"no key {missing.args[0]!r}") from None

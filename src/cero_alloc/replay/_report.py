@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ._log import RolloutLog
+from ._own import AgainstUniform, against_uniform
 from ._policies import default_policies
 from ._replay import replay
 from ._results import Offer, ReplayResult, ReplayRow
@@ -26,7 +27,8 @@ class ReplayReport:
     """A log, what it tells by itself, its replay under the default policies, and the settings that it recommends.
 
     ``result``, ``settings`` and ``saturation`` are None if all rewards of the log are equal, because no policy then
-    differs from another.
+    differs from another. They are None, too, for a log that an allocator wrote, of which ``own`` is the comparison: a replay
+    would take what the allocator chose for all that there was.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ReplayReport:
     saturation: SaturationChoice | None = None
     less: ReplayResult | None = None
     verdict: Verdict | None = None
+    own: AgainstUniform | None = None
 
     @property
     def code(self) -> list[str]:
@@ -62,6 +65,9 @@ def replay_report(
     """
     if (log.entry_reward == log.entry_reward[0]).all():
         return ReplayReport(name, log, summary_of(log))
+    if log.reading.dealt_by:
+        own = against_uniform(log, n_boot=n_boot, seed=seed)
+        return ReplayReport(name, log, summary_of(log), verdict=Verdict("own", own.text), own=own)
     whole, log = log, log.joined()
     settings = learn_settings(log)
     summary = summary_of(whole, settings)
@@ -80,13 +86,16 @@ def replay_report(
 
 
 def kinds_of(log: RolloutLog) -> dict[str, Any]:
-    """Return which groups are of each kind."""
-    right, wrong = log.successes == log.trials, log.successes == 0.0
-    equal = log.dead & ~right & ~wrong
-    kinds = {"all right": right, "all wrong": wrong, "all equal, in between": equal}
-    if not equal.any():
-        del kinds["all equal, in between"]
-    return kinds | {"dead: all rewards equal": log.dead, "mixed: rewards differ": ~log.dead}
+    """Return which groups are of each kind; single rollouts are no groups where an allocator dealt them."""
+    single = (log.trials == 1) & bool(log.reading.dealt_by)
+    dead = log.dead & ~single
+    right, wrong = dead & (log.successes == log.trials), dead & (log.successes == 0.0)
+    equal = dead & ~right & ~wrong
+    kinds = {"single rollouts": single, "all right": right, "all wrong": wrong, "all equal, in between": equal}
+    for kind in ("single rollouts", "all equal, in between"):
+        if not kinds[kind].any():
+            del kinds[kind]
+    return kinds | {"dead: all rewards equal": dead, "mixed: rewards differ": ~log.dead}
 
 
 def warnings_of(report: ReplayReport) -> Iterator[str]:
@@ -95,6 +104,8 @@ def warnings_of(report: ReplayReport) -> Iterator[str]:
     if log.broken:
         yield f"{report.name} is incomplete ({log.broken}). The lines before the break were used."
     yield from log.reading.doubts
+    if report.own is not None:
+        return
     if report.result is None:
         yield (
             f"all rewards are {log.entry_reward[0]:g}: every group is dead under every policy, and no settings can be learnt "
@@ -142,16 +153,16 @@ def _flat(row: ReplayRow) -> dict[str, Any]:
 def report_json(report: ReplayReport) -> dict[str, Any]:
     """Return the whole report as JSON types; NaN becomes None."""
     log, result, settings, choice = report.log, report.result, report.settings, report.saturation
-    reading, dead = log.reading, log.dead
+    reading, kinds = log.reading, kinds_of(log)
     sizes, groups = np.unique(log.trials, return_counts=True)
     data: dict[str, Any] = {
         "prompts": log.n_prompts,
         "steps": log.n_steps,
         "rollouts": log.n_rollouts,
         "groups": int(log.trials.size),
-        "dead_groups": int(dead.sum()),
-        "all_right": int((dead & (log.successes == log.trials)).sum()),
-        "all_wrong": int((dead & (log.successes == 0.0)).sum()),
+        "dead_groups": int(kinds["dead: all rewards equal"].sum()),
+        "all_right": int(kinds["all right"].sum()),
+        "all_wrong": int(kinds["all wrong"].sum()),
         "unscored": reading.unscored,
         "mean_reward": log.successes.sum() / log.n_rollouts,
         "reward_range": asdict(reading.scale),
@@ -176,9 +187,10 @@ def report_json(report: ReplayReport) -> dict[str, Any]:
             "mean_reward": log.successes.sum() / log.n_rollouts,
             "kinds": {
                 kind: {"groups": int(chosen.sum()), "rollouts": int(log.trials[chosen].sum())}
-                for kind, chosen in kinds_of(log).items()
+                for kind, chosen in kinds.items()
             },
         },
+        "own": None if report.own is None else asdict(report.own) | {"gain": report.own.gain},
         "warnings": list(warnings_of(report)),
     }
     if result is not None and settings is not None and choice is not None:

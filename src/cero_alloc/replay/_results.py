@@ -202,7 +202,7 @@ def rows_of(tallies: dict[str, FloatArray], n_boot: int, seed: int) -> list[Repl
     """Return one row per tally, in their order; a tally has shape (n_prompts, COLUMNS)."""
     table = np.concatenate(list(tallies.values()), axis=1)
     totals = table.sum(axis=0).reshape(-1, COLUMNS)
-    replicates = _resampled(table, n_boot, np.random.default_rng([seed, 2])).reshape(n_boot, -1, COLUMNS)
+    replicates = resampled(table, n_boot, np.random.default_rng([seed, 2])).reshape(n_boot, -1, COLUMNS)
     rate, floor, dead, kept = _ratios(totals)
     rates, floors, deads, kepts = _ratios(replicates)
     base = list(tallies).index(UNIFORM)
@@ -218,17 +218,17 @@ def rows_of(tallies: dict[str, FloatArray], n_boot: int, seed: int) -> list[Repl
                 mean_group=answered / groups if groups else np.nan,
                 rate=float(rate[i]),
                 standard_error=float(rates[:, i].std(ddof=1)),
-                interval=_interval(rates[:, i]),
+                interval=interval_of(rates[:, i]),
                 dead_share=float(dead[i]),
-                dead_interval=_interval(deads[:, i]),
+                dead_interval=interval_of(deads[:, i]),
                 mixed_share=float(1.0 - dead[i]),
-                mixed_share_interval=_interval(1.0 - deads[:, i]),
+                mixed_share_interval=interval_of(1.0 - deads[:, i]),
                 kept=float(kept[i]),
-                kept_interval=_interval(kepts[:, i]),
+                kept_interval=interval_of(kepts[:, i]),
                 difference=float(rate[i] - rate[base]),
-                difference_interval=_interval(rates[:, i] - rates[:, base]),
+                difference_interval=interval_of(rates[:, i] - rates[:, base]),
                 floor=float(floor[i]),
-                floor_interval=_interval(floors[:, i] - floors[:, base]),
+                floor_interval=interval_of(floors[:, i] - floors[:, base]),
                 top_tenth=top_tenth(tally[:, 0]),
             )
         )
@@ -249,7 +249,7 @@ def _ratios(sums: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, Float
         return rate, floor, dead / answered, mixed / np.where(mixed[..., -1:] > 0, mixed[..., -1:], np.nan)
 
 
-def _resampled(table: FloatArray, n_boot: int, rng: np.random.Generator) -> FloatArray:
+def resampled(table: FloatArray, n_boot: int, rng: np.random.Generator) -> FloatArray:
     """Return column sums of the table over rows drawn with replacement; shape (n_boot, n_columns)."""
     size = len(table)
     block = max(1, _WEIGHTS // size)
@@ -262,7 +262,7 @@ def _resampled(table: FloatArray, n_boot: int, rng: np.random.Generator) -> Floa
     return np.concatenate(parts)
 
 
-def _interval(replicates: FloatArray) -> tuple[float, float]:
+def interval_of(replicates: FloatArray) -> tuple[float, float]:
     """Return the 2.5% and 97.5% quantiles; NaN if any replicate is NaN."""
     low, high = np.quantile(replicates, [0.025, 0.975])
     return float(low), float(high)

@@ -72,15 +72,21 @@ class SchemeRow:
 
 
 def over_steps(log: RolloutLog, bins: int = _BINS) -> list[StepBin]:
-    """Return the shares of the rollouts in at most ``bins`` bins of equally many steps."""
-    kinds, bins = _kinds(log), min(bins, log.n_steps)
+    """Return the shares of the grouped rollouts in at most ``bins`` bins of equally many steps; empty without groups."""
+    grouped = log.trials > (
+        1 if log.reading.dealt_by else 0
+    )  # single rollouts that an allocator dealt are no dead groups
+    if not grouped.any():
+        return []
+    bins = min(bins, log.n_steps)
     edge = np.arange(bins + 1) * log.n_steps // bins
-    place = np.searchsorted(edge, log.group_step, side="right") - 1
+    place = np.searchsorted(edge, log.group_step[grouped], side="right") - 1
     rollouts = np.zeros((bins, 4))
-    np.add.at(rollouts, (place, kinds), log.trials)
+    np.add.at(rollouts, (place, _kinds(log)[grouped]), log.trials[grouped])
     return [
         StepBin(float(log.steps[low]), float(log.steps[high - 1]), int(row.sum()), _shares(row))
         for low, high, row in zip(edge[:-1].tolist(), edge[1:].tolist(), rollouts, strict=True)
+        if row.any()
     ]
 
 
@@ -283,7 +289,8 @@ def prompt_table(log: RolloutLog) -> PromptTable:
     tail = np.minimum(visits, _LAST)
     rights = np.concatenate([[0], np.cumsum(kinds[order] == 2)])
     solved = (visits >= _LAST) & (rights[end] - rights[end - tail] == tail)
-    outcome = np.select([wrong == visits, right == visits, solved, mixed == 0], [0, 1, 3, 2], 4)
+    never = (mixed == 0) & (not log.reading.dealt_by)  # single rollouts of both kinds are mixed over the visits
+    outcome = np.select([wrong == visits, right == visits, solved, never], [0, 1, 3, 2], 4)
     rollouts = np.bincount(log.group_prompt, log.trials, n).astype(np.int64)
     successes = np.bincount(log.group_prompt, log.successes, n).astype(np.float64)
     return PromptTable(outcome, visits, rollouts, successes, mixed, last)

@@ -14,11 +14,11 @@ from cero_alloc._checks import FloatArray, IntArray
 from ._fields import WORDS, name_of
 from ._files import unit_of
 from ._log import BadLine, changes
+from ._sessions import MOST_TRIALS, parts_of
 
 UNIT = 1 << 32  # attempts in one unit of files, at most
 _SHOWN = 5  # bad lines kept with their reasons
 _MOST_TEXT = 60  # characters shown of a bad line
-_MOST_TRIALS = 10**8  # of one line; NumPy's hypergeometric draws need populations below 10**9
 _REMEMBERED = 1 << 16  # distinct texts of numbers
 _FLUSH = 1 << 20  # rows held before equal ones are merged
 _MOST_VALUES = 8  # of a column that tells splits or sources, remembered
@@ -94,6 +94,7 @@ class Tally:
         ] = {}  # rows, sum of hashes, least and largest hash of the completions of each step
         self._source_codes = Prompts()
         self.trials = trials
+        self.sessions: list[int] = []  # of a log of an allocator: the round in which each header was written
         self._held: list[tuple[npt.NDArray[Any], ...]] = []
         self._n_held = self._merged = 0  # rows held, and those of the first part, which are distinct already
         self._attempt, self._last = 0, -np.inf
@@ -146,6 +147,8 @@ class Tally:
         return self._n_held
 
     def _attempts(self, step: FloatArray) -> IntArray:
+        if self.sessions:  # late feedback is of earlier rounds: steps going backwards tell nothing
+            return np.full(step.size, len(self.sessions))
         back = step < np.concatenate([[self._last], step[:-1]])
         attempt = self._attempt + np.cumsum(back)
         self._attempt, self._last = int(attempt[-1]), float(step[-1])
@@ -167,6 +170,9 @@ class Tally:
         wins, trials = (
             _floats(self.rewards, columns[role], (str, int, float), role) for role in ("successes", "trials")
         )
+        if "squares" in columns:
+            squares = _floats(self.rewards, columns["squares"], (str, int, float, type(None)), "squares")
+            return parts_of(wins, trials, squares)
         return _counted(wins, trials)
 
     def _note(self, columns: dict[str, list[Any]], prompt: IntArray, step: FloatArray, reward: FloatArray) -> None:
@@ -249,8 +255,8 @@ def _counted(wins: FloatArray, trials: FloatArray) -> list[tuple[FloatArray, Int
         raise ValueError("successes and trials are not whole numbers; give one reward per line instead")
     if not ((wins >= 0.0) & (wins <= trials)).all():
         raise ValueError("successes exceed trials" if (wins > trials).any() else "successes are negative")
-    if not ((trials >= 1.0) & (trials <= _MOST_TRIALS)).all():
-        raise ValueError(f"trials are not between 1 and {_MOST_TRIALS}")
+    if not ((trials >= 1.0) & (trials <= MOST_TRIALS)).all():
+        raise ValueError(f"trials are not between 1 and {MOST_TRIALS}")
     won, lost = wins.astype(np.int64), (trials - wins).astype(np.int64)
     return [(np.ones(wins.size), won), (np.zeros(wins.size), lost)]
 

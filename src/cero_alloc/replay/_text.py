@@ -12,6 +12,7 @@ from cero_alloc._checks import IntArray
 from cero_alloc._evidence.calibration import Calibration
 
 from ._log import RolloutLog
+from ._own import AgainstUniform
 from ._report import ReplayReport, kinds_of, warnings_of
 from ._results import ReplayResult
 from ._settings import SATURATIONS, LearntSettings, SaturationChoice
@@ -42,7 +43,9 @@ def report_text(report: ReplayReport) -> str:
     """Return the whole report as plain text."""
     parts = [_wrapped(report.verdict.text)] if report.verdict is not None else []
     parts.append(_log_text(report.name, report.log))
-    parts += [_summary_text(report)]
+    if report.own is not None:
+        parts.append(_own_text(report.own))
+    parts.append(_summary_text(report))
     if report.result is not None and report.settings is not None and report.saturation is not None:
         parts += [
             _table_text(report.result),
@@ -83,12 +86,38 @@ def _log_text(name: str, log: RolloutLog) -> str:
     return "\n".join(lines)
 
 
+def _own_text(own: AgainstUniform) -> str:
+    """Return what the allocator got and what uniform would have got."""
+    shares = [(own.mixed, own.mixed_interval), (own.uniform_mixed, own.uniform_mixed_interval)]
+    variances = [(own.variance, own.variance_interval), (own.uniform_variance, own.uniform_variance_interval)]
+    percents = [_with_interval(100 * value, [100 * end for end in ends], 1) for value, ends in shares]
+    text = [
+        "AGAINST UNIFORM",
+        "",
+        f"{'':<28}{own.dealt_by:>26}{'uniform':>26}",
+        "".join([f"{'rollouts in mixed groups, %':<28}", *(f"{cell:>26}" for cell in percents)]),
+        "".join([f"{'variance of a reward':<28}", *(f"{_with_interval(*pair, 3):>26}" for pair in variances)]),
+        f"{'ratio of the variances':<28}{_with_interval(own.ratio, own.ratio_interval, 2):>26}",
+    ]
+    groups = "" if isnan(own.mixed) else f", in groups of {own.group:.3g}"
+    fresh = own.pool - own.n_prompts
+    note = (
+        f"Uniform: all {own.pool:,} prompts of the pool count the same{groups}, at their posteriors under the prior "
+        f"Beta({own.prior[0]:.3g}, {own.prior[1]:.3g}) that fits the log."
+        + (f" {fresh:,} of them never got a rollout and are taken from that prior." if fresh else "")
+        + " Rates are those over the run. Brackets hold 95% intervals from bootstrap samples of the prompts."
+    )
+    return "\n".join([*text, "", _wrapped(note)])
+
+
 def _taken(log: RolloutLog) -> list[str]:
     """Return what was taken from the log: the format, and which column is what."""
     reading = log.reading
     if not reading.columns:
         return []
     files = f", {len(reading.files):,} files" if len(reading.files) > 1 else ""
+    if reading.dealt_by:
+        files += f", dealt by {reading.dealt_by} from a pool of {reading.pool:,} prompts"
     columns = ", ".join(f"{role} = {name}" for role, name in reading.columns.items())
     return [f"format     {reading.format}{files}", *_wrapped(f"columns    {columns}").split("\n")]
 
@@ -118,7 +147,9 @@ def _range(counts: Any) -> str:
 def _summary_text(report: ReplayReport) -> str:
     """Return what the log tells without a replay."""
     summary = report.summary
-    text = ["OVER THE STEPS, in % of the rollouts", "", f"{'steps':<34}{'rollouts':>12}{_KINDS}"]
+    text = (
+        ["OVER THE STEPS, in % of the rollouts", "", f"{'steps':<34}{'rollouts':>12}{_KINDS}"] if summary.steps else []
+    )
     text += [
         f"{f'{part.first_step:g} to {part.last_step:g}':<34}{part.rollouts:>12,}{_shares_text(part.shares)}"
         for part in over_steps(report.log, _FEW_BINS)
@@ -150,7 +181,7 @@ def _summary_text(report: ReplayReport) -> str:
     text += [f"{'':<34}{'prompts':>12}{'rollouts':>12}"]
     for name, (prompts, rollouts) in summary.prompts.counts().items():
         text.append(f"{_OUTCOMES[name]:<34}{prompts:>12,}{rollouts:>12,}")
-    return "\n".join(text)
+    return "\n".join(text).lstrip()
 
 
 def _shares_text(shares: Shares) -> str:

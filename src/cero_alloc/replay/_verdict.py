@@ -11,9 +11,10 @@ import numpy.typing as npt
 from cero_alloc._checks import error_text, instance
 
 from ._log import RolloutLog
+from ._own import against_uniform
 from ._results import ReplayResult, ReplayRow
 
-Kind = Literal["waste", "uniform", "small", "filtered", "one sided"]
+Kind = Literal["waste", "uniform", "small", "filtered", "one sided", "own"]
 
 _RULE = "training_allocator"
 
@@ -38,9 +39,10 @@ class Verdict:
 
     Attributes
     ----------
-    kind : {"waste", "uniform", "small", "filtered", "one sided"}
+    kind : {"waste", "uniform", "small", "filtered", "one sided", "own"}
         "waste": choosing is worth it; "uniform": it is not; "small": the log cannot tell; "filtered": no group is dead;
-        "one sided": nearly all rollouts are in groups that are all wrong, or all right.
+        "one sided": nearly all rollouts are in groups that are all wrong, or all right; "own": an allocator dealt the
+        rollouts, which are compared with uniform's.
     text : str
         The same in words, with the figures.
 
@@ -58,7 +60,7 @@ class Verdict:
     text: str
 
 
-def verdict(log: RolloutLog, less: ReplayResult) -> Verdict:
+def verdict(log: RolloutLog, less: ReplayResult | None = None) -> Verdict:
     """Say whether choosing prompts would have been worth it.
 
     The rule is :func:`~cero_alloc.training_allocator` with a part of the rollouts. Random choice keeps the same part of the
@@ -69,9 +71,10 @@ def verdict(log: RolloutLog, less: ReplayResult) -> Verdict:
     ----------
     log : RolloutLog
         The log.
-    less : ReplayResult
+    less : ReplayResult or None
         Its replay in batches with a part of the rollouts, best half: ``replay(log, budget=0.5)``. It must have the row
-        ``"training_allocator"``.
+        ``"training_allocator"``. A log that an allocator wrote needs none: a replay would take its choice for chance, and
+        :func:`against_uniform` compares instead.
 
     Returns
     -------
@@ -108,7 +111,9 @@ def verdict(log: RolloutLog, less: ReplayResult) -> Verdict:
     ('waste', '50% of your rollouts were in groups that taught nothing (50% all right, 0% all wrong)')
     """
     instance("log", log, RolloutLog, "Read one with read_log(...).")
-    instance("less", less, ReplayResult, "Pass replay(log, budget=0.5).")
+    if log.reading.dealt_by:
+        return Verdict("own", against_uniform(log).text)
+    less = instance("less", less, ReplayResult, "Pass replay(log, budget=0.5).")
     if less.budget == 1.0:
         raise ValueError(error_text("less", "have a budget below 1", less.budget, "Pass replay(log, budget=0.5)."))
     if less.offer != "batch":
