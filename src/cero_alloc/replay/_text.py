@@ -105,6 +105,7 @@ def _own_text(own: AgainstUniform) -> str:
         f"Uniform: all {own.pool:,} prompts of the pool count the same{groups}, at their posteriors under the prior "
         f"Beta({own.prior[0]:.3g}, {own.prior[1]:.3g}) that fits the log."
         + (f" {fresh:,} of them never got a rollout and are taken from that prior." if fresh else "")
+        + ("" if isnan(own.mixed) else " Shares are of the rollouts in groups of two or more.")
         + " Rates are those over the run. Brackets hold 95% intervals from bootstrap samples of the prompts."
     )
     return "\n".join([*text, "", _wrapped(note)])
