@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
         return prepare(options)
     with_model = any(word.startswith("--actor.model_name_or_path") for word in rest)
     sys.argv[1:] = rest if with_model else standin_arguments(Path(options.output).resolve()) + rest
-    from adapters.openrlhf import allocated_training  # after the stand-ins, if they are needed
+    from cero_alloc.integrations.openrlhf import allocated_training  # after the stand-ins, if they are needed
 
     with allocated_training(partial(build_allocator, options.allocator)):
         runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__")

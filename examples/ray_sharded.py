@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from adapters.common import require_version
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, Horizon
+from cero_alloc.integrations._versions import require_version
 from cero_alloc.sharding import PoolShard, ShardedAllocator
 from ray_service import LOWEST, NEWEST, join
 

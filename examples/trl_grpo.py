@@ -30,9 +30,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 from trl import GRPOConfig
 
-from adapters.trl import AllocatedGRPOTrainer, generation_rounds
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator
 from cero_alloc.baselines import Uniform
+from cero_alloc.integrations.trl import AllocatedGRPOTrainer, generation_rounds
 
 LETTERS = string.ascii_lowercase
 

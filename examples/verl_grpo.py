@@ -51,9 +51,9 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 
-from adapters.verl import AllocatedPPOTrainer, activate
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator
 from cero_alloc.baselines import Uniform
+from cero_alloc.integrations.verl import AllocatedPPOTrainer, activate
 
 
 class Trainer(AllocatedPPOTrainer):

@@ -3,7 +3,6 @@
 import doctest
 import importlib
 import inspect
-import pkgutil
 import re
 import sys
 import tomllib
@@ -14,9 +13,9 @@ import pytest
 import cero_alloc
 import gallery
 from helpers.jit import long_runs
+from helpers.modules import MODULES
 
 ROOT = Path(__file__).parents[2]
-MODULES = [module.name for module in pkgutil.walk_packages(cero_alloc.__path__, "cero_alloc.")]
 CODE = re.compile(r"^```(python|pycon)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 NOT_RUN: dict[str, str] = {}  # name of a page whose blocks cannot run here: the reason
 PAGES = [

@@ -6,14 +6,15 @@ import tomllib
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cero_alloc
-from adapters.common import prompt_metrics
-from adapters.leases import LeaseBook
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator
 from cero_alloc._evidence.calibration import Calibration
 from cero_alloc.baselines import Uniform
+from cero_alloc.integrations._figures import group_figures
+from cero_alloc.integrations.leases import LeaseBook
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -160,5 +161,6 @@ def test_the_page_of_metrics_has_every_name_and_no_other(tmp_path):
     book = LeaseBook(Uniform(BetaPosteriorBank(8), **run), tmp_path, timeout=1.0)
     account = [name for name in book.metrics() if name not in fewer]
     book.close()
-    assert sorted(adapters) == sorted([*(f"alloc/{name}" for name in prompt_metrics([1.0], [2])), *account])
+    of_a_step = [*group_figures([], np.array([]), np.array([])), "uniform_dead_share"]
+    assert sorted(adapters) == sorted([*(f"alloc/{name}" for name in of_a_step), *account])
     assert report == [field.name for field in fields(Calibration)]

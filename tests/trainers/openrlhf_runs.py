@@ -22,9 +22,9 @@ from openrlhf.trainer.ray.launcher import RayActorGroup  # noqa: E402
 from openrlhf.trainer.ray.ppo_actor import PolicyModelActor  # noqa: E402
 from openrlhf.utils import get_strategy  # noqa: E402
 
-from adapters.openrlhf import AllocatedPPOTrainer  # noqa: E402
 from cero_alloc import BetaPosteriorBank, ResolvingAllocator  # noqa: E402
 from cero_alloc.baselines import Uniform  # noqa: E402
+from cero_alloc.integrations.openrlhf import AllocatedPPOTrainer  # noqa: E402
 from trainers.allocators import Recorder, Scripted  # noqa: E402
 
 REWARD = Path(__file__).with_name("openrlhf_reward.py")

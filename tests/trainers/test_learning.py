@@ -13,7 +13,7 @@ pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 
 import torch
 
-from adapters.advantages import group_advantages
+from cero_alloc.integrations._advantages import group_advantages
 from studies.learning import causes, gradients, main, transformer, worlds
 from studies.learning.dealing import Dealing, Run
 from studies.learning.gpt import Replicas, log_likelihood, sample

@@ -29,10 +29,10 @@ from openrlhf.utils import get_strategy  # noqa: E402
 
 import openrlhf_grpo  # noqa: E402
 import openrlhf_standin  # noqa: E402
-from adapters.dealer import Dealer  # noqa: E402
-from adapters.openrlhf import AllocatedSamplesGenerator, allocated_training  # noqa: E402
-from adapters.openrlhf_advantages import ESTIMATORS, AllocatedExperienceMaker  # noqa: E402
 from cero_alloc import checkpoint  # noqa: E402
+from cero_alloc.integrations._dealer import Dealer  # noqa: E402
+from cero_alloc.integrations.openrlhf._advantages import ESTIMATORS, AllocatedExperienceMaker  # noqa: E402
+from cero_alloc.integrations.openrlhf._trainer import AllocatedSamplesGenerator, allocated_training  # noqa: E402
 
 pytestmark = pytest.mark.trainers
 LABELS = ["0", "1", "0.5", "abcdefghij", "0.25", "klmnopqrstuvwxyz", "1", "abcdefghijklmnopqrstuvwxyz!"] * 2
@@ -411,7 +411,7 @@ def test_repeated_prompts_are_refused(args_of, tmp_path):
 
 
 def test_unknown_versions_are_refused(args_of, monkeypatch):
-    monkeypatch.setattr("adapters.common.version", lambda _: "0.10.2")
+    monkeypatch.setattr("cero_alloc.integrations._versions.version", lambda _: "0.10.2")
     with pytest.raises(RuntimeError, match=r"openrlhf must be between .*, got 0\.10\.2\. Install 'openrlhf>="):
         runs.build(args_of(), runs.resolving)
     monkeypatch.setenv("CERO_ALLOC_UNTESTED", "1")

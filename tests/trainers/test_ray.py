@@ -186,7 +186,7 @@ def test_several_trainers_share_one_service_by_its_name(tmp_path):
 
 
 def test_unknown_versions_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("adapters.common.version", lambda _: "9.0.0")
+    monkeypatch.setattr("cero_alloc.integrations._versions.version", lambda _: "9.0.0")
     with pytest.raises(RuntimeError, match=r"ray must be between .*, got 9\.0\.0\. Install 'ray>="):
         ray_service.start(build, tmp_path, name="never", timeout=1.0)
 

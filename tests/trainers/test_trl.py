@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,13 @@ for _package in ("torch", "transformers", "trl"):
 
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
+from scipy.stats import binom  # noqa: E402
 from trl import GRPOTrainer  # noqa: E402
 from trl.trainer.utils import nanstd  # noqa: E402
 
-from adapters.advantages import group_advantages  # noqa: E402
-from adapters.trl import generation_rounds  # noqa: E402
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator  # noqa: E402
+from cero_alloc.integrations._advantages import group_advantages  # noqa: E402
+from cero_alloc.integrations.trl import generation_rounds  # noqa: E402
 from trainers import trl_runs as runs  # noqa: E402
 from trainers.allocators import Recorder, Scripted  # noqa: E402
 
@@ -143,7 +145,7 @@ def test_ragged_advantages_equal_brute_force(scale, weighting):
                     continue  # no deviation: no signal
                 advantage /= np.std(pool, ddof=1) + 1e-4
             if weighting == "prompt":
-                advantage *= keys.size / sizes.size / np.sum(keys == key)
+                advantage *= keys.size / np.sum(sizes / (sizes - 1)) / (np.sum(keys == key) - 1)
             expected[place] = advantage
         got = group_advantages(torch.tensor(rewards), keys.tolist(), scale=scale, weighting=weighting, std=nanstd)
         np.testing.assert_allclose(
@@ -151,18 +153,34 @@ def test_ragged_advantages_equal_brute_force(scale, weighting):
         )  # TRL's deviation is of single precision
 
 
-def test_equal_weights_make_every_prompt_count_the_same():
-    keys, rewards = [0] * 2 + [1] * 6, torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0])
-    flat = group_advantages(rewards, keys, scale="none", weighting="rollout", std=nanstd).abs()
-    even = group_advantages(rewards, keys, scale="none", weighting="prompt", std=nanstd).abs()
-    assert flat[:2].sum() * 3 == flat[2:].sum()
-    torch.testing.assert_close(even[:2].sum(), even[2:].sum())
+@pytest.mark.parametrize("p", [0.5, 0.2, 0.05])
+def test_equal_weights_make_every_prompt_count_the_same(p):
+    """In expectation over its rewards, a prompt of 2 rollouts has the pull of one of 6: the derivative of its success rate."""
+    sizes = (2, 6)
+    pull = dict.fromkeys(sizes, 0.0)
+    for won in product(*(range(size + 1) for size in sizes)):
+        chance = np.prod([binom.pmf(k, n, p) for k, n in zip(won, sizes, strict=True)])
+        rewards = torch.tensor([1.0 * (i < k) for k, n in zip(won, sizes, strict=True) for i in range(n)])
+        keys = np.repeat(np.arange(2), sizes).tolist()
+        advantages = group_advantages(rewards, keys, scale="none", weighting="prompt", std=nanstd).numpy()
+        score = np.where(rewards.numpy() == 1.0, 1.0 / p, -1.0 / (1.0 - p))
+        for place, size in enumerate(sizes):
+            own = np.array(keys) == place
+            pull[size] += chance * float((advantages * score)[own].sum())
+    assert pull[2] == pytest.approx(pull[6], rel=1e-5)
+
+
+def test_equal_groups_weigh_as_in_the_stock_trainer():
+    rewards = torch.tensor([0.0, 1.0, 1.0, 1.0, 0.0, 1.0])
+    keys = [0, 0, 0, 1, 1, 1]
+    flat, even = (group_advantages(rewards, keys, scale="none", weighting=w, std=nanstd) for w in ("rollout", "prompt"))
+    torch.testing.assert_close(flat, even)
 
 
 def test_trl_logs_the_allocators_figures_and_the_ragged_advantages(tmp_path):
     trainer = runs.train(tmp_path, scripted([8, 0, 2, 6, 16, 0]))
     entry = [line for line in trainer.state.log_history if "loss" in line][-1]
-    for name in ("round", "remaining_budget", "prompt_reward", "zero_variance_share"):
+    for name in ("round", "remaining_budget", "prompt_reward", "mixed_rollouts", "uniform_dead_share", "mean_group"):
         assert f"alloc/{name}" in entry
     assert entry["alloc/remaining_budget"] == 0.0
     assert 0.0 < entry["frac_reward_zero_std"] < 1.0
@@ -296,7 +314,7 @@ def test_selection_needs_rows_by_number_and_the_banks_ids(tmp_path):
 
 
 def test_unknown_versions_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("adapters.common.version", lambda _: "9.0.0")
+    monkeypatch.setattr("cero_alloc.integrations._versions.version", lambda _: "9.0.0")
     with pytest.raises(RuntimeError, match=r"trl must be between .*, got 9\.0\.0\. Install 'trl>="):
         runs.build(tmp_path, runs.resolving)
     monkeypatch.setenv("CERO_ALLOC_UNTESTED", "1")

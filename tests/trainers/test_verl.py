@@ -25,9 +25,9 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY  # noqa: E402
 from verl.utils.config import validate_config  # noqa: E402
 
 import verl_grpo  # noqa: E402
-from adapters.verl import AllocatedPPOTrainer, activate  # noqa: E402
-from adapters.verl_modes import ESTIMATORS, prompt_ids, refuse_several_outputs  # noqa: E402
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator  # noqa: E402
+from cero_alloc.integrations.verl import AllocatedPPOTrainer, activate  # noqa: E402
+from cero_alloc.integrations.verl._modes import ESTIMATORS, prompt_ids, refuse_several_outputs  # noqa: E402
 from trainers import verl_runs as runs  # noqa: E402
 
 pytestmark = pytest.mark.trainers
@@ -414,7 +414,7 @@ def test_a_trainer_without_an_allocator_says_what_to_write(stage):
 
 
 def test_unknown_versions_are_refused(plain, monkeypatch):
-    monkeypatch.setattr("adapters.common.version", lambda _: "0.10.0")
+    monkeypatch.setattr("cero_alloc.integrations._versions.version", lambda _: "0.10.0")
     with pytest.raises(RuntimeError, match=r"verl must be between 0\.9\.1 and .*, got 0\.10\.0\. Install 'verl>="):
         runs.allocated(runs.resolving)(plain)
     monkeypatch.setenv("CERO_ALLOC_UNTESTED", "1")

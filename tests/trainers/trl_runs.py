@@ -13,9 +13,9 @@ import torch
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from adapters.trl import AllocatedGRPOTrainer, generation_rounds
 from cero_alloc import BetaPosteriorBank, ResolvingAllocator
 from cero_alloc.baselines import Uniform
+from cero_alloc.integrations.trl import AllocatedGRPOTrainer, generation_rounds
 from trainers.allocators import Recorder
 from trl_grpo import opening_reward, tiny_dataset, tiny_model, tiny_tokenizer
 

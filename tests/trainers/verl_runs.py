@@ -18,8 +18,8 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.rollout.llm_server import LLMServerManager
 
 import verl_grpo
-from adapters.verl import AllocatedPPOTrainer
 from cero_alloc import BetaPosteriorBank, ResolvingAllocator, baselines
+from cero_alloc.integrations.verl import AllocatedPPOTrainer
 from trainers.allocators import Recorder, Scripted
 from verl_standin import PolicyWorker, save_tokenizer
 

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "examples"))
 import torch
 from trl import GRPOConfig, GRPOTrainer
 
-from adapters.trl import AllocatedGRPOTrainer, generation_rounds
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator
+from cero_alloc.integrations.trl import AllocatedGRPOTrainer, generation_rounds
 from trl_grpo import opening_reward, tiny_dataset, tiny_model, tiny_tokenizer
 
 

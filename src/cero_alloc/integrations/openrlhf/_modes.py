@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from .openrlhf_advantages import ESTIMATORS
+from ._advantages import ESTIMATORS
 
 
 def refuse_unknown_modes(args: Any) -> None:

@@ -22,10 +22,10 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from cero_alloc import checkpoint
+from cero_alloc.integrations._dealer import Dealer, require_exact_batches
+from cero_alloc.integrations._versions import require_version
 
-from .common import require_version
-from .dealer import Dealer, require_exact_batches
-from .verl_modes import prompt_ids, refuse_several_outputs, refuse_unknown_modes
+from ._modes import prompt_ids, refuse_several_outputs, refuse_unknown_modes
 
 LOWEST, NEWEST = "0.9.1", "0.9.1"  # the versions that the tests passed with
 STATE = "allocator.npz"

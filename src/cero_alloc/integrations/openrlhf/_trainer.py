@@ -20,11 +20,11 @@ import torch
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 
 from cero_alloc import checkpoint
+from cero_alloc.integrations._dealer import Dealer, require_exact_batches
+from cero_alloc.integrations._versions import require_version
 
-from .common import require_version
-from .dealer import Dealer, require_exact_batches
-from .openrlhf_advantages import AllocatedExperienceMaker
-from .openrlhf_modes import refuse_repeated_prompts, refuse_unknown_modes
+from ._advantages import AllocatedExperienceMaker
+from ._modes import refuse_repeated_prompts, refuse_unknown_modes
 
 LOWEST, NEWEST = "0.11.0", "0.11.2"  # the versions that the tests passed with
 STATE = "cero_alloc"  # key of the allocator's state in OpenRLHF's checkpoints

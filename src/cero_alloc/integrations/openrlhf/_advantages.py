@@ -10,8 +10,8 @@ import torch
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from openrlhf.trainer.ppo_utils.length_penalty import apply_length_penalties
 
-from .common import groups_by_size
-from .dealer import Dealer
+from cero_alloc.integrations._dealer import Dealer
+from cero_alloc.integrations._groups import groups_by_size
 
 ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")  # those that compare a prompt's rollouts
 

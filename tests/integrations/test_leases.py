@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from adapters.leases import CHECKPOINT, JOURNAL, LeaseBook
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator
+from cero_alloc.integrations.leases import CHECKPOINT, JOURNAL, LeaseBook
 from helpers.scale import scaled
 
 TOTAL, GROUP = 400, 2
@@ -259,7 +259,7 @@ def test_a_crash_between_checkpoint_and_journal_counts_nothing_twice(open_book, 
 
 
 def test_only_the_leases_that_ended_last_are_remembered(open_book, monkeypatch):
-    monkeypatch.setattr("adapters.leases.REMEMBERED", 2)
+    monkeypatch.setattr("cero_alloc.integrations.leases.REMEMBERED", 2)
     book = open_book()
     reports = []
     for turn in range(3):

@@ -15,11 +15,12 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import nanstd
 
 from cero_alloc import checkpoint
+from cero_alloc.integrations._advantages import group_advantages
+from cero_alloc.integrations._dealer import Dealer
+from cero_alloc.integrations._groups import groups_by_size, require_groups
+from cero_alloc.integrations._versions import require_version
 
-from .advantages import group_advantages
-from .common import groups_by_size, require_groups, require_version
-from .dealer import Dealer
-from .trl_modes import refuse_unknown_modes
+from ._modes import refuse_unknown_modes
 
 LOWEST, NEWEST = "1.8.0", "1.16.0"  # the versions that the tests passed with
 STATE = "allocator.npz"

@@ -1,0 +1,5 @@
+"""OpenRLHF: PPO whose prompts get as many rollouts as an allocator says."""
+
+from ._trainer import AllocatedPPOTrainer, allocated_training
+
+__all__ = ["AllocatedPPOTrainer", "allocated_training"]

@@ -1,0 +1,5 @@
+"""verl: PPO and GRPO whose prompts get as many rollouts as an allocator says."""
+
+from ._trainer import AllocatedPPOTrainer, activate
+
+__all__ = ["AllocatedPPOTrainer", "activate"]
