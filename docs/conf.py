@@ -44,6 +44,7 @@ autodoc_preserve_defaults = True  # as the source writes them
 autosummary_generate = False
 maximum_signature_line_length = 88
 autodoc_typehints = "none"
+autodoc_mock_imports = ["ray"]  # the page of its service is built without it
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False

@@ -22,9 +22,8 @@ import numpy as np
 import ray
 
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, Horizon
-from cero_alloc.integrations._versions import require_version
 from cero_alloc.sharding import PoolShard, ShardedAllocator
-from ray_service import LOWEST, NEWEST, join
+from ray_service import join
 
 
 def over_actors(shards: Sequence[Any], method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -52,13 +51,7 @@ def start(
         Actors; Ray places them where there is room, ``num_cpus=1`` each.
     forgetting, seed, catch_up
         As in :class:`~cero_alloc.BetaPosteriorBank` and :class:`~cero_alloc.FenchelDualAllocator`.
-
-    Raises
-    ------
-    RuntimeError
-        For a version of Ray that was not tested.
     """
-    require_version("ray", LOWEST, NEWEST)
     bounds = np.linspace(0, horizon.n_prompts, n_shards + 1).astype(int).tolist()
     # The state of a shard is in its memory alone: one that dies is an error, and all are loaded from their last states.
     actor = ray.remote(ShardActor).options(num_cpus=1, scheduling_strategy="SPREAD")

@@ -173,6 +173,8 @@ from cero_alloc.baselines import CONTROLS, PEERS
 
 frozen = np.array([0.2, 0.1])
 frozen.flags.writeable = False
+frozen_lengths = np.array([3, 1, 2], dtype=np.int32)
+frozen_lengths.flags.writeable = False
 for ids, prior in ((5, (1, 1)), (list("abcde"), ([1] * 5, np.ones(5, dtype=np.float32)))):
     for visits in (None, 3, np.full(5, 2, dtype=np.int8)):
         bank = BetaPosteriorBank(ids, prior=prior, forgetting=0.9)
@@ -233,6 +235,7 @@ for shape in ("exponential", "log"):
     utility.value(0.25, 1), utility.marginal([0.1], 2.0), utility.demand(0.2, [[0.5]], 3), utility.conjugate(frozen, 0, 3)
     for integer in (False, True):
         OfflineOracle(utility).solve(frozen, 3, equal_share=1, upper=[2, 3], integer=integer)
+simulation.step_time(frozen_lengths, 2), simulation.step_time([3, 1, 2], 1, workers=2)
 kernels = {name: len(f.signatures) for name, f in _numba.KERNELS.items()}
 print(sorted(name for name, count in kernels.items() if count != 1))
 """

@@ -101,3 +101,13 @@ def test_forecast_matches_its_twin_round_after_round(belief, graded, stride):
             np.testing.assert_allclose(value, twin[1], rtol=1e-13, atol=1e-15 * graded)
             assert bins.tolist() == twin[2]
             assert error == pytest.approx(twin[3], rel=1e-12)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 7, 64])
+def test_list_schedule_matches_slot_by_slot(slots):
+    for rng in generators(5):
+        lengths = rng.lognormal(3, 1, int(rng.integers(0, 200))).astype(np.int64)
+        ends = np.zeros(slots, dtype=np.int64)
+        assert kernels.list_schedule(lengths, ends) == twins.list_schedule(lengths.tolist(), slots)
+        assert all(ends[(place - 1) // 2] <= ends[place] for place in range(1, slots))
+        assert ends.sum() == lengths.sum()

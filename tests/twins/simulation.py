@@ -44,3 +44,11 @@ def forecast(evidence, q, n_bins):
     value = values(True, None, evidence)
     bins = [sum(bin_of(m, n_bins) == place for m in mean) for place in range(n_bins)]
     return mean, value, bins, math.fsum(abs(v - qi) for v, qi in zip(value, q, strict=True))
+
+
+def list_schedule(lengths, slots):
+    free = [0] * slots
+    for length in lengths:
+        free.sort()
+        free[0] += length
+    return max(free)

@@ -1,4 +1,4 @@
-"""Kernels of the simulation: the path optimum, and a bank's predictions for the pool."""
+"""Kernels of the simulation: the path optimum, a bank's predictions for the pool, and the schedule of a step."""
 
 import numpy as np
 
@@ -84,3 +84,25 @@ def forecast(evidence, q, alpha, beta, mean, value, bins):
             value[i] = expected_variance(a, b) * (spread(i, evidence) if deficits.size > 0 else 1.0)
         error += abs(value[i] - q[i])
     return error
+
+
+@kernel
+def list_schedule(lengths, ends):
+    """Return when the last of these rollouts ends, each begun in order as soon as a slot is free.
+
+    ``ends`` holds the time from which each slot is free, all 0 at first, as a binary heap with the earliest on top.
+    """
+    last = 0
+    for k in range(lengths.size):
+        end = ends[0] + lengths[k]
+        last = max(last, end)
+        place, child = 0, 1
+        while child < ends.size:
+            if child + 1 < ends.size and ends[child + 1] < ends[child]:
+                child += 1
+            if ends[child] >= end:
+                break
+            ends[place] = ends[child]
+            place, child = child, 2 * child + 1
+        ends[place] = end
+    return last
