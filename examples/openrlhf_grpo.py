@@ -7,11 +7,14 @@ replaced by small stand-ins (``openrlhf_standin.py``). The requirements of OpenR
     pip install -e . "transformers==5.15.0" "ray==2.55.0" datasets peft torchdata aiohttp pylatexenc pillow
     python examples/openrlhf_grpo.py
 
+The allocator draws single rollouts from the whole data set, with advantages over each prompt's own past; ``--advantages group``
+and ``--mode redeal`` take OpenRLHF's groups, and the prompts of its data loader alone.
+
 With a GPU (``pip install "openrlhf[vllm]==0.11.2"``), options that this program does not have are passed to that of OpenRLHF,
 ``openrlhf.cli.train_ppo_ray``. ``--prepare`` writes a data set's questions, distinct, with their answers as labels::
 
     python examples/openrlhf_grpo.py --prepare openai/gsm8k --config main --output data
-    python examples/openrlhf_grpo.py --allocator resolving \
+    python examples/openrlhf_grpo.py \
         --actor.model_name_or_path Qwen/Qwen2.5-1.5B-Instruct --data.prompt_dataset data/prompts.jsonl \
         --data.label_key label --data.apply_chat_template --reward.remote_url examples/openrlhf_grpo.py \
         --algo.advantage.estimator group_norm --algo.kl.init_coef 0 --actor.adam.lr 1e-6 \
@@ -34,30 +37,10 @@ import json
 import re
 import runpy
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator
-from cero_alloc.baselines import Uniform
-
 HERE = Path(__file__).resolve().parent
-
-
-def build_allocator(kind: str, prompts: list[str], *, n_rounds: int, total_budget: int, args: Any) -> Any:
-    """Return the allocator of a run: the stock run's rollouts, in groups of two, at most four times its group."""
-    per_prompt = args.rollout.n_samples_per_prompt
-    run = {
-        "total_budget": total_budget, "n_rounds": n_rounds, "unit_size": 2, "max_rollouts": 4 * per_prompt,
-        "round_capacity": args.rollout.batch_size * per_prompt, "seed": args.train.seed,
-    }  # fmt: skip
-    # The model moves: evidence of 14 rounds ago counts half.
-    bank = BetaPosteriorBank(prompts, forgetting=0.95)
-    if kind == "uniform":
-        return Uniform(bank, **run)
-    if kind == "resolving":
-        return ResolvingAllocator(bank, **run)
-    return FenchelDualAllocator(bank, visits=args.train.num_episodes, **run)
 
 
 def reward_func(queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, Any]:
@@ -108,7 +91,15 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--allocator", choices=["fenchel", "resolving", "uniform"], default="resolving")
+    add(
+        "--mode",
+        choices=["select", "redeal"],
+        default="select",
+        help="candidates: the whole data set, or the loader's batch",
+    )
+    add(
+        "--advantages", choices=["posterior", "group"], default="posterior", help="over the prompt's past, or its group"
+    )
     add("--output", default="openrlhf_grpo_results", help="folder of --prepare, or of the tiny model's run")
     add("--prepare", metavar="DATASET", help="data set of the hub, or of a folder, to be made prompts.jsonl of")
     add("--config", help="configuration of the data set")
@@ -126,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     sys.argv[1:] = rest if with_model else standin_arguments(Path(options.output).resolve()) + rest
     from cero_alloc.integrations.openrlhf import allocated_training  # after the stand-ins, if they are needed
 
-    with allocated_training(partial(build_allocator, options.allocator)):
+    with allocated_training(mode=options.mode, advantages=options.advantages):
         runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__")
 
 

@@ -11,12 +11,13 @@ verl reads parquet files. Their rows must be numbered in ``extra_info.index``, t
 
     python examples/verl_grpo.py --prepare openai/gsm8k --config main --output data
 
-A real model on one GPU, and on eight: verl's own program, which loads this file by name. ``cero_alloc.mode=redeal`` lets the
-prompts of verl's data loader share a batch's rollouts, ``select`` draws prompts from the whole training set::
+A real model on one GPU, and on eight: verl's own program, which loads the allocated trainer by name. It draws single rollouts
+from the whole training set, with advantages over each prompt's own past; for the trainer's groups set
+``+cero_alloc.advantages=group``, and ``+cero_alloc.mode=redeal`` for the prompts of verl's data loader alone::
 
-    export PYTHONPATH=$PWD/examples VERL_USE_EXTERNAL_MODULES=verl_grpo
+    export VERL_USE_EXTERNAL_MODULES=cero_alloc.integrations.verl.default
     common=(
-        +cero_alloc.mode=select +cero_alloc.allocator=resolving algorithm.adv_estimator=grpo
+        algorithm.adv_estimator=grpo
         data.train_files=data/train.parquet data.val_files=data/test.parquet
         data.max_prompt_length=512 data.max_response_length=1024
         reward.custom_reward_function.path=examples/verl_grpo.py reward.custom_reward_function.name=number_reward
@@ -34,9 +35,9 @@ prompts of verl's data loader share a batch's rollouts, ``select`` draws prompts
         actor_rollout_ref.model.path=Qwen/Qwen2.5-7B-Instruct actor_rollout_ref.rollout.tensor_model_parallel_size=2 \
         data.train_batch_size=256 actor_rollout_ref.actor.ppo_mini_batch_size=256
 
-Where Ray runs already, both variables must be set for the cluster,
-``+ray_kwargs.ray_init.runtime_env.env_vars.PYTHONPATH=...`` and the other alike. The same command, given again, goes on from
-the last checkpoint, the allocator's state with it.
+Where Ray runs already, the variable must be set for the cluster,
+``+ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES=...``. The same command, given again, goes on from the
+last checkpoint, the allocator's state with it; with more ``trainer.total_epochs`` it goes on for longer.
 """
 
 from __future__ import annotations
@@ -45,42 +46,12 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_dataset
 
-from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator
-from cero_alloc.baselines import Uniform
-from cero_alloc.integrations.verl import AllocatedPPOTrainer, activate
-
-
-class Trainer(AllocatedPPOTrainer):
-    """The trainer that verl starts; ``cero_alloc.allocator`` is resolving, fenchel or uniform."""
-
-    def build_allocator(self, prompts: list[Hashable], n_rounds: int, total_budget: int) -> Any:
-        """Return the run's allocator: the stock run's rollouts, in groups of two, at most four times its group."""
-        own = self.config.get("cero_alloc", {})
-        per_prompt = self.config.actor_rollout_ref.rollout.n
-        slots = total_budget // n_rounds
-        run = {
-            "total_budget": total_budget, "n_rounds": n_rounds, "unit_size": 2, "round_capacity": slots,
-            "max_rollouts": 4 * per_prompt, "seed": 0,
-        }  # fmt: skip
-        # The model moves: evidence of 14 rounds ago counts half.
-        bank = BetaPosteriorBank(prompts, forgetting=0.95)
-        kind = own.get("allocator", "resolving")
-        if kind == "uniform":
-            return Uniform(bank, **run)
-        if kind == "resolving":
-            return ResolvingAllocator(bank, **run)
-        # Selection has every prompt on offer every time, the data loader brings each once an epoch.
-        visits = None if own.get("mode") == "select" else min(n_rounds, self.config.trainer.total_epochs)
-        return FenchelDualAllocator(bank, visits=visits, **run)
-
-
-activate(Trainer)
+ALLOCATED = "cero_alloc.integrations.verl.default"  # verl imports it, and with it the allocated trainers
 
 
 def number_reward(data_source: str, solution_str: str, ground_truth: str, **_: Any) -> float:
@@ -124,7 +95,7 @@ def rehearse(options: argparse.Namespace, overrides: list[str]) -> None:
     rows(numbers, [number[-1] for number in numbers], "last digit").to_parquet(folder / "train.parquet")
     # Every process of verl imports the modules by name; those of this machine inherit what is set here.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])
-    os.environ["VERL_USE_EXTERNAL_MODULES"] = "verl_grpo,verl_standin"
+    os.environ["VERL_USE_EXTERNAL_MODULES"] = f"{ALLOCATED},verl_standin"
     os.environ |= {name: os.environ.get(name, "ERROR") for name in ("VERL_LOGGING_LEVEL", "TQ_LOGGING_LEVEL")}
     sys.argv[1:] = [*cpu_settings(folder, here), *overrides]
     main_ppo.main()

@@ -74,6 +74,12 @@ class Server:
     def sleep(self) -> None:
         """Give back the memory of a GPU, if there were one."""
 
+    def abort_all_requests(self, reject_request: bool = False) -> None:
+        """Do nothing: a request is answered at once."""
+
+    def resume_generation(self) -> None:
+        """Do nothing: see above."""
+
     def generate(
         self, request_id: str, prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any
     ) -> TokenOutput:

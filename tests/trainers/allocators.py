@@ -23,7 +23,7 @@ class Recorder:
     """Notes every round's ids and counts and all that is reported, and otherwise is the allocator that it holds."""
 
     def __init__(self, allocator):
-        self.inner, self.rounds, self.told = allocator, [], []
+        self.inner, self.rounds, self.told, self.scored = allocator, [], [], []
 
     def __getattr__(self, name):
         return getattr(self.inner, name)
@@ -33,11 +33,21 @@ class Recorder:
         self.rounds.append((None if ids is None else list(ids), counts.tolist()))
         return counts
 
-    def update(self, ids, successes, rollouts):
-        self.inner.update(ids, successes, rollouts)
-        self.told.append({key: (s, n) for key, s, n in zip(ids, successes, rollouts, strict=True)})
+    def observe(self, ids, rewards, **more):
+        advantages = self.inner.observe(ids, rewards, **more)
+        told = {}
+        for key, reward in zip(ids, rewards, strict=True):
+            if not np.isnan(reward):
+                wins, tries = told.get(key, (0.0, 0))
+                told[key] = (wins + reward, tries + 1)
+        self.told.append(told)
+        self.scored.append(
+            (more.get("round"), self.inner.round, list(zip(ids, rewards, advantages.tolist(), strict=True)))
+        )
+        return advantages
 
     @property
     def dealt(self):
         """Return each round's counts by id, zeros left out."""
-        return [{key: n for key, n in zip(ids, counts, strict=True) if n} for ids, counts in self.rounds]
+        names = self.inner.bank.prompt_ids
+        return [{key: n for key, n in zip(ids or names, counts, strict=True) if n} for ids, counts in self.rounds]

@@ -24,7 +24,7 @@ from openrlhf.utils import get_strategy  # noqa: E402
 
 from cero_alloc import BetaPosteriorBank, ResolvingAllocator  # noqa: E402
 from cero_alloc.baselines import Uniform  # noqa: E402
-from cero_alloc.integrations.openrlhf import AllocatedPPOTrainer  # noqa: E402
+from cero_alloc.integrations.openrlhf import AllocatedPPOTrainer, allocator_for  # noqa: E402
 from trainers.allocators import Recorder, Scripted  # noqa: E402
 
 REWARD = Path(__file__).with_name("openrlhf_reward.py")
@@ -83,10 +83,10 @@ def policy(args, rollout_engines):
     return group
 
 
-def build(args, make=None, group=None, rollout_engines=None, success=None):
+def build(args, make=None, group=None, rollout_engines=None, success=None, mode="redeal", advantages="group"):
     """Return OpenRLHF's trainer in this process, with the adapter; without ``make`` the stock trainer."""
     kind, own = (PPOTrainer.__ray_actor_class__, {}) if make is None else (
-        AllocatedPPOTrainer, {"build": make, "success": success}
+        AllocatedPPOTrainer, {"build": make, "success": success, "mode": mode, "advantages": advantages}
     )  # fmt: skip
     return kind(
         args.actor.model_name_or_path, get_strategy(args), group, None, None, None, rollout_engines,
@@ -123,6 +123,15 @@ def uniform(prompts, *, n_rounds, total_budget, args):
     """Return the control that deals every prompt the stock trainer's group."""
     n = args.rollout.n_samples_per_prompt
     return Uniform(BetaPosteriorBank(prompts), **horizon(args, n_rounds, total_budget, unit_size=n, max_rollouts=n))
+
+
+def recommended(mode, advantages):
+    """Return a maker of the recommended allocator."""
+
+    def make(prompts, *, args, **run):
+        return allocator_for(args, prompts, mode=mode, advantages=advantages, **run)
+
+    return make
 
 
 def scripted(*rows):
@@ -185,4 +194,5 @@ class Engines:
 def environment():
     """Let Ray's workers import what this process does."""
     root = Path(__file__).resolve().parents[2]
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(root / "examples"), str(root / "tests")])
+    paths = [str(root / "examples"), str(root / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)

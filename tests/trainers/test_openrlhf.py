@@ -31,7 +31,9 @@ import openrlhf_grpo  # noqa: E402
 import openrlhf_standin  # noqa: E402
 from cero_alloc import checkpoint  # noqa: E402
 from cero_alloc.integrations._dealer import Dealer  # noqa: E402
-from cero_alloc.integrations.openrlhf._advantages import ESTIMATORS, AllocatedExperienceMaker  # noqa: E402
+from cero_alloc.integrations.openrlhf import allocator_for  # noqa: E402
+from cero_alloc.integrations.openrlhf._advantages import AllocatedExperienceMaker  # noqa: E402
+from cero_alloc.integrations.openrlhf._modes import ESTIMATORS  # noqa: E402
 from cero_alloc.integrations.openrlhf._trainer import AllocatedSamplesGenerator, allocated_training  # noqa: E402
 
 pytestmark = pytest.mark.trainers
@@ -89,7 +91,7 @@ def launched(machine, tmp_path_factory):
         return runpy.run_module(*args, **more)
 
     less = {
-        "data.max_samples": 16, "train.num_episodes": 4, "ckpt.save_steps": 8, "eval.steps": 8, "reward.remote_url": runs.REWARD,
+        "data.max_samples": 64, "train.num_episodes": 1, "ckpt.save_steps": 8, "eval.steps": 8, "reward.remote_url": runs.REWARD,
         "rollout.batch_size": 8, "rollout.micro_batch_size": 8, "train.batch_size": 32, "train.micro_batch_size": 8,
     }  # fmt: skip
     words = [str(word) for name, value in less.items() for word in (f"--{name}", value)]
@@ -97,7 +99,7 @@ def launched(machine, tmp_path_factory):
         mock.patch.object(openrlhf_grpo, "runpy", SimpleNamespace(run_module=run_module)),
         mock.patch.object(sys, "argv", ["openrlhf_grpo.py"]),
     ):
-        openrlhf_grpo.main(["--output", str(folder), "--allocator", "resolving", *words])
+        openrlhf_grpo.main(["--output", str(folder), *words])
     assert (synchronous.PPOTrainer, asynchronous.PPOTrainerAsync) == stock  # the names are put back
     return folder, {"group": groups[2], "rollout_engines": groups[6]}
 
@@ -122,9 +124,9 @@ def generator(args, dealer, engines):
     return AllocatedSamplesGenerator(dealer, get_strategy(args), None, None, None, engines.handles())
 
 
-def maker(args, dealer=None, kl=0.1):
+def maker(args, dealer=None, kl=0.1, **kind):
     rest = (None, None, None, None, FixedKLController(kl), get_strategy(args), None)
-    return RemoteExperienceMaker(*rest) if dealer is None else AllocatedExperienceMaker(dealer, *rest)
+    return RemoteExperienceMaker(*rest) if dealer is None else AllocatedExperienceMaker(dealer, *rest, **kind)
 
 
 def test_the_example_trains_in_openrlhfs_own_program(launched):
@@ -132,19 +134,20 @@ def test_the_example_trains_in_openrlhfs_own_program(launched):
     assert (folder / "trained" / "model.safetensors").stat().st_size > 0
     # What the trainer's actor wrote; there the adapter's generator and experience maker dealt and learnt.
     args = runs.parse(
-        "--rollout.batch_size", 8, "--rollout.n_samples_per_prompt", 4, "--algo.advantage.estimator", "group_norm"
+        "--rollout.batch_size", 8, "--rollout.n_samples_per_prompt", 4, "--algo.advantage.estimator", "group_norm",
+        "--train.num_episodes", 1,
     )  # fmt: skip
     for name in ("global_step8", "best_global_step8"):
         saved = torch.load(folder / "checkpoints" / "_actor" / name / "states.pt", weights_only=False)
         state = saved["client_state"]
-        prompts = [f"{place} " for place in range(16)]
-        allocator = openrlhf_grpo.build_allocator("resolving", prompts, n_rounds=8, total_budget=256, args=args)
+        prompts = [f"{place} " for place in range(64)]
+        allocator = allocator_for(args, prompts)
         allocator.load_state_dict(checkpoint.unpack(state["cero_alloc"].numpy().tobytes()))
         figures = allocator.metrics(certificate=False)
         assert state["global_step"] == figures["round"] == 8
         assert (figures["spent_budget"], figures["remaining_budget"]) == (256, 0)
-        seen = np.round(allocator.bank.alpha + allocator.bank.beta, 6)
-        assert len(set(seen)) > 4  # prompts that came equally often were dealt unequally
+        assert allocator.exposure.sum() == 256
+        assert len(set(allocator.exposure.tolist())) > 1  # drawn from the whole data set, not epoch by epoch
     assert 0.0 < state["best_eval_metric_value"] < 1.0  # it evaluated
 
 
@@ -276,6 +279,59 @@ def test_ragged_advantages_equal_brute_force(args_of, estimator, changes):
         np.testing.assert_allclose(dealer.allocator.bank.beta - 1.0, tries - wins)
 
 
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, "reinforce"])
+def test_posterior_advantages_take_the_place_of_every_estimators(args_of, estimator):
+    args, prompts = args_of(algo__advantage__estimator=estimator), [f"{place} " for place in range(32)]
+    dealer, twin = (Dealer(allocator_for(args, prompts)) for _ in range(2))
+    for rng in (np.random.default_rng(seed) for seed in range(3)):
+        counts = dealer.deal(None, 32)
+        assert twin.deal(None, 32) == counts
+        own = np.repeat(prompts, counts).tolist()
+        rng.shuffle(own)
+        rewards = rng.choice([0.0, 0.5, 1.0, np.nan], len(own), p=[0.3, 0.3, 0.3, 0.1]).tolist()
+        made = runs.experiences(own, rewards, shuffle=True)
+        maker(args, dealer, kl=0.0, advantages="posterior").compute_advantages_and_returns(made)
+        known = twin.learn(own, rewards)
+        for e in made:
+            for row, place in enumerate(e.index):
+                got = e.advantages[row][e.action_mask[row]]
+                np.testing.assert_allclose(got, known[place], rtol=1e-6)
+        assert np.abs(known).max() > 0.5
+    assert dealer.allocator.outstanding.sum() == 0
+
+
+def test_the_engines_are_asked_for_prompts_of_the_whole_data_set(machine, args_of):
+    args, engines = args_of(), runs.Engines(2)
+    columns = {name: [f"{name} {place}" for place in range(16)] for name in ("prompts", "labels", "images")}
+    data = SimpleNamespace(**columns)
+    dealer = Dealer(allocator_for(args, data.prompts))
+    loader = SimpleNamespace(dataset=data)
+    ours = AllocatedSamplesGenerator(dealer, get_strategy(args), loader, None, None, engines.handles(), mode="select")
+    ours._dispatch_prompts_to_vllm(data.prompts[:8], data.labels[:8], images=data.images[:8], max_len=16)
+    asked = Counter()
+    for request in itertools.chain(*engines.requests):
+        place = data.prompts.index(request["prompt"])
+        assert (request["label"], request["images"]) == (data.labels[place], data.images[place])
+        asked[request["prompt"]] += request["num_samples"]
+    assert asked.total() == 32
+    assert asked.keys() == set(data.prompts)
+    assert [asked[text] for text in data.prompts] == dealer.allocator.outstanding.tolist()
+
+
+@pytest.mark.parametrize("mode", ["select", "redeal"])
+def test_a_posterior_run_trains_as_many_rollouts_and_learns_from_all(running, args_of, mode):
+    args, holder = args_of(train__num_episodes=2), []
+    make = runs.recorded(runs.recommended(mode, "posterior"), holder)
+    trainer = runs.build(args, make, mode=mode, advantages="posterior", **running)
+    steps = runs.watch(trainer)
+    trainer.fit()
+    (allocator,) = holder
+    assert [len(step) for step in steps] == [32] * 4
+    for (_, _, told), step in zip(allocator.scored, steps, strict=True):
+        assert sorted((p, r) for p, r, _ in told if r == r) == sorted((p, r) for p, r in step if r == r)
+    assert allocator.balance == (128, 128, 0, 0)
+
+
 def test_a_run_deals_what_the_allocator_says_and_learns_what_came(running, args_of):
     args, holder = args_of(train__num_episodes=2), []
     rows = [COUNTS, [2] * 4 + [6] * 4, [0, 0, 0, 16, 16, 0, 0, 0], [4] * 8]
@@ -339,12 +395,50 @@ def test_a_resumed_run_goes_on_with_the_same_counts(launched, running, args_of):
         again, runs.recorded(runs.resolving, resumed), group=group, rollout_engines=running["rollout_engines"]
     )
     trainer.fit()
-    assert len(resumed[0].rounds) == 2
-    assert resumed[0].rounds == whole[0].rounds[4:]
+    assert len(resumed[-1].rounds) == 2
+    assert resumed[-1].rounds == whole[0].rounds[4:]
     for name in ("alpha", "beta"):
-        np.testing.assert_array_equal(getattr(resumed[0].bank, name), getattr(whole[0].bank, name))
-    mine, theirs = resumed[0].metrics(certificate=False), whole[0].metrics(certificate=False)
+        np.testing.assert_array_equal(getattr(resumed[-1].bank, name), getattr(whole[0].bank, name))
+    mine, theirs = resumed[-1].metrics(certificate=False), whole[0].metrics(certificate=False)
     assert mine == pytest.approx(theirs, abs=1e-3)  # answers come in any order, and some figures depend on it
+
+
+def saved_states(allocator):
+    packed = bytearray(checkpoint.pack(allocator.state_dict()))
+    return {"global_step": allocator.round, "cero_alloc": torch.frombuffer(packed, dtype=torch.uint8)}
+
+
+def loaded(args, states, folder, make, **kind):
+    args.ckpt.load_enable, args.ckpt.path = True, str(folder)
+    (folder / "_actor").mkdir(exist_ok=True)
+    group = SimpleNamespace(async_run_method=lambda method_name: [ray.put(states)])
+    trainer = runs.build(args, make, group=group, **kind)
+    trainer.init_checkpoint_states()
+    return trainer.dealer.allocator
+
+
+@pytest.mark.parametrize("mode", ["select", "redeal"])
+def test_a_longer_run_with_more_prompts_goes_on_and_a_shorter_one_is_refused(machine, args_of, tmp_path, mode):
+    kind = {"mode": mode, "advantages": "posterior"}
+    make = runs.recommended(**kind)
+    before = allocator_for(args_of(train__num_episodes=2), [f"{place} " for place in range(16)], **kind)
+    first = [f"{place} " for place in range(8 if mode == "redeal" else 16)]
+    counts = before.allocate(first, budget=32, exact=True)
+    before.observe(np.repeat(first, counts).tolist(), [1.0] * 32)
+    labels = [*LABELS[1:], "0", "1"]
+    more = args_of(labels, train__num_episodes=3)
+    longer = loaded(more, saved_states(before), tmp_path, make, **kind)
+    assert longer.round == 1
+    assert (longer.ledger.n_rounds, longer.balance.total) == (3 * 3, 3 * 17 * 4)
+    names = [f"{place} " for place in range(17)]
+    np.testing.assert_array_equal(longer.bank.alpha[:16], before.bank.alpha)
+    assert list(longer.bank.prompt_ids) == names
+    offer = names[-8:] if mode == "redeal" else names
+    assert longer.allocate(offer, budget=32, exact=True).sum() == 32
+    resumed = loaded(more, saved_states(longer), tmp_path, make, **kind)  # once more, from the longer run
+    assert resumed.balance == longer.balance
+    with pytest.raises(ValueError, match=r"train\.num_episodes must give at least the 9 batches and 204 rollouts"):
+        loaded(args_of(labels, train__num_episodes=1), saved_states(longer), tmp_path, make, **kind)
 
 
 def test_a_checkpoint_without_the_allocators_state_is_refused(machine, args_of, tmp_path):
@@ -353,7 +447,8 @@ def test_a_checkpoint_without_the_allocators_state_is_refused(machine, args_of, 
     group = SimpleNamespace(async_run_method=lambda method_name: [ray.put({"global_step": 3})])
     trainer = runs.build(args, runs.resolving, group=group)
     with pytest.raises(
-        ValueError, match=r"ckpt\.path must hold a run of this adapter, got .* step 3 has no allocator\. Start"
+        ValueError,
+        match=r"ckpt\.path must hold a run of this adapter, got .* step 3 has no allocator\. Start .* actor\.model_name_or_path",
     ):
         trainer.fit()
 
@@ -361,7 +456,7 @@ def test_a_checkpoint_without_the_allocators_state_is_refused(machine, args_of, 
 def test_the_asynchronous_trainer_is_refused_not_forgotten(machine, args_of):
     strategy = get_strategy(args_of(train__async_enable=True))
     with (
-        allocated_training(runs.resolving),
+        allocated_training(),
         pytest.raises(ValueError, match=r"train\.async_enable must be off.*Drop the flag"),
     ):
         asynchronous.PPOTrainerAsync.remote("model", strategy, None, None, None, None, None)
@@ -380,6 +475,53 @@ def test_the_asynchronous_trainer_is_refused_not_forgotten(machine, args_of):
 def test_unknown_modes_are_refused(args_of, changes, text):
     with pytest.raises(ValueError, match=text):
         runs.build(args_of(**changes), runs.resolving)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"algo__advantage__estimator": "gae"},
+            r"estimator must be one of rloo, .*, got 'gae', whose critic is a baseline",
+        ),
+        (
+            {"reward__overlong_buffer_len": 2.0},
+            r"overlong_buffer_len and .* must be left out with advantages='posterior'",
+        ),
+        (
+            {"reward__stop_properly_penalty_coef": 0.5},
+            r"stop_properly_penalty_coef must be left out with advantages='post",
+        ),
+    ],
+)
+def test_modes_that_do_not_go_with_posterior_advantages_are_refused(args_of, changes, text):
+    with pytest.raises(ValueError, match=text):
+        runs.build(args_of(**changes), runs.resolving, mode="select", advantages="posterior")
+
+
+def test_a_misspelt_mode_or_costs_are_refused(args_of):
+    args = args_of()
+    with pytest.raises(ValueError, match=r"mode must be one of \['select', 'redeal'\], got mode = 'pick'"):
+        runs.build(args, runs.resolving, mode="pick")
+    with pytest.raises(ValueError, match=r"advantages must be one of \['group', 'posterior'\]"):
+        runs.build(args, runs.resolving, advantages="gae")
+    with pytest.raises(ValueError, match=r"costs must be None, got .* an exact number of rollouts"):
+        allocator_for(args, ["a", "b"], costs=[1.0, 2.0])
+    with (
+        pytest.raises(ValueError, match=r"settings must be left out with build, got exploration\. Use them in build"),
+        allocated_training(runs.resolving, exploration=0.1),
+    ):
+        pass
+
+
+def test_an_allocator_of_other_prompts_is_refused(args_of):
+    def make(prompts, **run):
+        return runs.uniform([f"other {prompt}" for prompt in prompts], **run)
+
+    with pytest.raises(
+        ValueError, match=r"the allocator's bank must hold every prompt of the data set, got none of '0 '"
+    ):
+        runs.build(args_of(), make)
 
 
 @pytest.mark.parametrize(

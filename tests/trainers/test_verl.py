@@ -26,8 +26,10 @@ from verl.utils.config import validate_config  # noqa: E402
 
 import verl_grpo  # noqa: E402
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator  # noqa: E402
-from cero_alloc.integrations.verl import AllocatedPPOTrainer, activate  # noqa: E402
-from cero_alloc.integrations.verl._modes import ESTIMATORS, prompt_ids, refuse_several_outputs  # noqa: E402
+from cero_alloc.integrations.verl import AllocatedPPOTrainer, activate, allocator_for  # noqa: E402
+from cero_alloc.integrations.verl._build import prompt_ids  # noqa: E402
+from cero_alloc.integrations.verl._modes import ESTIMATORS, refuse_several_outputs  # noqa: E402
+from cero_alloc.integrations.verl._trainer import Allocated  # noqa: E402
 from trainers import verl_runs as runs  # noqa: E402
 
 pytestmark = pytest.mark.trainers
@@ -65,9 +67,11 @@ def test_prompts_get_exactly_their_counts_and_the_allocator_learns_exactly_their
     assert {reward for batch in trainer.batches for group in batch.values() for reward, *_ in group} == {0.0, 1.0}
     log = trainer.logs[-1]
     assert (log["alloc/round"], log["alloc/remaining_budget"], log["alloc/outstanding_rollouts"]) == (2.0, 0.0, 0.0)
-    rates = [s / n for s, n in allocator.told[-1].values()]
+    told = allocator.told[-1].values()
+    rates, dead = [s / n for s, n in told], [n for s, n in told if s in (0.0, n)]
     assert log["alloc/prompt_reward"] == pytest.approx(np.mean(rates))
-    assert log["alloc/zero_variance_share"] == pytest.approx(np.mean([rate in (0.0, 1.0) for rate in rates]))
+    assert log["alloc/dead_share"] == pytest.approx(sum(dead) / SLOTS)
+    assert log["alloc/largest_group"] == max(n for row in rows[-1:] for n in row)
 
 
 def brute_force(batch, estimator, *, scaled=True):
@@ -95,7 +99,9 @@ def test_ragged_advantages_equal_brute_force(stage):
 
     class Every(runs.allocated(runs.scripted([8, 0, 2, 6]))):
         def _compute_advantage(self, batch, metrics):
+            rows = dict(self._rows)
             for name in (*ESTIMATORS, "unscaled"):
+                self._rows = dict(rows)
                 self.config.algorithm.adv_estimator = "grpo" if name == "unscaled" else name
                 self.config.algorithm.norm_adv_by_std_in_grpo = name != "unscaled"
                 batch = super()._compute_advantage(batch, metrics)
@@ -143,9 +149,9 @@ def test_prompts_weigh_alike_under_ids_and_success_of_ones_own(stage, tmp_path):
     names = [f"number {number}" for number in range(runs.PROMPTS)]
     path = runs.write_rows(tmp_path / "named.parquet", name=names, extra_info=None)  # verl's index is 0 for all of them
 
-    class Inverted(runs.allocated(runs.scripted([8, 0, 2, 6]))):
-        success = staticmethod(lambda reward: 1.0 - reward)
+    inverted = staticmethod(lambda reward: 1.0 - reward)
 
+    class Inverted(runs.allocated(runs.scripted([8, 0, 2, 6]), success=inverted)):
         def _compute_advantage(self, batch, metrics):
             self.plain = named_rows(PPOTrainerSync._compute_advantage(self, batch, {}))
             batch = super()._compute_advantage(batch, metrics)
@@ -164,9 +170,10 @@ def test_prompts_weigh_alike_under_ids_and_success_of_ones_own(stage, tmp_path):
     (dealt,), (told,) = trainer.dealer.allocator.dealt, trainer.dealer.allocator.told
     assert set(dealt) < set(names)
     assert sorted(dealt.values()) == [2, 6, 8]
+    scale = SLOTS / (2 / 1 + 6 / 5 + 8 / 7)  # a group's own mean leaves n - 1 of n rewards
     for (name, plain, _), (same, weighed, _) in zip(trainer.plain, trainer.weighed, strict=True):
         assert same == name
-        assert weighed == pytest.approx(plain * (SLOTS / 3) / dealt[name], rel=1e-6)
+        assert weighed == pytest.approx(plain * scale / (dealt[name] - 1), rel=1e-6)
     assert any(plain for _, plain, _ in trainer.plain)
     for name, n in dealt.items():
         assert told[name] == (n - sum(reward for same, _, reward in trainer.plain if same == name), n)
@@ -213,8 +220,30 @@ def test_a_checkpoint_is_named_or_found_and_refused_without_the_allocators_state
     assert named.dealer.allocator.round == 1
     np.testing.assert_array_equal(named.dealer.allocator.exposure, state)
     (folder / "allocator.npz").unlink()
-    with pytest.raises(ValueError, match=r"global_step_1 must hold a run of this adapter.*Start a new run with"):
+    with pytest.raises(
+        ValueError, match=r"global_step_1 must hold a run of this adapter.*start a new run with trainer\.resume"
+    ):
         stage.trainer(base, *here).init()
+
+
+@pytest.mark.parametrize("mode", ["redeal", "select"])
+def test_a_longer_run_with_more_prompts_goes_on_and_a_shorter_one_is_refused(stage, tmp_path, mode):
+    base = runs.recommended()
+    here = f"cero_alloc.mode={mode}", runs.POSTERIOR, f"trainer.default_local_dir={tmp_path}", "trainer.save_freq=2"
+    stage.train(base, *here, "data.train_max_samples=12")
+    less = (*here, "data.train_max_samples=12")
+    with pytest.raises(ValueError, match=r"total_training_steps must give at least the 2 batches and 32 rollouts"):
+        stage.trainer(base, *less, "trainer.total_training_steps=1").init()
+    longer = stage.train(base, *here, "trainer.total_training_steps=6")  # verl's loader begins where it stopped
+    allocator = longer.dealer.allocator
+    assert (allocator.round, len(longer.batches), len(allocator.bank)) == (6, 4, runs.PROMPTS)
+    assert allocator.balance == (6 * SLOTS, 6 * SLOTS, 0, 0)
+    assert allocator.exposure[12:].sum() > 0  # the new prompts take part
+    again = stage.train(base, *here, "trainer.total_training_steps=7")
+    assert again.dealer.allocator.balance == (7 * SLOTS, 7 * SLOTS, 0, 0)
+    fewer = stage.trainer(base, *here, "data.train_max_samples=14", "trainer.total_training_steps=9")
+    fewer.init()
+    assert fewer.dealer.allocator.bank.retired.sum() == 2  # those that are gone from the data set
 
 
 def test_validation_is_untouched(stage):
@@ -227,6 +256,13 @@ def test_validation_is_untouched(stage):
     assert found[0] == found[1]
     assert 0.0 < found[0]["val-core/last digit/acc/mean@1"] < 1.0
     assert ours.dealer.allocator.round == 0
+
+
+def test_importance_weights_may_be_had_though_not_rejection(stage):
+    words = "algorithm.rollout_correction.rollout_is=token", "actor_rollout_ref.rollout.calculate_log_probs=True"
+    trainer = stage.train(runs.recommended(), "cero_alloc.mode=select", runs.POSTERIOR, *words)
+    assert [sum(map(len, batch.values())) for batch in trainer.batches] == [SLOTS] * 2
+    assert trainer.logs[-1]["rollout_corr/rollout_is_mean"] == pytest.approx(1.0)
 
 
 def test_failed_rollouts_are_no_evidence_and_leave_no_single_raw_reward(stage, tmp_path):
@@ -242,7 +278,9 @@ def test_failed_rollouts_are_no_evidence_and_leave_no_single_raw_reward(stage, t
             alone += len(group) == 1
         lost += sum(dealt.values()) - sum(n for _, n in told.values())
     assert alone > 0
-    assert lost == trainer.logs[-1]["alloc/outstanding_rollouts"] > 0
+    assert lost > 0
+    assert trainer.logs[-1]["alloc/outstanding_rollouts"] == 0.0  # written off
+    assert trainer.logs[-1]["alloc/spent_budget"] == 2 * SLOTS
 
 
 def test_verl_takes_the_raw_reward_of_a_lone_rollout_for_its_advantage():
@@ -260,7 +298,7 @@ def test_verl_finds_the_trainer_by_the_name_of_its_module(stage):
     )
     modules = ray.get(stage.loops.agent_loop_workers[0].__ray_call__.remote(look))
     assert len(modules) == 3
-    assert all("verl_grpo" in bases for bases in modules)
+    assert all("cero_alloc.integrations.verl._trainer" in bases for bases in modules)
 
 
 @pytest.fixture(scope="module")
@@ -271,14 +309,15 @@ def plain(stage):
 @pytest.mark.parametrize(
     ("key", "value", "text"),
     [
-        ("cero_alloc.mode", "pick", r"cero_alloc\.mode must be 'redeal' or 'select', got 'pick'"),
+        ("cero_alloc.mode", "pick", r"cero_alloc\.mode must be 'select' or 'redeal', got .*'pick'"),
+        ("cero_alloc.mod", "select", r"cero_alloc must have keys of mode, advantages, .*, got cero_alloc = 'mod'"),
+        ("cero_alloc.advantages", "gae", r"cero_alloc\.advantages must be 'group' or 'posterior', got .*'gae'"),
+        ("cero_alloc.group_weighting", "token", r"group_weighting must be 'rollout' or 'prompt', got .*'token'"),
         (
-            "cero_alloc.group_weighting",
-            "token",
-            r"cero_alloc\.group_weighting must be 'rollout' or 'prompt', got 'token'",
+            "algorithm.rollout_correction.rollout_rs",
+            "token_k1",
+            r"rollout_correction\.rollout_rs must be null: .* rollout_is may stay",
         ),
-        ("trainer.v1.trainer_mode", "colocate_async", r"trainer_mode must be 'sync', got 'colocate_async'.*Set it so"),
-        ("trainer.v1.trainer_mode", "separate_async", r"trainer_mode must be 'sync', got 'separate_async'.*Set it so"),
         ("trainer.v1.sync.parameter_sync_step", 2, r"parameter_sync_step must be 1.*Leave it out"),
         ("algorithm.filter_groups.enable", True, r"algorithm\.filter_groups\.enable must be False.*Set it so"),
         ("trainer.v1.sampler.sync_refill_failed_groups", True, r"sync_refill_failed_groups must be False.*Set it so"),
@@ -302,16 +341,18 @@ def test_unknown_modes_and_settings_are_refused(plain, key, value, text):
         runs.allocated(runs.resolving)(config)
 
 
-def test_activation_has_other_modes_refused_rather_than_run_without_the_allocator(plain, monkeypatch):
+def test_activation_puts_an_allocated_trainer_in_every_mode_and_may_be_repeated(monkeypatch):
     for mode, stock in list(TRAINER_REGISTRY.items()):
         monkeypatch.setitem(TRAINER_REGISTRY, mode, stock)  # puts them back
-    activate(runs.allocated(runs.resolving))
-    for mode in ("colocate_async", "separate_async"):
-        config = plain.copy()
-        config.trainer.v1.trainer_mode = mode
-        with pytest.raises(ValueError, match=rf"trainer_mode must be 'sync', got '{mode}'"):
-            get_trainer_cls(mode)(config=config)
-    assert isinstance(get_trainer_cls("sync")(config=plain.copy()), PPOTrainerSync)
+    stock = dict(TRAINER_REGISTRY)
+    activate(build=runs.resolving)
+    activate(success=float)  # the later call adds to the earlier one
+    assert set(stock) == {"sync", "colocate_async", "separate_async"}
+    for mode, own in stock.items():
+        trainer = get_trainer_cls(mode)
+        assert issubclass(trainer, (Allocated, own))
+        assert issubclass(trainer, own)
+        assert (trainer.build, trainer.success) == (runs.resolving, float)
 
 
 def launches():
@@ -375,8 +416,11 @@ def test_ids_come_from_extra_info_or_a_column():
     rows = Dataset.from_dict({"extra_info": [{"index": 7}, {"index": 5}], "name": ["a", "b"]})
     assert prompt_ids(SimpleNamespace(dataframe=rows), "index") == [7, 5]
     assert prompt_ids(SimpleNamespace(dataframe=rows), "name") == ["a", "b"]
+    assert prompt_ids(range(3), "index") == [0, 1, 2]
     with pytest.raises(ValueError, match=r"custom_cls must keep its rows in dataframe.*Derive it from RLHFDataset"):
         prompt_ids(object(), "index")
+    with pytest.raises(ValueError, match=r"dataset must name one row each: rows 0 and 2 are the same prompt"):
+        prompt_ids(["a", "b", "a"], "index")
 
 
 def test_a_data_set_without_numbers_is_refused_before_anything_is_dealt(stage, tmp_path):
@@ -406,10 +450,68 @@ def test_an_allocator_that_does_not_fit_is_refused(stage, changes, text):
         trainer._init_dataloader()
 
 
-def test_a_trainer_without_an_allocator_says_what_to_write(stage):
-    trainer = stage.trainer(AllocatedPPOTrainer)
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("algorithm.use_kl_in_reward=True", r"use_kl_in_reward must be False with .*'posterior', .*use_kl_loss"),
+        ("algorithm.adv_estimator=gae", r"adv_estimator must be one of grpo, .*, got 'gae', .* has a critic"),
+        (
+            "cero_alloc.group_weighting=prompt",
+            r"group_weighting must be 'rollout' with cero_alloc\.advantages = 'posterior'",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_with_posterior_advantages_are_refused(stage, words, text):
+    with pytest.raises(ValueError, match=text):
+        AllocatedPPOTrainer(stage.config(runs.POSTERIOR, words))
+
+
+def test_the_trainer_builds_the_recommended_allocator_itself(stage, plain):
+    trainer = stage.trainer(AllocatedPPOTrainer, "cero_alloc.mode=select", runs.POSTERIOR, "cero_alloc.settings.seed=7")
     trainer._init_tokenizer()
-    with pytest.raises(NotImplementedError, match="Derive a class from AllocatedPPOTrainer"):
+    trainer._init_dataloader()
+    allocator = trainer.dealer.allocator
+    twin = allocator_for(trainer.config, trainer.train_dataset, seed=7)
+    assert allocator.state_dict()["arguments"] == twin.state_dict()["arguments"]
+    assert trainer.dealer.deal(None, SLOTS) == twin.allocate(budget=SLOTS, exact=True).tolist()
+    assert (allocator.ledger.n_rounds, allocator.balance.total) == (2, 2 * SLOTS)
+
+
+@pytest.mark.parametrize(
+    ("words", "n_rounds", "total", "visits"),
+    [
+        ((), 2, 32, 1),
+        (("trainer.total_training_steps=null",), 16, 256, 4),  # four epochs of four steps
+        (("trainer.total_training_steps=99",), 16, 256, 4),
+        ((runs.COLOCATE,), 3, 48, 1),
+        ((runs.COLOCATE, "trainer.v1.colocate_async.num_warmup_batches=1.6"), 4, 32 + 24, 1),
+        ((runs.COLOCATE, "trainer.v1.colocate_async.num_warmup_batches=0"), 2, 32, 1),
+    ],
+)
+def test_the_plan_is_that_of_verls_configuration(stage, words, n_rounds, total, visits):
+    for mode, expected in (("select", None), ("redeal", visits)):
+        allocator = allocator_for(stage.config(*words), range(runs.PROMPTS), mode=mode)
+        assert (allocator.ledger.n_rounds, allocator.balance.total) == (n_rounds, total)
+        assert allocator.state_dict()["arguments"]["visits"] == expected
+
+
+def test_what_the_builder_cannot_do_is_refused(plain):
+    with pytest.raises(
+        ValueError, match=r"train_batch_size must be at most the 3 prompts of the training set, got .* 4"
+    ):
+        allocator_for(plain, range(3))
+    with pytest.raises(ValueError, match=r"costs must be None, got .* an exact number of rollouts"):
+        allocator_for(plain, range(16), costs=[1.0] * 16)
+    with pytest.raises(ValueError, match=r"mode must be one of \['select', 'redeal'\], got mode = 'pick'"):
+        allocator_for(plain, range(16), mode="pick")
+
+
+def test_an_allocator_of_other_prompts_is_refused(stage):
+    trainer = stage.trainer(runs.allocated(lambda prompts, *run: runs.uniform(prompts[1:], *run)))
+    trainer._init_tokenizer()
+    with pytest.raises(
+        ValueError, match=r"the allocator's bank must hold every prompt of the training set, got none of 0"
+    ):
         trainer._init_dataloader()
 
 

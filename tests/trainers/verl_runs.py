@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,18 +14,30 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from verl.checkpoint_engine import CheckpointEngineManager
 from verl.experimental.reward_loop import RewardLoopManager
-from verl.trainer.ppo.v1 import AgentLoopManagerTQ
+from verl.trainer.ppo.v1 import AgentLoopManagerTQ, PPOTrainerSync
+from verl.trainer.ppo.v1.trainer_separate_async import HybridEngineMode, PPOTrainerSeparateAsync
 from verl.utils.config import omega_conf_to_dataclass
-from verl.workers.rollout.llm_server import LLMServerManager
+from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerManager
 
 import verl_grpo
 from cero_alloc import BetaPosteriorBank, ResolvingAllocator, baselines
-from cero_alloc.integrations.verl import AllocatedPPOTrainer
+from cero_alloc.integrations.verl import AllocatedPPOTrainer, allocator_for
+from cero_alloc.integrations.verl._trainer import Allocated
 from trainers.allocators import Recorder, Scripted
 from verl_standin import PolicyWorker, save_tokenizer
 
+DEFAULT = "cero_alloc.integrations.verl.default"
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS, BATCH, PER_PROMPT = 16, 4, 4
+POSTERIOR = "cero_alloc.advantages=posterior"
+COLOCATE = "trainer.v1.trainer_mode=colocate_async"
+SEPARATE = (  # the class asks for a pool of GPUs for generation; the stage has none, and generates as in the other modes
+    "trainer.v1.trainer_mode=separate_async", "trainer.v1.separate_async.parameter_sync_step=2",
+    f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH // 2}", "actor_rollout_ref.hybrid_engine=False",
+    "actor_rollout_ref.rollout.nnodes=1", "actor_rollout_ref.rollout.n_gpus_per_node=1",
+    "actor_rollout_ref.rollout.checkpoint_engine.backend=nccl",
+)  # fmt: skip
+OVER_GROUPS = "cero_alloc.mode=redeal", "cero_alloc.advantages=group"  # of a run that says nothing else
 SHAKY = "wrong answers cannot be scored"
 
 
@@ -86,6 +99,11 @@ class Policy(PolicyWorker):
         super().__init__(config=None, role="actor")
         self._dispatch_info = {"actor": [0]}
 
+    def save_model_to_cpu(self, version):
+        """Do nothing: one number per prompt has nowhere else to be, and log probabilities do not depend on it."""
+
+    restore_model_from_cpu = clear_cpu_model = save_model_to_cpu
+
     def update_weights(self, global_steps, mode):
         return [ray.put(super().update_weights(global_steps, mode))]
 
@@ -99,7 +117,7 @@ class Stage:
         write_rows(self.folder / "train.parquet")
         paths = [str(ROOT / "examples"), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
         os.environ |= {
-            "PYTHONPATH": os.pathsep.join(paths), "VERL_USE_EXTERNAL_MODULES": "verl_grpo", "VERL_LOGGING_LEVEL": "ERROR",
+            "PYTHONPATH": os.pathsep.join(paths), "VERL_USE_EXTERNAL_MODULES": DEFAULT, "VERL_LOGGING_LEVEL": "ERROR",
             "TQ_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore",
         }  # fmt: skip
         settings = verl_grpo.cpu_settings(self.folder, Path(__file__).resolve())
@@ -115,11 +133,14 @@ class Stage:
         config = self.config()
         self.rewards = RewardLoopManager(config)
         self.servers = LLMServerManager.create(config, worker_group=SimpleNamespace(world_size=1, workers=[]))
-        self.loops = AgentLoopManagerTQ.create(
-            config=config,
-            llm_client=self.servers.get_client(),
-            teacher_client=None,
-            reward_loop_worker_handles=self.rewards.reward_loop_worker_handles,
+        self.loops, self.resuming_loops = (
+            AgentLoopManagerTQ.create(
+                config=config,
+                llm_client=client,
+                teacher_client=None,
+                reward_loop_worker_handles=self.rewards.reward_loop_worker_handles,
+            )
+            for client in (self.servers.get_client(), self.servers.get_client(client_cls=FullyAsyncLLMServerClient))
         )
         tq.init(config.transfer_queue)
         self.policy = Policy()
@@ -133,7 +154,7 @@ class Stage:
         """Return verl's configuration for two steps of four prompts and 16 rollouts each."""
         config = self._plain.copy()
         OmegaConf.set_struct(config, False)
-        return OmegaConf.merge(config, OmegaConf.from_dotlist(list(words)))
+        return OmegaConf.merge(config, OmegaConf.from_dotlist([*OVER_GROUPS, *words]))
 
     def trainer(self, base, *words):
         """Return a trainer on these processes, before its run."""
@@ -147,8 +168,12 @@ class Stage:
                 self._init_resource_pool_mgr()
                 self.actor_rollout_wg, self.llm_server_manager = stage.policy, stage.servers
                 self.reward_loop_manager = stage.rewards
-                engine = omega_conf_to_dataclass(self.config.actor_rollout_ref.rollout.checkpoint_engine)
+                engine = omega_conf_to_dataclass(stage.config().actor_rollout_ref.rollout.checkpoint_engine)
                 self.checkpoint_manager = CheckpointEngineManager(engine, stage.policy, stage.servers.get_replicas())
+                if isinstance(self, PPOTrainerSeparateAsync):
+                    self.standalone_server_manager = stage.servers
+                    self.standalone_checkpoint_manager = self.checkpoint_manager
+                    self.current_mode = HybridEngineMode.TRAINER
                 stage.policy.init_model()
                 self._load_checkpoint()
 
@@ -158,18 +183,42 @@ class Stage:
         """Return a trainer after its run."""
         trainer = self.trainer(base, *words)
         trainer.init()
-        trainer.fit(self.loops)
+        try:
+            trainer.fit(self.loops if trainer.trainer_mode == "sync" else self.resuming_loops)
+        finally:
+            self.clear()
         return trainer
 
+    def clear(self):
+        """Wait for what is still generated, and forget it: TransferQueue would end with the run."""
+        while any(tag.get("status") in ("pending", "running") for tag in self.held().values()):
+            time.sleep(0.02)
+        if self.held():
+            tq.kv_clear(keys=list(self.held()), partition_id="train")
 
-def allocated(make):
+    @staticmethod
+    def held():
+        """Return what TransferQueue holds of training: name -> tag."""
+        return (tq.kv_list("train") or {}).get("train", {})
+
+
+def allocated(make, success=None):
     """Return a trainer class whose allocator ``make(prompts, n_rounds, total_budget)`` builds."""
 
-    class Allocated(AllocatedPPOTrainer):
-        def build_allocator(self, prompts, n_rounds, total_budget):
-            return make(prompts, n_rounds, total_budget)
+    def build(prompts, *, n_rounds, total_budget, config):
+        return make(prompts, n_rounds, total_budget)
 
-    return Allocated
+    return type("Own", (AllocatedPPOTrainer,), {"build": staticmethod(build), "success": success})
+
+
+def recommended(stock=PPOTrainerSync):
+    """Return a trainer class with the recommended allocator, which is watched."""
+
+    def build(prompts, *, n_rounds, total_budget, config):
+        own = {name: config.cero_alloc[name] for name in ("mode", "advantages")}
+        return Recorder(allocator_for(config, prompts, n_rounds=n_rounds, total_budget=total_budget, **own))
+
+    return type("Own", (Allocated, stock), {"build": staticmethod(build)})
 
 
 def _plan(n_rounds, total_budget, **changes):

@@ -42,12 +42,17 @@ class Dealer:
         return counts
 
     def learn(
-        self, prompts: Sequence[Hashable], rewards: Sequence[float], *, round: int | None = None, **scoring: Any
+        self,
+        prompts: Sequence[Hashable],
+        rewards: Sequence[float | None],
+        *,
+        round: int | Sequence[int] | None = None,
+        **scoring: Any,
     ) -> FloatArray:
         """Report the rewards of a batch, one per rollout, NaN where nothing could score it, and return their advantages.
 
-        A rollout without a reward is written off: it was spent, and is no evidence. ``scoring`` goes to
-        ``allocator.observe``, whose advantages a trainer with its own ones ignores.
+        A rollout without a reward is written off: it was spent, and is no evidence. ``round`` is which round dealt them, of
+        all or of each. ``scoring`` goes to ``allocator.observe``, whose advantages a trainer with its own ones ignores.
         """
         unknown = next((prompt for prompt in prompts if prompt not in self.offered), None)
         if unknown is not None and round is None:
@@ -55,7 +60,14 @@ class Dealer:
                 f"rollouts must carry the prompt they were asked for, got {unknown!r}. Pass its id through unchanged."
             )
         values = self._successes(rewards)
-        advantages: FloatArray = self.allocator.observe(prompts, values, round=round, **scoring)
+        if round is None or isinstance(round, int):
+            advantages: FloatArray = self.allocator.observe(prompts, values, round=round, **scoring)
+        else:
+            advantages, rounds = np.zeros(values.size), np.asarray(round)
+            for number in np.unique(rounds).tolist():
+                places = np.flatnonzero(rounds == number)
+                some = [prompts[place] for place in places.tolist()]
+                advantages[places] = self.allocator.observe(some, values[places], round=number, **scoring)
         self.figures = group_figures(prompts, values, advantages) | {"uniform_dead_share": self._uniform}
         return advantages
 
@@ -63,7 +75,7 @@ class Dealer:
         """Return the last batch's figures, and the allocator's own."""
         return self.figures | self.allocator.metrics(certificate=False)
 
-    def _successes(self, rewards: Sequence[float]) -> FloatArray:
+    def _successes(self, rewards: Sequence[float | None]) -> FloatArray:
         """Return the rewards by ``success``, or raise for one outside the bank's range; NaN stays."""
         values = np.array([np.nan if reward is None else reward for reward in rewards], dtype=np.float64)
         if self.success is not None:
@@ -87,7 +99,13 @@ def check_advantages(advantages: str) -> None:
 
 
 def require_exact_batches(
-    allocator: Any, per_prompt: int, n_prompts: int, setting: str, *, advantages: str = "group"
+    allocator: Any,
+    per_prompt: int,
+    n_prompts: int,
+    setting: str,
+    *,
+    advantages: str = "group",
+    offered: int | None = None,
 ) -> None:
     """Refuse an allocator that could not deal every batch its exact number of rollouts.
 
@@ -103,6 +121,8 @@ def require_exact_batches(
         The trainer's name of ``per_prompt``.
     advantages : {"group", "posterior"}
         Over the group's mean, which needs two rollouts, or over the posterior mean.
+    offered : int or None
+        Prompts that may get a batch's rollouts: those of the whole pool where rows are drawn from it; None for ``n_prompts``.
 
     Raises
     ------
@@ -112,13 +132,18 @@ def require_exact_batches(
     if advantages == "group":
         require_groups(allocator)
     horizon = allocator.horizon
-    if n_prompts * per_prompt % horizon.unit_size or per_prompt > horizon.max_rollouts:
-        raise ValueError(
-            f"{setting} = {per_prompt} must be a multiple of unit_size = {horizon.unit_size}, at most "
-            f"max_rollouts = {horizon.max_rollouts}, or a batch cannot hold its rollouts. Build the allocator for it."
+    total, most = n_prompts * per_prompt, (offered or n_prompts) * horizon.max_rollouts
+    if total % horizon.unit_size or total > most:
+        limit = (
+            f"max_rollouts = {horizon.max_rollouts}"
+            if offered is None
+            else f"the {most} that {offered} prompts can get"
         )
-    if n_prompts * per_prompt > horizon.round_capacity:
         raise ValueError(
-            f"round_capacity = {horizon.round_capacity} must be at least the {n_prompts * per_prompt} rollouts of a batch. "
-            "Raise it."
+            f"{setting} = {per_prompt} must be a multiple of unit_size = {horizon.unit_size}, at most {limit}, or a batch "
+            "cannot hold its rollouts. Build the allocator for it."
+        )
+    if total > horizon.round_capacity:
+        raise ValueError(
+            f"round_capacity = {horizon.round_capacity} must be at least the {total} rollouts of a batch. Raise it."
         )

@@ -10,28 +10,29 @@ import torch
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from openrlhf.trainer.ppo_utils.length_penalty import apply_length_penalties
 
-from cero_alloc.integrations._dealer import Dealer
+from cero_alloc.integrations._dealer import Advantages, Dealer
 from cero_alloc.integrations._groups import groups_by_size
-
-ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")  # those that compare a prompt's rollouts
 
 
 class AllocatedExperienceMaker(RemoteExperienceMaker):
     """Compares each rollout with those of its own prompt, however many there are, and reports their rewards to the allocator.
 
     The rest of the advantage (KL, clipping, whitening) is the stock class's, given rewards whose baseline is already subtracted and
-    settings that subtract none: groups of one, an estimator without a baseline, no length penalties.
+    settings that subtract none: groups of one, an estimator without a baseline, no length penalties. Posterior advantages come
+    from the allocator, and are not whitened over the batch.
     """
 
-    def __init__(self, dealer: Dealer, *models_and_control: Any) -> None:
-        *models_and_control, strategy, tokenizer = models_and_control
+    def __init__(self, dealer: Dealer, *models_and_control: Any, advantages: Advantages = "group") -> None:
+        *models, strategy, tokenizer = models_and_control
         own = self.own_args = strategy.args
-        whitens = own.algo.advantage.estimator == "reinforce_baseline"  # of the group estimators the only one
+        self.over_groups = advantages == "group"
+        # Of the group estimators the only one that whitens.
+        whitens = self.over_groups and own.algo.advantage.estimator == "reinforce_baseline"
         advantage = _with(own.algo.advantage, estimator="reinforce" if whitens else "as given", gamma=1.0)
         reward = _with(own.reward, overlong_buffer_len=None, stop_properly_penalty_coef=None)
         rollout = _with(own.rollout, n_samples_per_prompt=1)
         args = _with(own, algo=_with(own.algo, advantage=advantage), reward=reward, rollout=rollout)
-        super().__init__(*models_and_control, SimpleNamespace(args=args), tokenizer)
+        super().__init__(*models, SimpleNamespace(args=args), tokenizer)
         self.dealer, self.advantage_estimator = dealer, own.algo.advantage.estimator
 
     @torch.no_grad()
@@ -42,12 +43,14 @@ class AllocatedExperienceMaker(RemoteExperienceMaker):
         prompts = [prompts[place] for place in order.tolist()]
         for e in experiences:
             e.rewards = e.rewards.to(torch.promote_types(e.rewards.dtype, torch.float32))
-        self.dealer.learn(prompts, torch.cat([e.rewards for e in experiences])[order].tolist())
+        known = self.dealer.learn(prompts, torch.cat([e.rewards for e in experiences])[order].tolist())
 
         apply_length_penalties(experiences, self.own_args)
         rewards = torch.cat([e.rewards for e in experiences])
         compared, deviations = torch.empty_like(rewards), torch.empty_like(rewards)
         compared[order], deviations[order] = compare(rewards[order], prompts, self.advantage_estimator)
+        if not self.over_groups:
+            compared[order] = torch.from_numpy(known).to(compared.dtype)
 
         sizes = [len(e.index) for e in experiences]
         kept = [e.rewards for e in experiences]
