@@ -1,5 +1,5 @@
-"""Adapters that plug an allocator into a trainer: ``trl``, ``trl_async``, ``verl``, ``openrlhf``, ``tinker``,
-``ray``, and ``leases`` for many workers.
+"""Adapters that plug an allocator into a trainer, each imported by name.
 
-Each is imported by name and needs its trainer installed; the package itself needs none.
+``trl``, ``trl_async``, ``verl``, ``openrlhf``, ``tinker`` and ``ray`` need theirs installed; ``leases``, one allocator for many
+workers, and the package itself need none.
 """
