@@ -1,10 +1,11 @@
-r"""GRPO with TRL, its rollouts dealt by an allocator.
+r"""GRPO with TRL, its rollouts dealt by an allocator: single rollouts of prompts from the whole training set.
 
 Out of the box, on a CPU and without a network, in about a minute: a tiny Llama and its tokenizer are built in code, and
 learn to open with a letter that the prompt allows::
 
     pip install torch && pip install -e ".[trl]"
     python examples/trl_grpo.py
+    python examples/trl_grpo.py --compare  # with other modes and with the stock trainer, over three seeds
 
 A real model on one GPU, and on eight with vLLM sharing them (``--answer-column`` holds the number to be found)::
 
@@ -20,19 +21,19 @@ A real model on one GPU, and on eight with vLLM sharing them (``--answer-column`
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import string
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, load_dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 from trl import GRPOConfig
 
-from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator
+from cero_alloc import BetaPosteriorBank
 from cero_alloc.baselines import Uniform
-from cero_alloc.integrations.trl import AllocatedGRPOTrainer, generation_rounds
+from cero_alloc.integrations.trl import AllocatedGRPOTrainer, allocator_for, generation_rounds
 
 LETTERS = string.ascii_lowercase
 
@@ -59,7 +60,7 @@ def tiny_model(tokenizer: PreTrainedTokenizerFast, width: int = 32, layers: int 
     )
 
 
-def tiny_dataset(n_prompts: int = 64) -> Dataset:
+def tiny_dataset(n_prompts: int = 256) -> Dataset:
     """Return prompts of mixed difficulty: each allows 0 to 21 letters to open with."""
     allowed = [LETTERS[: 3 * (i % 8)] for i in range(n_prompts)]
     return Dataset.from_dict(
@@ -95,34 +96,14 @@ def real_dataset(options: argparse.Namespace) -> Dataset:
     )  # fmt: skip
 
 
-def build_allocator(options: argparse.Namespace, config: GRPOConfig, ids: list[Any]) -> Any:
-    """Return the allocator of a run: the stock run's rollouts, in groups of two, at most four times its group."""
-    rounds, slots = generation_rounds(config), config.generation_batch_size
-    # How often the data loader brings each prompt; selection has all of them on offer every time.
-    visits = (
-        None if options.mode == "select" else min(rounds, math.ceil(rounds * slots / config.num_generations / len(ids)))
-    )
-    run = {
-        "total_budget": rounds * slots, "n_rounds": rounds, "unit_size": 2, "round_capacity": slots,
-        "max_rollouts": 4 * config.num_generations, "seed": options.seed,
-    }  # fmt: skip
-    # The model moves: evidence of 14 rounds ago counts half.
-    bank = BetaPosteriorBank(ids, forgetting=0.95)
-    if options.allocator == "uniform":
-        return Uniform(bank, **run)
-    if options.allocator == "resolving":
-        return ResolvingAllocator(bank, **run)
-    return FenchelDualAllocator(bank, visits=visits, **run)
-
-
 def build_trainer(options: argparse.Namespace, **more: Any) -> AllocatedGRPOTrainer:
     """Return the trainer that the options ask for; ``more`` goes into TRL's configuration."""
     settings: dict[str, Any] = {
         "output_dir": options.output, "max_steps": options.steps, "learning_rate": options.learning_rate,
         "num_generations": options.num_generations, "max_completion_length": options.max_completion_length,
         "per_device_train_batch_size": options.per_device, "per_device_eval_batch_size": 4 * options.per_device,
-        "save_steps": options.save_steps,
-        "logging_steps": max(1, options.steps // 10), "report_to": "none", "seed": options.seed, "disable_tqdm": True,
+        "save_steps": options.save_steps, "logging_steps": max(1, options.steps // 20), "report_to": options.report_to,
+        "seed": options.seed, "disable_tqdm": True,
     }  # fmt: skip
     if options.model is None:
         tokenizer = tiny_tokenizer()
@@ -135,21 +116,68 @@ def build_trainer(options: argparse.Namespace, **more: Any) -> AllocatedGRPOTrai
     share = options.prompts_per_step * options.num_generations // processes
     settings["gradient_accumulation_steps"] = max(1, share // options.per_device)
     config = GRPOConfig(**settings | more)
+    words = {"mode": options.mode, "advantages": options.advantages}
+    allocator = uniform(config, dataset) if options.uniform else allocator_for(config, dataset, **words)
     return AllocatedGRPOTrainer(
         model=model, reward_funcs=reward, args=config, train_dataset=dataset, processing_class=tokenizer,
-        eval_dataset=dataset if options.model is None else None,
-        allocator=build_allocator(options, config, dataset["prompt_id"][:]), mode=options.mode,
-        group_weighting=options.group_weighting,
+        eval_dataset=dataset if options.model is None else None, allocator=allocator,
+        **{"mode": "redeal", "advantages": "group"} if options.uniform else words,
     )  # fmt: skip
+
+
+def uniform(config: GRPOConfig, dataset: Dataset) -> Uniform:
+    """Return the allocator that deals every prompt of a batch the stock trainer's group, which makes it the stock trainer."""
+    rounds, slots, size = generation_rounds(config, len(dataset)), config.generation_batch_size, config.num_generations
+    run = {"total_budget": rounds * slots, "n_rounds": rounds, "round_capacity": slots}
+    return Uniform(BetaPosteriorBank(dataset["prompt_id"][:]), unit_size=size, max_rollouts=size, **run)
+
+
+def compare(options: argparse.Namespace, seeds: int = 3) -> None:
+    """Print what each way of dealing gave and taught, mean and standard deviation over seeds."""
+    print(
+        f"mean ± standard deviation over {seeds} seeds\n\n"
+        "dealt by                        mixed rollouts   squared advantage   success at the end"
+    )
+    for name, words in (
+        ("stock trainer", {"uniform": True}),
+        ("select, posterior (as shipped)", {}),
+        ("select, group", {"advantages": "group"}),
+        ("redeal, group", {"mode": "redeal", "advantages": "group"}),
+    ):
+        runs = []
+        for seed in range(seeds):
+            own = argparse.Namespace(**vars(options) | words | {"seed": seed})
+            trainer = build_trainer(own, save_strategy="no", logging_strategy="no")
+            rounds = watch(trainer)
+            trainer.train()
+            runs.append([*np.mean(rounds, axis=0), np.mean([trainer.evaluate()["eval_reward"] for _ in range(4)])])
+        cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(np.mean(runs, 0), np.std(runs, 0, ddof=1), strict=True)]
+        print(f"{name:30}    {cells[0]:>13}       {cells[1]:>13}        {cells[2]:>13}", flush=True)
+    print("\nsquared advantage: of the reward over its prompt's posterior mean without it, not divided by a deviation")
+
+
+def watch(trainer: AllocatedGRPOTrainer) -> list[tuple[float, float]]:
+    """Return a list that gets each round's share of rollouts in mixed groups and its mean squared advantage."""
+    learn, bank, rounds = trainer.dealer.learn, trainer.allocator.bank, []
+
+    def learn_and_note(prompts: list[Any], rewards: list[float], **scoring: Any) -> Any:
+        squares = np.square(bank.advantages(prompts, rewards, scale="none"))
+        advantages = learn(prompts, rewards, **scoring)
+        rounds.append((trainer.dealer.figures["mixed_rollouts"], float(squares.mean())))
+        return advantages
+
+    trainer.dealer.learn = learn_and_note
+    return rounds
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--allocator", choices=["fenchel", "resolving", "uniform"], default="resolving")
-    add("--mode", choices=["redeal", "select"], default="select")
-    add("--group-weighting", choices=["rollout", "prompt"], default="rollout")
+    add("--mode", choices=["select", "redeal"], default="select")
+    add("--advantages", choices=["posterior", "group"], default="posterior")
+    add("--uniform", action="store_true", help="deal as the stock trainer")
+    add("--compare", action="store_true", help="print a table of four ways of dealing, over three seeds")
     add("--model", help="name or folder of a model; none builds a tiny one")
     add("--dataset", default="openai/gsm8k", help="data set for --model")
     add("--config", help="configuration of the data set")
@@ -164,6 +192,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--save-steps", type=int, default=20)
     add("--seed", type=int, default=0)
     add("--output", default="trl_grpo_results")
+    add("--report-to", default="none", help="tensorboard, wandb, or what else TRL knows")
     add("--resume", action="store_true", help="go on from the last checkpoint in --output")
     add("--vllm", action="store_true", help="generate with vLLM on the same GPUs")
     add("--gpu", dest="cpu", action="store_false", help="train the tiny model on a GPU")
@@ -173,16 +202,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Train, then print what was dealt; success is measured on all prompts, with equal weights."""
     options = parse(arguments)
+    if options.compare:
+        compare(options)
+        return
     trainer = build_trainer(options)
     before = trainer.evaluate()["eval_reward"] if options.model is None else None
     trainer.train(resume_from_checkpoint=options.resume or None)
     after = trainer.evaluate()["eval_reward"] if options.model is None else None
     if trainer.accelerator.is_main_process:
         figures = trainer.allocator.metrics(certificate=False)
-        print(f"{options.allocator}, {options.mode}: {figures['spent_budget']:.0f} rollouts dealt, ", end="")
-        print(
-            f"{figures['remaining_budget']:.0f} left; {figures['mixed_group_rate']:.1%} of the groups had both rewards."
-        )
+        print(f"{figures['spent_budget']:.0f} rollouts dealt, {figures['remaining_budget']:.0f} left.")
         if before is not None:
             print(
                 f"Success over all prompts: {before:.3f} before, {after:.3f} after (one sample of each kind; not a benchmark)."

@@ -1,4 +1,4 @@
-"""What the tests of the learning studies share."""
+"""What the tests of the trainers and of the learning studies share."""
 
 import pytest
 
@@ -16,4 +16,15 @@ def one_thread():
         for name, value in WORKERS.items():
             patch.setenv(name, value)  # a pool of processes sets them: not for the other tests of this process
         yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def single_thread():
+    """One thread of PyTorch for a test: the same seed gives other sums with another number of threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
     torch.set_num_threads(before)

@@ -1,8 +1,5 @@
 """The TRL adapter against the installed TRL: `pip install torch -e ".[trl]" pytest && pytest -W default tests/trainers`."""
 
-import os
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -13,33 +10,22 @@ for _package in ("torch", "transformers", "trl"):
     pytest.importorskip(_package, reason=f'{_package} is not installed: pip install -e ".[trl]"')
 
 import torch  # noqa: E402
-from datasets import Dataset  # noqa: E402
 from scipy.stats import binom  # noqa: E402
-from trl import GRPOTrainer  # noqa: E402
 from trl.trainer.utils import nanstd  # noqa: E402
 
-from cero_alloc import BetaPosteriorBank, FenchelDualAllocator  # noqa: E402
+from cero_alloc import BetaPosteriorBank  # noqa: E402
 from cero_alloc.integrations._advantages import group_advantages  # noqa: E402
-from cero_alloc.integrations.trl import generation_rounds  # noqa: E402
 from trainers import trl_runs as runs  # noqa: E402
 from trainers.allocators import Recorder, Scripted  # noqa: E402
 
-pytestmark = pytest.mark.trainers
-HERE = Path(__file__).resolve()
+pytestmark = [pytest.mark.trainers, pytest.mark.usefixtures("single_thread")]
+PAGE = Path(__file__).parents[2] / "docs" / "trl.md"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # the same seed gives other sums with another number of threads
-    yield
-    torch.set_num_threads(before)
-
-
-def scripted(*rows):
+def scripted(*rows, **changes):
     """Return a maker of allocators that deal these counts, a row a round, in turn."""
 
-    return lambda args: Scripted(BetaPosteriorBank(32), rows, **runs.plan(args))
+    return lambda args: Scripted(BetaPosteriorBank(32), rows, **runs.plan(args, **changes))
 
 
 def sometimes_none(completions, answer, **_):
@@ -170,6 +156,39 @@ def test_equal_weights_make_every_prompt_count_the_same(p):
     assert pull[2] == pytest.approx(pull[6], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("advantages", "scale", "weighting"),
+    [
+        *product(["group"], ["none", "group"], ["rollout", "prompt"]),
+        *product(["posterior"], ["none", "group"], ["rollout"]),
+    ],
+)
+def test_the_weights_on_the_page(advantages, scale, weighting):
+    """The pull of n rollouts in the expected gradient of a prompt with a success rate of 0.2, against that of 2."""
+    p, sizes, pulls = 0.2, (2, 4, 8, 16, 32), []
+    bank = BetaPosteriorBank(1, prior=(20 * p, 20 * (1 - p)))
+    for n in sizes:
+        pull = 0.0
+        for won in range(n + 1):
+            rewards = torch.tensor([1.0] * won + [0.0] * (n - won))
+            if advantages == "posterior":
+                own = bank.advantages([0] * n, rewards.numpy(), scale="posterior" if scale == "group" else "none")
+            else:
+                own = group_advantages(rewards, [0] * n, scale=scale, weighting="rollout", std=nanstd).numpy()
+            score = np.where(rewards.numpy() == 1.0, 1.0 / p, -1.0 / (1.0 - p))
+            pull += binom.pmf(won, n, p) * float((own * score).sum())
+        pulls.append(pull / (n - 1 if weighting == "prompt" else 1))
+    weights = np.array(pulls) / pulls[0]
+    if (advantages, scale) == (
+        "posterior",
+        "group",
+    ):  # no row: as without scaling but for what the group itself teaches
+        np.testing.assert_allclose(weights, np.array(sizes) / 2, rtol=0.01)
+        return
+    row = " | ".join([advantages, scale, weighting, *(f"{weight:.2f}" for weight in weights)])
+    assert f"| {row} |" in PAGE.read_text()
+
+
 def test_equal_groups_weigh_as_in_the_stock_trainer():
     rewards = torch.tensor([0.0, 1.0, 1.0, 1.0, 0.0, 1.0])
     keys = [0, 0, 0, 1, 1, 1]
@@ -209,34 +228,50 @@ def test_a_stream_of_rows_can_be_dealt_again(tmp_path):
     np.testing.assert_array_equal(runs.parameters(ours), runs.parameters(stock))
 
 
-def environment():
-    """Return this process's environment, with the paths that the worker imports from, on one thread."""
-    root = HERE.parents[2]
-    paths = [str(root / "examples"), str(root / "tests"), os.environ.get("PYTHONPATH", "")]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+def spied(trainer):
+    """Return a list that gets each round's prompts, rewards, and what the bank knew of every prompt before."""
+    learn, bank, told = trainer.dealer.learn, trainer.allocator.bank, []
+
+    def spy(prompts, rewards, **scoring):
+        told.append((list(prompts), list(rewards), bank.alpha, bank.beta))
+        return learn(prompts, rewards, **scoring)
+
+    trainer.dealer.learn = spy
+    return told
 
 
-def work(folder, *words, processes=1, code=0):
-    folder.mkdir(exist_ok=True)
-    program = [str(HERE.with_name("trl_runs.py")), str(folder), *words]
-    launch = [sys.executable] if processes == 1 else [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)
-    ]  # fmt: skip
-    done = subprocess.run(
-        [*launch, *program], env=environment(), capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == code, done.stderr[-3000:]
-    return [np.load(path) for path in sorted(folder.glob("rank*.npz"))]
+@pytest.mark.parametrize("scale", ["group", "none"])
+@pytest.mark.parametrize("rows", [None, ([8, 0, 1, 6, 16, 1],)])
+def test_posterior_advantages_equal_brute_force(tmp_path, scale, rows):
+    n = 64 if rows is None else 32
+    trainer = runs.build(
+        tmp_path, runs.built if rows is None else scripted(*rows, unit_size=1), advantages="posterior",
+        mode="select", scale_rewards=scale, dataset=runs.tiny_dataset(n), max_steps=4,
+    )  # fmt: skip
+    told = spied(trainer)
+    trainer.train()
+    assert len(told) == 4
+    prompts, rewards, alpha, beta = told[-1]
+    if rows is None:
+        assert len(set(prompts)) == 32  # single rollouts
+    expected = []
+    for prompt, reward in zip(prompts, rewards, strict=True):
+        others = [r for p, r in zip(prompts, rewards, strict=True) if p == prompt]
+        a = alpha[prompt] + sum(others) - reward
+        b = beta[prompt] + len(others) - sum(others) - (1.0 - reward)
+        deviation = np.sqrt(a * b / ((a + b) * (a + b + 1.0))) if scale == "group" else 1.0
+        expected.append((reward - a / (a + b)) / deviation)
+    logged = list(trainer._logs["advantages"])
+    np.testing.assert_allclose(logged, expected, rtol=1e-5)
+    # TRL shuffles a generation before it trains on it.
+    trained = torch.cat([part["advantages"] for part in trainer._buffered_inputs]).tolist()
+    assert sorted(trained) == sorted(logged)
+    assert trainer.state.log_history[-2]["frac_reward_zero_std"] == 0.0
 
 
-@pytest.mark.parametrize("mode", ["redeal", "select"])
-def test_two_processes_end_with_equal_parameters(tmp_path, mode):
-    one, two = work(tmp_path / "two", "resolving", mode, processes=2)
+@pytest.mark.parametrize("words", ["resolving redeal", "resolving select", "single posterior"])
+def test_two_processes_end_with_equal_parameters(tmp_path, words):
+    one, two = runs.work(tmp_path / "two", *words.split(), processes=2)
     np.testing.assert_array_equal(one["parameters"], two["parameters"])
     rounds = eval(str(one["rounds"]))  # a list of lists, written by the process above
     assert len(rounds) == 12
@@ -246,76 +281,6 @@ def test_two_processes_end_with_equal_parameters(tmp_path, mode):
 
 
 def test_two_processes_with_uniform_counts_are_the_stock_trainer(tmp_path):
-    ours = work(tmp_path / "ours", "uniform", processes=2)
-    stock = work(tmp_path / "stock", "stock", processes=2)
+    ours = runs.work(tmp_path / "ours", "uniform", processes=2)
+    stock = runs.work(tmp_path / "stock", "stock", processes=2)
     np.testing.assert_array_equal(ours[0]["parameters"], stock[0]["parameters"])
-
-
-@pytest.mark.parametrize("mode", ["redeal", "select"])
-def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, mode):
-    (whole,) = work(tmp_path / "whole", "resolving", "saving", mode)
-    assert work(tmp_path / "killed", "resolving", "saving", mode, "kill", code=17) == []
-    assert sorted(path.name for path in (tmp_path / "killed").glob("checkpoint-*")) == [
-        "checkpoint-2",
-        "checkpoint-4",
-        "checkpoint-6",
-    ]
-    (resumed,) = work(tmp_path / "killed", "resolving", "saving", mode, "resume")
-    np.testing.assert_array_equal(resumed["parameters"], whole["parameters"])
-    assert eval(str(resumed["rounds"])) == eval(str(whole["rounds"]))[6:]
-    assert len({tuple(counts) for _, counts in eval(str(whole["rounds"]))}) > 2
-
-
-def test_a_resumed_run_without_the_allocators_state_is_refused(tmp_path):
-    trainer = runs.train(tmp_path, runs.resolving, save_strategy="steps", save_steps=6)
-    (tmp_path / "checkpoint-6" / "allocator.npz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"allocator\.npz"):
-        trainer.train(resume_from_checkpoint=True)
-    with pytest.raises(ValueError, match=r"output_dir must hold a checkpoint, got .* Start without resuming"):
-        runs.build(tmp_path / "empty", runs.resolving).train(resume_from_checkpoint=True)
-
-
-def fenchel(**changes):
-    def make(args):
-        slots, rounds = args.generation_batch_size, generation_rounds(args)
-        plan = {"total_budget": rounds * slots, "n_rounds": rounds, "unit_size": 2, "max_rollouts": 8} | changes
-        return FenchelDualAllocator(BetaPosteriorBank(32), **plan)
-
-    return make
-
-
-@pytest.mark.parametrize(
-    ("settings", "make", "text"),
-    [
-        ({"mode": "pick"}, fenchel(), "mode must be 'redeal' or 'select', got 'pick'"),
-        ({"group_weighting": "token"}, fenchel(), "group_weighting must be 'rollout' or 'prompt', got 'token'"),
-        ({"multi_objective_aggregation": "normalize_then_sum"}, fenchel(), "needs equal groups"),
-        ({}, fenchel(unit_size=1), "at least 2, got 1: a group of one rollout has no baseline"),
-        ({}, fenchel(max_rollouts=2), "max_rollouts = 2 must be at least num_generations = 4"),
-        ({"mode": "select"}, fenchel(round_capacity=32, total_budget=192, unit_size=3), "multiple"),
-        ({"save_strategy": "steps", "save_steps": 1, "num_iterations": 2}, fenchel(), "whole generation cycle of 4"),
-    ],
-)
-def test_unknown_modes_and_settings_are_refused(tmp_path, settings, make, text):
-    with pytest.raises(ValueError, match=text):
-        runs.build(tmp_path, make, **settings)
-
-
-def test_selection_needs_rows_by_number_and_the_banks_ids(tmp_path):
-    with pytest.raises(
-        (ValueError, NotImplementedError), match=r"got a stream|Iterable datasets are not yet supported"
-    ):
-        runs.build(tmp_path, runs.resolving, mode="select", dataset=runs.tiny_dataset(32).to_iterable_dataset())
-    with pytest.raises(ValueError, match="prompt_id must name the bank's prompts"):
-        runs.build(tmp_path, runs.resolving, mode="select", dataset=runs.tiny_dataset(16))
-    rows = runs.tiny_dataset(32).to_dict() | {"prompt_id": [0] * 32}
-    with pytest.raises(ValueError, match="prompt_id must name the bank's prompts"):
-        runs.build(tmp_path, runs.resolving, mode="select", dataset=Dataset.from_dict(rows))
-
-
-def test_unknown_versions_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("cero_alloc.integrations._versions.version", lambda _: "9.0.0")
-    with pytest.raises(RuntimeError, match=r"trl must be between .*, got 9\.0\.0\. Install 'trl>="):
-        runs.build(tmp_path, runs.resolving)
-    monkeypatch.setenv("CERO_ALLOC_UNTESTED", "1")
-    assert isinstance(runs.build(tmp_path, runs.resolving), GRPOTrainer)
