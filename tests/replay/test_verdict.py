@@ -75,8 +75,9 @@ def half_of(log, n_boot=100, budget=0.5):
     return replay(log, {"training_allocator": rule}, budget=budget, n_boot=n_boot)
 
 
-def test_known_truths_get_the_right_verdict():
-    table = confusion()
+@pytest.mark.parametrize("n_logs", [15, pytest.param(50, marks=pytest.mark.slow)])
+def test_known_truths_get_the_right_verdict(n_logs):
+    table = confusion(n_logs)
     right = table[np.arange(len(TRUTHS)), np.arange(len(TRUTHS))]
     assert right.sum() >= 0.9 * table.sum()
     assert (right >= 0.8 * table.sum(axis=1)).all()
