@@ -59,15 +59,21 @@ def resumed(
         )
         remedy = "Leave it as it was, and stop the run by hand, or start a new one."
         raise ValueError(error_text(setting, condition, (n_rounds, total_budget), remedy))
-    bank, now = allocator.bank, set(prompt_ids)
+    match_prompts(allocator.bank, prompt_ids)
+    if (n_rounds, total_budget) != (rounds, rollouts):
+        added = n_rounds - rounds
+        more = {} if visits is None else {"visits": visits(allocator.ledger.rounds_left + added)}
+        allocator.extend_budget(total_budget - rollouts, rounds=added, **more)
+    return allocator
+
+
+def match_prompts(bank: Any, prompt_ids: Sequence[Hashable]) -> bool:
+    """Let a bank's new prompts join and those that are gone retire; return whether there were any."""
+    now = set(prompt_ids)
     new = [key for key in prompt_ids if key not in bank]
     gone = [key for key in bank.prompt_ids if key not in now]
     if new:
         bank.add_prompts(new)
     if gone:
         bank.retire(gone)
-    if (n_rounds, total_budget) != (rounds, rollouts):
-        added = n_rounds - rounds
-        more = {} if visits is None else {"visits": visits(allocator.ledger.rounds_left + added)}
-        allocator.extend_budget(total_budget - rollouts, rounds=added, **more)
-    return allocator
+    return bool(new or gone)

@@ -10,6 +10,7 @@ import torch
 
 from cero_alloc import checkpoint
 from cero_alloc._allocators.resolving import ResolvingAllocator
+from cero_alloc.integrations._resume import match_prompts
 
 STATE = "allocator.npz"
 ROLLOUTS = "rollouts-{}.pt"  # one for each process, where the checkpoint lies within a generation cycle
@@ -50,15 +51,9 @@ def extended(
 ) -> ResolvingAllocator:
     """Return the allocator in a checkpoint, changed where the rest of the run or the data set is another than was planned."""
     allocator = ResolvingAllocator.load(folder / STATE)
-    bank, present = allocator.bank, set(ids)
-    added = [key for key in ids if key not in bank]
-    gone = [key for key in bank.prompt_ids if key not in present]
-    if added:
-        bank.add_prompts(added)
-    if gone:
-        bank.retire(gone)
+    changed = match_prompts(allocator.bank, ids)
     more, later = rounds * slots - int(allocator.remaining_budget), rounds - allocator.ledger.rounds_left
-    if added or gone or more or later > 0:
+    if changed or more or later > 0:
         allocator.extend_budget(more, rounds=max(0, later), visits=visits)
     return allocator
 
