@@ -15,14 +15,13 @@ from cero_alloc import AllocationWarning, BetaPosteriorBank, training_allocator
 from cero_alloc.baselines import PEERS, FixedPacing, Greedy, Uniform
 from cero_alloc.replay import _outcomes as _replay_outcomes
 from cero_alloc.replay import _results
-from cero_alloc.replay import _settings as _replay_settings
 from cero_alloc.replay._log import RolloutLog, changes
 from cero_alloc.replay._outcomes import CountedOutcomes, ListedOutcomes, logged_outcomes
 from cero_alloc.replay._policies import default_policies, step_totals
 from cero_alloc.replay._reader import read_log
 from cero_alloc.replay._replay import replay
 from cero_alloc.replay._report import replay_report, report_json, report_rows, row_names
-from cero_alloc.replay._settings import SATURATIONS, choose_saturation, learn_settings, python_lines
+from cero_alloc.replay._settings import learn_settings, python_lines
 from cero_alloc.replay._text import report_text
 from cero_alloc.simulation import epoch_batches
 
@@ -536,22 +535,6 @@ def test_settings_of_fractional_rewards_are_calibrated_by_their_squares():
 def test_few_prompts_keep_the_flat_prior():
     learnt = learn_settings(simulated_log(n_prompts=10, batch=5))
     assert (learnt.prior, learnt.exploration, learnt.prior_fit.status) == ((1.0, 1.0), 0.0, "too few prompts")
-
-
-def test_the_largest_saturation_within_a_standard_error_is_chosen(monkeypatch):
-    log = simulated_log()
-    learnt = learn_settings(log)
-    choice = choose_saturation(log, learnt, offer="batch", max_rollouts=32, n_boot=50)
-    best = max(choice.rows, key=lambda row: row.rate)
-    near = [s for s, row in zip(SATURATIONS, choice.rows, strict=True) if row.rate >= best.rate - best.standard_error]
-    assert choice.saturation == max(near)
-    assert choice.n_prompts == 60
-    monkeypatch.setattr(_replay_settings, "_SAMPLE", 30)
-    assert choose_saturation(log, learnt, offer="batch", max_rollouts=32, n_boot=5).n_prompts == 30
-    # A sample of a step may hold more of the large groups than the mean of the log allows for.
-    uneven = make_log(np.repeat(np.arange(100), 2), [0] * 200, [0, 1] * 100, np.tile([2, 2, 14, 14], 50))
-    for seed in range(6):
-        choose_saturation(uneven, learn_settings(uneven), offer="batch", max_rollouts=16, seed=seed, n_boot=5)
 
 
 def test_the_recommended_call_runs():

@@ -14,7 +14,7 @@ from ._own import AgainstUniform, against_uniform
 from ._policies import default_policies
 from ._replay import replay
 from ._results import Offer, ReplayResult, ReplayRow
-from ._settings import SATURATIONS, LearntSettings, SaturationChoice, choose_saturation, learn_settings, python_lines
+from ._settings import LearntSettings, learn_settings, python_lines
 from ._summary import Summary, summary_json, summary_of
 from ._verdict import Verdict, verdict
 
@@ -26,7 +26,7 @@ _MANY_UNANSWERED = 0.05  # share of the rollouts of a policy
 class ReplayReport:
     """A log, what it tells by itself, its replay under the default policies, and the settings that it recommends.
 
-    ``result``, ``settings`` and ``saturation`` are None if all rewards of the log are equal, because no policy then
+    ``result`` and ``settings`` are None if all rewards of the log are equal, because no policy then
     differs from another. They are None, too, for a log that an allocator wrote, of which ``own`` is the comparison: a replay
     would take what the allocator chose for all that there was.
     """
@@ -36,7 +36,6 @@ class ReplayReport:
     summary: Summary
     result: ReplayResult | None = None
     settings: LearntSettings | None = None
-    saturation: SaturationChoice | None = None
     less: ReplayResult | None = None
     verdict: Verdict | None = None
     own: AgainstUniform | None = None
@@ -77,12 +76,11 @@ def replay_report(
     played = [policies, default_policies(log, offer=offer, budget=budget, group_size=group_size)]
     if not judged:
         played.append(default_policies(log, budget=0.5))
-    options["progress"] = progress(sum(map(len, played)) + len(SATURATIONS) + 1)  # the grid also plays uniform
+    options["progress"] = progress(sum(map(len, played)))
     result = replay(log, policies, max_rollouts=max_rollouts, **options)
-    choice = choose_saturation(log, settings, max_rollouts=result.max_rollouts, **options)
     less = replay(log, budget=budget, group_size=group_size, **options)
     half = less if judged else replay(log, **{**options, "offer": "batch"}, budget=0.5)
-    return ReplayReport(name, whole, summary, result, settings, choice, less, verdict(log, half))
+    return ReplayReport(name, whole, summary, result, settings, less, verdict(log, half))
 
 
 def kinds_of(log: RolloutLog) -> dict[str, Any]:
@@ -152,7 +150,7 @@ def _flat(row: ReplayRow) -> dict[str, Any]:
 
 def report_json(report: ReplayReport) -> dict[str, Any]:
     """Return the whole report as JSON types; NaN becomes None."""
-    log, result, settings, choice = report.log, report.result, report.settings, report.saturation
+    log, result, settings = report.log, report.result, report.settings
     reading, kinds = log.reading, kinds_of(log)
     sizes, groups = np.unique(log.trials, return_counts=True)
     data: dict[str, Any] = {
@@ -193,7 +191,7 @@ def report_json(report: ReplayReport) -> dict[str, Any]:
         "own": None if report.own is None else asdict(report.own) | {"gain": report.own.gain},
         "warnings": list(warnings_of(report)),
     }
-    if result is not None and settings is not None and choice is not None:
+    if result is not None and settings is not None:
         data |= {
             "offer": result.offer,
             "max_rollouts": result.max_rollouts,
@@ -209,13 +207,6 @@ def report_json(report: ReplayReport) -> dict[str, Any]:
             "calibration": {"before": asdict(settings.before), "after": asdict(settings.after)},
             "prior": asdict(settings.prior_fit),
             "forgetting": asdict(settings.forgetting),
-            "saturation": {
-                "chosen": choice.saturation,
-                "prompts": choice.n_prompts,
-                "grid": [
-                    {"saturation": value, **_flat(row)} for value, row in zip(SATURATIONS, choice.rows, strict=True)
-                ],
-            },
             "python": report.code,
         }
     plain: dict[str, Any] = _plain(data)

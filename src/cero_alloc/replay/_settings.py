@@ -1,30 +1,19 @@
-"""Settings recommended by a log: prior, forgetting and saturation, with the calibration of the predicted variances."""
+"""Settings learnt from a log, prior and forgetting, with the calibration of the predicted variances."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, SupportsIndex
-
-import numpy as np
+from typing import Any
 
 from cero_alloc._checks import AllocationWarning
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.calibration import Calibration
 from cero_alloc._evidence.forgetting import ForgettingChoice
 from cero_alloc._evidence.prior import PriorFit
-from cero_alloc._objective.utility import SaturatingUtility
 
 from ._log import RolloutLog
-from ._policies import least_cap, least_group, mean_group, resolving
-from ._replay import replay
-from ._results import Offer, ReplayRow
-
-SATURATIONS = (0.25, 0.5, 1.0, 2.0, 4.0)
-
-_SAMPLE = 2500  # prompts
+from ._policies import mean_group
 
 # The flat prior overestimates the variance of prompts with little evidence, which makes the allocator explore. A fitted
 # prior does not, and prompts with values near 0 would not be sampled again without a bonus.
@@ -62,28 +51,6 @@ class LearntSettings:
         return _EXPLORATION if self.prior_fit.fitted else 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SaturationChoice:
-    """The saturation chosen by the one-standard-error rule: the most even allocation among the best.
-
-    Attributes
-    ----------
-    saturation : float
-        The largest candidate whose rate is within one standard error of the best rate; NaN if no candidate has a rate.
-    rows : tuple of ReplayRow
-        One per candidate, in the order of ``SATURATIONS``.
-    n_near : int
-        Candidates within one standard error of the best.
-    n_prompts : int
-        Prompts replayed.
-    """
-
-    saturation: float
-    rows: tuple[ReplayRow, ...]
-    n_near: int
-    n_prompts: int
-
-
 def learn_settings(log: RolloutLog) -> LearntSettings:
     """Fit the prior to the log, choose the forgetting, and compute the calibration before and after.
 
@@ -110,47 +77,6 @@ def learn_settings(log: RolloutLog) -> LearntSettings:
         choice = bank.select_forgetting(history)
     after = seen(prior=(fit.alpha, fit.beta), forgetting=choice.forgetting).calibration()
     return LearntSettings(fit, choice, before, after)
-
-
-def choose_saturation(
-    log: RolloutLog,
-    settings: LearntSettings,
-    *,
-    offer: Offer,
-    max_rollouts: int,
-    seed: int = 0,
-    n_boot: SupportsIndex = 1000,
-    progress: Callable[[], object] = lambda: None,
-) -> SaturationChoice:
-    """Replay re-solving allocators with the learnt settings over the grid of saturations, and choose one.
-
-    A log with many prompts is sampled, because five more replays of all prompts would take a third of the report's time.
-    The utility has "height" scaling, with which a larger saturation always gives a more even allocation. For the
-    arguments see :func:`replay`.
-    """
-    sample = log.sample(_SAMPLE, seed)
-    policies = {
-        f"saturation {saturation:g}": partial(
-            resolving,
-            visits=sample.visits if offer == "batch" else None,
-            least=least_group(sample, offer),
-            prior=settings.prior,
-            forgetting=settings.forgetting.forgetting,
-            exploration=settings.exploration,
-            utility=SaturatingUtility(saturation=saturation, scaling="height"),
-        )
-        for saturation in SATURATIONS
-    }
-    most = max(max_rollouts, least_cap(sample, offer))  # a step's groups may be larger on average in the sample
-    result = replay(sample, policies, offer=offer, max_rollouts=most, seed=seed, n_boot=n_boot, progress=progress)
-    rows = tuple(result.row(name) for name in policies)
-    best = max(rows, key=lambda row: -np.inf if np.isnan(row.rate) else row.rate)
-    near = [
-        saturation
-        for saturation, row in zip(SATURATIONS, rows, strict=True)
-        if row.rate >= best.rate - best.standard_error
-    ]
-    return SaturationChoice(max(near, default=np.nan), rows, len(near), sample.n_prompts)
 
 
 def python_lines(log: RolloutLog) -> list[str]:

@@ -15,7 +15,7 @@ from ._log import RolloutLog
 from ._own import AgainstUniform
 from ._report import ReplayReport, kinds_of, warnings_of
 from ._results import ReplayResult
-from ._settings import SATURATIONS, LearntSettings, SaturationChoice
+from ._settings import LearntSettings
 from ._summary import Outcome, Shares, over_steps
 
 _KINDS = f"{'all wrong':>12}{'mixed':>10}{'all right':>12}"
@@ -46,12 +46,12 @@ def report_text(report: ReplayReport) -> str:
     if report.own is not None:
         parts.append(_own_text(report.own))
     parts.append(_summary_text(report))
-    if report.result is not None and report.settings is not None and report.saturation is not None:
+    if report.result is not None and report.settings is not None:
         parts += [
             _table_text(report.result),
             *([_less_text(report.less)] if report.less is not None else []),
             _calibration_text(report.log, report.settings),
-            _settings_text(report, report.settings, report.saturation),
+            _settings_text(report, report.settings),
         ]
     warnings = "\n".join(_wrapped(f"warning: {warning}") for warning in warnings_of(report))
     return "\n\n".join([*parts, warnings] if warnings else parts)
@@ -281,7 +281,7 @@ def _means(calibration: Calibration) -> tuple[float, float]:
     return float(np.nansum(weight * calibration.predicted)), float(np.nansum(weight * calibration.observed))
 
 
-def _settings_text(report: ReplayReport, settings: LearntSettings, choice: SaturationChoice) -> str:
+def _settings_text(report: ReplayReport, settings: LearntSettings) -> str:
     fit, forgetting = settings.prior_fit, settings.forgetting
     a, b = settings.prior
     prior = (
@@ -294,27 +294,12 @@ def _settings_text(report: ReplayReport, settings: LearntSettings, choice: Satur
         if forgetting.status == "selected"
         else f"{forgetting.forgetting:g}, not chosen: no prompt was in two steps"
     )
-    sample = f" (replayed on {choice.n_prompts:,} of the prompts)" if choice.n_prompts < report.log.n_prompts else ""
-    alike = choice.n_near == len(choice.rows)
-    which = "candidate: all are within" if alike else "of the candidates within"
-    chosen = f"{choice.saturation:g}, the largest {which} one standard error of the best{sample}:"
-    if isnan(choice.saturation):
-        chosen = "not chosen: no policy had a mixed group"
     text = [
         "SETTINGS FOR THE NEXT RUN",
         "",
         f"prior        {prior}",
         f"forgetting   {kept}",
-        f"saturation   {chosen}",
-        "",
-        f"{'saturation':>10}{'mixed groups per 1,000':>32}{'std. error':>12}{'not in log':>12}{'on the top tenth':>18}",
     ]
-    for value, row in zip(SATURATIONS, choice.rows, strict=True):
-        text.append(
-            f"{value:>10g}{_with_interval(row.rate, row.interval, 1):>32}{row.standard_error:>12.2f}"
-            f"{_percent(row.unanswerable):>12}{_percent(row.top_tenth):>18}"
-            + ("  <-" if value == choice.saturation else "")
-        )
     if not report.code:
         return "\n".join([*text, "", "No allocator is recommended: see the first line."])
     return "\n".join([*text, "", *report.code])
