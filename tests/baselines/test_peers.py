@@ -15,12 +15,17 @@ from cero_alloc.baselines import (
     GRESO,
     GVM,
     HORA,
+    NGU,
     PEERS,
+    SARA,
     VIGOR,
     VIP,
     CoBARL,
+    CurES,
     Greedy,
     KnapsackRL,
+    Learnability,
+    MaPP,
     MoPPS,
     Neyman,
     PilotCommit,
@@ -265,7 +270,7 @@ def test_shared_arguments_are_checked(rule):
 @pytest.mark.parametrize(
     ("rule", "own"),
     [(KnapsackRL, {}), (VIP, {"estimator": "dr-grpo"}), (CoBARL, {}), (HORA, {}), (Neyman, {}), (MoPPS, {}), (GRESO, {}),
-     (BOTS, {}), (DAPO, {})],
+     (BOTS, {}), (DAPO, {}), (MaPP, {}), (Learnability, {}), (CurES, {}), (NGU, {}), (SARA, {})],
 )  # fmt: skip
 def test_max_rollouts_hold_the_least_count(rule, own):
     least = 3 if own else 2

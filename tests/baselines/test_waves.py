@@ -9,66 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cero_alloc import BetaPosteriorBank
-from cero_alloc.baselines import DAPO, VIGOR, PilotCommit, ReinforceAda, SpeedRL
+from cero_alloc.baselines import DAPO, NGU, SARA, VIGOR, PilotCommit, ReinforceAda, SpeedRL
+from helpers.waves import Twin, play_against
 
 EXAMPLES = 40
 RULES = (DAPO, ReinforceAda, VIGOR, SpeedRL, PilotCommit)
-
-
-class Twin:
-    """A round in dicts and loops; units of one prompt at a time. A subclass says in ``wanted`` who gets what next."""
-
-    def __init__(self, m, kwargs):
-        self.g, self.max_units = kwargs["unit_size"], kwargs["max_rollouts"] // kwargs["unit_size"]
-        self.kwargs = kwargs
-        self.tie = np.random.default_rng(kwargs["seed"]).permutation(m).tolist()
-        self.visits, self.done = [0] * m, [False] * m
-
-    def units(self, rollouts):
-        return ceil(rollouts / self.g)
-
-    def open(self, offered, total):
-        self.total = self.left = total
-        self.wave, self.last = 0, []
-        self.dealt, self.seen, self.won = (dict.fromkeys(offered, 0) for _ in range(3))
-        return self.next()
-
-    def report(self, n, won):
-        for row in self.last:
-            self.seen[row] += n[row]
-            self.won[row] += won[row]
-        return self.next()
-
-    def next(self):
-        granted = {}
-        for row, units in self.wanted():
-            fits = min(units, self.max_units - self.dealt[row])
-            if fits > self.left:
-                break
-            if fits:
-                self.visits[row] += self.dealt[row] == 0
-                granted[row] = fits
-                self.dealt[row] += fits
-                self.left -= fits
-        self.wave, self.last = self.wave + 1, list(granted)
-        return granted
-
-    def fresh(self, k):
-        """Return the next k prompts that this round has not dealt to, the least visited first."""
-        rows = [row for row in self.dealt if self.dealt[row] == 0]
-        return sorted(rows, key=lambda row: (self.done[row], self.visits[row], self.tie[row]))[: max(0, k)]
-
-    def mixed(self, row):
-        return 0 < self.won[row] < self.seen[row]
-
-    def rate(self, row):
-        return self.won[row] / self.seen[row] if self.seen[row] else 0.0
+EVERY = (*RULES, NGU, SARA)  # the twins of the last two are in test_probing
 
 
 class TwinDAPO(Twin):
     def begins_with(self):
-        visit = self.kwargs.get("rollouts_per_visit")
-        return max(self.units(2), min(self.max_units, 8 // self.g), 1) if visit is None else visit // self.g
+        return self.group()
 
     def wanted(self):
         block = self.begins_with()
@@ -172,46 +123,7 @@ def own_arguments(rule, rng, g, max_units):
 @settings(max_examples=EXAMPLES)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_twins(rule, seed):
-    rng = np.random.default_rng(seed)
-    m, rounds, g = int(rng.integers(1, 20)), int(rng.integers(1, 12)), int(rng.integers(1, 4))
-    max_units = 7 + int(rng.integers(0, 12))
-    kwargs = {
-        "n_rounds": rounds, "unit_size": g, "max_rollouts": max_units * g, "seed": int(rng.integers(2**31)),
-        **own_arguments(rule, rng, g, max_units),
-    }  # fmt: skip
-    twin, capacity = TWINS[rule](m, kwargs), m * max_units
-    if rng.random() < 0.4:
-        capacity = int(rng.integers(twin.begins_with(), m * max_units + 1))
-        capacity = twin.begins_with() if rng.random() < 0.3 else capacity  # no unit to spare
-        kwargs["round_capacity"] = capacity * g
-    kwargs["total_budget"] = int(rng.integers(1, rounds * capacity + 1)) * g
-    policy = rule(BetaPosteriorBank(m), **kwargs)
-    p = np.where(rng.random(m) < 0.3, rng.choice([0.0, 1.0], m), rng.random(m))
-    least, budget, spent = ceil(policy.least_rollouts / g), kwargs["total_budget"] // g, 0
-    for k in range(rounds):
-        rows = rng.permutation(m)[: rng.integers(1, m + 1)] if rng.random() < 0.5 else np.arange(m)
-        cap = int(rng.integers(0, rows.size * max_units * g + 1)) if rng.random() < 0.3 else None
-        total = min(rows.size * max_units, capacity, budget * (k + 1) // rounds - spent)
-        total = total if cap is None else min(total, cap // g)
-        if ceil(total / max_units) * least > total:  # as many prompts as it takes would get too few
-            total = (ceil(total / max_units) - 1) * max_units
-        if policy.ledger.finished:
-            assert not policy.allocate(rows, cap).any()
-            break
-        counts, expected = policy.allocate(rows, cap), twin.open(sorted(rows.tolist()), total)
-        while True:
-            assert counts.tolist() == [g * expected.get(row, 0) for row in rows.tolist()]
-            if not counts.any():
-                break
-            spent += int(counts.sum()) // g
-            n = np.maximum(counts - rng.integers(0, 2, rows.size) * (rng.random() < 0.3), 0)
-            won = rng.binomial(n, p[rows])
-            policy.update(rows, won, n)
-            expected = twin.report(*(dict(zip(rows.tolist(), x.tolist(), strict=True)) for x in (n, won)))
-            counts = policy.continue_round(n, won)
-        assert policy.ledger.dealt == spent * g
-        assert twin.total - twin.left <= total
-    assert policy._visits.tolist() == twin.visits
+    play_against(rule, TWINS[rule], own_arguments, seed)
 
 
 def finish(policy, wave, p, rng=None):
@@ -389,7 +301,7 @@ def test_only_a_pilot_solves():
 # ------------------------------------------------------------------ the protocol
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", EVERY)
 def test_reports_that_do_not_fit_change_nothing(rule):
     policy = rule(BetaPosteriorBank(["a", "b"]), total_budget=96, n_rounds=1, max_rollouts=48)
     closed = r"continue_round must follow allocate within a round, got no open round\. Call allocate first"
@@ -420,7 +332,7 @@ def test_reports_that_do_not_fit_change_nothing(rule):
         policy.continue_round([0, 0], [0, 0])
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", EVERY)
 def test_rewards_of_another_range_decide_the_same(rule):
     """Rewards of -1 and 3 in place of 0 and 1."""
     args = {"total_budget": 12 * 48, "n_rounds": 1, "max_rollouts": 48}
@@ -444,7 +356,7 @@ def test_rewards_of_another_range_decide_the_same(rule):
     assert waves > 1
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", EVERY)
 def test_a_round_of_zeros_is_closed(rule):
     policy = run(rule, 3, 96, most=48)
     assert not policy.allocate(budget=0).any()
@@ -452,7 +364,7 @@ def test_a_round_of_zeros_is_closed(rule):
         policy.continue_round([0] * 3, [0] * 3)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", EVERY)
 def test_allocate_leaves_an_open_round_behind(rule):
     policy = run(rule, 40, 40 * 48, rounds=4, most=48)
     policy.allocate([3, 4])
@@ -465,7 +377,7 @@ def test_allocate_leaves_an_open_round_behind(rule):
     policy.continue_round(wave, 0 * wave) if wave.any() else None  # still that round
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", EVERY)
 def test_unanswered_rollouts_prove_nothing(rule):
     """No rewards arrive: DAPO deals to others, Reinforce-Ada deals again, the screens promote no prompt."""
     policy = run(rule, 8, 8 * 32)
@@ -477,13 +389,15 @@ def test_unanswered_rollouts_prove_nothing(rule):
     assert policy.ledger.dealt == played.sum() == policy.ledger.outstanding.sum()
     if rule in (SpeedRL, PilotCommit):
         assert set(played.tolist()) <= {0, policy._few}
-    if rule is DAPO:
+    if rule in (DAPO, NGU):
         assert set(played.tolist()) == {8}
+    if rule is SARA:
+        assert set(played.tolist()) == {4}
     if rule is ReinforceAda:
         assert set(played.tolist()) == {32}
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", EVERY)
 def test_waves_count_as_one_visit_and_one_round(rule):
     policy = run(rule, 16, 4 * 16 * 32, rounds=4)
     rng = np.random.default_rng(0)
@@ -500,7 +414,7 @@ def test_waves_count_as_one_visit_and_one_round(rule):
     assert policy.ledger.outstanding.sum() == 0
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", EVERY)
 def test_what_a_round_leaves_goes_to_later_rounds(rule):
     policy = run(rule, 64, 6 * 256, rounds=6)
     spent = 0
@@ -564,6 +478,9 @@ CAPACITIES = [
     (DAPO, {"rollouts_per_visit": 12}, 12, "a group, 12 rollouts"),
     (DAPO, {"max_rollouts": 4}, 4, "a group, 4 rollouts"),
     (DAPO, {"unit_size": 4, "rollouts_per_visit": 16}, 16, "a group, 16 rollouts"),
+    (NGU, {}, 8, "a wave of one prompt, 8 rollouts"),
+    (NGU, {"rollouts_per_visit": 12, "unit_size": 3, "max_rollouts": 33}, 12, "a wave of one prompt, 12 rollouts"),
+    (SARA, {"rollouts_per_visit": 12}, 12, "a group, 12 rollouts"),
     (ReinforceAda, {}, 8, "a wave of one prompt, 8 rollouts"),
     (ReinforceAda, {"wave_rollouts": 3, "unit_size": 2}, 4, "a wave of one prompt, 4 rollouts"),
     (ReinforceAda, {"wave_rollouts": 64}, 32, "a wave of one prompt, 32 rollouts"),

@@ -14,9 +14,13 @@ from cero_alloc.baselines import (
     CONTROLS,
     DAPO,
     DUET,
+    NGU,
     PEERS,
+    SARA,
     VIGOR,
     VIP,
+    CurES,
+    MaPP,
     MoPPS,
     PilotCommit,
     Preset,
@@ -62,7 +66,7 @@ def first_wave(rule, own, g, max_units):
     if rule not in WAVES:
         return 0
     units = lambda name, default: -(-own.get(name, default) // g)  # noqa: E731
-    if rule is DAPO:
+    if rule in (DAPO, NGU, SARA):
         published = max(-(-2 // g), min(max_units, 8 // g), 1)
         return own["rollouts_per_visit"] // g if "rollouts_per_visit" in own else published
     if rule is ReinforceAda:
@@ -80,6 +84,12 @@ def first_wave(rule, own, g, max_units):
 OWN = {
     VIP: {"least": 2},  # of its default estimator; the class holds no number
     MoPPS: {"arguments": lambda rng, m: {"forgetting": float(rng.choice([1.0, 0.5]))}},
+    MaPP: {"arguments": lambda rng, m: {"forgetting": float(rng.choice([1.0, 0.5]))}},
+    CurES: {"arguments": lambda rng, m: {"temperature": float(rng.choice([1.0, 0.01]))}},
+    NGU: {"arguments": lambda rng, m: {"return_probability": float(rng.random()), "max_age": int(rng.integers(0, 5))}},
+    SARA: {
+        "arguments": lambda rng, m: {"probe_rollouts": int(rng.integers(2, 6)), "abandon": float(rng.random()) * 0.9}
+    },
     DAPO: {"arguments": lambda rng, m: {"reserve": float(rng.random())}},
     ReinforceAda: {"arguments": partial(ada, "balanced")},
     VIGOR: {"arguments": lambda rng, m: {"first_rollouts": int(rng.integers(1, 4))}},

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator
-from cero_alloc.baselines import DAPO, VIGOR, PilotCommit, ReinforceAda, SpeedRL, Uniform
+from cero_alloc.baselines import DAPO, NGU, SARA, VIGOR, PilotCommit, ReinforceAda, SpeedRL, Uniform
 from cero_alloc.simulation._rounds import play_round
 
 
@@ -157,7 +157,9 @@ def test_without_feedback_nothing_is_reported():
     assert successes.tolist() == [3, 1]  # drawn all the same
 
 
-@pytest.mark.parametrize("rule", [DAPO, ReinforceAda, VIGOR, SpeedRL, PilotCommit, Uniform, FenchelDualAllocator])
+@pytest.mark.parametrize(
+    "rule", [DAPO, ReinforceAda, VIGOR, SpeedRL, PilotCommit, NGU, SARA, Uniform, FenchelDualAllocator]
+)
 @pytest.mark.parametrize("feedback", [True, False])
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1))

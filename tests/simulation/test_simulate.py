@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, Horizon, OfflineOracle, SaturatingUtility
-from cero_alloc.baselines import DAPO, VIGOR, PilotCommit, ReinforceAda, SpeedRL, Uniform
+from cero_alloc.baselines import DAPO, NGU, SARA, VIGOR, PilotCommit, ReinforceAda, SpeedRL, Uniform
 from cero_alloc.simulation import (
     Pool,
     drifting_pool,
@@ -370,7 +370,7 @@ def test_batches_that_do_not_fit(batches, message):
         simulate(policy, pool, 2, batches=batches)
 
 
-WAVES = (DAPO, ReinforceAda, VIGOR, SpeedRL, PilotCommit)
+WAVES = (DAPO, ReinforceAda, VIGOR, SpeedRL, PilotCommit, NGU, SARA)
 
 
 @pytest.mark.parametrize("rule", WAVES)

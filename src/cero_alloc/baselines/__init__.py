@@ -9,8 +9,8 @@ names its source and, under *Deviations*, all differences from it.
 Rounds follow the uniform schedule, floor(B k / K) units after k of K rounds, as far as the caps allow. Rules that
 distribute a batch first choose one from the prompts on offer, as a data loader would: total / ``rollouts_per_visit``
 prompts, the least visited first. Rules that use rewards within a round (:class:`DAPO`, :class:`ReinforceAda`,
-:class:`VIGOR`, :class:`SpeedRL`, :class:`PilotCommit`) also have ``continue_round(counts, successes)``, which deals the
-next wave.
+:class:`VIGOR`, :class:`SpeedRL`, :class:`PilotCommit`, :class:`NGU`, :class:`SARA`) also have
+``continue_round(counts, successes)``, which deals the next wave.
 
 ``PEERS`` lists the published rules and ``CONTROLS`` the controls without a schedule; all of them can be built from the
 shared arguments alone.
@@ -18,8 +18,10 @@ shared arguments alone.
 
 from ._base import Baseline
 from ._controls import FixedPacing, Greedy, Preset, RandomMatched, Uniform
+from ._probing import NGU, SARA
 from ._proportions import DUET, GVM, Neyman
 from ._resampling import DAPO, VIGOR, ReinforceAda
+from ._sampling import CurES, Learnability, MaPP
 from ._screening import PilotCommit, SpeedRL
 from ._selectors import BOTS, GRESO, MoPPS
 from ._values import HORA, VIP, CoBARL, KnapsackRL
@@ -30,6 +32,7 @@ CONTROLS = (Uniform, FixedPacing, Greedy)
 #: The published rules, which can be built from the shared arguments alone.
 PEERS = (
     KnapsackRL, VIP, CoBARL, HORA, GVM, Neyman, DUET, MoPPS, GRESO, BOTS, DAPO, ReinforceAda, VIGOR, SpeedRL, PilotCommit,
+    MaPP, Learnability, CurES, NGU, SARA,
 )  # fmt: skip
 
 __all__ = [
@@ -40,14 +43,19 @@ __all__ = [
     "GRESO",
     "GVM",
     "HORA",
+    "NGU",
     "PEERS",
+    "SARA",
     "VIGOR",
     "VIP",
     "Baseline",
     "CoBARL",
+    "CurES",
     "FixedPacing",
     "Greedy",
     "KnapsackRL",
+    "Learnability",
+    "MaPP",
     "MoPPS",
     "Neyman",
     "PilotCommit",

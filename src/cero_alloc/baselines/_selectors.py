@@ -16,7 +16,38 @@ from ._base import COUNTS, Baseline, RoundTally, VisitRun, size_of
 _NO_GAP = 0.01  # between the mean rates of the reference models: dividing by less would only amplify noise
 
 
-class MoPPS(Baseline):
+class FadingEvidence(Baseline):
+    """Visit the prompts with the largest keys; the rule keeps its own evidence, which ages with visits only."""
+
+    kind = "selects"
+    least_rollouts = 2
+    FIELDS: ClassVar[dict[str, Field]] = {**Baseline.FIELDS, "_won": COUNTS, "_lost": COUNTS}
+
+    def __init__(self, bank: BetaPosteriorBank, *, forgetting: float, **run: Unpack[VisitRun]) -> None:
+        remedy = "1.0 keeps all evidence."
+        self._forgetting = real("forgetting", forgetting, low=0.0, high=1.0, open_low=True, remedy=remedy)
+        self._won, self._lost = np.zeros(size_of(bank)), np.zeros(size_of(bank))
+        super().__init__(bank, **run)
+        self._remember(forgetting=forgetting)
+
+    def _keys(self, a: FloatArray, b: FloatArray) -> FloatArray:
+        """Return the keys of prompts whose success rates have the posteriors Beta(a, b)."""
+        raise NotImplementedError
+
+    def _deal(self, rows: IntArray, total: int) -> IntArray:
+        a, b = self.bank.evidence.prior(rows)
+        units = self._to_first(self._keys(a + self._won[rows], b + self._lost[rows]), rows, total)
+        visited = rows[units > 0]
+        self._won[visited] *= self._forgetting
+        self._lost[visited] *= self._forgetting
+        return units
+
+    def _learn(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> None:
+        self._won[rows] += successes
+        self._lost[rows] += rollouts - successes
+
+
+class MoPPS(FadingEvidence):
     r"""MoPPS: Thompson sampling of prompts with success rates near one half.
 
     Draw :math:`r_i \sim \text{Beta}(a_i, b_i)` and visit the prompts with the smallest :math:`(r_i - 0.5)^2`. A visited
@@ -56,32 +87,16 @@ class MoPPS(Baseline):
     8
     """
 
-    kind = "selects"
-    least_rollouts = 2
-    FIELDS: ClassVar[dict[str, Field]] = {**Baseline.FIELDS, "_won": COUNTS, "_lost": COUNTS}
-
     def __init__(
         self, bank: BetaPosteriorBank, *, forgetting: float = 1.0, target: float = 0.5, **run: Unpack[VisitRun]
     ) -> None:
-        remedy = "1.0 keeps all evidence."
-        self._forgetting = real("forgetting", forgetting, low=0.0, high=1.0, open_low=True, remedy=remedy)
         self._target = real("target", target, low=0.0, high=1.0, remedy="Give a success rate, such as 0.5.")
-        self._won, self._lost = np.zeros(size_of(bank)), np.zeros(size_of(bank))
-        super().__init__(bank, **run)
-        self._remember(forgetting=forgetting, target=target)
+        super().__init__(bank, forgetting=forgetting, **run)
+        self._remember(target=target)
 
-    def _deal(self, rows: IntArray, total: int) -> IntArray:
-        a, b = self.bank.evidence.prior(rows)
-        drawn = self._rng.beta(a + self._won[rows], b + self._lost[rows])
-        units = self._to_first(-((drawn - self._target) ** 2), rows, total)
-        visited = rows[units > 0]
-        self._won[visited] *= self._forgetting
-        self._lost[visited] *= self._forgetting
-        return units
-
-    def _learn(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> None:
-        self._won[rows] += successes
-        self._lost[rows] += rollouts - successes
+    def _keys(self, a: FloatArray, b: FloatArray) -> FloatArray:
+        distance: FloatArray = self._rng.beta(a, b) - self._target
+        return -(distance**2)
 
 
 class GRESO(Baseline):
