@@ -140,7 +140,7 @@ def rebuilt(world, m=None, **change):
     kwargs = world.kwargs | change
     bank = BetaPosteriorBank(world.m if m is None else m)
     if m is None or not world.args:
-        for name in ("costs", "references", "embeddings") if m is not None else ():
+        for name in ("costs", "references", "embeddings", "difficulties") if m is not None else ():
             kwargs.pop(name, None)
         return world.rule.cls(bank, *world.args, **kwargs)
     return world.rule.cls(bank, np.hstack([world.plan, world.plan[:, :1]]), **kwargs)

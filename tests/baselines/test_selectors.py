@@ -1,7 +1,5 @@
 """The rules that pick prompts, MoPPS, GRESO and BOTS: each against a slow obvious twin, and what they are for."""
 
-from math import ceil
-
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -10,50 +8,10 @@ from hypothesis import strategies as st
 from cero_alloc import BetaPosteriorBank
 from cero_alloc.baselines import BOTS, GRESO, MoPPS
 from cero_alloc.simulation import Pool, simulate
+from helpers.selectors import Twin, against_twin
 
 EXAMPLES = 40
 seeds = given(seed=st.integers(0, 2**32 - 1))
-
-
-class Twin:
-    """What the three share: whom a total visits, and with how much; dicts and loops over one prompt at a time."""
-
-    def __init__(self, m, kwargs, prior):
-        self.g, self.max_units = kwargs["unit_size"], kwargs["max_rollouts"] // kwargs["unit_size"]
-        self.least = ceil(2 / self.g)
-        visit = kwargs.get("rollouts_per_visit")
-        self.block = max(self.least, min(self.max_units, 8 // self.g), 1) if visit is None else visit // self.g
-        self.rng = np.random.default_rng(kwargs["seed"])
-        self.tie = self.rng.permutation(m)
-        self.a0, self.b0 = (np.broadcast_to(side, m).tolist() for side in prior)
-        self.a, self.b = list(self.a0), list(self.b0)
-        self.visits = [0] * m
-        self.pending = {}  # row -> [successes, rollouts] since the last round
-        self.on_edge = False  # a comparison came out as the order of a sum has it
-
-    def deal(self, offered, total):
-        """Return units by row: the lowest keys, even shares, the larger ones to the lower keys."""
-        offered = sorted(offered)
-        self.close()
-        key = self.keys(offered)
-        k = max(min(len(offered), total // self.least, ceil(total / self.block)), ceil(total / self.max_units))
-        first = sorted(offered, key=lambda row: (key[row], self.tie[row]))[:k]
-        units = {row: total // k + (place < total % k) for place, row in enumerate(first)}
-        for row in first:
-            self.visits[row] += 1
-            self.visited(row)
-        return units
-
-    def learn(self, row, won, n):
-        entry = self.pending.setdefault(row, [0.0, 0])
-        entry[0] += won
-        entry[1] += n
-
-    def close(self):
-        self.pending = {}
-
-    def visited(self, row):
-        pass
 
 
 class TwinMoPPS(Twin):
@@ -167,34 +125,7 @@ def own_arguments(rule, rng, m):
 @example(seed=52661)  # references whose mean gap was 0.01 but for rounding
 def test_twins(rule, twin_of, seed):
     rng = np.random.default_rng(seed)
-    m, rounds, g = int(rng.integers(1, 16)), int(rng.integers(1, 25)), int(rng.integers(1, 4))
-    max_units = ceil(2 / g) + int(rng.integers(0, 6))
-    kwargs = {
-        "total_budget": int(rng.integers(1, rounds * m * max_units + 1)) * g, "n_rounds": rounds, "unit_size": g,
-        "max_rollouts": max_units * g, "seed": int(rng.integers(2**31)), **own_arguments(rule, rng, m),
-    }  # fmt: skip
-    if rng.random() < 0.5:
-        kwargs["rollouts_per_visit"] = int(rng.integers(ceil(2 / g), max_units + 1)) * g
-    prior = (1.0, 1.0) if rng.random() < 0.5 else (rng.random(m) * 3 + 0.1, rng.random(m) * 3 + 0.1)
-    policy = rule(BetaPosteriorBank(m, prior=prior, forgetting=float(rng.choice([1.0, 0.7]))), **kwargs)
-    twin = twin_of(m, kwargs, prior)
-    p = np.where(rng.random(m) < 0.5, rng.choice([0.0, 1.0], m), rng.random(m))
-    late = []
-    while not policy.ledger.finished:
-        rows = rng.permutation(m)[: rng.integers(0, m + 1)] if rng.random() < 0.5 else np.arange(m)
-        counts = policy.allocate(rows)
-        expected = twin.deal(rows.tolist(), int(counts.sum()) // g)
-        if twin.on_edge:
-            return
-        assert [n // g for n in counts.tolist()] == [expected.get(row, 0) for row in rows.tolist()]
-        reports, late = late, []
-        for row, n in zip(rows.tolist(), counts.tolist(), strict=True):
-            told = n - int(rng.integers(0, 2)) if n else int(rng.random() < 0.1)  # some foreign, some unscored
-            report = (row, float(rng.binomial(2 * told, p[row])) / 2, told)  # rewards of 0, 1/2 and 1
-            (reports if rng.random() < 0.9 else late).append(report)
-        for row, won, n in reports:
-            policy.update([row], [won], [n])
-            twin.learn(row, won, n)
+    against_twin(rule, twin_of, rng, own_arguments)
 
 
 # ------------------------------------------------------------------ what they are for

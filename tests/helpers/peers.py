@@ -10,18 +10,23 @@ from hypothesis import strategies as st
 
 from cero_alloc import BetaPosteriorBank
 from cero_alloc.baselines import (
+    ARCUS,
     BOTS,
     CONTROLS,
     DAPO,
+    DPS,
     DUET,
+    KGPS,
     NGU,
     PEERS,
     SARA,
     VIGOR,
     VIP,
+    AdaRFT,
     CurES,
     MaPP,
     MoPPS,
+    NoPositiveResampling,
     PilotCommit,
     Preset,
     RandomMatched,
@@ -90,6 +95,10 @@ OWN = {
     SARA: {
         "arguments": lambda rng, m: {"probe_rollouts": int(rng.integers(2, 6)), "abandon": float(rng.random()) * 0.9}
     },
+    DPS: {"arguments": lambda rng, m: {"forgetting": float(rng.random())}},
+    KGPS: {"arguments": lambda rng, m: {"process_noise": float(rng.random())}},
+    ARCUS: {"arguments": lambda rng, m: {"velocity": 0.1 * float(rng.random())}},
+    NoPositiveResampling: {"arguments": lambda rng, m: {"review": int(rng.integers(1, 4))}},
     DAPO: {"arguments": lambda rng, m: {"reserve": float(rng.random())}},
     ReinforceAda: {"arguments": partial(ada, "balanced")},
     VIGOR: {"arguments": lambda rng, m: {"first_rollouts": int(rng.integers(1, 4))}},
@@ -108,6 +117,8 @@ RULES = {
     "VIP, embeddings": rule_of(VIP, arguments=lambda rng, m: {"embeddings": rng.normal(size=(m, 2))}),
     "DUET, costs": rule_of(DUET, arguments=lambda rng, m: {"costs": rng.integers(1, 9, max(m, 2))[:m] * 50.0}),
     "BOTS, references": rule_of(BOTS, arguments=references),
+    "AdaRFT, difficulties": rule_of(AdaRFT, arguments=lambda rng, m: {"difficulties": rng.random(m)}),
+    "NoPositiveResampling, for good": rule_of(NoPositiveResampling, arguments=lambda rng, m: {"review": None}),
     "ReinforceAda, positive": rule_of(ReinforceAda, arguments=partial(ada, "positive")),
     "PilotCommit, solved": rule_of(PilotCommit, arguments=solved),
 }

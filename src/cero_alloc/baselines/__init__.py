@@ -16,8 +16,11 @@ prompts, the least visited first. Rules that use rewards within a round (:class:
 shared arguments alone.
 """
 
+from ._arcus import ARCUS
 from ._base import Baseline
+from ._beliefs import DPS, KGPS
 from ._controls import FixedPacing, Greedy, Preset, RandomMatched, Uniform
+from ._curricula import AdaRFT, NoPositiveResampling
 from ._probing import NGU, SARA
 from ._proportions import DUET, GVM, Neyman
 from ._resampling import DAPO, VIGOR, ReinforceAda
@@ -33,21 +36,26 @@ CONTROLS = (Uniform, FixedPacing, Greedy)
 PEERS = (
     KnapsackRL, VIP, CoBARL, HORA, GVM, Neyman, DUET, MoPPS, GRESO, BOTS, DAPO, ReinforceAda, VIGOR, SpeedRL, PilotCommit,
     MaPP, Learnability, CurES, NGU, SARA,
+    DPS, KGPS, ARCUS, AdaRFT, NoPositiveResampling,
 )  # fmt: skip
 
 __all__ = [
+    "ARCUS",
     "BOTS",
     "CONTROLS",
     "DAPO",
+    "DPS",
     "DUET",
     "GRESO",
     "GVM",
     "HORA",
+    "KGPS",
     "NGU",
     "PEERS",
     "SARA",
     "VIGOR",
     "VIP",
+    "AdaRFT",
     "Baseline",
     "CoBARL",
     "CurES",
@@ -58,6 +66,7 @@ __all__ = [
     "MaPP",
     "MoPPS",
     "Neyman",
+    "NoPositiveResampling",
     "PilotCommit",
     "Preset",
     "RandomMatched",
