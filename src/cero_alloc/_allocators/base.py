@@ -113,6 +113,7 @@ class Allocator(TakesFeedback):
                 self._grow()
             offer = self._offer(prompt_ids)
             request = self._request(offer, budget, exact)
+            self.bank.evidence.notice_jump()
             self._close()
             if self.ledger.finished:
                 return np.zeros(offer.named, dtype=np.int64)

@@ -20,9 +20,13 @@ from cero_alloc._saving.state import Field
 
 from .base import PRIOR_FIT, Allocator, Offer
 from .strategies import ExposureTables, GroupTables, Plan, Spread, Strategy, Streaming, WholeUnits
+from .waves import OPEN_ROUND, OpenWaves, require_open
 
 Signal = Literal["variance", "group"]
 Order = Literal["best", "spread"]
+
+_EXPLORATION = 0.4  # posterior standard deviations, where a fitted prior does not overrate what is not known
+_PROBE = 4  # rollouts of a first wave: with fewer a mixed prompt often looks dead, with more there is less to decide
 
 
 class ResolvingAllocator(Allocator):
@@ -86,11 +90,19 @@ class ResolvingAllocator(Allocator):
     coverage : int or None
         With "spread": every prompt is expected to get ``min_rollouts`` at least once in this many of its offers, however
         little the plan gives it, as far as a round's total pays for that. None: no such floor.
-    exploration : float, at least 0
-        Posterior standard deviations of p(1-p) that are added to the value of a prompt. With "height" scaling that
-        shifts rollouts to uncertain prompts; with "rate" scaling a larger value also saturates sooner.
+    exploration : float, at least 0, or None
+        Posterior standard deviations of p(1-p) that are added to the value of a prompt, as far as the belief foresees its
+        later visits. With "height" scaling that shifts rollouts to uncertain prompts; with "rate" scaling a larger value
+        also saturates sooner. None takes 0.4 where the belief is refitted and the order is "best", else 0: the flat
+        prior overrates what it does not know, a fitted one would never look at some prompts again.
     fit_every : int or None
-        Rounds between refits of the bank's prior to the pool, :meth:`BetaPosteriorBank.fit_prior`; None never refits.
+        Rounds between refits of the bank's prior, drift and trend to what was reported, :meth:`BetaPosteriorBank.fit_drift`, or,
+        where it forgets, of the prior alone. Reports that contradict all that was known together, as when a run takes up
+        another model, then lower the weight of older evidence. None never refits.
+    waves : {1, 2}
+        2 deals every round in two waves: :meth:`allocate` deals the plan with at most 4 rollouts per prompt, and
+        :meth:`continue_round` the rest after their rewards. Better values for the price of latency: the trainer
+        generates and scores twice in a row.
     seed : int, numpy.random.Generator or SeedSequence
         Draws the permutation that breaks ties, and with "spread" the counts of every round.
 
@@ -150,6 +162,7 @@ class ResolvingAllocator(Allocator):
         "_plan": Field(),
         "_batch_price": Field(must="be a number", holds=lambda price, _: not np.isnan(price)),
         "prior_fit": PRIOR_FIT,
+        "_round": OPEN_ROUND,
     }
 
     def __init__(
@@ -170,8 +183,9 @@ class ResolvingAllocator(Allocator):
         band: float = 0.25,
         order: Order = "best",
         coverage: SupportsIndex | None = None,
-        exploration: float = 0.0,
+        exploration: float | None = None,
         fit_every: SupportsIndex | None = None,
+        waves: SupportsIndex = 1,
         seed: int | np.random.Generator | np.random.SeedSequence = 0,
     ) -> None:
         rounds = (
@@ -217,6 +231,8 @@ class ResolvingAllocator(Allocator):
                 raise ValueError(error_text("order", f"be 'best' with {what}", order, "Leave out one of the two."))
         least = 0.0 if coverage is None else 1.0 / self._checked_coverage(coverage, order, min_units, planned)
         front_load = real("front_load", front_load, low=1.0, high=np.inf, remedy="1 spreads, 2 front-loads.")
+        if exploration is None:
+            exploration = _EXPLORATION if fit_every is not None and order == "best" else 0.0
         bonus = real("exploration", exploration, low=0.0, high=np.inf, remedy="Count posterior standard deviations.")
         self._fits(None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None."))
         self._rng = generator(seed)
@@ -238,6 +254,8 @@ class ResolvingAllocator(Allocator):
             self._strategy = WholeUnits(self._plan)
         # A part of the pool whose visits are not known is priced as a stream; "spread" expects as large a part in every round.
         self._streaming = None if order == "spread" else Streaming(tables, self._pacing)
+        self._probe = self._probes(integer("waves", waves, least=1, most=2, remedy="Take 1 or 2."), order, signal)
+        self._round: OpenWaves | None = None
         self._group = group
         self._batch_price = 0.0
         self._remember(
@@ -257,6 +275,7 @@ class ResolvingAllocator(Allocator):
             coverage=coverage,
             exploration=exploration,
             fit_every=fit_every,
+            waves=waves,
         )
 
     @property
@@ -362,15 +381,123 @@ class ResolvingAllocator(Allocator):
 
     def _propose(self, offer: Offer, request: Window) -> tuple[IntArray, IntArray]:
         """Deal the visit at the price of the rest of the run."""
-        strategy = self._strategy if self._streaming is None or self._knows(offer) else self._streaming
-        units, self._batch_price = strategy.deal(offer.rows, *request)
-        self._plan.visited(offer.selector)
+        units = self._dealt(offer.rows, offer.size, request)
+        if self._probe:
+            units = np.minimum(units, self._probe)
+            self._open(offer, units, request)
+        if self._round is None:
+            self._plan.visited(offer.selector)
         places = np.flatnonzero(units)
         return places, units[places]
 
-    def _knows(self, offer: Offer) -> bool:
+    def _dealt(self, rows: IntArray | None, size: int, window: Window, *, taken: int = 0) -> IntArray:
+        """Return the units of the prompts on offer within a window, below the cap by those ``taken`` in the first wave."""
+        self._plan.offered, self._plan.most = max(1, size), self.horizon.max_units - taken
+        known = self._streaming is None or self._knows(size)
+        units, self._batch_price = (self._strategy if known else self._streaming).deal(rows, *window)  # type: ignore[union-attr]
+        return units
+
+    def _probes(self, waves: int, order: Order, signal: Signal) -> int:
+        """Return the most units of a prompt in the first wave; 0 where a round has one wave."""
+        if waves == 1:
+            return 0
+        for name, value in (("order", order), ("signal", signal)):
+            if value in ("spread", "group"):
+                other = {"spread": "best", "group": "variance"}[value]
+                remedy = (
+                    "Its counts do not depend on the rewards of a round."
+                    if name == "order"
+                    else "It values whole groups."
+                )
+                raise ValueError(error_text(name, f"be {other!r} with waves = 2", value, remedy))
+        h = self.horizon
+        probe = max(1, self._pacing.min_units, -(-_PROBE // h.unit_size))
+        if probe + self._pacing.min_units > h.max_units or probe == h.max_units:
+            condition = f"be more than the {probe * h.unit_size} rollouts of a first wave"
+            raise ValueError(error_text("max_rollouts", condition, h.max_rollouts, "Raise it, or take waves = 1."))
+        return probe
+
+    def _open(self, offer: Offer, units: IntArray, request: Window) -> None:
+        """Remember what a round may still deal after its first wave."""
+        if not units.any():
+            return
+        rows = np.arange(offer.size) if offer.rows is None else offer.rows
+        ascending = np.argsort(rows)
+        order = ascending if offer.places is None else offer.places[ascending]
+        spent = self.ledger.costs.of_units(rows, units, int(units.sum()))
+        self._round = OpenWaves.start(rows[ascending], order, offer.named, 0)
+        self._round.least, self._round.most = (max(0.0, end - spent) for end in request)
+        self._round.last, self._round.wave = units[ascending], 1
+
+    def _close(self) -> None:
+        """Let go of a round whose second wave was not asked for."""
+        if self._round is not None and self._round.wave == 1:
+            self._plan.visited(self._round.rows)
+        self._round = None
+
+    @locked
+    def continue_round(self, counts: npt.ArrayLike, successes: npt.ArrayLike) -> IntArray:
+        """Deal the second wave of the open round, after the rewards of the first.
+
+        Parameters
+        ----------
+        counts : array_like of int, shape (n_offered,)
+            Rewarded rollouts of the first wave, at most the rollouts dealt, in the order of the round's ids.
+        successes : array_like of float, shape (n_offered,)
+            Sum of their rewards. The bank learns from :meth:`update` or :meth:`observe`, which come first.
+
+        Returns
+        -------
+        numpy.ndarray of int64, shape (n_offered,)
+            Rollouts per prompt of the second wave, on top of the first. All zeros end the round.
+
+        Raises
+        ------
+        ValueError
+            With ``waves=2`` and no open round, or for counts that do not fit the first wave; nothing has changed.
+        TypeError
+            For counts or successes in a set, which has no order.
+
+        References
+        ----------
+        Claim 23 of the theory page.
+
+        Examples
+        --------
+        >>> bank = BetaPosteriorBank(["easy", "middle", "hard"])
+        >>> allocator = ResolvingAllocator(
+        ...     bank, total_budget=48, n_rounds=2, min_rollouts=2, max_rollouts=16, waves=2
+        ... )
+        >>> first = allocator.allocate(budget=24, exact=True)
+        >>> allocator.update(None, successes=[4, 2, 0], rollouts=first)
+        >>> first.tolist(), allocator.continue_round(first, successes=[4, 2, 0]).tolist()
+        ([4, 4, 4], [2, 8, 2])
+        """
+        if not self._probe:
+            return np.zeros(np.size(counts), dtype=np.int64)
+        opened = require_open(self._round)
+        opened.reported(self.bank.rewards, counts, successes, self.horizon.unit_size)
+        units = np.zeros_like(opened.last)
+        if opened.wave == 1:
+            evidence, rows = self.bank.evidence, opened.rows
+            evidence.notice_jump()
+            window = min(opened.least, self.ledger.funds), min(opened.most, self.ledger.funds)
+            whole = rows.size == evidence.size
+            units = self._dealt(None if whole else rows, rows.size, window, taken=self._probe)
+            if evidence.retired is not None:  # retired since the round began
+                units = np.where(evidence.retired[rows], 0, units)
+            self._plan.visited(rows)
+            self.ledger.top_up(rows, units)
+            opened.last, opened.wave = units, 2
+        if not units.any():
+            self._round = None
+        answer = np.zeros(opened.named, dtype=np.int64)
+        answer[opened.order] = units * self.horizon.unit_size
+        return answer
+
+    def _knows(self, n_offered: int) -> bool:
         """Tell whether the visits to come are known: they were given, or the whole pool is on offer in every round."""
-        return self._plan.left is not None or offer.size == self.bank.evidence.n_active
+        return self._plan.left is not None or n_offered == self.bank.evidence.n_active
 
     def _most(self, left: FloatArray | None, to_come: float, rounds: int) -> float:
         """Return the largest budget that so many rounds, and offers to come at one unit each, can spend."""

@@ -81,6 +81,8 @@ class Plan(Stateful):
         self.max_units, self.min_units = ledger.horizon.max_units, min_units
         self.front_load, self.exploration = front_load, exploration
         self.left: FloatArray | None = visits
+        self.offered = 1  # prompts on offer in this round
+        self.most = self.max_units  # largest count of this deal: the second wave of a round has less room
         self.price = 0.0  # last clearing price, utility per unit or token; 0: none yet
         self.tie: TieArray = tie_ranks(rng, len(bank))
         self.forget()
@@ -117,9 +119,15 @@ class Plan(Stateful):
 
     def values(self, rows: IntArray | None) -> FloatArray:
         """Return the values, with their bonus for uncertainty."""
-        q = self.bank.evidence.values(rows)
+        evidence = self.bank.evidence
+        q = evidence.values(rows)
         if self.exploration > 0.0:
-            q = np.minimum(q + self.exploration * self.bank.evidence.standard_deviations(rows), 0.25)
+            bonus = self.exploration * evidence.standard_deviations(rows)
+            if not evidence.at_rest:  # what is learnt now is worth something as long as it holds
+                left = self.visits_left(None)
+                left = left if rows is None or left.size == 1 else left[rows]
+                bonus *= self._foreseen(rows, left) / np.maximum(1.0, left - 1.0)
+            q = np.minimum(q + bonus, 0.25)
         return q
 
     def exposure(self) -> FloatArray:
@@ -154,19 +162,28 @@ class Plan(Stateful):
             self._to_come = float(self.offers_left(slice(None)).sum())
         return self._to_come + np.count_nonzero(self.left[rows] <= 0.0)  # offered more often than planned
 
-    def spread_over(self, left: FloatArray) -> FloatArray:
-        """Return the visits over which a prompt's rollouts are spread: no more than the budget has least groups for.
+    def spread_over(self, left: FloatArray, rows: IntArray | None) -> FloatArray:
+        """Return the visits over which the rollouts of these rows are spread: as many as are foreseen and can be paid for.
 
         A prompt that is always on offer is not always visited. If its rollouts were spread over visits for which the
-        budget has no group, all prompts would get nearly equal counts, whatever they are worth.
+        budget has no group, all prompts would get nearly equal counts, whatever they are worth. Of a later visit counts
+        what the belief can foresee of it (Claim 22): where rates move, that is little, and a plan that trusted today's
+        values for visits far away would keep its budget from the prompts of today.
         """
-        visits: FloatArray = 1.0 + (left - 1.0) / self.front_load
+        visits, evidence = left, self.bank.evidence
         if self.min_units > 1:
-            retired = self.bank.evidence.retired
+            retired = evidence.retired
             active = None if retired is None else np.flatnonzero(~retired)
-            pool = max(1.0, self.ledger.costs.of_offer(active, self.bank.evidence.n_active))
+            pool = max(1.0, self.ledger.costs.of_offer(active, evidence.n_active))
             visits = np.minimum(visits, max(1.0, self.ledger.funds / (self.min_units * pool)))
-        return visits
+        return 1.0 + self._foreseen(rows, visits) / self.front_load
+
+    def _foreseen(self, rows: IntArray | None, visits: FloatArray) -> FloatArray:
+        """Return how many of the later of these visits the belief foresees."""
+        if self.bank.evidence.at_rest:
+            return visits - 1.0
+        rounds = self.visits_left(None) if self.left is None else self.offers_to_come(slice(0)) / self.offered
+        return self.bank.evidence.foreseen(rows, visits, np.maximum(1.0, rounds / visits))
 
     def remaining(self, q: FloatArray, z: FloatArray, left: FloatArray, cost: FloatArray = _ONE) -> Remaining:
         """Return the remaining problem over the pool."""
@@ -194,7 +211,7 @@ class WholeUnits:
 
     def deal(self, rows: IntArray | None, low: float, high: float) -> Visit:
         """Return the units of these rows."""
-        plan, max_units = self.plan, self.plan.max_units
+        plan, max_units, room = self.plan, self.plan.max_units, self.plan.most
         found = None if rows is None or plan.left is None else self._running(rows)
         if found is not None:
             q, z, left, wanted, plan.price = found
@@ -206,14 +223,14 @@ class WholeUnits:
                 left = left[rows] if left.size > 1 else left
         if wanted.size == 0:  # no prompt on offer
             return Visit(wanted, plan.price)
-        most = np.minimum(wanted, max_units)
+        most = np.minimum(wanted, room)
         least, later = NO_UNITS, (left - 1.0) * max_units
         if float(later.min()) < int(wanted.max(initial=0)):
-            least = np.maximum(wanted - later.astype(np.int64), 0)
-        visits = plan.spread_over(left)
+            least = np.minimum(np.maximum(wanted - later.astype(np.int64), 0), room)
+        visits = plan.spread_over(left, rows)
         much = 2.0 * plan.utility.saturation / plan.share  # more than any gain
         tie = plan.tie if rows is None else plan.tie[rows]
-        score = Units(q, z, tie, np.array([max_units]), plan.share, plan.utility, visits=visits)
+        score = Units(q, z, tie, np.array([room]), plan.share, plan.utility, visits=visits)
         return solve_visit(score, least, most, low=low, high=high, floor=plan.price, much=much)
 
     def _running(self, rows: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, IntArray, float] | None:
@@ -224,7 +241,7 @@ class WholeUnits:
         plan = self.plan
         budget = plan.ledger.units_left
         assert plan.left is not None
-        if plan.bank.evidence.changing or plan.offers_to_come(rows) * plan.max_units <= budget:
+        if not plan.bank.evidence.at_rest or plan.offers_to_come(rows) * plan.max_units <= budget:
             return None
         journals = plan.bank.evidence.journal, plan.ledger.journal
         changes = [journal.since(seen) for journal, seen in zip(journals, self._seen, strict=True)]
@@ -320,7 +337,7 @@ class ExposureTables(Tables):
 
     def gains(self, q: FloatArray, z: FloatArray, visits: FloatArray) -> FloatArray:
         """Return the unit gains of the score U(z + w n) / w, one row per prompt."""
-        table = np.empty((q.size, self.plan.max_units))
+        table = np.empty((q.size, self.plan.most))
         gains_kernels.score_gains(q, z, visits, self.plan.share, self.plan.codes, table)
         return table
 
@@ -335,7 +352,7 @@ class ExposureTables(Tables):
         left = np.array(np.broadcast_to(plan.visits_left(rows), q.size))
         clearing = plan.remaining(q, z, left, costs).clear(plan.guess(q, costs))
         offered = slice(None) if rows is None else rows
-        return clearing, self.gains(q[offered], z[offered], plan.spread_over(left[offered]))
+        return clearing, self.gains(q[offered], z[offered], plan.spread_over(left[offered], rows))
 
 
 class GroupTables(Tables):

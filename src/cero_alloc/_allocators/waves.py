@@ -21,16 +21,17 @@ class OpenWaves:
     rows: IntArray
     order: IntArray  # place of each row in the caller's order
     named: int  # number of the caller's ids
-    left: float  # units, or tokens, that the round may still deal
+    left: int  # units that the round may still deal
     wave: int  # waves dealt
     dealt: IntArray  # units of each prompt in this round
     last: IntArray  # units of each prompt in the last wave
     seen: IntArray  # rollouts reported
     won: FloatArray  # successes reported
-    least: float = 0.0  # units, or tokens, that the round must still deal
+    least: float = 0.0  # units, or tokens, that a planned round must still deal
+    most: float = 0.0  # and may still deal
 
     @classmethod
-    def start(cls, rows: IntArray, order: IntArray, named: int, total: float) -> OpenWaves:
+    def start(cls, rows: IntArray, order: IntArray, named: int, total: int) -> OpenWaves:
         """Open a round over ``rows``."""
         none = np.zeros(rows.size, dtype=np.int64)
         return cls(rows, order, named, total, 0, none, none.copy(), none.copy(), np.zeros(rows.size))
@@ -40,9 +41,9 @@ class OpenWaves:
         """Whether a state is that of a round over rows of a pool of ``n_prompts``."""
         if not isinstance(state, Mapping) or set(state) != set(cls.__slots__):
             return False
-        if not all(isinstance(state[name], (int, np.integer)) for name in ("named", "wave")):
+        if not all(isinstance(state[name], (int, np.integer)) for name in ("named", "left", "wave")):
             return False
-        if not all(isinstance(state[name], (int, float, np.number)) for name in ("left", "least")):
+        if not all(isinstance(state[name], (int, float, np.number)) for name in ("least", "most")):
             return False
         none = np.zeros(np.size(state["rows"]), dtype=np.int64)
         like = cls.start(none, none, 0, 0)
@@ -99,7 +100,7 @@ class OpenWaves:
 def _pool_size(state: Mapping[str, Any]) -> int:
     """Return how many prompts the state of an allocator has."""
     plan = state.get("plan")
-    return int(np.size(plan.get("tie") if isinstance(plan, Mapping) else state["visits"]))
+    return int(np.size(plan["tie"] if isinstance(plan, Mapping) else state["visits"]))
 
 
 OPEN_ROUND = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from math import log
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from cero_alloc._saving.state import Field, State, Stateful, require
 
 from . import kernels
 from .calibration import FADE, TOP, CalibrationRecord
-from .fitting import fit_belief, usual_motion
+from .fitting import fit_belief, share_kept, usual_motion
 from .history import History
 from .journal import Journal
 from .prior import PriorFit, fit_groups, fit_prior, prior_arrays, require_moderate
@@ -24,6 +25,7 @@ LAST_TICK = 2**31 - 1  # the ticks are int32
 
 NONE = np.empty(0)
 _NO_ROWS = np.empty(0, dtype=np.int64)
+_LEAST = 1e-9  # of a parameter, where a report is taken out again
 _RECENT = 4096  # ticks whose power of the forgetting is looked up in a table
 
 Arrays = tuple[Any, ...]  # the argument ``evidence`` of the kernels, which say what it holds
@@ -150,6 +152,11 @@ class Evidence(Stateful):
         return self.forgetting < 1.0 or self.moving
 
     @property
+    def at_rest(self) -> bool:
+        """Whether all that is known now holds to the end of the run."""
+        return not self.moving and self.loss == 0.0
+
+    @property
     def arrays(self) -> Arrays:
         """The argument ``evidence`` of the kernels, for the whole pool."""
         if self._unsettled:
@@ -274,7 +281,7 @@ class Evidence(Stateful):
         else:
             kernels.observe(rows, successes, rollouts, lacks, arrays)
         if self.history is not None:
-            self.history.add(self.now, rows, successes, rollouts)
+            self.history.add(self.now, rows, successes, rollouts, lacks)
         if self.journal.followed:
             self.journal.note(rows)
 
@@ -359,6 +366,56 @@ class Evidence(Stateful):
                     self.deficits *= self.forgetting ** float(end - self.now)
                 self.now = end
                 self.ticks[:] = end
+
+    def notice_jump(self) -> None:
+        """Give all evidence less weight where the reports since the last call contradict it together.
+
+        A trend moves all rates alike, and a drift each by little. Where a run takes up another model, or another stage of
+        training, every rate may be another one: what was known then counts as much as predicts the reports best.
+        """
+        if self.history is None:
+            return
+        rows, sums = self.history.take_open()
+        if not rows.size:
+            return
+        won, n, lacks = sums.T
+        a, b = self.posterior(rows)
+        before = np.maximum(a - won, _LEAST), np.maximum(b - (n - won), _LEAST)
+        a0, b0 = (np.array(np.broadcast_to(side, rows.size)) for side in self.prior(rows))
+        share = share_kept(before, (a0, b0), won, n.astype(np.int64))
+        if share == 1.0:
+            return
+        self.keep_share(np.arange(self.size), share)
+        self.outcomes[rows] += (1.0 - share) * np.stack([won, n - won], axis=1)  # the reports themselves count in full
+        if self.deficits is not None:
+            self.deficits[rows] += (1.0 - share) * lacks
+        self.history.note_jump(self.now, share)
+
+    @property
+    def loss(self) -> float:
+        """Rate at which strengths fall towards that of the prior, per round: by the forgetting, and by jumps so far."""
+        jumps = 0.0 if self.history is None else self.history.lost / max(1, self.now)
+        return jumps - log(self.forgetting)
+
+    def foreseen(self, rows: IntArray | None, visits: FloatArray, spacing: FloatArray) -> FloatArray:
+        r"""Return how many of the later visits of these prompts the belief foresees, of ``visits`` in all, one now.
+
+        A visit in t rounds counts s(t) / s, the share of today's strength that a forecast so far ahead has:
+
+        .. math:: 1 / s(t) = (1 + \kappa t) / s + t (\delta + m (1 - m) \tau^2), \qquad s(t) \ge s_0 ,
+
+        summed over visits that are ``spacing`` rounds apart, with drift, trend and :attr:`loss`. At rest that is all of them.
+        """
+        later = visits - 1.0
+        if self.at_rest:
+            return later
+        a, b = self.posterior(rows)
+        s = a + b
+        a0, b0 = self.prior(np.arange(self.size) if rows is None else rows)
+        faded = spacing * (self.loss + s * (self.drift + (a / s) * (b / s) * self.trend**2))
+        some = np.log1p(faded * later / (1.0 + 0.5 * faded)) / np.maximum(faded, 1e-300)
+        found: FloatArray = np.clip(some, np.minimum(1.0, (a0 + b0) / s) * later, later)
+        return found
 
     def mark_retired(self, rows: IntArray, retired: bool) -> None:
         """Set whether these prompts are retired."""

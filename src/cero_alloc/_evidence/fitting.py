@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from cero_alloc._checks import FloatArray
+from cero_alloc._checks import FloatArray, IntArray
 
-from .fitting_kernels import prequential
+from .fitting_kernels import kept_chance, prequential
 from .history import Rounds
 from .prior import PriorFit, fit_prior
 
@@ -23,6 +23,9 @@ _RUN_DRIFT, _RUN_TREND, _SPREAD = 0.1, 1.0, 2.0
 # Once prompts were seen twice, motion must explain the reports better than rest by what a likelihood-ratio test at 95%
 # requires of a further parameter, 1.92 nats.
 _WORTH = 2.0
+# A jump must explain a round's reports better than none by what happens by chance in one of 4,000 rounds.
+_WORTH_OF_JUMP = 6.0
+_KEPT = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03, 0.02, 0.01)  # shares of the evidence that a jump may leave
 
 
 def usual_motion(n_rounds: int) -> tuple[float, float]:
@@ -94,6 +97,24 @@ def fit_belief(rounds: Rounds, a0: FloatArray, b0: FloatArray, usual: tuple[floa
     return BeliefFit(*score.belief(*point), *counts, "fitted", score.of_reports(point) - at_rest)
 
 
+def share_kept(
+    before: tuple[FloatArray, FloatArray], prior: tuple[FloatArray, FloatArray], won: FloatArray, rollouts: IntArray
+) -> float:
+    r"""Return the share of the evidence that a round's reports leave standing: 1 unless they contradict it together.
+
+    .. math:: \max_{\rho} \sum_i \log P(S_i \mid a_0 + \rho (a_i - a_0), b_0 + \rho (b_i - b_0), n_i)
+
+    over prompts with ``before`` their parameters without the reports.
+    """
+    scores = [kept_chance(1.0, before, prior, won, rollouts)]
+    for share in (0.9, *_KEPT):
+        scores.append(kept_chance(share, before, prior, won, rollouts))
+        if share == 0.9 and scores[1] <= scores[0]:  # the reports agree with what was known
+            return 1.0
+    best = int(np.argmax(scores[2:]))
+    return _KEPT[best] if scores[2 + best] > scores[0] + _WORTH_OF_JUMP else 1.0
+
+
 class _Score:
     """Log-probability of the reports, less what a point pays for its distance from the usual motion.
 
@@ -101,7 +122,7 @@ class _Score:
     """
 
     def __init__(self, rounds: Rounds, usual: tuple[float, float]) -> None:
-        self._rounds, self._usual = tuple(rounds[:5]), usual
+        self._rounds, self._jumps, self._usual = tuple(rounds[:5]), rounds.jumps, usual
         self._beliefs = np.empty((4, rounds.n_prompts))
 
     def __call__(self, point: FloatArray) -> float:
@@ -110,11 +131,11 @@ class _Score:
     def of_reports(self, point: FloatArray) -> float:
         """Return the log-probability alone."""
         a, b, drift, trend = self.belief(*point)
-        return float(prequential(self._rounds, (a, b), (drift, trend), self._beliefs))
+        return float(prequential(self._rounds, (a, b), (drift, trend), self._jumps, self._beliefs))
 
     def at_rest(self, a: float, b: float) -> float:
         """Return the log-probability under a prior without drift and trend."""
-        return float(prequential(self._rounds, (a, b), (0.0, 0.0), self._beliefs))
+        return float(prequential(self._rounds, (a, b), (0.0, 0.0), self._jumps, self._beliefs))
 
     def belief(self, strength: float, odds: float, drift: float, trend: float) -> tuple[float, float, float, float]:
         """Return the prior, drift and trend of a point, moved into the box."""

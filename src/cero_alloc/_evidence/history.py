@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import log
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ class Rounds(NamedTuple):
     rollouts: IntArray
     n_prompts: int
     n_repeats: int  # entries of prompts that had one before
+    jumps: tuple[IntArray, FloatArray] = (np.empty(0, np.int64), np.empty(0))  # times, and the shares that were kept
 
 
 class History(Stateful):
@@ -41,9 +43,16 @@ class History(Stateful):
         self._halvings = 0
         self._parts: list[tuple[IntArray, IntArray, FloatArray, IntArray]] = []
         self._entries = 0
+        self._open: list[tuple[IntArray, FloatArray]] = []  # reports since the last call of take_open
+        self._jumps: list[tuple[int, float]] = []
 
-    def add(self, now: int, rows: IntArray, won: FloatArray, rollouts: IntArray) -> None:
+    def add(self, now: int, rows: IntArray, won: FloatArray, rollouts: IntArray, lacks: FloatArray) -> None:
         """Add a report."""
+        sums = np.zeros((rows.size, 3))
+        sums[:, 0], sums[:, 1] = won, rollouts
+        if lacks.size:
+            sums[:, 2] = lacks
+        self._open.append((rows[rollouts > 0], sums[rollouts > 0]))
         kept = (rollouts > 0) & self._kept(rows)
         rows = rows[kept]
         if not rows.size:
@@ -62,10 +71,34 @@ class History(Stateful):
                 self._parts = [(columns[0][kept], columns[1][kept], columns[2][kept], columns[3][kept])]
                 self._entries = int(np.count_nonzero(kept))
 
+    def take_open(self) -> tuple[IntArray, FloatArray]:
+        """Return prompts reported since the last call, and their sums of successes, rollouts and deficits."""
+        rows, sums = self._opened()
+        self._open = []
+        return rows, sums
+
+    def _opened(self) -> tuple[IntArray, FloatArray]:
+        if not self._open:
+            return np.empty(0, dtype=np.int64), np.empty((0, 3))
+        rows, places = np.unique(np.concatenate([part for part, _ in self._open]), return_inverse=True)
+        sums = np.zeros((rows.size, 3))
+        np.add.at(sums, places, np.concatenate([part for _, part in self._open]))
+        return rows, sums
+
+    @property
+    def lost(self) -> float:
+        """Logarithm of what all jumps together left of evidence from before them, with the other sign."""
+        return -sum(log(share) for _, share in self._jumps)
+
+    def note_jump(self, now: int, share: float) -> None:
+        """Remember that all evidence from before ``now`` kept this share."""
+        self._jumps.append((now, share))
+
     def rounds(self) -> Rounds:
         """Return the reports by round."""
         self._merge()
-        return by_round(*self._parts[0])
+        times, shares = (np.array([jump[k] for jump in self._jumps]) for k in (0, 1))
+        return by_round(*self._parts[0])._replace(jumps=(times.astype(np.int64), shares.astype(np.float64)))
 
     def _kept(self, rows: IntArray, halvings: int | None = None) -> Any:
         """Tell which rows are kept: those whose hash begins with a zero bit per halving."""
@@ -91,11 +124,19 @@ class History(Stateful):
     def _snapshot(self) -> dict[str, Any]:
         self._merge()
         columns = {name: part.copy() for name, part in zip(_COLUMNS, self._parts[0], strict=True)}
-        return {"halvings": self._halvings, **columns}
+        rows, sums = self._opened()
+        return {
+            "halvings": self._halvings,
+            **columns,
+            "open_rows": rows,
+            "open_sums": sums,
+            "jumps": np.array(self._jumps).reshape(-1, 2),
+        }
 
     def _check_state(self, state: Any, label: str, size: int | None) -> None:
-        if not isinstance(state, Mapping) or set(state) != {"halvings", *_COLUMNS}:
-            raise ValueError(f"{label} must hold halvings, {', '.join(_COLUMNS)}. {UNCHANGED}")
+        names = ("halvings", *_COLUMNS, "open_rows", "open_sums", "jumps")
+        if not isinstance(state, Mapping) or set(state) != set(names):
+            raise ValueError(f"{label} must hold {', '.join(names)}. {UNCHANGED}")
         if type(state["halvings"]) is not int or not 0 <= state["halvings"] < 63:
             raise ValueError(f"{label}['halvings'] must be a count, got {state['halvings']!r}. {UNCHANGED}")
         for name, kind in _COLUMNS.items():
@@ -105,11 +146,25 @@ class History(Stateful):
             raise ValueError(f"{label}['rows'] must be at most {MOST} rows of the bank. {UNCHANGED}")
         if (rollouts < 1).any() or (won < 0.0).any() or (won > rollouts).any():
             raise ValueError(f"{label} must hold rollouts of at least 1, and no more successes. {UNCHANGED}")
+        opened, sums, jumps = state["open_rows"], state["open_sums"], state["jumps"]
+        check_array(f"{label}['open_rows']", np.empty(np.size(opened), dtype=np.int64), opened)
+        check_array(f"{label}['open_sums']", np.empty((opened.size, 3)), sums)
+        if opened.size and (opened[0] < 0 or (size is not None and opened[-1] >= size) or (np.diff(opened) <= 0).any()):
+            raise ValueError(f"{label}['open_rows'] must be rows in ascending order. {UNCHANGED}")
+        if (sums < 0.0).any() or (sums[:, 0] > sums[:, 1]).any():
+            raise ValueError(
+                f"{label}['open_sums'] must be at least 0, with no more successes than rollouts. {UNCHANGED}"
+            )
+        check_array(f"{label}['jumps']", np.empty((np.size(jumps) // 2, 2)), jumps)
+        if (jumps[:, 0] < 0.0).any() or not ((jumps[:, 1] > 0.0) & (jumps[:, 1] < 1.0)).all():
+            raise ValueError(f"{label}['jumps'] must be times and shares. {UNCHANGED}")
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self._halvings = state["halvings"]
         self._parts = [(state["ticks"].copy(), state["rows"].copy(), state["won"].copy(), state["rollouts"].copy())]
         self._entries = state["rows"].size
+        self._open = [(state["open_rows"].copy(), state["open_sums"].copy())] if state["open_rows"].size else []
+        self._jumps = [(int(time), float(share)) for time, share in state["jumps"]]
 
 
 def by_round(ticks: IntArray, rows: IntArray, won: FloatArray, rollouts: IntArray) -> Rounds:

@@ -6,11 +6,12 @@ from typing import SupportsIndex, Unpack
 
 import numpy as np
 
+from cero_alloc._allocators.waves import OpenWaves
 from cero_alloc._checks import FloatArray, IntArray, error_text, integer, real
 from cero_alloc._evidence.bank import BetaPosteriorBank
 
 from ._base import VisitRun
-from ._waves import OpenWaves, Waves
+from ._waves import Waves
 
 _ROUNDING = 1e-9  # probabilities this near a threshold count as equal to it: round thresholds are reached exactly
 

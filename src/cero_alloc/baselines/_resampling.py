@@ -6,11 +6,12 @@ from typing import ClassVar, Literal, SupportsIndex, Unpack
 
 import numpy as np
 
+from cero_alloc._allocators.waves import OpenWaves
 from cero_alloc._checks import IntArray, error_text, integer, real
 from cero_alloc._evidence.bank import BetaPosteriorBank
 
 from ._base import Run, Variants, VisitRun
-from ._waves import OpenWaves, Waves
+from ._waves import Waves
 
 
 class DAPO(Waves):

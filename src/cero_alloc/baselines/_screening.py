@@ -7,12 +7,13 @@ from typing import ClassVar, SupportsIndex, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from cero_alloc._allocators.waves import OpenWaves
 from cero_alloc._checks import IntArray, error_text, real, reals
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._saving.state import Field
 
 from ._base import Run, size_of
-from ._waves import OpenWaves, Waves
+from ._waves import Waves
 
 
 class TwoStage(Waves):

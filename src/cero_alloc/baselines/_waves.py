@@ -2,79 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, SupportsIndex, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._allocators.base import Offer
-from cero_alloc._checks import FloatArray, IntArray, counts, error_text, flag, integer, successes
+from cero_alloc._allocators.waves import OPEN_ROUND, OpenWaves, require_open
+from cero_alloc._checks import IntArray, error_text, flag, integer
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._saving.saved import locked
-from cero_alloc._saving.state import ANYTHING, Field
+from cero_alloc._saving.state import Field
 
 from ._base import Baseline, VisitRun
-
-_OPEN_FIRST = "Call allocate first; a round ends with the first wave of zeros."
-
-
-@dataclass(slots=True)
-class OpenWaves:
-    """State of a round between two waves; arrays are over the prompts on offer, in ascending rows."""
-
-    rows: IntArray
-    order: IntArray  # place of each row in the caller's order
-    named: int  # number of the caller's ids
-    left: int  # units that the round may still deal
-    wave: int  # waves dealt
-    dealt: IntArray  # units of each prompt in this round
-    last: IntArray  # units of each prompt in the last wave
-    seen: IntArray  # rollouts reported
-    won: FloatArray  # successes reported
-
-    @classmethod
-    def start(cls, rows: IntArray, order: IntArray, named: int, total: int) -> OpenWaves:
-        """Open a round over ``rows``."""
-        none = np.zeros(rows.size, dtype=np.int64)
-        return cls(rows, order, named, total, 0, none, none.copy(), none.copy(), np.zeros(rows.size))
-
-    @classmethod
-    def fits(cls, state: Any, n_prompts: int) -> bool:
-        """Whether a state is that of a round over rows of a pool of ``n_prompts``."""
-        if not isinstance(state, Mapping) or set(state) != set(cls.__slots__):
-            return False
-        if not all(isinstance(state[name], (int, np.integer)) for name in ("named", "left", "wave")):
-            return False
-        none = np.zeros(np.size(state["rows"]), dtype=np.int64)
-        like = cls.start(none, none, 0, 0)
-        for name in ("rows", "order", "dealt", "last", "seen", "won"):
-            part, model = state[name], getattr(like, name)
-            if not isinstance(part, np.ndarray) or (part.shape, part.dtype) != (model.shape, model.dtype):
-                return False
-        rows: IntArray = state["rows"]
-        order: IntArray = np.sort(state["order"])
-        apart = bool((order[1:] > order[:-1]).all()) and bool((rows[1:] > rows[:-1]).all())
-        return apart and all(
-            0 <= some.min(initial=0) <= some.max(initial=0) < max(1, size)
-            for some, size in ((rows, n_prompts), (order, state["named"]))
-        )
-
-    @property
-    def fresh(self) -> IntArray:
-        """Positions of the prompts without rollouts in this round."""
-        return np.flatnonzero(self.dealt == 0)
-
-    @property
-    def mixed(self) -> npt.NDArray[np.bool_]:
-        """Whether a prompt has both successes and failures in this round."""
-        return (self.won > 0.0) & (self.won < self.seen)
-
-    @property
-    def rate(self) -> FloatArray:
-        """Success rate in this round, 0 for prompts without reports."""
-        return np.divide(self.won, self.seen, out=np.zeros(self.won.size), where=self.seen > 0)
 
 
 class Waves(Baseline):
@@ -109,12 +49,7 @@ class Waves(Baseline):
     kind = "waves"
     FIELDS: ClassVar[dict[str, Field]] = {
         **Baseline.FIELDS,
-        "_round": Field(
-            when_set=ANYTHING,
-            must="be None or an open round",
-            holds=lambda opened, state: OpenWaves.fits(opened, state["visits"].size),
-            build=OpenWaves,
-        ),
+        "_round": OPEN_ROUND,
     }
 
     def __init__(self, bank: BetaPosteriorBank, **run: Unpack[VisitRun]) -> None:
@@ -152,10 +87,8 @@ class Waves(Baseline):
         >>> policy.continue_round(wave, successes=[1, 4]).tolist()
         [20, 0]
         """
-        opened = self._round
-        if opened is None:
-            raise ValueError(f"continue_round must follow allocate within a round, got no open round. {_OPEN_FIRST}")
-        n, won = self._reported(opened, counts, successes)
+        opened = require_open(self._round)
+        n, won = opened.reported(self.bank.rewards, counts, successes, self.horizon.unit_size)
         opened.seen += n
         opened.won += won
         units = self._granted(opened)
@@ -211,27 +144,6 @@ class Waves(Baseline):
         """Return the positions of the next ``k`` prompts of the epoch without rollouts in this round."""
         fresh = opened.fresh
         return fresh[self._next(opened.rows[fresh], max(0, min(k, fresh.size)))]
-
-    def _reported(self, opened: OpenWaves, n: npt.ArrayLike, won: npt.ArrayLike) -> tuple[IntArray, FloatArray]:
-        """Check the report of a wave and return it in order of ascending rows."""
-        rollouts, sums = counts("counts", n, opened.named), successes("successes", won, opened.named)
-        dealt = np.zeros(opened.named, dtype=np.int64)
-        dealt[opened.order] = opened.last * self.horizon.unit_size
-        remedy = "Report the last wave, in the order of the round's ids."
-        for i in np.flatnonzero((rollouts < 0) | (rollouts > dealt))[:1].tolist():
-            raise ValueError(
-                error_text("counts", f"be between 0 and the {dealt[i]} dealt", int(rollouts[i]), remedy, i)
-            )
-        bank = self.bank.rewards
-        rewards = bank.mapped_sums(sums, rollouts)
-        for i in np.flatnonzero(~((rewards >= 0.0) & (rewards <= rollouts)))[:1].tolist():
-            condition = f"be between 0 and counts[{i}] = {rollouts[i]}"
-            if bank.low != 0.0 or bank.high != 1.0:
-                condition = (
-                    f"be a sum of rewards between {bank.low:g} and {bank.high:g} over counts[{i}] = {rollouts[i]}"
-                )
-            raise ValueError(error_text("successes", condition, float(sums[i]), remedy, i))
-        return rollouts[opened.order], rewards[opened.order]
 
     def _require_capacity(self, units: int, what: str) -> None:
         """Raise for a round capacity with which no round could begin."""
