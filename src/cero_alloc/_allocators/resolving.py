@@ -131,7 +131,7 @@ class ResolvingAllocator(Allocator):
 
     References
     ----------
-    Theorem 3 and Claims 11 to 14, 20 and 21 of the theory page.
+    Theorem 3 and Claims 11 to 14, 20, 21 and 29 to 31 of the theory page.
 
     Examples
     --------
@@ -460,7 +460,7 @@ class ResolvingAllocator(Allocator):
 
         References
         ----------
-        Claim 23 of the theory page.
+        Claim 31 of the theory page.
 
         Examples
         --------
@@ -482,8 +482,9 @@ class ResolvingAllocator(Allocator):
             evidence, rows = self.bank.evidence, opened.rows
             evidence.notice_jump()
             window = min(opened.least, self.ledger.funds), min(opened.most, self.ledger.funds)
-            whole = rows.size == evidence.size
-            units = self._dealt(None if whole else rows, rows.size, window, taken=self._probe)
+            if window[1] > 0:
+                whole = rows.size == evidence.size
+                units = self._dealt(None if whole else rows, rows.size, window, taken=self._probe)
             if evidence.retired is not None:  # retired since the round began
                 units = np.where(evidence.retired[rows], 0, units)
             self._plan.visited(rows)

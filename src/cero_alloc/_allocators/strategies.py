@@ -138,14 +138,27 @@ class Plan(Stateful):
         """Return the offers to come, this one of ``rows`` included: per prompt, or one entry for all."""
         retired = self.bank.evidence.retired
         if self.left is None:
-            rounds = float(max(1, self.ledger.rounds_left))
+            rounds = float(
+                max(1, self.ledger.rounds_left + (self.taken > 0.0))
+            )  # a second wave's round is open already
             if rows is not None:  # a part of the pool, as large in every round to come
                 rounds = max(1.0, rounds * rows.size / max(1, self.bank.evidence.n_active))
+            rounds -= self.taken
             return np.array([rounds]) if retired is None else np.where(retired, 0.0, rounds)
         left = self.offers_left(slice(None))
         offered = slice(None) if rows is None else rows
-        left[offered] = np.maximum(left[offered], 1.0)  # offered more often than planned
+        left[offered] = self.at_least_this(left[offered])
         return left
+
+    @property
+    def taken(self) -> float:
+        """Share of this visit's room that a first wave has taken."""
+        return 1.0 - self.most / self.max_units
+
+    def at_least_this(self, left: FloatArray) -> FloatArray:
+        """Return the visits left of prompts on offer, this one included even if they are offered more often than planned."""
+        found: FloatArray = np.maximum(left, 1.0) - self.taken
+        return found
 
     def offers_left(self, rows: IntArray | slice) -> FloatArray:
         """Return the planned visits left of these rows; a retired prompt has none."""
@@ -167,10 +180,10 @@ class Plan(Stateful):
 
         A prompt that is always on offer is not always visited. If its rollouts were spread over visits for which the
         budget has no group, all prompts would get nearly equal counts, whatever they are worth. Of a later visit counts
-        what the belief can foresee of it (Claim 22): where rates move, that is little, and a plan that trusted today's
+        what the belief can foresee of it (Claim 29): where rates move, that is little, and a plan that trusted today's
         values for visits far away would keep its budget from the prompts of today.
         """
-        visits, evidence = left, self.bank.evidence
+        visits, evidence = np.maximum(left, 1.0), self.bank.evidence
         if self.min_units > 1:
             retired = evidence.retired
             active = None if retired is None else np.flatnonzero(~retired)
@@ -187,7 +200,7 @@ class Plan(Stateful):
 
     def remaining(self, q: FloatArray, z: FloatArray, left: FloatArray, cost: FloatArray = _ONE) -> Remaining:
         """Return the remaining problem over the pool."""
-        return Remaining(q, z, left * self.max_units, cost, self.ledger.funds, self.share, self.utility)
+        return Remaining(q, z, np.rint(left * self.max_units), cost, self.ledger.funds, self.share, self.utility)
 
     def guess(self, q: FloatArray, cost: FloatArray = _ONE) -> float:
         """Return the last price, or at first the marginal utility at an equal share."""
@@ -224,7 +237,7 @@ class WholeUnits:
         if wanted.size == 0:  # no prompt on offer
             return Visit(wanted, plan.price)
         most = np.minimum(wanted, room)
-        least, later = NO_UNITS, (left - 1.0) * max_units
+        least, later = NO_UNITS, np.rint(left * max_units) - room
         if float(later.min()) < int(wanted.max(initial=0)):
             least = np.minimum(np.maximum(wanted - later.astype(np.int64), 0), room)
         visits = plan.spread_over(left, rows)
@@ -241,29 +254,31 @@ class WholeUnits:
         plan = self.plan
         budget = plan.ledger.units_left
         assert plan.left is not None
-        if not plan.bank.evidence.at_rest or plan.offers_to_come(rows) * plan.max_units <= budget:
+        room = plan.offers_to_come(rows) * plan.max_units - rows.size * (plan.max_units - plan.most)
+        if not plan.bank.evidence.at_rest or room <= budget:
             return None
         journals = plan.bank.evidence.journal, plan.ledger.journal
         changes = [journal.since(seen) for journal, seen in zip(journals, self._seen, strict=True)]
         self._seen = journals[0].version, journals[1].version
         if plan.running is None or any(rows is None for rows in changes):
             z = plan.exposure()
-            upper = np.minimum(plan.visits_left(rows) * plan.max_units, plan.ledger.total_units).astype(np.int64)
+            room = np.rint(plan.visits_left(rows) * plan.max_units)
+            upper = np.minimum(room, plan.ledger.total_units).astype(np.int64)
             pool = Units(plan.values(None), z, plan.tie, upper, plan.share, plan.utility, ahead=z)
             plan.running = RunningPlan(pool)
         else:
             changed = np.unique(np.concatenate([*changes, rows]))
             left = plan.offers_left(changed)
             offered = np.searchsorted(changed, rows)
-            left[offered] = np.maximum(left[offered], 1.0)
-            upper = np.minimum(left * plan.max_units, plan.ledger.total_units).astype(np.int64)
+            left[offered] = plan.at_least_this(left[offered])
+            upper = np.minimum(np.rint(left * plan.max_units), plan.ledger.total_units).astype(np.int64)
             z = plan.ledger.exposure_units[changed].astype(np.float64)
             plan.running.change(changed, plan.values(changed), z, upper)
         found = plan.running.solve(budget, rows, plan.price)
         if found is None:
             return None
         pool = plan.running.pool
-        return pool.q[rows], pool.z[rows], np.maximum(plan.left[rows], 1.0), *found
+        return pool.q[rows], pool.z[rows], plan.at_least_this(plan.left[rows]), *found
 
 
 class Spread:

@@ -23,7 +23,8 @@ _RUN_DRIFT, _RUN_TREND, _SPREAD = 0.1, 1.0, 2.0
 # Once prompts were seen twice, motion must explain the reports better than rest by what a likelihood-ratio test at 95%
 # requires of a further parameter, 1.92 nats.
 _WORTH = 2.0
-# A jump must explain a round's reports better than none by what happens by chance in one of 4,000 rounds.
+# A jump must explain a round's reports this much better than none, in nats, on average over the shares below. Without a
+# jump that happens in at most exp(-6) = 0.25% of the rounds (Claim 30).
 _WORTH_OF_JUMP = 6.0
 _KEPT = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03, 0.02, 0.01)  # shares of the evidence that a jump may leave
 
@@ -111,8 +112,10 @@ def share_kept(
         scores.append(kept_chance(share, before, prior, won, rollouts))
         if share == 0.9 and scores[1] <= scores[0]:  # the reports agree with what was known
             return 1.0
-    best = int(np.argmax(scores[2:]))
-    return _KEPT[best] if scores[2 + best] > scores[0] + _WORTH_OF_JUMP else 1.0
+    gains = np.array(scores[2:]) - scores[0]
+    best = int(np.argmax(gains))
+    worth = gains[best] + log(float(np.exp(gains - gains[best]).mean()))
+    return _KEPT[best] if worth > _WORTH_OF_JUMP else 1.0
 
 
 class _Score:
