@@ -1,5 +1,6 @@
 """Allocate a fixed rollout budget over prompts and rounds of RL post-training."""
 
+from ._allocators.audit import Audit
 from ._allocators.fenchel_dual import FenchelDualAllocator
 from ._allocators.resolving import ResolvingAllocator
 from ._allocators.training import training_allocator
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AllocationWarning",
+    "Audit",
     "Balance",
     "BeliefFit",
     "BetaPosteriorBank",

@@ -65,7 +65,8 @@ CERTIFICATE = ["certificate_achieved", "certificate_optimum", "certificate_gap",
 KEYS = [
     "round", "price", "batch_price", "starved", "remaining_budget", "reserved_budget", "spent_budget",
     "projected_leftover", "outstanding_rollouts", "unreserved_rollouts", "repeated_deliveries",
-    "pacing_gap", "allocating_rounds", "drift", "trend", "prior_alpha", "prior_beta", "mixed_group_rate",
+    "pacing_gap", "allocating_rounds", "never_right", "never_right_1", "never_right_2",
+    "never_right_3", "drift", "trend", "prior_alpha", "prior_beta", "mixed_group_rate",
     "calibration_bias", "calibration_running_bias", "calibration_error", "calibration_warning", *CERTIFICATE,
 ]  # fmt: skip
 

@@ -259,3 +259,14 @@ def test_enter_matches_its_twin(rows):
     for row in rows:
         assert kernels.enter(row, slots, np.uint64(7)) == twins.enter(row, seen)
     assert {slot for slot in slots.tolist() if slot != -1} == seen
+
+
+def test_count_unrewarded_matches_its_twin():
+    for rng in generators(60):
+        counts = rng.choice([0, 3, 65_500, 65_534, 65_535], 12).astype(np.uint16)
+        rows = rng.permutation(12)[: rng.integers(0, 13)]
+        rollouts = rng.integers(0, 60, rows.size)
+        won = rollouts * rng.choice([0.0, 0.0, 1e-9, 1.0], rows.size)
+        expected = twins.count_unrewarded(rows, won, rollouts, counts)
+        kernels.count_unrewarded(rows, won, rollouts, counts)
+        assert counts.tolist() == expected

@@ -17,6 +17,20 @@ FORMS = {  # arguments beside RUN; those of the bank under "bank"
     "ResolvingAllocator, tokens": ("ResolvingAllocator", {"costs": [1, 2, 3, 4, 5, 6], "exploration": 0.5}),
     "ResolvingAllocator, groups": ("ResolvingAllocator", {"signal": "group", "min_rollouts": 2}),
     "ResolvingAllocator, spread": ("ResolvingAllocator", {"order": "spread", "visits": 9, "min_rollouts": 2, "coverage": 3}),
+    "ResolvingAllocator, safe": (
+        "ResolvingAllocator",
+        {
+            "groups": ["x", "y", "x", ("z", 1), "y", "x"], "floors": {"x": 0.2, ("z", 1): 0.3}, "fit_every": 3,
+            "retire_at": 0.6, "retire_after": 4, "review": 2,
+        },
+    ),
+    "ResolvingAllocator, safe spread": (
+        "ResolvingAllocator",
+        {
+            "groups": [0, 1, 0, 1, 2, 2], "floors": {2: 0.5}, "order": "spread", "min_rollouts": 2, "visits": 9,
+            "retire_at": 0.5, "retire_after": 2, "review": 3,
+        },
+    ),
     "VIP, process": ("VIP", {"embeddings": np.eye(6)[:, :3] + 0.1}),
     "BOTS, references": ("BOTS", {"references": (np.full(6, 0.2), np.full(6, 0.9))}),
     "FenchelDualAllocator, moving": ("FenchelDualAllocator", {"bank": MOVING, "catch_up": True}),

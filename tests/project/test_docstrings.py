@@ -47,7 +47,7 @@ NO_FORMULA = {
     },
     "interfaces": {"Baseline", "Policy", "Waves", "in_process", "default_policies"},
     "given or drawn rates": {"Pool", "drifting_pool", "epoch_batches", "known_bank", "static_pool"},
-    "an account": {"Balance"},
+    "an account": {"Audit", "Balance"},
     "a warning": {"AllocationWarning"},
     "a list with repeats": {"repeat"},
     "pictures of what results define": set(importlib.import_module("cero_alloc.plotting").__all__),

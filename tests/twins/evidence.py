@@ -27,6 +27,15 @@ def calibrate(value, successes, rollouts, lacks, top, fade, bins, tally):
     return bins, tally
 
 
+def count_unrewarded(rows, successes, rollouts, unrewarded):
+    """Counts end at 65,534, and 65,535 marks a prompt that was rewarded."""
+    counts = [int(n) for n in unrewarded]
+    for row, won, n in zip(rows, successes, rollouts, strict=True):
+        earned = won > 0 or counts[row] == 2**16 - 1
+        counts[row] = 2**16 - 1 if earned else min(counts[row] + int(n), 2**16 - 2)
+    return counts
+
+
 def sample_variance(s, n, lack):
     """Of n rewards with the sum s and the sum of squares s - lack, in exact arithmetic."""
     s, n, lack = Fraction(float(s)), int(n), Fraction(float(lack))

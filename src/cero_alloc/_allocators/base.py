@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, SupportsIndex
 
 import numpy as np
 
 from cero_alloc._budget.balance import Balance
 from cero_alloc._budget.horizon import Horizon
 from cero_alloc._budget.ledger import RolloutLedger
-from cero_alloc._checks import IntArray
+from cero_alloc._checks import IntArray, integer
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.history import History
+from cero_alloc._evidence.kernels import REWARDED
 from cero_alloc._evidence.loading import empty_bank
 from cero_alloc._evidence.prior import PriorFit
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
 from cero_alloc._saving.state import Field, State, is_of
 
+from .audit import AFTER, Audit, audit
 from .feedback import TakesFeedback
+from .labels import Labels
 from .metrics import run_metrics
 
 PRIOR_FIT = Field(
@@ -67,6 +70,8 @@ class Allocator(TakesFeedback):
     utility: SaturatingUtility
     prior_fit: PriorFit | None = None  # of the last refit
     _fit_every: int | None = None  # rounds between refits of the bank's prior
+    _labels: Labels | None = None
+    _retirement: object | None = None
 
     def __init__(self, bank: BetaPosteriorBank, ledger: RolloutLedger, utility: SaturatingUtility) -> None:
         super().__init__(bank, ledger)
@@ -114,11 +119,13 @@ class Allocator(TakesFeedback):
             offer = self._offer(prompt_ids)
             request = self._request(offer, budget, exact)
             self.bank.evidence.notice_jump()
+            if self._retirement is not None:  # the request is feasible: nothing is refused any more
+                offer, request = self._rested(offer, request, budget, exact)
             self._close()
             if self.ledger.finished:
                 return np.zeros(offer.named, dtype=np.int64)
             if self._fit_every is not None and self.ledger.round and self.ledger.round % self._fit_every == 0:
-                self.prior_fit = self.bank.evidence.refit(self.horizon.n_rounds)
+                self.prior_fit = self._refit()
             places, units = self._propose(offer, request)
             self.bank.evidence.tick()
             return offer.in_named_order(self.ledger.open_round(offer.rows, offer.size, places, units))
@@ -189,6 +196,47 @@ class Allocator(TakesFeedback):
         return owed
 
     @locked
+    def audit(self, after: SupportsIndex = AFTER) -> Audit:
+        """Return the prompts and labels that never earned anything: too hard, or a fault of the grader.
+
+        Allocation starves such prompts, which hides the fault. Look at their answers before they are dropped. The counts are
+        for life, however fast evidence fades, and count every reported rollout with a reward, also late ones and those that
+        the bank was given directly. A reward counts as earned if it exceeds the lowest of the reward range.
+
+        Parameters
+        ----------
+        after : int, from 1 to 65,534
+            Reported rollouts from which on a prompt, or all prompts of a label together, are named.
+
+        Returns
+        -------
+        Audit
+            Ids and labels with their rollouts, the most first; retired prompts, too.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a number that is not an integer or out of range.
+
+        Notes
+        -----
+        A state that was saved by a version without these counts begins them anew, at 0, for all prompts without a success in
+        the evidence left; where beliefs move, for all prompts.
+
+        Examples
+        --------
+        >>> from cero_alloc.baselines import Uniform
+        >>> allocator = Uniform(BetaPosteriorBank(["a", "b"]), total_budget=256, n_rounds=2, max_rollouts=64)
+        >>> counts = allocator.allocate()
+        >>> allocator.update(None, successes=[0, 7], rollouts=counts)
+        >>> allocator.audit()
+        Audit(after=64, prompts={'a': 64}, labels={})
+        """
+        self._grow()
+        least = integer("after", after, least=1, most=REWARDED - 1, remedy="Count rollouts.")
+        return audit(self.bank, self._labels, least)
+
+    @locked
     def metrics(self, *, certificate: bool = True) -> dict[str, float]:
         """Return the run's state as a flat dict of floats, ready for a logger.
 
@@ -208,6 +256,10 @@ class Allocator(TakesFeedback):
         ``pacing_gap``              rollouts dealt ahead of the uniform schedule
         ``allocating_rounds``       rounds that dealt anything
         ``mixed_group_rate``        share of reported groups with both successes and failures; NaN before the first
+        ``never_right``             prompts that never earned anything in 64 rollouts or more: :meth:`audit`
+        ``never_right_1``           row in the pool of the one with the most rollouts, ``bank.prompt_ids[row]``; -1: none
+        ``never_right_2``           row of the next
+        ``never_right_3``           row of the one after that
         ``drift``, ``trend``        how beliefs move, as given or as fitted
         ``prior_alpha``             first parameter of the prior, as given or as fitted; their mean where every
                                     prompt has its own
@@ -259,6 +311,10 @@ class Allocator(TakesFeedback):
         """Return positions among the prompts on offer, and the units that each of them gets."""
         raise NotImplementedError
 
+    def _rested(self, offer: Offer, request: Any, budget: Any, exact: bool) -> tuple[Offer, Any]:
+        """Decide who rests in this round; return the rest of the offer, and what the round may spend on it."""
+        raise NotImplementedError
+
     def _prices(self) -> tuple[float, float] | None:
         """Return the price of the run and that of the last round; None where the allocator has no price."""
         raise NotImplementedError
@@ -272,11 +328,17 @@ class Allocator(TakesFeedback):
         if fit_every is not None and evidence.forgetting == 1.0 and evidence.history is None:
             evidence.history = History()
 
+    def _refit(self) -> PriorFit:
+        """Refit the bank's belief."""
+        return self.bank.evidence.refit(self.horizon.n_rounds)
+
     def _offer(self, prompt_ids: Iterable[Hashable] | None) -> Offer:
         """Return the offer that ids name."""
         rows = None if prompt_ids is None else self.bank.index.unique_rows(prompt_ids)
         evidence = self.bank.evidence
         named, retired = evidence.size if rows is None else rows.size, evidence.retired
+        if retired is not None and evidence.resting is not None and self._retirement is not None:
+            retired = retired & (evidence.resting == 0)  # who rests is decided once the offer is checked
         if retired is None:
             return Offer(rows, named, None, named)
         places = np.flatnonzero(~(retired if rows is None else retired[rows]))

@@ -9,6 +9,8 @@ from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._objective.oracle import OfflineOracle
 from cero_alloc._objective.utility import SaturatingUtility
 
+from .audit import audit_metrics
+
 
 def run_metrics(
     bank: BetaPosteriorBank,
@@ -19,7 +21,7 @@ def run_metrics(
     certificate: bool,
 ) -> dict[str, float]:
     """Return the metrics of any allocator; :meth:`Allocator.metrics` documents them."""
-    metrics = ledger_metrics(ledger, prices) | belief_metrics(bank) | bank.calibration().metrics()
+    metrics = ledger_metrics(ledger, prices) | audit_metrics(bank) | belief_metrics(bank) | bank.calibration().metrics()
     if certificate:
         metrics |= regret_certificate(bank, ledger, utility)
     return metrics

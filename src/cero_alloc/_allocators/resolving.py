@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable, Mapping
 from math import ceil
-from typing import ClassVar, Literal, SupportsIndex
+from typing import Any, ClassVar, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,8 @@ from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
 from cero_alloc._saving.state import Field
 
-from .base import PRIOR_FIT, Allocator, Offer
+from .base import PRIOR_FIT, Offer
+from .safety import Safeguards
 from .strategies import ExposureTables, GroupTables, Plan, Spread, Strategy, Streaming, WholeUnits
 from .waves import OPEN_ROUND, OpenWaves, require_open
 
@@ -29,7 +31,7 @@ _EXPLORATION = 0.4  # posterior standard deviations, where a fitted prior does n
 _PROBE = 4  # rollouts of a first wave: with fewer a mixed prompt often looks dead, with more there is less to decide
 
 
-class ResolvingAllocator(Allocator):
+class ResolvingAllocator(Safeguards):
     r"""Allocate rollouts at the price that clears the rest of the run, solved again at every call.
 
     With the values as the bank has them now, exposures :math:`z_i` so far and :math:`w_i` visits to come, the price
@@ -99,6 +101,23 @@ class ResolvingAllocator(Allocator):
         Rounds between refits of the bank's prior, drift and trend to what was reported, :meth:`BetaPosteriorBank.fit_drift`, or,
         where it forgets, of the prior alone. Reports that contradict all that was known together, as when a run takes up
         another model, then lower the weight of older evidence. None never refits.
+    groups : iterable of hashable, length n_prompts, or None
+        A label per prompt in row order, such as its data source. With ``fit_every`` each label then gets a prior of its own,
+        if the bank forgets. Where it does not, drift and trend are fitted together with one prior, which all labels share.
+        Prompts added later: :meth:`add_prompts`.
+    floors : mapping of label to float, or None
+        Least share of every round's rollouts for a label's prompts on offer, as far as they can take it; in all at most 1.
+        Labels below their floor are dealt exactly their floor, the others share the rest. The round's total stays. Shares
+        are rounded up to whole units; where a round is too small for all of them, those go first that are furthest behind.
+    retire_at : float, in (0, 1], or None
+        Posterior mean, as a share of the reward range, from which on a prompt rests, such as 0.9; None retires nobody. As many
+        prompts stay as can take the budget left at ``max_rollouts`` per offer, and of those on offer as many as the round's
+        exact total needs; the lowest means stay. What the user retires, no allocator brings back.
+    retire_after : int
+        Rollouts of evidence, as they have faded, that a prompt needs before it rests.
+    review : int or None
+        Rounds until a prompt that rests comes back, because about a fifth of solved prompts come back unsolved; None takes
+        a tenth of ``n_rounds``. Its evidence is then cut to half of ``retire_after``, so that the rest must be new.
     waves : {1, 2}
         2 deals every round in two waves: :meth:`allocate` deals the plan with at most 4 rollouts per prompt, and
         :meth:`continue_round` the rest after their rewards. Better values for the price of latency: the trainer
@@ -110,10 +129,10 @@ class ResolvingAllocator(Allocator):
     ------
     ValueError
         For sizes out of range, rollouts that are not whole units, neither rounds nor visits, or a budget that cannot
-        be spent; for "spread" with costs that differ or the group signal, and a coverage without "spread" or beyond the
-        budget.
+        be spent; for "spread" with costs that differ or the group signal, a coverage without "spread" or beyond the
+        budget, floors without groups or with costs that differ, and a review that nothing sets.
     TypeError
-        For sizes that are not integers.
+        For sizes that are not integers, and groups that are not labels in an order.
 
     Notes
     -----
@@ -157,7 +176,7 @@ class ResolvingAllocator(Allocator):
     """
 
     FIELDS: ClassVar[dict[str, Field]] = {
-        **Allocator.FIELDS,
+        **Safeguards.FIELDS,
         "_rng": Field(),
         "_plan": Field(),
         "_batch_price": Field(must="be a number", holds=lambda price, _: not np.isnan(price)),
@@ -186,6 +205,11 @@ class ResolvingAllocator(Allocator):
         exploration: float | None = None,
         fit_every: SupportsIndex | None = None,
         waves: SupportsIndex = 1,
+        groups: Iterable[Hashable] | None = None,
+        floors: Mapping[Any, float] | None = None,
+        retire_at: float | None = None,
+        retire_after: SupportsIndex = 16,
+        review: SupportsIndex | None = None,
         seed: int | np.random.Generator | np.random.SeedSequence = 0,
     ) -> None:
         rounds = (
@@ -277,6 +301,10 @@ class ResolvingAllocator(Allocator):
             fit_every=fit_every,
             waves=waves,
         )
+        if self._probe and floors is not None:
+            remedy = "Floors hold for the total of a round, which two waves only know at its end."
+            raise ValueError(error_text("floors", "be None with waves = 2", floors, remedy))
+        self._guard(groups, floors, retire_at, retire_after, review, rounds)
 
     @property
     def min_rollouts(self) -> int:
@@ -522,5 +550,6 @@ class ResolvingAllocator(Allocator):
         return mean_cost * self.horizon.equal_share_units / self.utility.saturation
 
     def _join(self, old: int, new: int) -> None:
+        super()._join(old, new)
         self._plan.grow(new, self._rng)
         self.ledger.grow(new)

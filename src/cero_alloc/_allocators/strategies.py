@@ -22,6 +22,7 @@ from cero_alloc._solvers.tables import BatchSolution, solve_batch
 from cero_alloc._solvers.units import NO_UNITS, Units, Visit, solve_visit
 
 from . import gains_kernels
+from .floors import Floors, Solve
 
 _ONE = np.ones(1)
 _SIGNAL_WIDTH = 1e-9  # group-signal prices this near count as one: demand jumps at each of them, so they are bracketed
@@ -83,6 +84,7 @@ class Plan(Stateful):
         self.left: FloatArray | None = visits
         self.offered = 1  # prompts on offer in this round
         self.most = self.max_units  # largest count of this deal: the second wave of a round has less room
+        self.floors: Floors | None = None
         self.price = 0.0  # last clearing price, utility per unit or token; 0: none yet
         self.tie: TieArray = tie_ranks(rng, len(bank))
         self.forget()
@@ -92,6 +94,10 @@ class Plan(Stateful):
         self.running: RunningPlan | None = None
         self._to_come: float | None = None  # sum of the visits left; None: not added up yet
         self._retirements = self.bank.evidence.retirements
+
+    def lifted(self, rows: IntArray | slice | None, visit: Visit, solve: Solve) -> Visit:
+        """Return a visit of these rows with the labels below their floor lifted to it."""
+        return visit if self.floors is None else self.floors.lift(rows, visit, solve)
 
     def check_retirements(self) -> None:
         """Plan afresh where prompts were retired or revived since the last visit."""
@@ -244,7 +250,13 @@ class WholeUnits:
         much = 2.0 * plan.utility.saturation / plan.share  # more than any gain
         tie = plan.tie if rows is None else plan.tie[rows]
         score = Units(q, z, tie, np.array([room]), plan.share, plan.utility, visits=visits)
-        return solve_visit(score, least, most, low=low, high=high, floor=plan.price, much=much)
+        visit = solve_visit(score, least, most, low=low, high=high, floor=plan.price, much=much)
+
+        def again(at: IntArray, total: int) -> Visit:
+            bounds = (bound if bound.size == 1 else bound[at] for bound in (least, most))
+            return solve_visit(score[at], *bounds, low=total, high=total, floor=plan.price, much=much)
+
+        return plan.lifted(rows, visit, again)
 
     def _running(self, rows: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, IntArray, float] | None:
         """Return value, exposure, visits left and plan of these rows, and the price, from what changed since the last call.
@@ -262,8 +274,8 @@ class WholeUnits:
         self._seen = journals[0].version, journals[1].version
         if plan.running is None or any(rows is None for rows in changes):
             z = plan.exposure()
-            room = np.rint(plan.visits_left(rows) * plan.max_units)
-            upper = np.minimum(room, plan.ledger.total_units).astype(np.int64)
+            upto = np.rint(plan.visits_left(rows) * plan.max_units)
+            upper = np.minimum(upto, plan.ledger.total_units).astype(np.int64)
             pool = Units(plan.values(None), z, plan.tie, upper, plan.share, plan.utility, ahead=z)
             plan.running = RunningPlan(pool)
         else:
@@ -305,7 +317,13 @@ class Spread:
         if plan.price == 0.0:  # the plan may exceed the budget: at price 0 it includes units without a gain
             target *= min(1.0, rest.budget / max(1.0, float(rest.planned(clearing, slice(None)).sum())))
         total = round_total(target, low, high, quantum, max_units)
-        units[places] = deal_evenly(rate, total, quantum=quantum, max_units=max_units, least=self.least, rng=self.rng)
+
+        def drawn(at: IntArray | slice, total: int) -> Visit:
+            part, least = rate[at], self.least
+            units = deal_evenly(part, total, quantum=quantum, max_units=max_units, least=least, rng=self.rng)
+            return Visit(units, plan.price)
+
+        units[places] = plan.lifted(offered, drawn(slice(None), total), drawn).units
         return Visit(units, plan.price)
 
 
@@ -326,7 +344,16 @@ class Tables:
             if weak > strict and low < part < high:
                 low = high = self.plan.ledger.costs.whole(part)
         solution = self.solve(rows, gains, low, high, clearing.low)
-        return Visit(solution.units, solution.price)
+        return self.lifted(rows, gains, solution)
+
+    def lifted(self, rows: IntArray | None, gains: FloatArray, solution: BatchSolution) -> Visit:
+        """Return the visit of a solution, with the labels below their floor lifted to it."""
+
+        def again(at: IntArray, total: int) -> Visit:
+            found = self.solve(at if rows is None else rows[at], gains[at], total, total, 0.0)
+            return Visit(found.units, found.price)
+
+        return self.plan.lifted(rows, Visit(solution.units, solution.price), again)
 
     def solve(self, rows: IntArray | None, gains: FloatArray, low: float, high: float, floor: float) -> BatchSolution:
         """Return the best counts of a table within a window."""
@@ -425,4 +452,4 @@ class Streaming:
         solution = self.tables.solve(rows, gains, low, high, plan.price)
         move = _STREAM_STEP * (rate - solution.wanted) / (ledger.even_pace * sqrt(ledger.round + 1))
         plan.price *= exp(-min(max(move, -1.0), 1.0))
-        return Visit(solution.units, solution.price)
+        return self.tables.lifted(rows, gains, solution)

@@ -70,7 +70,7 @@ class BetaPosteriorBank(Fits):
         Smallest and largest reward. Rewards are mapped to [0, 1]; :meth:`mean`, :meth:`interval` and :meth:`value` map back.
     dtype : {"float64", "float32"}
         How evidence is stored; all arithmetic is in float64. A prompt takes 12 bytes in float32 and 20 in float64, 8 more
-        with a trend, and 8 more once there were rewards between the ends of the range. Whole
+        with a trend, 2 more once there were rewards, and 8 more once there were some between the ends of the range. Whole
         successes and failures are exact up to :math:`2^{24}` without forgetting. With forgetting each update has a
         relative rounding error of at most :math:`2^{-24}`. The errors fade with the evidence and add up to less than
         :math:`2^{-24} / (1 - \rho)` of the largest evidence that the prompt had.
@@ -117,7 +117,7 @@ class BetaPosteriorBank(Fits):
         "_first": Field(),
         "reward_range": Field(own=True),
         "prompt_ids": Field(own=True),
-        **{name: Field(own=True) for name in Evidence.FIELDS},
+        **{name: Field(own=True, older=field.older) for name, field in Evidence.FIELDS.items()},
     }
 
     def __init__(
@@ -322,7 +322,8 @@ class BetaPosteriorBank(Fits):
         Parameters
         ----------
         ids : iterable of hashable
-            Prompts, each once; a prompt that is already retired stays retired.
+            Prompts, each once; a prompt that is already retired stays retired, also where an allocator had retired it only
+            for a time.
 
         Raises
         ------
@@ -386,8 +387,8 @@ class BetaPosteriorBank(Fits):
         from the same rollouts in both banks counts twice: give every worker an empty bank, and merge each once.
 
         Merging is commutative and associative but for the order of rows: exactly without forgetting and with whole
-        successes, otherwise up to rounding. A prompt is retired if it is in either bank. The calibration records add up.
-        Accounts of allocators do not change.
+        successes, otherwise up to rounding. A prompt is retired if it is in either bank, unless the other bank's allocator
+        retired it only for a time. The calibration records add up. Accounts of allocators do not change.
 
         Parameters
         ----------

@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from math import log
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray
-from cero_alloc._saving.state import Field, State, Stateful, require
+from cero_alloc._saving.state import Field, State, require
 
 from . import kernels
 from .calibration import FADE, TOP, CalibrationRecord
-from .fitting import fit_belief, share_kept, usual_motion
+from .fitting import fit_belief, usual_motion
+from .foresight import Foresight
 from .history import History
 from .journal import Journal
 from .prior import PriorFit, fit_groups, fit_prior, prior_arrays, require_moderate
 from .trend import LARGEST, Before, Reports
+from .unrewarded import Counts, merged, of_older_state
 
 BLOCK = 1024  # prompts per block of a pass over the pool: the scratch of a block stays in the cache
 LAST_TICK = 2**31 - 1  # the ticks are int32
 
 NONE = np.empty(0)
 _NO_ROWS = np.empty(0, dtype=np.int64)
-_LEAST = 1e-9  # of a parameter, where a report is taken out again
 _RECENT = 4096  # ticks whose power of the forgetting is looked up in a table
 
 Arrays = tuple[Any, ...]  # the argument ``evidence`` of the kernels, which say what it holds
 
 
-class Evidence(Stateful):
+class Evidence(Foresight):
     r"""Beta evidence by row, for allocators, which hold rows instead of ids.
 
     Nothing here is checked or locked: :class:`~cero_alloc.BetaPosteriorBank` does both. ``rows`` is an int64 array of rows;
@@ -75,6 +75,9 @@ class Evidence(Stateful):
         Product of all common shifts of the odds.
     anchors : numpy.ndarray of float64, shape (n_prompts,), or None
         ``odds`` at the last touch of each prompt, 0 for prompts never seen; None without a trend.
+    unrewarded : numpy.ndarray of uint16, shape (n_prompts,), or None
+        Rollouts that were reported of each prompt that never earned anything, for life: nothing here fades. At most 65,534;
+        65,535 marks a prompt that did earn something. None before the first report.
     deficits : numpy.ndarray of float64, shape (n_prompts,), or None
         Sum of r - r**2 over a prompt's rewards, aged like its outcomes; None while all rewards are 0 or 1.
     reports : Reports
@@ -83,6 +86,8 @@ class Evidence(Stateful):
         Past reports, from which drift, trend and prior are fitted; None where nobody asked for a fit.
     retired : numpy.ndarray of bool, shape (n_prompts,), or None
         Which prompts are retired; None for none of them.
+    resting : numpy.ndarray of int64, shape (n_prompts,), or None
+        Of the retired, those that an allocator retired: the round in which they come back; 0 for all others. None for none.
     retirements : int
         Version number of ``retired``; grows with every change of it.
     record : CalibrationRecord
@@ -108,6 +113,16 @@ class Evidence(Stateful):
         "history": Field(own=True),
         "record": Field(),
         "retired": Field("prompts", when_set=np.empty(0, dtype=bool)),
+        "resting": Field(
+            "prompts",
+            when_set=_NO_ROWS,
+            must="be 0, or a round for a retired prompt",
+            holds=lambda rounds, state: (
+                (rounds >= 0) & ((rounds == 0) | (state["retired"] if state["retired"] is not None else False))
+            ),
+            older=lambda _: None,
+        ),
+        "unrewarded": Field("prompts", when_set=np.empty(0, dtype=np.uint16), older=of_older_state),
         "prior": Field(own=True),
     }
 
@@ -135,26 +150,18 @@ class Evidence(Stateful):
         self.reports = Reports()
         self._unsettled = False  # whether reports of the round are not in the outcomes yet
         self.history: History | None = None
+        self.unrewarded: Counts | None = None
         self.retired: npt.NDArray[np.bool_] | None = None
+        self.resting: IntArray | None = None
         self.retirements = 0
         self.record = CalibrationRecord()
         self.journal = Journal(size)
         self._powers, self._powers_of = np.empty(0), 1.0  # powers of the forgetting, and of which forgetting
 
     @property
-    def moving(self) -> bool:
-        """Whether beliefs move: whether there is a drift or a trend."""
-        return self.drift > 0.0 or self.trend > 0.0
-
-    @property
     def changing(self) -> bool:
         """Whether a tick changes the values of all rows."""
         return self.forgetting < 1.0 or self.moving
-
-    @property
-    def at_rest(self) -> bool:
-        """Whether all that is known now holds to the end of the run."""
-        return not self.moving and self.loss == 0.0
 
     @property
     def arrays(self) -> Arrays:
@@ -280,6 +287,10 @@ class Evidence(Stateful):
             self._report(rows, successes, rollouts, lacks)
         else:
             kernels.observe(rows, successes, rollouts, lacks, arrays)
+        if self.unrewarded is None and rollouts.any():
+            self.unrewarded = np.zeros(self.size, dtype=np.uint16)
+        if self.unrewarded is not None:
+            kernels.count_unrewarded(rows, successes, rollouts, self.unrewarded)
         if self.history is not None:
             self.history.add(self.now, rows, successes, rollouts, lacks)
         if self.journal.followed:
@@ -367,73 +378,39 @@ class Evidence(Stateful):
                 self.now = end
                 self.ticks[:] = end
 
-    def notice_jump(self) -> None:
-        """Give all evidence less weight where the reports since the last call contradict it together.
-
-        A trend moves all rates alike, and a drift each by little. Where a run takes up another model, or another stage of
-        training, every rate may be another one: what was known then counts as much as predicts the reports best.
-        """
-        if self.history is None:
-            return
-        rows, sums = self.history.take_open()
-        if not rows.size:
-            return
-        won, n, lacks = sums.T
-        a, b = self.posterior(rows)
-        before = np.maximum(a - won, _LEAST), np.maximum(b - (n - won), _LEAST)
-        a0, b0 = (np.array(np.broadcast_to(side, rows.size)) for side in self.prior(rows))
-        share = share_kept(before, (a0, b0), won, n.astype(np.int64))
-        if share == 1.0:
-            return
-        self.keep_share(np.arange(self.size), share)
-        self.outcomes[rows] += (1.0 - share) * np.stack([won, n - won], axis=1)  # the reports themselves count in full
-        if self.deficits is not None:
-            self.deficits[rows] += (1.0 - share) * lacks
-        self.history.note_jump(self.now, share)
-
-    @property
-    def loss(self) -> float:
-        """Rate at which strengths fall towards that of the prior, per round: by the forgetting, and by jumps so far."""
-        jumps = 0.0 if self.history is None else self.history.lost / max(1, self.now)
-        return jumps - log(self.forgetting)
-
-    def foreseen(self, rows: IntArray | None, visits: FloatArray, spacing: FloatArray) -> FloatArray:
-        r"""Return how many of the later visits of these prompts the belief foresees, of ``visits`` in all, one now.
-
-        A visit in t rounds counts s(t) / s, the share of today's strength that a forecast so far ahead has:
-
-        .. math:: 1 / s(t) = (1 + \kappa t) / s + t (\delta + m (1 - m) \tau^2), \qquad s(t) \ge s_0 ,
-
-        summed over visits that are ``spacing`` rounds apart, with drift, trend and :attr:`loss`. At rest that is all of them.
-        """
-        later = visits - 1.0
-        if self.at_rest:
-            return later
-        a, b = self.posterior(rows)
-        s = a + b
-        a0, b0 = self.prior(np.arange(self.size) if rows is None else rows)
-        faded = spacing * (self.loss + s * (self.drift + (a / s) * (b / s) * self.trend**2))
-        some = np.log1p(faded * later / (1.0 + 0.5 * faded)) / np.maximum(faded, 1e-300)
-        found: FloatArray = np.clip(some, np.minimum(1.0, (a0 + b0) / s) * later, later)
-        return found
-
     def mark_retired(self, rows: IntArray, retired: bool) -> None:
-        """Set whether these prompts are retired."""
+        """Set whether these prompts are retired; no allocator brings back those that are."""
         marks = np.zeros(self.size, dtype=bool) if self.retired is None else self.retired.copy()
         marks[rows] = retired
+        if self.resting is not None:
+            due = self.resting.copy()
+            due[rows] = 0
+            self.resting = due if due.any() else None
+        self._mark(marks)
+
+    def rest(self, due: IntArray) -> None:
+        """Retire the prompts with a round to come back in; let those come back that rested and have none any more."""
+        marks = np.zeros(self.size, dtype=bool) if self.retired is None else self.retired.copy()
+        if self.resting is not None:
+            marks &= self.resting == 0
+        marks |= due > 0
+        self.resting = due if due.any() else None
+        self._mark(marks)
+
+    def _mark(self, marks: npt.NDArray[np.bool_]) -> None:
         self.retired = marks if marks.any() else None
         self.retirements += 1
         self.journal.note(None)
 
-    def keep_share(self, rows: IntArray, share: float) -> None:
-        """Multiply the evidence of these prompts by a share."""
+    def keep_share(self, rows: IntArray, share: float | FloatArray) -> None:
+        """Multiply the evidence of these prompts by a share, one for all or one for each."""
         if self.moving:
             self.bring_up()
-        self.outcomes[rows] *= share
+        self.outcomes[rows] *= np.reshape(share, (-1, 1))
         if self.deficits is not None:
             self.deficits[rows] *= share
-        if self.anchors is not None and share == 0.0:
-            self.anchors[rows] = 0.0  # as if never seen
+        if self.anchors is not None:
+            self.anchors[rows[np.broadcast_to(share, rows.size) == 0.0]] = 0.0  # as if never seen
         self.journal.note(rows)
 
     def set_prior(self, a0: FloatArray, b0: FloatArray) -> None:
@@ -513,6 +490,10 @@ class Evidence(Stateful):
             self.anchors = np.concatenate([self.anchors, np.zeros(extra)])
         if self.deficits is not None:
             self.deficits = np.concatenate([self.deficits, np.zeros(extra)])
+        if self.unrewarded is not None:
+            self.unrewarded = np.concatenate([self.unrewarded, np.zeros(extra, dtype=np.uint16)])
+        if self.resting is not None:
+            self.resting = np.concatenate([self.resting, np.zeros(extra, dtype=np.int64)])
         if self.retired is not None:
             self.retired = np.concatenate([self.retired, np.zeros(extra, dtype=bool)])
             self.retirements += 1
@@ -543,8 +524,10 @@ class Evidence(Stateful):
         self.ticks[rows] = latest
         self.now = max(self.now, other.now)
         self.record.merge(other.record)
+        self.unrewarded = merged(self.unrewarded, other.unrewarded, rows, self.size)
         if other.retired is not None:
-            self.mark_retired(rows[other.retired], True)
+            for_good = other.retired if other.resting is None else other.retired & (other.resting == 0)
+            self.mark_retired(rows[for_good], True)
         self.journal.note(None)
 
     # ------------------------------------------------------------ state

@@ -27,6 +27,7 @@ LEAST = (
     1e-6  # of its prior, below which a parameter never falls: what is left of it in float32 could be a rounding error
 )
 ALIKE = 1e-6  # deviation of a group's rewards, as a share of their mean, up to which they are alike but for rounding
+REWARDED = 65535  # in place of a count of rollouts without a reward, once there was one: the largest uint16
 BLUR = 1e-14  # variance of a group's rewards, up to which it could be the rounding of their sums
 
 
@@ -228,6 +229,17 @@ def observe(rows, successes, rollouts, lacks, evidence):
         outcomes[i, 1] = lost + (rollouts[r] - successes[r])
         if deficits.size > 0:
             deficits[i] = lack + (lacks[r] if lacks.size > 0 else 0.0)
+
+
+@kernel
+def count_unrewarded(rows, successes, rollouts, unrewarded):
+    """Add the rollouts to the counts of prompts that never earned anything; the first reward marks a prompt for good."""
+    for r in range(rows.size):
+        i = rows[r]
+        if successes[r] > 0.0:
+            unrewarded[i] = REWARDED
+        elif unrewarded[i] != REWARDED:
+            unrewarded[i] = min(unrewarded[i] + rollouts[r], REWARDED - 1)
 
 
 @kernel

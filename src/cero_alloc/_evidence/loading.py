@@ -16,7 +16,7 @@ Bank = TypeVar("Bank")
 
 def evidence_of(state: Mapping[str, Any]) -> State:
     """Return the part of a bank's state that is its evidence's."""
-    return {"class": Evidence.__name__, **{key: state[key] for key in Evidence.FIELDS}}
+    return {"class": Evidence.__name__, **{key: state[key] for key in Evidence.FIELDS if key in state}}
 
 
 def empty_bank(build: Callable[..., Bank], state: Mapping[str, Any], label: str, size: int | None = None) -> Bank:

@@ -50,6 +50,7 @@ class Saved(Stateful):
     """
 
     _BUILD: ClassVar[Mapping[str, Callable[..., Any]]] = {}
+    _LATER: ClassVar[Mapping[str, Any]] = {}  # arguments that older states lack, and what they then stand at
     _given: Mapping[str, Any] = MappingProxyType({})  # the arguments in plain form
 
     def _remember(self, **arguments: Any) -> None:
@@ -230,6 +231,7 @@ class Saved(Stateful):
         ours, kind = self._given, type(self).__name__
         if not isinstance(theirs, Mapping):
             raise ValueError(error_text("state['arguments']", "be a dict", theirs, REMEDY))
+        theirs = {**self._LATER, **theirs}
         for name in set(ours) ^ set(theirs):
             raise ValueError(
                 f"state['arguments'] must hold what this {kind} was built with, {name!r} differs. {REMEDY}"
@@ -267,6 +269,8 @@ def _n_prompts(state: Any) -> int | None:
     ids = bank.get("prompt_ids") if isinstance(bank, Mapping) else None
     if isinstance(ids, (int, np.integer)):
         return int(ids)
+    if isinstance(ids, np.ndarray) and ids.ndim == 1:
+        return ids.size
     return len(ids) if isinstance(ids, (list, tuple, range)) else None
 
 

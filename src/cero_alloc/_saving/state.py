@@ -40,6 +40,8 @@ class Field(NamedTuple):
         Makes the attribute from the keywords that its plain form holds; None takes a copy of the plain form.
     own : bool
         Whether the class itself writes, checks and restores the entry, because no attribute has its plain form.
+    older : callable or None
+        ``older(state)`` makes the entry of a state that was written before there was this field; None: every state has it.
     """
 
     rows: Literal["same", "prompts", "shared"] = "same"
@@ -49,6 +51,7 @@ class Field(NamedTuple):
     holds: Callable[[Any, Mapping[str, Any]], Any] | None = None
     build: Callable[..., Any] | None = None
     own: bool = False
+    older: Callable[[Mapping[str, Any]], Any] | None = None
 
 
 class Stateful:
@@ -81,6 +84,7 @@ class Stateful:
             raise TypeError(error_text(label, f"be the dict that {kind}.state_dict returned", state, REMEDY))
         if not is_of(state, kind):
             raise ValueError(error_text(f"{label}['class']", f"be {kind!r}", state.get("class"), REMEDY))
+        state = _completed(self.FIELDS, state)
         odd = sorted({key_of(name) for name in self.FIELDS} ^ (set(state) - {"class"}), key=str)
         if odd:
             raise ValueError(f"{label} must hold the entries of a {kind}, missing or foreign: {odd}. {REMEDY}")
@@ -103,6 +107,7 @@ class Stateful:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Take a state that has been checked."""
+        state = _completed(self.FIELDS, state)
         for name, field in self.FIELDS.items():
             if field.own or field.fixed:
                 continue
@@ -142,6 +147,16 @@ def check_array(label: str, like: np.ndarray[Any, Any], then: object, rows: int 
         raise ValueError(error_text(label, f"be {like.dtype} of shape {shape}", got, REMEDY))
     if like.dtype.kind == "f":
         require(label, "be finite", then, np.isfinite(then))
+
+
+def _completed(fields: Mapping[str, Field], state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a state with the entries that an older version did not write."""
+    lacking = {
+        key_of(name): field.older(state)
+        for name, field in fields.items()
+        if field.older is not None and key_of(name) not in state
+    }
+    return {**state, **lacking} if lacking else state
 
 
 def _check_type(label: str, now: Any, then: Any, size: int | None, rows: str) -> None:
