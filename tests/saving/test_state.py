@@ -807,6 +807,7 @@ def test_a_resolving_allocators_state_holds_what_changes():
     assert set(state) == {
         "schema", "arguments", "class", "bank", "ledger", "rng", "plan", "batch_price", "prior_fit", "deliveries",
         "labels",
+        "round",
     }  # fmt: skip
     assert state["class"] == "ResolvingAllocator"
     assert state["plan"]["left"].tolist() == [2.0, 1.0]

@@ -118,7 +118,8 @@ class Allocator(TakesFeedback):
                 self._grow()
             offer = self._offer(prompt_ids)
             request = self._request(offer, budget, exact)
-            self.bank.evidence.notice_jump()
+            if self._fit_every is not None:
+                self.bank.evidence.notice_jump()
             if self._retirement is not None:  # the request is feasible: nothing is refused any more
                 offer, request = self._rested(offer, request, budget, exact)
             self._close()

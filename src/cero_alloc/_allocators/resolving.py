@@ -101,6 +101,10 @@ class ResolvingAllocator(Safeguards):
         Rounds between refits of the bank's prior, drift and trend to what was reported, :meth:`BetaPosteriorBank.fit_drift`, or,
         where it forgets, of the prior alone. Reports that contradict all that was known together, as when a run takes up
         another model, then lower the weight of older evidence. None never refits.
+    waves : {1, 2}
+        2 deals every round in two waves: :meth:`allocate` deals the plan with at most 4 rollouts per prompt, and
+        :meth:`continue_round` the rest after their rewards. Better values for the price of latency: the trainer
+        generates and scores twice in a row.
     groups : iterable of hashable, length n_prompts, or None
         A label per prompt in row order, such as its data source. With ``fit_every`` each label then gets a prior of its own,
         if the bank forgets. Where it does not, drift and trend are fitted together with one prior, which all labels share.
@@ -118,10 +122,6 @@ class ResolvingAllocator(Safeguards):
     review : int or None
         Rounds until a prompt that rests comes back, because about a fifth of solved prompts come back unsolved; None takes
         a tenth of ``n_rounds``. Its evidence is then cut to half of ``retire_after``, so that the rest must be new.
-    waves : {1, 2}
-        2 deals every round in two waves: :meth:`allocate` deals the plan with at most 4 rollouts per prompt, and
-        :meth:`continue_round` the rest after their rewards. Better values for the price of latency: the trainer
-        generates and scores twice in a row.
     seed : int, numpy.random.Generator or SeedSequence
         Draws the permutation that breaks ties, and with "spread" the counts of every round.
 
@@ -499,7 +499,7 @@ class ResolvingAllocator(Safeguards):
         >>> first = allocator.allocate(budget=24, exact=True)
         >>> allocator.update(None, successes=[4, 2, 0], rollouts=first)
         >>> first.tolist(), allocator.continue_round(first, successes=[4, 2, 0]).tolist()
-        ([4, 4, 4], [2, 8, 2])
+        ([4, 4, 4], [2, 7, 3])
         """
         if not self._probe:
             return np.zeros(np.size(counts), dtype=np.int64)

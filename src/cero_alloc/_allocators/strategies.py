@@ -201,8 +201,8 @@ class Plan(Stateful):
         """Return how many of the later of these visits the belief foresees."""
         if self.bank.evidence.at_rest:
             return visits - 1.0
-        rounds = self.visits_left(None) if self.left is None else self.offers_to_come(slice(0)) / self.offered
-        return self.bank.evidence.foreseen(rows, visits, np.maximum(1.0, rounds / visits))
+        rounds = max(1, self.ledger.rounds_left) if self.left is None else self.offers_to_come(slice(0)) / self.offered
+        return self.bank.evidence.foreseen(rows, visits, np.maximum(1.0, rounds / np.maximum(1.0, visits)))
 
     def remaining(self, q: FloatArray, z: FloatArray, left: FloatArray, cost: FloatArray = _ONE) -> Remaining:
         """Return the remaining problem over the pool."""

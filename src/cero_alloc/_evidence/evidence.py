@@ -159,6 +159,16 @@ class Evidence(Foresight):
         self._powers, self._powers_of = np.empty(0), 1.0  # powers of the forgetting, and of which forgetting
 
     @property
+    def moving(self) -> bool:
+        """Whether beliefs move: whether there is a drift or a trend."""
+        return self.drift > 0.0 or self.trend > 0.0
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether all that is known now holds to the end of the run."""
+        return not self.changing and (self.history is None or not self.history.jumped)
+
+    @property
     def changing(self) -> bool:
         """Whether a tick changes the values of all rows."""
         return self.forgetting < 1.0 or self.moving

@@ -32,7 +32,12 @@ class Foresight(Stateful):
     @property
     def moving(self) -> bool:
         """Whether beliefs move: whether there is a drift or a trend."""
-        return self.drift > 0.0 or self.trend > 0.0
+        raise NotImplementedError
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether all that is known now holds to the end of the run."""
+        raise NotImplementedError
 
     def posterior(self, rows: IntArray | None) -> tuple[FloatArray, FloatArray]:
         """Return the Beta parameters, in pseudo-rollouts, aged to now."""
@@ -46,11 +51,6 @@ class Foresight(Stateful):
         """Multiply the evidence of these prompts by a share."""
         raise NotImplementedError
 
-    @property
-    def at_rest(self) -> bool:
-        """Whether all that is known now holds to the end of the run."""
-        return not self.moving and self.loss == 0.0
-
     def notice_jump(self) -> None:
         """Give all evidence less weight where the reports since the last call contradict it together.
 
@@ -62,7 +62,7 @@ class Foresight(Stateful):
         rows, sums = self.history.take_open()
         if not rows.size:
             return
-        won, n, lacks = sums.T
+        won, n, lacks = np.ascontiguousarray(sums.T)
         a, b = self.posterior(rows)
         before = np.maximum(a - won, _LEAST), np.maximum(b - (n - won), _LEAST)
         a0, b0 = (np.array(np.broadcast_to(side, rows.size)) for side in self.prior(rows))
@@ -90,7 +90,7 @@ class Foresight(Stateful):
 
         summed over visits that are ``spacing`` rounds apart, with drift, trend and :attr:`loss`. At rest that is all of them.
         """
-        later = visits - 1.0
+        later = np.maximum(visits, 1.0) - 1.0
         if self.at_rest:
             return later
         a, b = self.posterior(rows)

@@ -86,6 +86,11 @@ class History(Stateful):
         return rows, sums
 
     @property
+    def jumped(self) -> bool:
+        """Whether a jump was noticed."""
+        return bool(self._jumps)
+
+    @property
     def lost(self) -> float:
         """Logarithm of what all jumps together left of evidence from before them, with the other sign."""
         return -sum(log(share) for _, share in self._jumps)
