@@ -519,7 +519,7 @@ def test_an_allocator_of_other_prompts_is_refused(args_of):
         return runs.uniform([f"other {prompt}" for prompt in prompts], **run)
 
     with pytest.raises(
-        ValueError, match=r"the allocator's bank must hold every prompt of the data set, got none of '0 '"
+        ValueError, match=r"the allocator's bank must hold every prompt of the training set, got none of '0 '"
     ):
         runs.build(args_of(), make)
 

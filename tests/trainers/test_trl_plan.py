@@ -72,7 +72,7 @@ def test_groups_have_the_trainers_size_at_least(tmp_path):
 def test_what_allocator_for_cannot_read(tmp_path):
     args, rows = runs.config(tmp_path), runs.tiny_dataset(32)
     with pytest.raises(
-        ValueError, match=r"costs must be None, got costs = 2\.0\. Leave it out: a batch of TRL has a fixed"
+        ValueError, match=r"costs must be None, got costs = 2\.0\. Leave it out: a batch of a trainer has an exact"
     ):
         allocator_for(args, rows, costs=2.0)
     with pytest.raises(

@@ -51,7 +51,7 @@ def run_allocator(
     Raises
     ------
     ValueError, TypeError
-        For an unknown mode or kind of advantages, or as :func:`~cero_alloc.training_allocator`.
+        For an unknown mode or kind of advantages, for ``costs``, or as :func:`~cero_alloc.training_allocator`.
 
     Examples
     --------
@@ -62,6 +62,9 @@ def run_allocator(
     check_advantages(advantages)
     if mode not in ("select", "redeal"):
         raise ValueError(error_text("mode", "be one of ['select', 'redeal']", mode, "Correct the spelling."))
+    if settings.get("costs") is not None:
+        remedy = "Leave it out: a batch of a trainer has an exact number of rollouts, whatever they cost."
+        raise ValueError(error_text("costs", "be None", settings["costs"], remedy))
     run: dict[str, Any] = {"total_budget": n_rounds * slots, "n_rounds": n_rounds, "round_capacity": slots}
     if advantages == "group":
         run["rollouts_per_visit"] = group_size

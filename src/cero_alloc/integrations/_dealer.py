@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -96,6 +96,16 @@ def check_advantages(advantages: str) -> None:
     if advantages not in get_args(Advantages):
         condition = f"be one of {list(get_args(Advantages))}"
         raise ValueError(error_text("advantages", condition, advantages, "Correct the spelling."))
+
+
+def require_known(allocator: Any, keys: Iterable[Hashable]) -> None:
+    """Raise unless an allocator's bank holds all of these prompts."""
+    unknown = next((key for key in keys if key not in allocator.bank), None)
+    if unknown is not None:
+        raise ValueError(
+            f"the allocator's bank must hold every prompt of the training set, got none of {repr(unknown)[:80]}. Build it "
+            "from the prompts that build is given."
+        )
 
 
 def require_exact_batches(

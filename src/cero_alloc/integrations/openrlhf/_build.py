@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cero_alloc import ResolvingAllocator
-from cero_alloc._checks import error_text
 from cero_alloc.integrations._build import Mode, run_allocator
 from cero_alloc.integrations._dealer import Advantages
 
@@ -42,7 +41,6 @@ def allocator_for(
     *,
     mode: Mode = "select",
     advantages: Advantages = "posterior",
-    costs: Sequence[float] | None = None,
     **settings: Any,
 ) -> ResolvingAllocator:
     """Return the recommended allocator for the stock run's rollouts.
@@ -61,8 +59,6 @@ def allocator_for(
     advantages : {"posterior", "group"}
         Over the prompt's posterior mean, which serves single rollouts, or over the group's mean: then
         ``rollout.n_samples_per_prompt`` is the least count of a prompt.
-    costs : None
-        A batch has an exact number of rollouts, so that prices per prompt cannot bind.
     **settings
         Any other argument of :func:`~cero_alloc.training_allocator`, or another value for one that is set here.
 
@@ -87,9 +83,6 @@ def allocator_for(
         allocator = allocator_for(args, ["1 + 1 = ", "2 + 2 = "])
         allocator.horizon.total_budget  # prompts x rollout.n_samples_per_prompt x train.num_episodes
     """
-    if costs is not None:
-        remedy = "Leave it out: a batch of OpenRLHF has an exact number of rollouts."
-        raise ValueError(error_text("costs", "be None", costs, remedy))
     refuse_repeated_prompts(dataset)
     plan = run_plan(args, len(dataset))
     run: dict[str, Any] = {

@@ -21,7 +21,7 @@ from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 
 from cero_alloc import checkpoint
 from cero_alloc.integrations._build import Mode
-from cero_alloc.integrations._dealer import Advantages, Dealer, require_exact_batches
+from cero_alloc.integrations._dealer import Advantages, Dealer, require_exact_batches, require_known
 from cero_alloc.integrations._resume import resumed
 from cero_alloc.integrations._versions import require_version
 
@@ -158,12 +158,7 @@ class AllocatedPPOTrainer(synchronous.PPOTrainer.__ray_actor_class__):
         )
 
     def _refuse_misfits(self, allocator: Any) -> None:
-        unknown = next((text for text in self.texts if text not in allocator.bank), None)
-        if unknown is not None:
-            raise ValueError(
-                f"the allocator's bank must hold every prompt of the data set, got none of {unknown[:80]!r}. Build it from the "
-                "prompts that build is given."
-            )
+        require_known(allocator, self.texts)
         batch, size = min(len(self.texts), self.args.rollout.batch_size), self.args.rollout.n_samples_per_prompt
         offered = len(self.texts) if self.own_mode == "select" else None
         setting = "rollout.n_samples_per_prompt"

@@ -21,7 +21,6 @@ def allocator_for(
     id_column: str = "prompt_id",
     mode: Mode = "select",
     advantages: Advantages = "posterior",
-    costs: object = None,
     **settings: Any,
 ) -> ResolvingAllocator:
     """Return the recommended allocator for a run of TRL, for the rollouts that the stock trainer would generate.
@@ -39,8 +38,6 @@ def allocator_for(
         Candidates of a batch: the whole training set, or the prompts that the data loader brings.
     advantages : {"posterior", "group"}
         "posterior" deals single rollouts. "group" deals groups of ``num_generations`` or more.
-    costs : None
-        A batch of TRL has a fixed number of rollouts, so that costs per prompt have no place here.
     **settings
         Any other argument of :func:`~cero_alloc.training_allocator`, or another value for one that is set here.
 
@@ -53,7 +50,7 @@ def allocator_for(
     ------
     ValueError
         For a data set without length, without the column, or with fewer rows than a batch has prompts; for ids that are
-        missing or repeated; for costs; and as :func:`~cero_alloc.training_allocator`.
+        missing or repeated, and as :func:`~cero_alloc.training_allocator`.
 
     Examples
     --------
@@ -63,9 +60,6 @@ def allocator_for(
         allocator = allocator_for(config, dataset)
         AllocatedGRPOTrainer(..., args=config, train_dataset=dataset, allocator=allocator).train()
     """
-    if costs is not None:
-        remedy = "Leave it out: a batch of TRL has a fixed number of rollouts, whatever they cost."
-        raise ValueError(error_text("costs", "be None", costs, remedy))
     ids = prompt_ids(dataset, id_column)
     rounds, per_round = generation_rounds(config, len(ids)), config.generation_batch_size // config.num_generations
     run: dict[str, Any] = {

@@ -58,7 +58,6 @@ def allocator_for(
     id_column: str = "index",
     mode: Mode = "select",
     advantages: Advantages = "posterior",
-    costs: Sequence[float] | None = None,
     **settings: Any,
 ) -> ResolvingAllocator:
     """Return the recommended allocator for the stock run's rollouts.
@@ -79,8 +78,6 @@ def allocator_for(
     advantages : {"posterior", "group"}
         Over the prompt's posterior mean, which serves single rollouts, or over the group's mean: then verl's ``n`` is the
         least count of a prompt.
-    costs : None
-        A batch has an exact number of rollouts, so that prices per prompt cannot bind.
     **settings
         Any other argument of :func:`~cero_alloc.training_allocator`, or another value for one that is set here.
 
@@ -106,9 +103,6 @@ def allocator_for(
         allocator = allocator_for(config, range(7473))
         allocator.horizon.total_budget  # steps x data.train_batch_size x actor_rollout_ref.rollout.n
     """
-    if costs is not None:
-        remedy = "Leave it out: a batch of verl has an exact number of rollouts."
-        raise ValueError(error_text("costs", "be None", costs, remedy))
     ids = prompt_ids(dataset, id_column)
     plan = run_plan(config, len(ids))
     run: dict[str, Any] = {

@@ -24,7 +24,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from cero_alloc import checkpoint
-from cero_alloc.integrations._dealer import Dealer, require_exact_batches
+from cero_alloc.integrations._dealer import Dealer, require_exact_batches, require_known
 from cero_alloc.integrations._resume import resumed
 from cero_alloc.integrations._versions import require_version
 
@@ -117,12 +117,7 @@ class Allocated(PPOTrainer):
         return allocator_for(self.config, prompts, mode=own.mode, advantages=own.advantages, **run)
 
     def _refuse_misfits(self, allocator: Any) -> None:
-        unknown = next((key for key in self._prompts if key not in allocator.bank), None)
-        if unknown is not None:
-            raise ValueError(
-                f"the allocator's bank must hold every prompt of the training set, got none of {unknown!r}. Build it from the "
-                "prompts that build is given."
-            )
+        require_known(allocator, self._prompts)
         batch, size = self.config.data.train_batch_size, self._plan.group_size
         offered = len(self._prompts) if self._own.mode == "select" else None
         setting = "actor_rollout_ref.rollout.n"
