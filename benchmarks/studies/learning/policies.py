@@ -280,7 +280,14 @@ SETTINGS = {
     "groups of 16": _varied(min_rollouts=16, max_rollouts=16),
     "re-deal": Contender(
         lambda plan: resolving(
-            plan, 1.0, "height", fit_every=31, min_rollouts=2, max_rollouts=4 * PER_VISIT, visits=plan.visits
+            plan,
+            1.0,
+            "height",
+            fit_every=31,
+            exploration=0.0,
+            min_rollouts=2,
+            max_rollouts=4 * PER_VISIT,
+            visits=plan.visits,
         ),
         mode="re-deal",
     ),

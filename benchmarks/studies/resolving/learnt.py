@@ -49,7 +49,7 @@ def policies(utility: SaturatingUtility, seed: int, rounds: int, **run: Any) -> 
         "FenchelDual": of(FenchelDualAllocator, value, visits),
         "FenchelDual, catch_up": of(FenchelDualAllocator, value, visits, {"catch_up": True}),
         "Resolving, flat": resolving(),
-        "Resolving, fitted": resolving(fit_every=once),
+        "Resolving, fitted": resolving(fit_every=once, exploration=0.0),
         "Resolving, fitted, exploring": resolving(fit_every=once, exploration=EXPLORATION),
         "Resolving, streaming": resolving(visits=None),
         "Resolving, group signal": resolving(signal="group"),

@@ -161,6 +161,11 @@ class Plan(Stateful):
         """Share of this visit's room that a first wave has taken."""
         return 1.0 - self.most / self.max_units
 
+    def room(self, left: FloatArray) -> FloatArray:
+        """Return the most units that so many visits can take."""
+        units = left * self.max_units
+        return np.rint(units) if self.taken else units
+
     def at_least_this(self, left: FloatArray) -> FloatArray:
         """Return the visits left of prompts on offer, this one included even if they are offered more often than planned."""
         found: FloatArray = np.maximum(left, 1.0) - self.taken
@@ -206,7 +211,7 @@ class Plan(Stateful):
 
     def remaining(self, q: FloatArray, z: FloatArray, left: FloatArray, cost: FloatArray = _ONE) -> Remaining:
         """Return the remaining problem over the pool."""
-        return Remaining(q, z, np.rint(left * self.max_units), cost, self.ledger.funds, self.share, self.utility)
+        return Remaining(q, z, self.room(left), cost, self.ledger.funds, self.share, self.utility)
 
     def guess(self, q: FloatArray, cost: FloatArray = _ONE) -> float:
         """Return the last price, or at first the marginal utility at an equal share."""
@@ -243,7 +248,7 @@ class WholeUnits:
         if wanted.size == 0:  # no prompt on offer
             return Visit(wanted, plan.price)
         most = np.minimum(wanted, room)
-        least, later = NO_UNITS, np.rint(left * max_units) - room
+        least, later = NO_UNITS, plan.room(left) - room
         if float(later.min()) < int(wanted.max(initial=0)):
             least = np.minimum(np.maximum(wanted - later.astype(np.int64), 0), room)
         visits = plan.spread_over(left, rows)
@@ -274,7 +279,7 @@ class WholeUnits:
         self._seen = journals[0].version, journals[1].version
         if plan.running is None or any(rows is None for rows in changes):
             z = plan.exposure()
-            upto = np.rint(plan.visits_left(rows) * plan.max_units)
+            upto = plan.room(plan.visits_left(rows))
             upper = np.minimum(upto, plan.ledger.total_units).astype(np.int64)
             pool = Units(plan.values(None), z, plan.tie, upper, plan.share, plan.utility, ahead=z)
             plan.running = RunningPlan(pool)
@@ -283,7 +288,7 @@ class WholeUnits:
             left = plan.offers_left(changed)
             offered = np.searchsorted(changed, rows)
             left[offered] = plan.at_least_this(left[offered])
-            upper = np.minimum(np.rint(left * plan.max_units), plan.ledger.total_units).astype(np.int64)
+            upper = np.minimum(plan.room(left), plan.ledger.total_units).astype(np.int64)
             z = plan.ledger.exposure_units[changed].astype(np.float64)
             plan.running.change(changed, plan.values(changed), z, upper)
         found = plan.running.solve(budget, rows, plan.price)
