@@ -235,7 +235,7 @@ class WholeUnits:
 
     def deal(self, rows: IntArray | None, low: float, high: float) -> Visit:
         """Return the units of these rows."""
-        plan, max_units, room = self.plan, self.plan.max_units, self.plan.most
+        plan, room = self.plan, self.plan.most
         found = None if rows is None or plan.left is None else self._running(rows)
         if found is not None:
             q, z, left, wanted, plan.price = found

@@ -13,10 +13,26 @@ from cero_alloc._allocators.resolving import ResolvingAllocator
 from cero_alloc._allocators.training import training_allocator
 from cero_alloc._checks import IntArray, error_text, instance, integer, real
 from cero_alloc._evidence.bank import BetaPosteriorBank
-from cero_alloc.baselines import PEERS, FixedPacing, Greedy, Uniform
+from cero_alloc.baselines import (
+    ARCUS,
+    DPS,
+    NGU,
+    PEERS,
+    SARA,
+    Baseline,
+    CurES,
+    FixedPacing,
+    Greedy,
+    MaPP,
+    PilotCommit,
+    Uniform,
+)
 
 from ._log import RolloutLog
 from ._results import UNIFORM, Offer
+
+_MANY = 2_000_000  # rollouts of a log
+_SLOWEST = (ARCUS, CurES, DPS, MaPP, NGU, PilotCommit, SARA)
 
 
 def default_policies(
@@ -31,6 +47,7 @@ def default_policies(
     and twice that for all rollouts of batches, so that they choose half of each batch. Re-solving allocators deal groups of
     at least the log's mean size with ``offer="pool"``, and of at least 2 with ``offer="batch"``. With a ``budget`` below 1 in
     batches and no ``group_size``, groups are the logged ones or none, and rules that vary counts or deal in waves are left out.
+    Of a log with more than 2 million rollouts the seven slowest rules are left out, too.
 
     Parameters
     ----------
@@ -87,9 +104,14 @@ def default_policies(
         **{
             cls.__name__: partial(peer, cls, one_size if cls.kind == "selects" else per_visit)
             for cls in PEERS
-            if cls.kind == "selects" or not whole_groups(offer, budget, group_size)
+            if (cls.kind == "selects" or not whole_groups(offer, budget, group_size)) and cls not in too_slow(log)
         },
     }
+
+
+def too_slow(log: RolloutLog) -> tuple[type[Baseline], ...]:
+    """Return the rules that a log with very many rollouts is not played under, so that a report takes half a minute."""
+    return _SLOWEST if log.n_rollouts > _MANY else ()
 
 
 def check_offer(offer: str) -> None:

@@ -25,6 +25,7 @@ from ._policies import (
     own_steps,
     peer,
     step_totals,
+    too_slow,
     training,
     whole_groups,
 )
@@ -139,8 +140,11 @@ def replay(
     chosen.setdefault(UNIFORM, defaults[UNIFORM])
     tallies, left_out = {}, []
     if policies is None and whole_groups(offer, budget, group_size):
-        names = ", ".join(cls.__name__ for cls in PEERS if cls.__name__ not in defaults)
+        names = ", ".join(cls.__name__ for cls in PEERS if cls.kind != "selects")
         left_out.append(f"{names}: they vary counts, and whole groups of the log's size leave nothing to vary")
+    if policies is None and too_slow(log):
+        names = ", ".join(cls.__name__ for cls in too_slow(log))
+        left_out.append(f"{names}: they would take longest, and the log is large. Name them in policies= to play them")
     for name, make in chosen.items():
         tally = stage.play(make)
         if isinstance(tally, str):
