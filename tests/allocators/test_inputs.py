@@ -39,7 +39,7 @@ ALLOCATORS = {
     **{cls.__name__: cls for cls in (*baselines.PEERS, *baselines.CONTROLS)},
 }
 PLAIN = [name for name in ALLOCATORS if "," not in name]  # those that take any argument
-WHOLE = [name for name in ALLOCATORS if not hasattr(ALLOCATORS[name], "continue_round")]
+WHOLE = [name for name in ALLOCATORS if getattr(ALLOCATORS[name], "kind", "") != "waves"]
 
 
 def breaks_off(*items):
@@ -59,6 +59,13 @@ def begun(name):
     allocator = ALLOCATORS[name](bank_of(4), **RUN)
     counts = allocator.allocate()
     allocator.update(None, counts // 4, counts // 2)
+    return allocator
+
+
+def probed():
+    """An allocator that has dealt the first of two waves, the second of which has as many rollouts as it may."""
+    allocator = ResolvingAllocator(bank_of(4), **RUN, waves=2)
+    allocator.allocate(budget=64, exact=True)
     return allocator
 
 
@@ -95,6 +102,7 @@ PARTS = {
     "bank": lambda: bank_of(4),
     "named": lambda: bank_of(list("abcd")),
     "waves": lambda: begun("DAPO"),
+    "probed": probed,
     "tokens": lambda: ResolvingAllocator(bank_of(4), **RUN, costs=[1.0, 2.0, 3.0, 4.0]),
     "sharded": shards,
 }

@@ -305,12 +305,12 @@ def test_a_plan_counts_on_no_more_visits_than_it_has_groups_for():
     loaded = ResolvingAllocator(bank, min_rollouts=8, front_load=9.0, **run)
     assert planned.allocate().tolist() == loaded.allocate().tolist()
     # Single units are not groups: there is a visit for each.
-    assert ResolvingAllocator(bank, **run)._plan.spread_over(np.array([64.0])).tolist() == [64.0]
-    assert ResolvingAllocator(bank, min_rollouts=32, **run)._plan.spread_over(np.array([64.0, 1.0])).tolist() == [
+    assert ResolvingAllocator(bank, **run)._plan.spread_over(np.array([64.0]), None).tolist() == [64.0]
+    assert ResolvingAllocator(bank, min_rollouts=32, **run)._plan.spread_over(np.array([64.0, 1.0]), None).tolist() == [
         2.0,
         1.0,
     ]
     costly = ResolvingAllocator(bank, min_rollouts=8, costs=10.0, **{**run, "total_budget": 640 * 40})
-    assert costly._plan.spread_over(np.array([64.0])).tolist() == [8.0]
+    assert costly._plan.spread_over(np.array([64.0]), None).tolist() == [8.0]
     tokens = ResolvingAllocator(bank, min_rollouts=8, costs=np.full(40, 10.0), **{**run, "total_budget": 640 * 40})
-    assert tokens._plan.spread_over(np.array([64.0])).tolist() == [8.0]
+    assert tokens._plan.spread_over(np.array([64.0]), None).tolist() == [8.0]

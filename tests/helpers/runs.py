@@ -31,6 +31,8 @@ FORMS = {  # arguments beside RUN; those of the bank under "bank"
             "retire_at": 0.5, "retire_after": 2, "review": 3,
         },
     ),
+    "ResolvingAllocator, waves": ("ResolvingAllocator", {"visits": 9, "min_rollouts": 2, "fit_every": 2, "waves": 2}),
+    "ResolvingAllocator, waves in a stream": ("ResolvingAllocator", {"waves": 2}),
     "VIP, process": ("VIP", {"embeddings": np.eye(6)[:, :3] + 0.1}),
     "BOTS, references": ("BOTS", {"references": (np.full(6, 0.2), np.full(6, 0.9))}),
     "FenchelDualAllocator, moving": ("FenchelDualAllocator", {"bank": MOVING, "catch_up": True}),

@@ -805,9 +805,8 @@ def test_a_resolving_allocators_state_holds_what_changes():
     policy.allocate()
     state = policy.state_dict()
     assert set(state) == {
-        "schema", "arguments", "class", "bank", "ledger", "rng", "plan", "batch_price", "prior_fit", "deliveries",
+        "schema", "arguments", "class", "bank", "ledger", "rng", "plan", "batch_price", "prior_fit", "round", "deliveries",
         "labels",
-        "round",
     }  # fmt: skip
     assert state["class"] == "ResolvingAllocator"
     assert state["plan"]["left"].tolist() == [2.0, 1.0]

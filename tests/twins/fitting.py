@@ -29,14 +29,36 @@ def log_gamma(x):
     return total - below.ln()
 
 
-def prequential(rounds, prior, motion):
-    """Every round moves the belief on every prompt that was reported before."""
+def moved(belief, odds, drift, now, most):
+    """One round of drift after the other, and then the shift of the odds."""
+    a, b, since, anchor = belief
+    for _ in range(int(since), int(now)):
+        a, b, _ = faded(a, b, 0.0, drift, 1 / most)
+    return shifted(a, b, 0.0, odds / anchor)[:2]
+
+
+def kept_chance(share, before, prior, won, rollouts):
+    """Every prompt's parameters and chance by itself."""
+    prompts = zip(*before, *prior, won, rollouts, strict=True)
+    return math.fsum(log_chance(*kept((a, b), (a0, b0), share), s, n) for a, b, a0, b0, s, n in prompts)
+
+
+def kept(belief, prior, share):
+    """The prior and a share of what a belief exceeds it by."""
+    return tuple(start + share * (now - start) for now, start in zip(belief, prior, strict=True))
+
+
+def prequential(rounds, prior, motion, jumps):
+    """Every round moves the belief on every prompt that was reported before, and every jump leaves a share of it."""
     starts, ticks, rows, won, rollouts = rounds
     drift, trend = motion
     beliefs, now, total = {}, ticks[0] if len(ticks) else 0, 0.0
     for k, tick in enumerate(ticks):
-        for _ in range(now, tick):
+        for time in range(now + 1, tick + 1):
             beliefs = {i: faded(*belief, 0.0, drift, sum(prior))[:2] for i, belief in beliefs.items()}
+            for when, share in zip(*jumps, strict=True):
+                if when == time:
+                    beliefs = {i: kept(belief, prior, share) for i, belief in beliefs.items()}
         now, reports = tick, [(rows[r], won[r], rollouts[r]) for r in range(starts[k], starts[k + 1])]
         total += math.fsum(log_chance(*beliefs.get(i, prior), s, n) for i, s, n in reports)
         shift = math.exp(common_shift([(*beliefs[i], s, n) for i, s, n in reports if i in beliefs], trend))

@@ -104,7 +104,7 @@ class ResolvingAllocator(Safeguards):
     waves : {1, 2}
         2 deals every round in two waves: :meth:`allocate` deals the plan with at most 4 rollouts per prompt, and
         :meth:`continue_round` the rest after their rewards. Better values for the price of latency: the trainer
-        generates and scores twice in a row.
+        generates and scores twice in a row. A round whose least counts cannot make up the rest is dealt at once.
     groups : iterable of hashable, length n_prompts, or None
         A label per prompt in row order, such as its data source. With ``fit_every`` each label then gets a prior of its own,
         if the bank forgets. Where it does not, drift and trend are fitted together with one prior, which all labels share.
@@ -371,6 +371,8 @@ class ResolvingAllocator(Safeguards):
             left = np.maximum(left, 0.0)
             if visits is not None:
                 left = np.array(np.broadcast_to(visits_per_prompt(visits, size, rounds_left), size))
+                if self._round is not None and self._round.wave == 1:  # its visit counts when it ends
+                    left[self._round.rows] += 1.0
             to_come = ledger.costs.of_visits(left)
             if not by_rounds:
                 added = ledger.round + int(left.sum()) - ledger.n_rounds
@@ -411,8 +413,7 @@ class ResolvingAllocator(Safeguards):
         """Deal the visit at the price of the rest of the run."""
         units = self._dealt(offer.rows, offer.size, request)
         if self._probe:
-            units = np.minimum(units, self._probe)
-            self._open(offer, units, request)
+            units = self._open(offer, units, request)
         if self._round is None:
             self._plan.visited(offer.selector)
         places = np.flatnonzero(units)
@@ -423,6 +424,7 @@ class ResolvingAllocator(Safeguards):
         self._plan.offered, self._plan.most = max(1, size), self.horizon.max_units - taken
         known = self._streaming is None or self._knows(size)
         units, self._batch_price = (self._strategy if known else self._streaming).deal(rows, *window)  # type: ignore[union-attr]
+        self._plan.most = self.horizon.max_units
         return units
 
     def _probes(self, waves: int, order: Order, signal: Signal) -> int:
@@ -445,17 +447,25 @@ class ResolvingAllocator(Safeguards):
             raise ValueError(error_text("max_rollouts", condition, h.max_rollouts, "Raise it, or take waves = 1."))
         return probe
 
-    def _open(self, offer: Offer, units: IntArray, request: Window) -> None:
-        """Remember what a round may still deal after its first wave."""
+    def _open(self, offer: Offer, planned: IntArray, request: Window) -> IntArray:
+        """Return the first wave of a planned round, and remember what the round may still deal after it."""
+        units = np.minimum(planned, self._probe)
         if not units.any():
-            return
+            return units
         rows = np.arange(offer.size) if offer.rows is None else offer.rows
         ascending = np.argsort(rows)
         order = ascending if offer.places is None else offer.places[ascending]
         spent = self.ledger.costs.of_units(rows, units, int(units.sum()))
+        low, high = (max(0.0, end - spent) for end in request)
+        fewest = -(-low // (self.horizon.max_units - self._probe))  # prompts for what the second wave must deal
+        if (
+            self.ledger.costs.in_units and fewest * self._pacing.min_units > high
+        ):  # no counts add up to it: deal all at once
+            units, low, high = planned, 0.0, 0.0
         self._round = OpenWaves.start(rows[ascending], order, offer.named, 0)
-        self._round.least, self._round.most = (max(0.0, end - spent) for end in request)
+        self._round.least, self._round.most = low, high
         self._round.last, self._round.wave = units[ascending], 1
+        return units
 
     def _close(self) -> None:
         """Let go of a round whose second wave was not asked for."""
@@ -503,20 +513,23 @@ class ResolvingAllocator(Safeguards):
         """
         if not self._probe:
             return np.zeros(np.size(counts), dtype=np.int64)
+        self._grow()
         opened = require_open(self._round)
         opened.reported(self.bank.rewards, counts, successes, self.horizon.unit_size)
         units = np.zeros_like(opened.last)
         if opened.wave == 1:
-            evidence, rows = self.bank.evidence, opened.rows
+            evidence, ledger = self.bank.evidence, self.ledger
             evidence.notice_jump()
-            window = min(opened.least, self.ledger.funds), min(opened.most, self.ledger.funds)
-            if window[1] > 0:
+            self._plan.check_retirements()
+            on = slice(None) if evidence.retired is None else ~evidence.retired[opened.rows]  # retired since it began
+            rows = opened.rows[on]
+            reach = (self.horizon.max_units - self._probe) * ledger.costs.of_offer(rows, rows.size)
+            low, high = (min(end, ledger.funds, reach) for end in (opened.least, opened.most))
+            if high > 0.0:
                 whole = rows.size == evidence.size
-                units = self._dealt(None if whole else rows, rows.size, window, taken=self._probe)
-            if evidence.retired is not None:  # retired since the round began
-                units = np.where(evidence.retired[rows], 0, units)
-            self._plan.visited(rows)
-            self.ledger.top_up(rows, units)
+                units[on] = self._dealt(None if whole else rows, rows.size, (low, high), taken=self._probe)
+            self._plan.visited(opened.rows)
+            ledger.top_up(opened.rows, units)
             opened.last, opened.wave = units, 2
         if not units.any():
             self._round = None

@@ -194,20 +194,19 @@ class Plan(Stateful):
         what the belief can foresee of it (Claim 29): where rates move, that is little, and a plan that trusted today's
         values for visits far away would keep its budget from the prompts of today.
         """
-        visits, evidence = np.maximum(left, 1.0), self.bank.evidence
+        evidence, visits = self.bank.evidence, 1.0 + (np.maximum(left, 1.0) - 1.0) / self.front_load
         if self.min_units > 1:
             retired = evidence.retired
             active = None if retired is None else np.flatnonzero(~retired)
             pool = max(1.0, self.ledger.costs.of_offer(active, evidence.n_active))
             visits = np.minimum(visits, max(1.0, self.ledger.funds / (self.min_units * pool)))
-        return 1.0 + self._foreseen(rows, visits) / self.front_load
+        return visits if evidence.at_rest else 1.0 + self._foreseen(rows, visits)
 
     def _foreseen(self, rows: IntArray | None, visits: FloatArray) -> FloatArray:
         """Return how many of the later of these visits the belief foresees."""
-        if self.bank.evidence.at_rest:
-            return visits - 1.0
+        visits = np.maximum(visits, 1.0)  # retired prompts, and those without visits left, have none
         rounds = max(1, self.ledger.rounds_left) if self.left is None else self.offers_to_come(slice(0)) / self.offered
-        return self.bank.evidence.foreseen(rows, visits, np.maximum(1.0, rounds / np.maximum(1.0, visits)))
+        return self.bank.evidence.foreseen(rows, visits, np.maximum(1.0, rounds / visits))
 
     def remaining(self, q: FloatArray, z: FloatArray, left: FloatArray, cost: FloatArray = _ONE) -> Remaining:
         """Return the remaining problem over the pool."""
@@ -447,7 +446,7 @@ class Streaming:
         self.tables, self.pacing = tables, pacing
 
     def deal(self, rows: IntArray | None, low: float, high: float) -> Visit:
-        """Return the units of these rows; their demand at the price, before any cap, moves the price."""
+        """Return the units of these rows; their demand at the price, before any cap, moves the price, once in a round."""
         assert rows is not None
         plan, ledger = self.tables.plan, self.tables.plan.ledger
         rate = self.pacing.pace(rows, rows.size, None)[0]
@@ -455,6 +454,7 @@ class Streaming:
         if plan.price <= 0.0:  # the price that clears the first batch
             plan.price = max(0.0, self.tables.solve(rows, gains, 0.0, max(1.0, np.floor(rate)), 0.0).price)
         solution = self.tables.solve(rows, gains, low, high, plan.price)
-        move = _STREAM_STEP * (rate - solution.wanted) / (ledger.even_pace * sqrt(ledger.round + 1))
-        plan.price *= exp(-min(max(move, -1.0), 1.0))
+        if plan.most == plan.max_units:  # the demand of a second wave is part of the round's
+            move = _STREAM_STEP * (rate - solution.wanted) / (ledger.even_pace * sqrt(ledger.round + 1))
+            plan.price *= exp(-min(max(move, -1.0), 1.0))
         return self.tables.lifted(rows, gains, solution)

@@ -45,6 +45,8 @@ class OpenWaves:
             return False
         if not all(isinstance(state[name], (int, float, np.number)) for name in ("least", "most")):
             return False
+        if not 0.0 <= state["least"] <= state["most"]:
+            return False
         none = np.zeros(np.size(state["rows"]), dtype=np.int64)
         like = cls.start(none, none, 0, 0)
         for name in ("rows", "order", "dealt", "last", "seen", "won"):

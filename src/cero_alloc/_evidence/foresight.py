@@ -96,7 +96,8 @@ class Foresight(Stateful):
         a, b = self.posterior(rows)
         s = a + b
         a0, b0 = self.prior(np.arange(self.size) if rows is None else rows)
-        faded = spacing * (self.loss + s * (self.drift + (a / s) * (b / s) * self.trend**2))
-        some = np.log1p(faded * later / (1.0 + 0.5 * faded)) / np.maximum(faded, 1e-300)
+        drift, trend = min(self.drift, 1e100), min(self.trend, 1e50)  # beyond that nothing is foreseen
+        faded = np.maximum(spacing * (self.loss + s * (drift + (a / s) * (b / s) * trend**2)), 1e-300)
+        some = np.log1p(faded * later / (1.0 + 0.5 * faded)) / faded
         found: FloatArray = np.clip(some, np.minimum(1.0, (a0 + b0) / s) * later, later)
         return found

@@ -15,6 +15,7 @@ from .rewards import Feedback
 
 FEWEST = 64  # prompts to which a history is thinned out; below that no prior can be fitted
 MOST = 2**15  # entries; a fit then takes some tenths of a second
+_PARTS = 256  # open reports that are kept apart
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _COLUMNS = {"ticks": np.int64, "rows": np.int64, "won": np.float64, "rollouts": np.int64}
 
@@ -53,6 +54,8 @@ class History(Stateful):
         if lacks.size:
             sums[:, 2] = lacks
         self._open.append((rows[rollouts > 0], sums[rollouts > 0]))
+        if len(self._open) > _PARTS:
+            self._open = [self._opened()]
         kept = (rollouts > 0) & self._kept(rows)
         rows = rows[kept]
         if not rows.size:
@@ -160,8 +163,13 @@ class History(Stateful):
             raise ValueError(
                 f"{label}['open_sums'] must be at least 0, with no more successes than rollouts. {UNCHANGED}"
             )
+        if (sums[:, 1] != np.floor(sums[:, 1])).any() or (sums[:, 1] > 2.0**53).any():
+            raise ValueError(f"{label}['open_sums'] must hold whole rollouts. {UNCHANGED}")
         check_array(f"{label}['jumps']", np.empty((np.size(jumps) // 2, 2)), jumps)
-        if (jumps[:, 0] < 0.0).any() or not ((jumps[:, 1] > 0.0) & (jumps[:, 1] < 1.0)).all():
+        if (
+            not ((jumps[:, 0] >= 0.0) & (jumps[:, 0] <= 2.0**53)).all()
+            or not ((jumps[:, 1] > 0.0) & (jumps[:, 1] < 1.0)).all()
+        ):
             raise ValueError(f"{label}['jumps'] must be times and shares. {UNCHANGED}")
 
     def _restore(self, state: Mapping[str, Any]) -> None:
