@@ -8,6 +8,7 @@ import pytest
 from cero_alloc import baselines
 from cero_alloc.baselines import CONTROLS, PEERS, Baseline, FixedPacing, Preset, RandomMatched, Waves
 from studies.peers.main import policies
+from studies.peers.report import RECOMMENDED
 
 DOCS = Path(__file__).parents[2] / "docs"
 RULES = (*PEERS, *CONTROLS, Preset, RandomMatched)
@@ -48,3 +49,19 @@ def test_pages_name_every_rule():
     assert [rule.__name__ for rule in RULES if f".. autoclass:: {rule.__name__}\n" not in api] == []
     played = len(policies(RUN, "pool", None)) + 2  # the two schedules
     assert re.findall(r"plays (\d+) policies", (DOCS / "peers.md").read_text()) == [str(played)]
+
+
+@pytest.mark.parametrize(
+    ("offer", "heading", "schedules"),
+    [
+        ("pool", "### All prompts on offer", ["preset", "random-matched"]),
+        ("batch", "### A data loader's batches", ["preset"]),
+    ],
+)
+def test_tables_of_the_page_have_every_policy(offer, heading, schedules):
+    section = (DOCS / "peers.md").read_text().split(heading)[1].split("\n##")[0]
+    tables = re.findall(r"(?m)^\| policy .*\n\|[-|]+\n((?:\|.*\n)+)", section)
+    named = [sorted(line.split("|")[1].strip() for line in table.splitlines()) for table in tables]
+    played = [*policies(RUN, offer, None), *schedules]
+    marked = sorted(f"**{name}** (recommended)" if name == RECOMMENDED else name for name in played)
+    assert named == [marked, marked]

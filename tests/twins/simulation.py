@@ -52,3 +52,15 @@ def list_schedule(lengths, slots):
         free.sort()
         free[0] += length
     return max(free)
+
+
+def trained_rates(rates, gain, transfer, rows, successes, rollouts):
+    moved = []
+    for i, p in enumerate(rates):
+        step = 0.0
+        for j, s, n in zip(rows, successes, rollouts, strict=True):
+            near = [(j - 1) % len(rates), (j + 1) % len(rates)].count(i)  # twice, where two prompts are a ring
+            if 0 < s < n:
+                step += gain * n * ((i == j) + transfer * near)
+        moved.append(p if p in (0.0, 1.0) else 1.0 / (1.0 + (1.0 - p) / p * math.exp(-step)))
+    return moved

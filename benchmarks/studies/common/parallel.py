@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -16,6 +17,8 @@ def execute(parts: dict[str, list[Callable[[], Any]]], jobs: int) -> dict[str, l
     if jobs == 1:
         found = [call() for call in tqdm(calls, unit="run")]
     else:
+        # The processes share the cores: more threads of linear algebra in each would only wait for one another.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as workers:
             found = list(tqdm(workers.map(_call, calls, chunksize=4), total=len(calls), unit="run"))
     done = iter(found)

@@ -7,22 +7,30 @@ from pathlib import Path
 import numpy as np
 
 from cero_alloc.plotting import plot_comparison
+from cero_alloc.plotting._axes import COLORS
 from studies.common.pictures import without_screen
 from studies.common.tables import Row, grouped, mean_and_half, table, write_csv
 
 # Column, its heading, and digits.
 COLUMNS = (
     ("optimum", "optimum (%)", 1),
+    ("useful", "useful (%)", 1),
+    ("signal", "signal", 1),
+    ("coverage", "coverage (%)", 1),
+    ("time", "time", 1),
+    ("success", "success (%)", 1),
     ("vs_uniform", "vs uniform", 1),
     ("mixed", "mixed", 1),
-    ("useful", "useful (%)", 1),
     ("unsolved", "unsolved (%)", 1),
     ("solved", "solved (%)", 1),
     ("error", "error", 1),
     ("unseen", "unseen (%)", 1),
     ("unspent", "unspent (%)", 1),
-    ("time", "time", 1),
 )
+YARDSTICKS = ("optimum", "useful", "signal")  # each ranks the policies
+RECOMMENDED = "Resolving, fitted"
+OURS = ("Resolving", "FenchelDual", "training_allocator")  # how the names of the package's own policies begin
+SHOWN = 12  # policies in the picture of the mean ranks, beside uniform
 QUESTIONS = {
     "captured": ("optimum", "utility captured (% of the clairvoyant optimum)", False),
     "mixed": ("mixed", "groups with both outcomes per 1,000 rollouts", False),
@@ -32,23 +40,53 @@ QUESTIONS = {
 
 
 def summarise(rows: list[Row]) -> list[Row]:
-    """Return one row per pool, offer and policy, ranked by the share of the optimum."""
+    """Return one row per pool, offer and policy, with its rank by every yardstick, best first.
+
+    Where no optimum is known, ``rank`` is that of the final success rate.
+    """
     summary: list[Row] = []
     for (offer, pool), games in grouped(rows, "offer", "pool").items():
-        ranked = []
+        entries = []
         for (policy,), runs in grouped(games, "policy").items():
             entry: Row = {"offer": offer, "pool": pool, "rank": 0, "policy": policy, "seeds": len(runs)}
             for column, _, _ in COLUMNS:
                 entry[column], entry[f"{column}_half"] = mean_and_half([run[column] for run in runs])
-            ranked.append(entry)
-        ranked.sort(key=lambda entry: -entry["optimum"])
-        summary += [{**entry, "rank": place} for place, entry in enumerate(ranked, 1)]
+            entries.append(entry)
+        first = "success" if np.isnan(entries[0]["optimum"]) else "optimum"
+        for column, name in (("useful", "rank_useful"), ("signal", "rank_signal"), (first, "rank")):
+            entries.sort(key=lambda entry: -entry[column])
+            for place, entry in enumerate(entries, 1):
+                entry[name] = place
+        summary += entries
     return summary
 
 
+def standings(summary: list[Row]) -> list[Row]:
+    """Return one row per offer and policy: mean ranks and means over the pools, best first by the share of the optimum.
+
+    A pool without a known optimum has no part in the rank and the mean of that share.
+    """
+    found: list[Row] = []
+    for (offer,), entries in grouped(summary, "offer").items():
+        lines = []
+        for (policy,), own in grouped(entries, "policy").items():
+            shares = [entry for entry in own if not np.isnan(entry["optimum"])]
+            line: Row = {"offer": offer, "policy": policy, "rank_optimum": _mean(shares, "rank")}
+            line |= {f"rank_{name}": _mean(own, f"rank_{name}") for name in YARDSTICKS[1:]}
+            line["optimum"] = _mean(shares, "optimum")
+            lines.append(line | {name: _mean(own, name) for name in ("useful", "signal", "coverage", "time")})
+        found += sorted(lines, key=lambda line: line["rank_optimum"])
+    return found
+
+
+def _mean(entries: list[Row], column: str) -> float:
+    return float(np.mean([entry[column] for entry in entries])) if entries else float("nan")
+
+
 def print_tables(rows: list[Row]) -> None:
-    """Print one ranked table per pool and offer, and the policies that are level with the best."""
-    for (offer, pool), entries in _by_game(summarise(rows)).items():
+    """Print one ranked table per pool and offer, and the policies that are level with the best; then the mean ranks."""
+    summary = summarise(rows)
+    for (offer, pool), entries in _by_game(summary).items():
         lines = [
             [f"{e['rank']:2d} {e['policy']}", *(_cell(e, name, digits) for name, _, digits in COLUMNS)] for e in entries
         ]
@@ -58,34 +96,62 @@ def print_tables(rows: list[Row]) -> None:
             "level with the first (paired 95% interval): " + (", ".join(_level(rows, entries)) or "no policy"),
             flush=True,
         )
-    for (offer,), entries in grouped(summarise(rows), "offer").items():
-        _print_overview(offer, entries)
+    for (offer,), own in grouped(summary, "offer").items():
+        for title, header, lines in _overview(offer, own):
+            table(title, header, lines)
 
 
-def _print_overview(offer: str, entries: list[Row]) -> None:
-    """Print the share of the optimum on every pool, policies ordered by their mean rank."""
+def _overview(offer: str, entries: list[Row]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return the tables of an offer: mean ranks and means by every yardstick, and the share of the optimum on every pool."""
     pools = list(dict.fromkeys(entry["pool"] for entry in entries))
-    lines = []
-    for (policy,), own in grouped(entries, "policy").items():
-        share = {entry["pool"]: entry["optimum"] for entry in own}
-        rank = float(np.mean([entry["rank"] for entry in own]))
-        lines.append((rank, [policy, *(f"{share[pool]:.1f}" for pool in pools), f"{rank:.1f}"]))
-    title = f"OVERVIEW, offer: {offer}; mean share of the clairvoyant optimum (%)"
-    table(title, ["policy", *pools, "mean rank"], [line for _, line in sorted(lines, key=lambda entry: entry[0])])
+    ranks, shares = [], []
+    for line in standings(entries):
+        policy = line["policy"]
+        figures = [f"{line[name]:.1f}" for name in ("optimum", "useful", "signal", "coverage", "time")]
+        ranks.append([policy, *(f"{line[f'rank_{name}']:.1f}" for name in YARDSTICKS), *figures])
+        own = {entry["pool"]: entry for entry in entries if entry["policy"] == policy}
+        shares.append([policy, f"{line['rank_optimum']:.1f}", *(_share(own[pool]) for pool in pools)])
+    header = ["policy", "rank", "rank, useful", "rank, signal", "optimum", "useful", "signal", "coverage", "time"]
+    return [
+        (f"RANKS, offer: {offer}; mean ranks and means over the pools", header, ranks),
+        (
+            f"OVERVIEW, offer: {offer}; share of the optimum (%), s: final success rate (%)",
+            ["policy", "rank", *pools],
+            shares,
+        ),
+    ]
+
+
+def _share(entry: Row) -> str:
+    return f"{entry['success']:.1f} s" if np.isnan(entry["optimum"]) else f"{entry['optimum']:.1f}"
+
+
+def _markdown(header: list[str], lines: list[list[str]]) -> str:
+    """Return a table for the page: the best of every column and the recommended setting in bold."""
+    best = []
+    for column in list(zip(*lines, strict=True))[1:]:
+        values = [float(cell.removesuffix(" s")) for cell in column]
+        best.append(min(values) if header[len(best) + 1].startswith(("rank", "time")) else max(values))
+    out = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    for policy, *cells in lines:
+        name = f"**{policy}** (recommended)" if policy == RECOMMENDED else policy
+        bold = [f"**{c}**" if float(c.removesuffix(" s")) == top else c for c, top in zip(cells, best, strict=True)]
+        out.append(f"| {name} | {' | '.join(bold)} |")
+    return "\n".join(out)
 
 
 def _cell(entry: Row, column: str, digits: int) -> str:
+    if np.isnan(entry[column]):
+        return "-"
     return f"{entry[column]:.{digits}f} +- {entry[column + '_half']:.{digits}f}"
 
 
 def _level(rows: list[Row], entries: list[Row]) -> list[str]:
-    """Return the policies whose share of the optimum does not differ from the first one's beyond noise."""
+    """Return the policies that do not differ from the first one beyond noise."""
     first = entries[0]
-    found = {}
-    for (policy,), runs in grouped(
-        [r for r in rows if (r["offer"], r["pool"]) == (first["offer"], first["pool"])], "policy"
-    ).items():
-        found[policy] = np.array([run["optimum"] for run in runs])
+    column = "success" if np.isnan(first["optimum"]) else "optimum"
+    own = [row for row in rows if (row["offer"], row["pool"]) == (first["offer"], first["pool"])]
+    found = {policy: np.array([run[column] for run in runs]) for (policy,), runs in grouped(own, "policy").items()}
     level = []
     for entry in entries[1:]:
         mean, half = mean_and_half(list(found[first["policy"]] - found[entry["policy"]]))
@@ -102,23 +168,56 @@ def _by_game(summary: list[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def write_tables(out: Path, rows: list[Row]) -> None:
-    """Write every run, and the summary."""
-    for name, lines in (("peers", rows), ("peers_summary", summarise(rows))):
-        write_csv(out / f"{name}.csv", lines, in_order=True)
+    """Write every run, the summary, the mean ranks, and the tables of the page."""
+    summary = summarise(rows)
+    for name, lines in (("peers", rows), ("peers_summary", summary), ("peers_ranks", standings(summary))):
+        known = [{key: "" if value != value else value for key, value in line.items()} for line in lines]  # NaN: empty
+        write_csv(out / f"{name}.csv", known, in_order=True)
+    pages = [
+        f"{title}\n\n{_markdown(header, lines)}\n"
+        for (offer,), own in grouped(summary, "offer").items()
+        for title, header, lines in _overview(offer, own)
+    ]
+    (out / "peers_tables.md").write_text("\n".join(pages), encoding="utf-8")
 
 
 def draw(out: Path, rows: list[Row]) -> None:
-    """Draw one picture per question and offer."""
+    """Draw the mean ranks, and one picture per question and offer."""
     plt = without_screen()
-
+    _draw_ranks(out / "ranks.png", standings(summarise(rows)))
     rows = [{**row, "dead": row["unsolved"] + row["solved"]} for row in rows]
     for (offer,), games in grouped(rows, "offer").items():
         for name, (column, label, log) in QUESTIONS.items():
+            known = [row for row in games if not np.isnan(row[column])]
             scores = {
                 policy: {pool: [run[column] for run in runs] for (pool,), runs in grouped(own, "pool").items()}
-                for (policy,), own in grouped(games, "policy").items()
+                for (policy,), own in grouped(known, "policy").items()
             }
-            figure, ax = plt.subplots(figsize=(7.0, 8.0), layout="constrained")
+            figure, ax = plt.subplots(figsize=(7.0, 1.5 + 0.22 * len(scores)), layout="constrained")
             plot_comparison(scores, ax, label=label, log=log)
             figure.savefig(out / f"{name}_{offer}.png", dpi=130)
             plt.close(figure)
+
+
+def _draw_ranks(file: Path, lines: list[Row]) -> None:
+    """Draw the mean rank of the best policies and of uniform as bars, a panel per offer, the package's own in colour."""
+    plt = without_screen()
+    figure, axes = plt.subplots(1, 2, figsize=(9.0, 4.2), layout="constrained")
+    titles = {"pool": "all prompts on offer", "batch": "a data loader's batches"}
+    for ax, (offer, title) in zip(axes, titles.items(), strict=True):
+        own = [line for line in lines if line["offer"] == offer]
+        shown = own[:SHOWN] + [line for line in own[SHOWN:] if line["policy"] == "uniform"]
+        ranks = [line["rank_optimum"] for line in shown]
+        colours = [COLORS[0] if line["policy"].startswith(OURS) else "0.75" for line in shown]
+        bars = ax.barh([line["policy"] for line in shown], ranks, color=colours, height=0.72)
+        ax.bar_label(bars, [f"{rank:.1f}" for rank in ranks], padding=3, fontsize=9)
+        for label in ax.get_yticklabels():
+            label.set_fontweight("bold" if label.get_text() == RECOMMENDED else "normal")
+        ax.set_title(f"{title} ({len(own)} policies)", fontsize=10, loc="left")
+        ax.tick_params(left=False, bottom=False, labelbottom=False, labelsize=9)
+        ax.spines[:].set_visible(False)
+        ax.margins(x=0.12)
+        ax.invert_yaxis()
+    figure.supxlabel("mean rank by the share of the optimum: shorter is better; blue: this package", fontsize=9)
+    figure.savefig(file, dpi=150)
+    plt.close(figure)

@@ -10,6 +10,7 @@ from ._pool import Pool, drifting_pool, epoch_batches, known_bank, static_pool
 from ._result import SimulationResult
 from ._rounds import Policy
 from ._simulate import simulate
+from ._trained import TrainedPool
 
 __all__ = [
     "LearningResult",
@@ -19,6 +20,7 @@ __all__ = [
     "Pool",
     "RegretCurve",
     "SimulationResult",
+    "TrainedPool",
     "drifting_pool",
     "epoch_batches",
     "known_bank",

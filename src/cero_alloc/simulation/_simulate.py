@@ -29,6 +29,7 @@ from ._rounds import (
     offered_rows,
     play_round,
 )
+from ._trained import TrainedPool
 
 
 def simulate(
@@ -53,7 +54,8 @@ def simulate(
     policy : Policy
         An object with ``allocate`` and ``update``; its bank must hold the pool's prompts in the pool's order.
     pool : Pool
-        True success rates, or chances of reward levels.
+        True success rates, or chances of reward levels. A :class:`TrainedPool` must be fresh; the run trains it, and its
+        optimum is NaN.
     n_rounds : int, at least 1
         Rounds to run.
     seed : int or numpy.random.Generator
@@ -78,8 +80,8 @@ def simulate(
     Raises
     ------
     ValueError
-        For a policy without a horizon if none is given, sizes or batches that do not match, or counts that are not
-        integers or exceed the horizon's caps.
+        For a policy without a horizon if none is given, sizes or batches that do not match, counts that are not
+        integers or exceed the horizon's caps, or a pool that is trained already.
     TypeError
         For a policy without ``allocate`` and ``update``, a pool, horizon or utility of another class, a number of rounds
         that is not an integer, or an invalid seed.
@@ -112,6 +114,9 @@ def simulate(
         raise ValueError(
             error_text("horizon", condition, (h.n_prompts, h.n_rounds), "Build the policy for this pool and n_rounds.")
         )
+    trained = pool if isinstance(pool, TrainedPool) else None
+    if trained is not None and trained.rounds:
+        raise ValueError(error_text("pool", "be untrained", trained.rounds, "Pass pool.fresh() to every run."))
     worth: SaturatingUtility = utility or getattr(policy, "utility", None) or SaturatingUtility()
     rng = generator(seed)
     bank: BetaPosteriorBank | None = getattr(policy, "bank", None)
@@ -143,6 +148,8 @@ def simulate(
         if not static:
             x, more = z[chosen] / h.equal_share_units, units / h.equal_share_units
             achieved += float((worth.value(q[chosen], x + more) - worth.value(q[chosen], x)).sum())
+        if trained is not None:
+            trained.train(chosen, s, n)
         z[chosen] += units
         left -= total // h.unit_size
         run.record(k, (chosen, n, s, squares[dealt]), total, q, float(getattr(policy, "price", np.nan)))
@@ -154,12 +161,14 @@ def simulate(
         optimum = oracle.solve(
             q, h.budget_units, equal_share=h.equal_share_units, upper=visits * h.max_units, integer=True
         ).optimum
+    elif optimum is None and trained is not None:
+        optimum = np.nan  # the path of the rates depends on the policy
     elif optimum is None:
         path = np.stack([pool.values(k, rounds) for k in range(rounds)], axis=1)
         optimum, _ = path_optimum_bound(path, h, worth)
     result = run.result(achieved, optimum, variation, z * h.unit_size, worth)
     error = float(result.proxy_error.mean())
-    unbounded = offers is not None or np.isnan(error)
+    unbounded = offers is not None or trained is not None or np.isnan(error)
     bound = np.nan if unbounded else regret_bound(h, worth, proxy_error=error, variation=variation)
     return replace(result, bound=bound)
 
