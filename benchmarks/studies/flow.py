@@ -68,9 +68,9 @@ def trace(call: Callable[[], object]) -> Flow:
 
 
 def _file_of(frame: FrameType) -> str | None:
-    """Return the file of a frame within the package, None outside of it and in kernels."""
+    """Return the file of a frame within the package, None outside of it, in kernels, and where these are compiled."""
     name = frame.f_code.co_filename
-    if not name.startswith(PACKAGE) or "kernels" in Path(name).name:
+    if not name.startswith(PACKAGE) or "kernels" in Path(name).name or Path(name).name == "_numba.py":
         return None
     return name[len(PACKAGE) + 1 :]
 

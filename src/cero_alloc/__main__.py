@@ -1,4 +1,4 @@
-"""The command ``cero-alloc replay LOG``: replay a training log under other policies and report the results."""
+"""The commands ``cero-alloc replay LOG``, which reports what other policies make of a log, and ``cero-alloc warm-up``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
-from ._evidence.kernels import observe
+from ._allocators.warm_up import warm_up
+from ._evidence.kernels import settled_values
 from ._numba import is_cached
 from .replay._files import log_files
 from .replay._html import report_html
@@ -38,8 +39,10 @@ _MOST_BAD = 0.1  # share of the lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, or 2 if the log or the arguments cannot be used."""
+    """Run the command and return its exit status: 0, or 2 if the log, the arguments or the cache cannot be used."""
     args = _parser().parse_args(argv)
+    if args.command == "warm-up":
+        return _warm_up()
     try:
         report = _report(args)
         print(report_text(report), flush=True)
@@ -56,7 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cero-alloc", description="Allocate rollouts in RL post-training.")
     parser.add_argument("--version", action="version", version=f"cero-alloc {version('cero-alloc')}")
-    command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    commands.add_parser(
+        "warm-up",
+        help="compile now what a training process would otherwise compile",
+        description="Fill numba's cache with what the recommended allocator, Algorithm 1 and their metrics need. "
+        "NUMBA_CACHE_DIR says where; a second call compiles nothing.",
+    )
+    command = commands.add_parser(
         "replay",
         help="replay a training log under other policies",
         description="Read a log of rewarded rollouts. Report how many groups were dead, how many mixed groups each policy "
@@ -119,6 +129,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _warm_up() -> int:
+    compiled, found, folders = warm_up()
+    if compiled + found and not folders:
+        print("cero-alloc warm-up: no folder can keep a cache. Set NUMBA_CACHE_DIR to one.", file=sys.stderr)
+        return 2
+    print(f"{compiled} kernels compiled, {found} found in the cache", *folders, sep="\n  ")
+    return 0
+
+
 def _pair(text: str) -> tuple[float, float]:
     low, high = map(float, text.split(","))
     return low, high
@@ -152,7 +171,7 @@ def _report(args: argparse.Namespace) -> ReplayReport:
             f"{name} must be readable, got {log.n_bad:,} bad lines of {log.n_lines:,}:{found}\nName the right columns, or add "
             "--keep-going to use the rest."
         )
-    if not is_cached(observe):
+    if not is_cached(settled_values):
         print("compiling, once after the installation: about 10 s", file=sys.stderr)
     with _bar(args, desc="replaying", unit=" policies") as bar:
 

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable
 from functools import cache, wraps
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 # What numba imports at the first call of any kernel (scipy.linalg for its BLAS, cffi), imported with the package: the first
@@ -33,6 +34,7 @@ from numba import config, njit
 
 INTERPRETED: bool = config.DISABLE_JIT  # type: ignore[attr-defined]
 KERNELS: dict[str, Any] = {}  # every kernel of the modules imported so far, by name
+PATIENCE = 100_000  # entries that Python reads before a kernel of a cold path is compiled, less than a second's worth
 
 _PACKAGE = Path(__file__).parent
 _SHARED = ("_numba.py", "_objective/kernels.py", "_evidence/kernels.py")  # what kernels of other files call
@@ -46,7 +48,8 @@ def kernel(function: Callable[..., Any]) -> Any:
     if INTERPRETED:
         KERNELS[function.__name__] = interpreted(function)
         return KERNELS[function.__name__]
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    # An entry for C, which nothing here calls, takes a tenth of the compiler's time.
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
     try:
         compiled = njit(cache=True, **options)(function)
         _drop_stale(compiled.stats.cache_path)
@@ -61,7 +64,22 @@ def is_cached(compiled: Any) -> bool:
     if INTERPRETED:
         return True
     folder = compiled.stats.cache_path
-    return folder is not None and any(Path(folder).glob(f"*{compiled.__name__}*.nbi"))
+    return folder is not None and any(Path(folder).glob(f"*.{compiled.__name__}-*.nbi"))
+
+
+def when_it_pays(compiled: Any, size: int) -> Any:
+    """Return a kernel for a call that reads ``size`` entries: compiled where that is done, else at first as Python runs it.
+
+    A process that reads more than ``PATIENCE`` entries compiles the kernel: Python has then taken about as long as the
+    compiler will. Results are the same to the last bit.
+    """
+    if INTERPRETED or compiled.overloads:
+        return compiled
+    name = compiled.__name__
+    if name not in _read:
+        _read[name] = PATIENCE if is_cached(compiled) else 0
+    _read[name] += size
+    return compiled if _read[name] > PATIENCE else _in_python(compiled)
 
 
 @cache
@@ -84,6 +102,26 @@ def _drop_stale(folder: str) -> None:
 # ---------------------------------------------------------------- without the compiler
 
 _running = threading.local()
+_read: dict[str, int] = {}  # entries that each kernel has read in Python; PATIENCE where that ended before it began
+
+
+@cache
+def _in_python(compiled: Any) -> Callable[..., Any]:
+    """Return a kernel as Python runs it, with all that it calls."""
+    return interpreted(_source(compiled))
+
+
+@cache
+def _source(compiled: Any) -> FunctionType:
+    """Return the source of a kernel, which calls the sources of other kernels."""
+    function = compiled.py_func
+    scope = {name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__}
+    for name, value in scope.items():
+        if KERNELS.get(name) is value:
+            scope[name] = _source(value)
+        elif getattr(value, "__module__", "") == "math":
+            scope[name] = total(value)
+    return FunctionType(function.__code__, scope, function.__name__)
 
 
 def interpreted(function: Callable[..., Any]) -> Callable[..., Any]:

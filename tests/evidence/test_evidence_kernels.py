@@ -122,6 +122,44 @@ def test_posterior_and_values_match_their_twins(belief, graded, full, stride, dt
             np.testing.assert_allclose(value, twins.moved_values(full, rows, evidence), rtol=1e-13)
 
 
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("stride", [0, 1])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_settled_beliefs_match_their_twins_and_the_kernels_for_all_beliefs(full, stride, dtype):
+    for rng in generators(15):
+        evidence = evidence_of(rng, 12, stride, dtype, belief="rest", graded=False)
+        rows = np.empty(0, dtype=np.int64) if full else rng.permutation(12)[:5]
+        size = 12 if full else 5
+        first, spare = int(rng.integers(0, size)), np.empty(int(rng.integers(1, 20)))
+        value, general = np.empty((2, size))
+        alpha, beta = np.empty((2, size - first))
+        kernels.settled_posterior(full, first, rows, evidence, alpha, beta)
+        np.testing.assert_allclose(
+            [alpha, beta], twins.settled_posterior(full, first, rows, evidence, size), rtol=1e-13
+        )
+        kernels.settled_values(full, rows, evidence, spare, value)
+        np.testing.assert_allclose(value, twins.settled_values(full, rows, evidence), rtol=1e-13)
+        kernels.values(full, rows, evidence, np.empty(4), general)
+        assert value.tolist() == general.tolist()
+
+
+@pytest.mark.parametrize("stride", [0, 1])
+@pytest.mark.parametrize(("dtype", "within"), [(np.float64, 1e-13), (np.float32, 1e-7)])
+def test_settled_observe_matches_its_twin_and_the_kernel_for_all_beliefs(stride, dtype, within):
+    for rng in generators(15):
+        evidence = evidence_of(rng, 12, stride, dtype, belief="rest", graded=False)
+        general = tuple(part.copy() if isinstance(part, np.ndarray) else part for part in evidence)
+        rows, rollouts = rng.permutation(12)[:6], rng.integers(0, 9, 6)
+        successes = rollouts * rng.random(6)
+        expected = twins.settled_observe(rows, successes, rollouts, evidence)
+        kernels.settled_observe(rows, successes, rollouts, evidence)
+        np.testing.assert_allclose(evidence[3], expected[0], rtol=within)
+        assert evidence[4].tolist() == expected[1]
+        kernels.observe(rows, successes, rollouts, np.empty(0), general)
+        for part, other in ((evidence[3], general[3]), (evidence[4], general[4])):
+            assert part.tolist() == other.tolist()
+
+
 @BELIEFS
 @GRADED
 @pytest.mark.parametrize("stride", [0, 1])

@@ -156,6 +156,7 @@ def test_works_where_nothing_can_be_cached(tmp_path):
         "import numba.core.caching as caching\n"
         "caching.CacheImpl._locator_classes = []\n"
         "import cero_alloc\n"
+        "cero_alloc._numba.PATIENCE = 0\n"
         "print(float(cero_alloc.SaturatingUtility().value(0.25, 0.0)))"
     )
     assert run_python(code, NUMBA_CACHE_DIR="") == "0.0"
@@ -171,6 +172,7 @@ from cero_alloc import (
 from cero_alloc.sharding import PoolShard, ShardedAllocator
 from cero_alloc.baselines import CONTROLS, PEERS
 
+_numba.PATIENCE = 0  # compile at once
 frozen = np.array([0.2, 0.1])
 frozen.flags.writeable = False
 frozen_lengths = np.array([3, 1, 2], dtype=np.int32)

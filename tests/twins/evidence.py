@@ -154,6 +154,10 @@ def posterior(full, rows, evidence):
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
+def settled_posterior(full, first, rows, evidence, size):
+    return [part[first : first + size] for part in posterior(full, rows, evidence)]
+
+
 def stretch(evidence, start, stop):
     a0, b0, stride, outcomes, ticks, *clock, anchors, deficits = evidence
     prior = [side[start:stop] if stride else side for side in (a0, b0)]
@@ -168,6 +172,10 @@ def moved_values(full, rows, evidence):
 def values(full, rows, evidence):
     chosen = range(len(evidence[3])) if full else rows
     return [expected_variance(*parameters(i, evidence)) * spread(i, evidence) for i in chosen]
+
+
+def settled_values(full, rows, evidence):
+    return values(full, rows, evidence)
 
 
 def observe(rows, successes, rollouts, lacks, evidence):
@@ -187,6 +195,10 @@ def observe(rows, successes, rollouts, lacks, evidence):
         if deficits:
             deficits[i] = deficit + (lacks[k] if len(lacks) else 0.0)
     return outcomes, ticks, anchors, deficits
+
+
+def settled_observe(rows, successes, rollouts, evidence):
+    return observe(rows, successes, rollouts, [], evidence)
 
 
 def first_bad_feedback(successes, rollouts):

@@ -30,6 +30,7 @@ class Scope:
     repeats: int = 7
     string_pool: int = 1_000_000  # prompts with string ids
     regret_sim: bool = False  # whether the whole of regret_sim.py is timed, too
+    against: str = ""  # the folder of another cero_alloc, whose start is measured, too
 
 
 def whole(call: Callable[[], object]) -> Clocked:

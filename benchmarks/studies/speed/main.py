@@ -82,6 +82,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=7, help="repeats of each figure (default %(default)s)")
     parser.add_argument("--string-pool", type=int, default=10**6, help="prompts with string ids (default %(default)s)")
     parser.add_argument("--regret-sim", action="store_true", help="also time the whole of regret_sim.py: a minute more")
+    parser.add_argument("--against", default="", metavar="SRC", help="section 6 also measures the cero_alloc in SRC")
     parser.add_argument(
         "--out", type=Path, default=Path("speed_results"), help="folder of the results (default %(default)s)"
     )
@@ -104,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         min(options.repeats, 3) if options.quick else options.repeats,
         options.string_pool,
         options.regret_sim,
+        str(Path(options.against).resolve()) if options.against else "",
     )
     started, place = time.perf_counter(), machine()
     print(f"{place}\nx: a ratio of times; log passes: times of one np.log pass over as many float64, timed in turn")

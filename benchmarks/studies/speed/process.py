@@ -33,6 +33,31 @@ allocator.allocate()
 t5 = time.perf_counter()
 print(json.dumps([t1 - t0, t2 - t0, compiled, t4 - t3, t5 - t4]))
 """
+# README's lines, in processor time, which other users of the machine disturb less.
+LINES = """
+import json, time
+clock = time.process_time
+t0 = clock()
+import cero_alloc
+t1 = clock()
+import numpy as np
+from cero_alloc import training_allocator
+rng = np.random.default_rng(0)
+rate = rng.beta(0.5, 0.5, size=2_000)
+allocator = training_allocator(2_000, total_budget=80 * 128, n_rounds=80)
+first = 0.0
+for step in range(80):
+    counts = allocator.allocate(budget=128, exact=True)
+    first = first or clock() - t1
+    prompts = allocator.bank.prompts_of(counts)
+    rewards = rng.random(128) < rate[prompts]
+    advantages = allocator.observe(prompts, rewards)
+t2 = clock()
+allocator.metrics()
+t3 = clock()
+print(json.dumps([t1 - t0, first, t2 - t1, t3 - t2]))
+"""
+NUMBA = "import json, time; t = time.process_time(); import numba; print(json.dumps(time.process_time() - t))"
 # A read-only installation without a home, for any user: numba finds no place for its cache.
 NO_PLACE = "import numba.core.caching as caching\ncaching.CacheImpl._locator_classes = []"
 
@@ -50,6 +75,9 @@ def start(scope: Scope) -> list[Row]:
     ]  # fmt: skip
     if scope.quick:
         return [*rows, left_out("cache cold", "quick"), left_out("no place for a cache", "quick")]
+    rows += lines(scope.repeats)
+    if scope.against:
+        rows += lines(scope.repeats, scope.against)
     cold = []
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder:
@@ -60,6 +88,32 @@ def start(scope: Scope) -> list[Row]:
     beside = "works" if bare[2] == 0 else "works, but compiled at import"
     rows.append(Row("the same where no cache can be kept", [bare[3]], "s", beside=beside))
     return rows
+
+
+def lines(repeats: int, source: str = "") -> list[Row]:
+    """README's lines and the first metrics after them, of this tree or of the one in the folder ``source``.
+
+    BLAS runs on one thread: its threads spin while the prior is fitted, on every core, which is not the start's cost.
+    """
+    place = {"PYTHONPATH": source} if source else {}
+    alone, cold, warm, spinning = [], [], [], []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            one = {"NUMBA_CACHE_DIR": folder, **place}
+            alone.append(fresh(NUMBA, OPENBLAS_NUM_THREADS="1", **one))
+            cold.append(fresh(LINES, OPENBLAS_NUM_THREADS="1", **one))
+            warm.append(fresh(LINES, OPENBLAS_NUM_THREADS="1", **one))
+            spinning.append(fresh(LINES, **one))
+    beside = f"processor time{', of the tree ' + source if source else ''}"
+    extra = [whole[0] - least for whole, least in zip(warm, alone, strict=True)]
+    return [
+        Row("README's lines beyond import, cache cold", [run[2] for run in cold], "s", 2.0, beside=beside),
+        Row("first metrics() after them, cache cold", [run[3] for run in cold], "s", 0.3, beside=beside),
+        Row("their first allocate(), cache warm", [run[1] for run in warm], "s", 0.15, beside=beside),
+        Row("import cero_alloc less import numba", extra, "s", 0.1, beside=f"numba {statistics.median(alone):.2f} s"),
+        Row("README's lines, cache warm", [run[2] for run in warm], "s", beside=beside),
+        Row("README's lines, cache warm, BLAS on all cores", [run[2] for run in spinning], "s", beside=beside),
+    ]
 
 
 # ---------------------------------------------------------------- memory

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, flag, integer, multiple, real
 from cero_alloc._evidence.journal import Journal
+from cero_alloc._numba import when_it_pays
 from cero_alloc._saving.state import Field, State, Stateful, check_array, require
 
 from . import kernels
@@ -343,7 +344,7 @@ class RolloutLedger(Stateful):
         if rows is None:
             self._pool_rounds += 1
         else:
-            kernels.count_offers(rows, self.accounts)
+            when_it_pays(kernels.count_offers, rows.size)(rows, self.accounts)
         if self.journal.followed:
             self.journal.note(rows)
         return rollouts
@@ -357,7 +358,7 @@ class RolloutLedger(Stateful):
     def _lend(self, rows: IntArray, units: IntArray) -> float:
         """Put rollouts on the accounts of these rows; return what they cost."""
         g = self.horizon.unit_size
-        total = int(kernels.lend(rows, units, g, self.accounts))
+        total = int(when_it_pays(kernels.lend, rows.size)(rows, units, g, self.accounts))
         if total:
             self.reserved += total * g
             self.reservations.note(self.round, rows, units * g, self.outstanding)
@@ -371,7 +372,7 @@ class RolloutLedger(Stateful):
         Reports beyond what was dealt (older logs, or rollouts that had expired) are evidence but do not change the account.
         """
         reported = int(rollouts.sum())
-        settled = int(kernels.settle(rows, self._take(round_, rows, rollouts), self.accounts))
+        settled = int(when_it_pays(kernels.settle, rows.size)(rows, self._take(round_, rows, rollouts), self.accounts))
         self.unreserved += reported - settled
         self._release(settled)
         return settled
@@ -383,7 +384,7 @@ class RolloutLedger(Stateful):
         g = self.horizon.unit_size
         require_refundable(rollouts, self.owed(rows, round_), g, lambda i: name_of(int(rows[i])))
         self._take(round_, rows, rollouts)
-        kernels.lend(rows, -(rollouts // g), g, self.accounts)
+        when_it_pays(kernels.lend, rows.size)(rows, -(rollouts // g), g, self.accounts)
         self.funds += self.costs.of_units(rows, rollouts // g)
         self._release(int(rollouts.sum()))
         self.journal.note(rows)
@@ -394,7 +395,7 @@ class RolloutLedger(Stateful):
         """Count rollouts of a round, or of any, as spent that will never be reported."""
         require_refundable(rollouts, self.owed(rows, round_), 1, lambda i: name_of(int(rows[i])))
         self._take(round_, rows, rollouts)
-        self._release(int(kernels.settle(rows, rollouts, self.accounts)))
+        self._release(int(when_it_pays(kernels.settle, rows.size)(rows, rollouts, self.accounts)))
 
     def expire(self, older_than: int) -> tuple[IntArray, IntArray]:
         """Take back what is outstanding from more than ``older_than`` rounds ago; return rows and rollouts, one row per deal.
@@ -406,8 +407,8 @@ class RolloutLedger(Stateful):
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
         rows, rollouts = (np.concatenate(column) for column in list(zip(*old, strict=True))[1:])
         units = rollouts // g
-        kernels.lend(rows, -units, g, self.accounts)
-        kernels.settle(rows, rollouts - units * g, self.accounts)
+        when_it_pays(kernels.lend, rows.size)(rows, -units, g, self.accounts)
+        when_it_pays(kernels.settle, rows.size)(rows, rollouts - units * g, self.accounts)
         self.funds += self.costs.of_units(rows, units)
         self._release(int(rollouts.sum()))
         self.journal.note(rows)

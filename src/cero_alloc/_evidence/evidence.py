@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray
+from cero_alloc._numba import when_it_pays
 from cero_alloc._saving.state import Field, State, require
 
 from . import kernels
@@ -164,6 +165,11 @@ class Evidence(Foresight):
         return self.drift > 0.0 or self.trend > 0.0
 
     @property
+    def _settled(self) -> bool:
+        """Whether the ``settled_`` kernels do: beliefs do not move, and all rewards were 0 or 1."""
+        return not self.moving and self.deficits is None
+
+    @property
     def at_rest(self) -> bool:
         """Whether all that is known now holds to the end of the run."""
         return not self.changing and (self.history is None or not self.history.jumped)
@@ -184,7 +190,7 @@ class Evidence(Foresight):
         rho = 1.0 if self.moving else self.forgetting  # with both, the ticks forget, and the rows are up to date
         if self._powers_of != rho:
             self._powers, self._powers_of = np.empty(_RECENT), rho
-            kernels.powers(rho, self._powers)
+            when_it_pays(kernels.powers, _RECENT)(rho, self._powers)
         anchors, deficits = (NONE if part is None else part for part in (self.anchors, self.deficits))
         stride = int(self.a0.size > 1)
         aging = self.ticks, self.now, rho, self._powers, self.drift, odds
@@ -202,16 +208,26 @@ class Evidence(Foresight):
 
     def posterior(self, rows: IntArray | None) -> tuple[FloatArray, FloatArray]:
         """Return the Beta parameters, in pseudo-rollouts, aged to now."""
-        alpha = np.empty(self.size if rows is None else rows.size)
-        beta = np.empty_like(alpha)
-        kernels.posterior(rows is None, _NO_ROWS if rows is None else rows, self.arrays, alpha, beta)
+        alpha, beta = np.empty((2, self.size if rows is None else rows.size))
+        self._posterior(rows, self.arrays, alpha, beta)
         return alpha, beta
+
+    def _posterior(self, rows: IntArray | None, arrays: Arrays, alpha: FloatArray, beta: FloatArray) -> None:
+        full, some = rows is None, _NO_ROWS if rows is None else rows
+        if self.moving:
+            kernels.posterior(full, some, arrays, alpha, beta)
+        else:
+            kernels.settled_posterior(full, 0, some, arrays, alpha, beta)
 
     def values(self, rows: IntArray | None) -> FloatArray:
         """Return the posterior expectations of p (1 - p), in [0, 1/4]."""
         out = np.empty(self.size if rows is None else rows.size)
-        kernels.values(rows is None, _NO_ROWS if rows is None else rows, self.arrays, np.empty(BLOCK), out)
+        self._values(rows, self.arrays, out)
         return out
+
+    def _values(self, rows: IntArray | None, arrays: Arrays, out: FloatArray) -> None:
+        kernel = kernels.settled_values if self._settled else kernels.values
+        kernel(rows is None, _NO_ROWS if rows is None else rows, arrays, np.empty(BLOCK), out)
 
     def means(self, rows: IntArray | None) -> FloatArray:
         """Return the posterior means of the success rate p."""
@@ -271,7 +287,7 @@ class Evidence(Foresight):
             return np.zeros(rows.size)
         spread, alpha, beta = np.empty((3, rows.size))
         kernels.spreads(rows, arrays, spread)
-        kernels.posterior(False, rows, arrays, alpha, beta)
+        self._posterior(rows, arrays, alpha, beta)
         lacking: FloatArray = (1.0 - spread) * alpha * (beta / (alpha + beta))
         return lacking
 
@@ -288,19 +304,23 @@ class Evidence(Foresight):
         ``lacks`` holds the sums of r - r**2 over the rewards; it is empty where all rewards are 0 or 1.
         """
         arrays, predicted = self.arrays, np.empty(rows.size)
-        kernels.values(False, rows, arrays, np.empty(BLOCK), predicted)
-        kernels.calibrate(predicted, successes, rollouts, lacks, TOP, FADE, self.record.bins, self.record.tally)
+        self._values(rows, arrays, predicted)
+        when_it_pays(kernels.calibrate, rows.size)(
+            predicted, successes, rollouts, lacks, TOP, FADE, self.record.bins, self.record.tally
+        )
         if lacks.any() and self.deficits is None:
             self.deficits = np.zeros(self.size)
             arrays = self.arrays
         if self.trend > 0.0:
             self._report(rows, successes, rollouts, lacks)
+        elif self._settled:
+            when_it_pays(kernels.settled_observe, rows.size)(rows, successes, rollouts, arrays)
         else:
             kernels.observe(rows, successes, rollouts, lacks, arrays)
         if self.unrewarded is None and rollouts.any():
             self.unrewarded = np.zeros(self.size, dtype=np.uint16)
         if self.unrewarded is not None:
-            kernels.count_unrewarded(rows, successes, rollouts, self.unrewarded)
+            when_it_pays(kernels.count_unrewarded, rows.size)(rows, successes, rollouts, self.unrewarded)
         if self.history is not None:
             self.history.add(self.now, rows, successes, rollouts, lacks)
         if self.journal.followed:
@@ -317,7 +337,7 @@ class Evidence(Foresight):
         assert self.anchors is not None
         a, b = np.empty((2, fresh.size))
         arrays = self._arrays(self.reports.odds)  # before the shift of the round so far
-        kernels.posterior(False, fresh, arrays, a, b)
+        self._posterior(fresh, arrays, a, b)
         self.reports.add(fresh, Before(a, b, self._lacking(fresh, arrays), self.anchors[fresh] > 0.0), rows, sums)
         self._unsettled = True
 

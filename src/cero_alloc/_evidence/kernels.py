@@ -17,6 +17,9 @@ the kernels never have to combine the two.
 
 The argument is a plain tuple: numba recognises the type of a NamedTuple through a slow path at every call. ``full`` reads
 the whole pool and ignores ``rows``, so that a pass over the pool needs no index array.
+
+Kernels named ``settled_`` do what their namesakes do where beliefs do not move and all rewards are 0 or 1. Most runs need
+no others, and these compile in a third of the time.
 """
 
 import numpy as np
@@ -90,25 +93,31 @@ def parameters(i, evidence):
 
 
 @kernel
-def posterior(full, rows, evidence, alpha, beta):
-    """Write Beta parameters, aged to ``now``."""
+def settled_posterior(full, first, rows, evidence, alpha, beta):
+    """Write Beta parameters of beliefs that do not move, aged to ``now``, from the ``first`` row on."""
     a0, b0, stride, outcomes, ticks, now, rho, fade, _, _, _, _ = evidence
-    if moves(evidence):
-        for r in range(alpha.size):
-            alpha[r], beta[r] = parameters(r if full else rows[r], evidence)
-        return
     if full and stride == 0 and rho == 1.0:  # a separate loop, because only one this plain is vectorised
-        a, b = a0[0], b0[0]
+        a, b, part = a0[0], b0[0], outcomes[first:]
         for r in range(alpha.size):
-            alpha[r] = a + outcomes[r, 0]
-            beta[r] = b + outcomes[r, 1]
+            alpha[r] = a + part[r, 0]
+            beta[r] = b + part[r, 1]
         return
     ageing = rho < 1.0  # otherwise the ticks are not read: in a large pool each is a cache miss
     for r in range(alpha.size):
-        i = r if full else rows[r]
+        i = first + r if full else rows[first + r]
         left = survival(now - ticks[i], rho, fade) if ageing else 1.0
         alpha[r] = a0[i * stride] + outcomes[i, 0] * left
         beta[r] = b0[i * stride] + outcomes[i, 1] * left
+
+
+@kernel
+def posterior(full, rows, evidence, alpha, beta):
+    """Write Beta parameters, aged to ``now``."""
+    if not moves(evidence):
+        settled_posterior(full, np.int64(0), rows, evidence, alpha, beta)  # not a literal, which has a type of its own
+        return
+    for r in range(alpha.size):
+        alpha[r], beta[r] = parameters(r if full else rows[r], evidence)
 
 
 @kernel
@@ -184,25 +193,40 @@ def spreads(rows, evidence, out):
 
 
 @kernel
+def settled_values(full, rows, evidence, spare, out):
+    """Write posterior expected variances of beliefs that do not move, aged to ``now``; ``spare`` is scratch of any size."""
+    for start in range(0, out.size, spare.size):  # in blocks that stay in the cache
+        q = out[start : start + spare.size]
+        settled_posterior(full, start, rows, evidence, q, spare)
+        for r in range(q.size):
+            q[r] = expected_variance(q[r], spare[r])
+
+
+@kernel
 def values(full, rows, evidence, spare, out):
     """Write posterior expected variances, aged to ``now``; ``spare`` is scratch of any size."""
     _, _, _, _, _, _, _, _, _, _, _, deficits = evidence
     if moves(evidence):
         moved_values(full, rows, evidence, out)
     else:
-        step = spare.size
-        for start in range(0, out.size, step):  # in blocks that stay in the cache
-            stop = min(start + step, out.size)
-            q, beta = out[start:stop], spare[: stop - start]
-            if full:
-                posterior(full, rows, stretch(evidence, start, stop), q, beta)
-            else:
-                posterior(full, rows[start:stop], evidence, q, beta)
-            for r in range(q.size):
-                q[r] = expected_variance(q[r], beta[r])
+        settled_values(full, rows, evidence, spare, out)
     if deficits.size > 0:
         for r in range(out.size):
             out[r] *= spread(r if full else rows[r], evidence)
+
+
+@kernel
+def settled_observe(rows, successes, rollouts, evidence):
+    """Add outcomes of rewards 0 and 1 to beliefs that do not move, aged to ``now``."""
+    _, _, _, outcomes, ticks, now, rho, fade, _, _, _, _ = evidence
+    ageing = rho < 1.0
+    for r in range(rows.size):
+        i = rows[r]
+        left = survival(now - ticks[i], rho, fade) if ageing else 1.0
+        if ageing:
+            ticks[i] = now
+        outcomes[i, 0] = outcomes[i, 0] * left + successes[r]
+        outcomes[i, 1] = outcomes[i, 1] * left + (rollouts[r] - successes[r])
 
 
 @kernel

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, flag, instance, integer, real, reals
+from cero_alloc._numba import when_it_pays
 
 from . import kernels, oracle_kernels
 from .utility import SaturatingUtility
@@ -233,10 +234,14 @@ class OfflineOracle:
         if not widest <= float(share.min()):  # exposure in equal shares would overflow
             raise ValueError(error_text("equal_share", f"be at least {widest:g}", float(share.min()), _UNIT_REMEDY))
         problem = (q, low, high, share), self.utility.codes
-        top = max(oracle_kernels.steepest(q, share, self.utility.codes) * (1.0 + 1e-15), 1e-300)  # demand is 0 above it
+        top = max(
+            when_it_pays(oracle_kernels.steepest, q.size)(q, share, self.utility.codes) * (1.0 + 1e-15), 1e-300
+        )  # demand is 0 above it
         solver = _solve_units if integer else _solve_continuous
         allocation, price, status = solver(total, problem, top)
-        optimum, gap = oracle_kernels.certify(price, np.asarray(allocation, dtype=np.float64), total, *problem, integer)
+        optimum, gap = when_it_pays(oracle_kernels.certify, q.size)(
+            price, np.asarray(allocation, dtype=np.float64), total, *problem, integer
+        )
         return OracleResult(allocation, price, optimum, gap, status)
 
 
@@ -264,7 +269,7 @@ def _clear(
     mean_share = float(share.mean())
     guess = kernels.du(shape, height, rate, budget / q.size / mean_share) / mean_share
     allocation, shift, slope = np.empty_like(q), np.empty_like(q), np.empty_like(q)
-    price, pull, closed, reference = oracle_kernels.clear_price(
+    price, pull, closed, reference = when_it_pays(oracle_kernels.clear_price, q.size)(
         budget, *problem, guess, top, _TOLERANCE, _MAX_PASSES, shift, slope, allocation
     )
     return allocation, price, closed, pull, (reference, shift, slope)

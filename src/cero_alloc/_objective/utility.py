@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, error_text, real, reals
+from cero_alloc._numba import when_it_pays
 
 from . import kernels
 
@@ -238,7 +239,9 @@ class SaturatingUtility:
                 f"arguments must broadcast, got shapes {shapes}. Give one number, or equal shapes."
             ) from None
         out = np.empty(shape, dtype=np.float64)
-        loop(self.codes, *(np.array(np.broadcast_to(a, shape)).reshape(-1) for a in arrays), out.reshape(-1))
+        when_it_pays(loop, out.size)(
+            self.codes, *(np.array(np.broadcast_to(a, shape)).reshape(-1) for a in arrays), out.reshape(-1)
+        )
         return out
 
 
