@@ -31,6 +31,7 @@ def small_pools(monkeypatch):
     monkeypatch.setattr(pools, "EPOCHS", 3)
 
 
+@pytest.mark.slow
 def test_quick_run_writes_everything(tmp_path, small_pools, capsys):
     rates = tmp_path / "counted.csv"
     rng = np.random.default_rng(0)

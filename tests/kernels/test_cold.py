@@ -125,6 +125,7 @@ def test_runs_are_the_same_to_the_last_bit_in_python(seed, monkeypatch):
     assert repr(before) == repr(play(seed))
 
 
+@pytest.mark.slow
 def test_warm_up_leaves_nothing_to_compile(tmp_path):
     command = [sys.executable, "-m", "cero_alloc", "warm-up"]
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
