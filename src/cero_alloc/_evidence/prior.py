@@ -263,29 +263,53 @@ def _maximise(s: FloatArray, f: FloatArray, weight: FloatArray) -> tuple[float, 
     The coordinates are the log-odds of the mean and the log of the strength a + b. They are nearly uncorrelated and
     unconstrained, and swapping successes and failures changes only the sign of the first.
     """
-    from scipy.optimize import minimize  # imported on first use, like all of scipy
-
     weight = weight / weight.sum()
-    box = (_LOG_ODDS, (log(_STRENGTHS[0]), log(_STRENGTHS[1])))
-
-    def loss(point: FloatArray) -> tuple[float, FloatArray]:
-        return _loss(point, s, f, weight)
-
+    box = np.array([_LOG_ODDS, (log(_STRENGTHS[0]), log(_STRENGTHS[1]))])
+    data = s, f, weight
     # The likelihood may have two local maxima, often one at a moderate strength and one at the strong side. The search
     # therefore starts from the best point of each third of the strengths; the three best of all points can miss the
     # global maximum.
-    pooled, typical = weight @ s / (weight @ (s + f)), weight @ ((s + 0.5) / (s + f + 1.0))
+    pooled, typical = (weight * s).sum() / (weight * (s + f)).sum(), (weight * ((s + 0.5) / (s + f + 1.0))).sum()
     odds = [float(np.clip(log(mean) - log(1.0 - mean), *_LOG_ODDS)) for mean in (pooled, typical)]
     starts = [
-        min((np.array([mean, strength]) for strength in third for mean in odds), key=lambda point: loss(point)[0])
+        min((np.array([mean, strength]) for strength in third for mean in odds), key=lambda point: _loss(point, *data))
         for third in np.split(np.linspace(*box[1], 12), 3)
     ]
-    options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 500}
-    ends = [minimize(loss, start, jac=True, method="L-BFGS-B", bounds=box, options=options) for start in starts]
-    point = min(ends, key=lambda end: float(end.fun)).x
-    if any(min(x - low, high - x) < _AT_SIDE for x, (low, high) in zip(point, box, strict=True)):
+    ends = [_descend(start, box, data) for start in starts]
+    point = min(ends, key=lambda end: _loss(end, *data))
+    if (np.abs(point[:, None] - box) < _AT_SIDE).any():
         return None
     return _parameters(point)
+
+
+def _descend(point: FloatArray, box: FloatArray, data: tuple[FloatArray, FloatArray, FloatArray]) -> FloatArray:
+    """Return the minimum of the loss near a point of the box, by Newton steps that stay in it.
+
+    Two variables need no library: scipy's L-BFGS-B takes as many evaluations and wakes the threads of the linear algebra,
+    which then wait in loops on the processors of a trainer.
+    """
+    low, high = box.T
+    loss = _loss(point, *data)
+    for _ in range(200):
+        gradient, hessian = _slopes(point, *data)
+        free = ~((point <= low) & (gradient > 0.0) | (point >= high) & (gradient < 0.0))
+        gradient = np.where(free, gradient, 0.0)
+        hessian = np.where(np.outer(free, free), hessian, np.diag(~free))
+        curvature, axes = np.linalg.eigh(hessian)
+        # Downhill also where the loss curves downwards, and at most 2 log units along an axis.
+        step = axes @ np.clip(-(axes.T @ gradient) / np.maximum(np.abs(curvature), 1e-12), -2.0, 2.0)
+        ahead = np.clip(point + step, low, high)
+        if -(gradient @ step) < 1e-14:  # of a loss of about 1: the last step, whose gain rounding would hide
+            return ahead
+        there = _loss(ahead, *data)
+        while there >= loss and np.abs(step).max() > 1e-9:
+            step *= 0.25
+            ahead = np.clip(point + step, low, high)
+            there = _loss(ahead, *data)
+        if there >= loss:
+            break
+        point, loss = ahead, there
+    return point
 
 
 def _parameters(point: FloatArray) -> tuple[float, float]:
@@ -294,14 +318,30 @@ def _parameters(point: FloatArray) -> tuple[float, float]:
     return strength * (odds / (1.0 + odds)), strength / (1.0 + odds)
 
 
-def _loss(point: FloatArray, s: FloatArray, f: FloatArray, weight: FloatArray) -> tuple[float, FloatArray]:
-    """Return minus the mean log-likelihood of a prompt, and its gradient."""
-    from scipy.special import digamma
+def _loss(point: FloatArray, s: FloatArray, f: FloatArray, weight: FloatArray) -> float:
+    """Return minus the mean log-likelihood of a prompt."""
+    return -float((weight * log_evidence(*_parameters(point), s, f)).sum())
+
+
+def _slopes(point: FloatArray, s: FloatArray, f: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return gradient and Hessian of the loss."""
+    from scipy.special import digamma, zeta
 
     a, b = _parameters(point)
-    common = digamma(a + b + (s + f)) - digamma(a + b)
-    along_a = weight @ (digamma(a + s) - digamma(a) - common)
-    along_b = weight @ (digamma(b + f) - digamma(b) - common)
+    c, n = a + b, s + f
+
+    def grown(x: float, by: FloatArray) -> tuple[float, float]:
+        """Return the mean growth of digamma and of its derivative, zeta(2, x), from x to x + by."""
+        return (weight * (digamma(x + by) - digamma(x))).sum(), (weight * (zeta(2.0, x + by) - zeta(2.0, x))).sum()
+
+    (d_a, d_aa), (d_b, d_bb), (d_c, d_cc) = grown(a, s), grown(b, f), grown(c, n)
+    d_a, d_b, d_aa, d_ab, d_bb = d_a - d_c, d_b - d_c, d_aa - d_cc, -d_cc, d_bb - d_cc
     # d(a, b) / d(log-odds) = (h, -h) with h = a b / (a + b), d(a, b) / d(log strength) = (a, b)
-    gradient = np.array([a * b / (a + b) * (along_a - along_b), a * along_a + b * along_b])
-    return -float(weight @ log_evidence(a, b, s, f)), -gradient
+    h = a * (b / c)
+    along_odds, along_strength = h * (d_a - d_b), a * d_a + b * d_b
+    mixed = h * (a * (d_aa - d_ab) + b * (d_ab - d_bb)) + along_odds
+    hessian = [
+        [h * h * (d_aa - 2.0 * d_ab + d_bb) + (b - a) / c * along_odds, mixed],
+        [mixed, a * a * d_aa + 2.0 * a * b * d_ab + b * b * d_bb + along_strength],
+    ]
+    return -np.array([along_odds, along_strength]), -np.array(hessian)
