@@ -4,7 +4,7 @@ Run it with ``python examples/compare_policies.py``; ``--plot FILE`` draws the t
 
 The pool is drawn once from Beta(a, b); a seed draws the rewards and the ties, and policies are compared seed by seed.
 *Optimum* is what a clairvoyant would make of the same rollouts. The objective is this package's surrogate, the utility of
-exposure at success rates that do not move: a larger share is not better training, and docs/when_it_pays.md says how the
+exposure at success rates that do not move: a larger share is not better training, and docs/learning.md says how the
 two differ. benchmarks/peers.py compares all published rules, on more pools.
 """
 

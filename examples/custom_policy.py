@@ -7,7 +7,7 @@ that a prompt matters less the more it has had, and deals groups of eight to the
 
 One pool, three draws of the rewards, the same budget for all; mean and standard deviation. Rules with one group size deal
 eight; Greedy, FixedPacing and FenchelDualAllocator deal their cap of 32, which is not their best. The share is one of this
-package's surrogate objective, and measures no training (docs/when_it_pays.md). docs/peers.md has ten pools and fairer sizes.
+package's surrogate objective, and measures no training (docs/learning.md). docs/peers.md has ten pools and fairer sizes.
 """
 
 import numpy as np

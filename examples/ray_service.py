@@ -53,12 +53,10 @@ def work(name: str, n_leases: int, seed: int, doomed: bool) -> int:
 
 
 def demo_allocator() -> Any:
-    """Return an allocator over 200 prompts."""
-    from cero_alloc import BetaPosteriorBank, FenchelDualAllocator
+    """Return an allocator over 200 prompts, in whole groups of 4."""
+    from cero_alloc import training_allocator
 
-    return FenchelDualAllocator(
-        BetaPosteriorBank(200), total_budget=16_000, n_rounds=1000, unit_size=4, max_rollouts=8, round_capacity=32
-    )
+    return training_allocator(200, total_budget=16_000, n_rounds=500, rollouts_per_visit=4, unit_size=4)
 
 
 def join(address: str | None) -> None:
