@@ -431,15 +431,11 @@ class ResolvingAllocator(Safeguards):
         """Return the most units of a prompt in the first wave; 0 where a round has one wave."""
         if waves == 1:
             return 0
-        for name, value in (("order", order), ("signal", signal)):
-            if value in ("spread", "group"):
-                other = {"spread": "best", "group": "variance"}[value]
-                remedy = (
-                    "Its counts do not depend on the rewards of a round."
-                    if name == "order"
-                    else "It values whole groups."
-                )
-                raise ValueError(error_text(name, f"be {other!r} with waves = 2", value, remedy))
+        if order == "spread":
+            remedy = "Its counts do not depend on the rewards of a round."
+            raise ValueError(error_text("order", "be 'best' with waves = 2", order, remedy))
+        if signal == "group":
+            raise ValueError(error_text("signal", "be 'variance' with waves = 2", signal, "It values whole groups."))
         h = self.horizon
         probe = max(1, self._pacing.min_units, -(-_PROBE // h.unit_size))
         if probe + self._pacing.min_units > h.max_units or probe == h.max_units:
@@ -458,9 +454,8 @@ class ResolvingAllocator(Safeguards):
         spent = self.ledger.costs.of_units(rows, units, int(units.sum()))
         low, high = (max(0.0, end - spent) for end in request)
         fewest = -(-low // (self.horizon.max_units - self._probe))  # prompts for what the second wave must deal
-        if (
-            self.ledger.costs.in_units and fewest * self._pacing.min_units > high
-        ):  # no counts add up to it: deal all at once
+        no_total = self.ledger.costs.in_units and fewest * self._pacing.min_units > high
+        if no_total:  # no counts of the second wave add up to it: deal all at once
             units, low, high = planned, 0.0, 0.0
         self._round = OpenWaves.start(rows[ascending], order, offer.named, 0)
         self._round.least, self._round.most = low, high

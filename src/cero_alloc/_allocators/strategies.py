@@ -144,9 +144,8 @@ class Plan(Stateful):
         """Return the offers to come, this one of ``rows`` included: per prompt, or one entry for all."""
         retired = self.bank.evidence.retired
         if self.left is None:
-            rounds = float(
-                max(1, self.ledger.rounds_left + (self.taken > 0.0))
-            )  # a second wave's round is open already
+            begun = self.taken > 0.0  # a second wave's round is open already
+            rounds = float(max(1, self.ledger.rounds_left + begun))
             if rows is not None:  # a part of the pool, as large in every round to come
                 rounds = max(1.0, rounds * rows.size / max(1, self.bank.evidence.n_active))
             rounds -= self.taken

@@ -15,10 +15,6 @@ from cero_alloc._evidence.prior import PriorFit
 from ._log import RolloutLog
 from ._policies import mean_group
 
-# The flat prior overestimates the variance of prompts with little evidence, which makes the allocator explore. A fitted
-# prior does not, and prompts with values near 0 would not be sampled again without a bonus.
-_EXPLORATION = 0.5  # posterior standard deviations, with a fitted prior
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LearntSettings:
@@ -44,11 +40,6 @@ class LearntSettings:
     def prior(self) -> tuple[float, float]:
         """Parameters of the recommended Beta prior, in pseudo-rollouts."""
         return self.prior_fit.alpha, self.prior_fit.beta
-
-    @property
-    def exploration(self) -> float:
-        """The recommended exploration bonus, in posterior standard deviations."""
-        return _EXPLORATION if self.prior_fit.fitted else 0.0
 
 
 def learn_settings(log: RolloutLog) -> LearntSettings:
