@@ -104,7 +104,8 @@ class ResolvingAllocator(Safeguards):
     waves : {1, 2}
         2 deals every round in two waves: :meth:`allocate` deals the plan with at most 4 rollouts per prompt, and
         :meth:`continue_round` the rest after their rewards. Better values for the price of latency: the trainer
-        generates and scores twice in a row. A round whose least counts cannot make up the rest is dealt at once.
+        generates and scores twice in a row. A round whose least counts cannot make up the rest is dealt at once. Rounds
+        cannot overlap: the next :meth:`allocate` ends an open round without its second wave.
     groups : iterable of hashable, length n_prompts, or None
         A label per prompt in row order, such as its data source. With ``fit_every`` each label then gets a prior of its own,
         if the bank forgets. Where it does not, drift and trend are fitted together with one prior, which all labels share.
