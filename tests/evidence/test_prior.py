@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.special import betaln
 
 from cero_alloc import BetaPosteriorBank
+from cero_alloc._evidence import prior
 from cero_alloc._evidence.forgetting import ForgettingChoice
 from cero_alloc._evidence.prior import PriorFit, fit_prior, log_evidence
 
@@ -169,6 +170,25 @@ def test_the_higher_of_two_hills():
     assert fit.fitted
     assert fit.alpha + fit.beta == pytest.approx(0.892, abs=1e-3)
     assert float(log_evidence(fit.alpha, fit.beta, s, f).sum()) >= grid_optimum(s, f)[0] - 1e-9
+
+
+@few
+@given(st.integers(0, 10**6), st.integers(1_001, 3_000), st.floats(-1.5, 2), st.floats(-1.5, 2), st.booleans())
+def test_a_search_that_begins_with_a_sample_ends_where_the_whole_one_does(seed, size, log_a, log_b, lumped):
+    rng = np.random.default_rng(seed)
+    n = rng.integers(2, 10, size)
+    s = rng.binomial(n, rng.beta(10**log_a, 10**log_b, size)) * 1.0
+    fading = rng.uniform(0.3, 1.0, size)
+    s, f = s * fading, (n - s) * fading
+    if lumped:  # a third of the evidence is that of one pair
+        s[: size // 3], f[: size // 3] = 1.0, 3.0
+    begun = fit_prior(s, f, np.ones(1), np.ones(1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prior, "_MANY", 10**9)
+        whole = fit_prior(s, f, np.ones(1), np.ones(1))
+    assert begun.status == whole.status
+    assert (begun.alpha, begun.beta) == pytest.approx((whole.alpha, whole.beta), rel=1e-6)
+    assert begun.log_likelihood_gain == pytest.approx(whole.log_likelihood_gain, rel=1e-9, abs=1e-9)
 
 
 @few

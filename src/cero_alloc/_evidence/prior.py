@@ -32,6 +32,7 @@ _PAIR = 2.0 - 1e-9
 # mean at 0 or 1: only failures, or only successes. The likelihood rises towards that mean at any strength.
 _STRENGTHS = (1e-2, 1e3)
 _LOG_ODDS = (-log(1e6), log(1e6))
+_MANY = 1_000  # prompts with different evidence from which on the search begins with a sample of them
 _AT_SIDE = 1e-3  # distance from a side, in log units, below which a maximum counts as being there
 
 _HALF_LOG_2PI = 0.5 * log(2.0 * np.pi)
@@ -265,21 +266,31 @@ def _maximise(s: FloatArray, f: FloatArray, weight: FloatArray) -> tuple[float, 
     """
     weight = weight / weight.sum()
     box = np.array([_LOG_ODDS, (log(_STRENGTHS[0]), log(_STRENGTHS[1]))])
-    data = s, f, weight
+    data, some = (s, f, weight), slice(None, None, -(-s.size // _MANY))
+    sample = s[some], f[some], weight[some]
     # The likelihood may have two local maxima, often one at a moderate strength and one at the strong side. The search
     # therefore starts from the best point of each third of the strengths; the three best of all points can miss the
     # global maximum.
     pooled, typical = (weight * s).sum() / (weight * (s + f)).sum(), (weight * ((s + 0.5) / (s + f + 1.0))).sum()
     odds = [float(np.clip(log(mean) - log(1.0 - mean), *_LOG_ODDS)) for mean in (pooled, typical)]
     starts = [
-        min((np.array([mean, strength]) for strength in third for mean in odds), key=lambda point: _loss(point, *data))
-        for third in np.split(np.linspace(*box[1], 12), 3)
+        min(
+            (np.array([mean, strength]) for strength in third for mean in odds), key=lambda point: _loss(point, *sample)
+        )
+        for third in np.split(np.linspace(box[1, 0], box[1, 1], 12), 3)
     ]
-    ends = [_descend(start, box, data) for start in starts]
+    ends = [_descend(start, box, sample) for start in starts]
+    if s.size > _MANY:  # a sample leads near the maxima, all evidence to them
+        ends = [_descend(end, box, data) for end in _apart(ends)]
     point = min(ends, key=lambda end: _loss(end, *data))
     if (np.abs(point[:, None] - box) < _AT_SIDE).any():
         return None
     return _parameters(point)
+
+
+def _apart(points: list[FloatArray]) -> list[FloatArray]:
+    """Return the points without those that are close to an earlier one."""
+    return [point for i, point in enumerate(points) if all(np.abs(point - other).max() > 0.1 for other in points[:i])]
 
 
 def _descend(point: FloatArray, box: FloatArray, data: tuple[FloatArray, FloatArray, FloatArray]) -> FloatArray:
@@ -298,7 +309,7 @@ def _descend(point: FloatArray, box: FloatArray, data: tuple[FloatArray, FloatAr
         curvature, axes = np.linalg.eigh(hessian)
         # Downhill also where the loss curves downwards, and at most 2 log units along an axis.
         step = axes @ np.clip(-(axes.T @ gradient) / np.maximum(np.abs(curvature), 1e-12), -2.0, 2.0)
-        ahead = np.clip(point + step, low, high)
+        ahead: FloatArray = np.clip(point + step, low, high)
         if -(gradient @ step) < 1e-14:  # of a loss of about 1: the last step, whose gain rounding would hide
             return ahead
         there = _loss(ahead, *data)
@@ -325,14 +336,14 @@ def _loss(point: FloatArray, s: FloatArray, f: FloatArray, weight: FloatArray) -
 
 def _slopes(point: FloatArray, s: FloatArray, f: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return gradient and Hessian of the loss."""
-    from scipy.special import digamma, zeta
+    from scipy.special import digamma
 
     a, b = _parameters(point)
     c, n = a + b, s + f
 
     def grown(x: float, by: FloatArray) -> tuple[float, float]:
-        """Return the mean growth of digamma and of its derivative, zeta(2, x), from x to x + by."""
-        return (weight * (digamma(x + by) - digamma(x))).sum(), (weight * (zeta(2.0, x + by) - zeta(2.0, x))).sum()
+        """Return the mean growth of digamma and of its derivative from x to x + by."""
+        return (weight * (digamma(x + by) - digamma(x))).sum(), (weight * (_trigamma(x + by) - _trigamma(x))).sum()
 
     (d_a, d_aa), (d_b, d_bb), (d_c, d_cc) = grown(a, s), grown(b, f), grown(c, n)
     d_a, d_b, d_aa, d_ab, d_bb = d_a - d_c, d_b - d_c, d_aa - d_cc, -d_cc, d_bb - d_cc
@@ -345,3 +356,10 @@ def _slopes(point: FloatArray, s: FloatArray, f: FloatArray, weight: FloatArray)
         [mixed, a * a * d_aa + 2.0 * a * b * d_ab + b * b * d_bb + along_strength],
     ]
     return -np.array([along_odds, along_strength]), -np.array(hessian)
+
+
+def _trigamma(x: FloatArray | float) -> FloatArray | float:
+    """Return the derivative of digamma to nine digits, ten times as fast as scipy's zeta(2, x): it only steers the steps."""
+    y = x + 6.0
+    series = 1.0 / y + 0.5 / y**2 + (1 / 6 - (1 / 30 - 1 / 42 / y**2) / y**2) / y**3
+    return series + sum(1.0 / (x + k) ** 2 for k in range(6))
