@@ -20,7 +20,7 @@ from matplotlib.text import Text
 
 from cero_alloc import FenchelDualAllocator, ResolvingAllocator, SaturatingUtility, plotting
 from cero_alloc.baselines import Greedy, Uniform
-from cero_alloc.plotting import _axes, _replayed, _studies
+from cero_alloc.plotting import _replayed, _studies, _styles
 from cero_alloc.replay import RolloutLog, replay
 from cero_alloc.simulation import RegretCurve, known_bank, simulate, static_pool
 
@@ -143,7 +143,7 @@ WITHOUT = {  # what a figure has not got; the markers of a replay are its own
 @pytest.mark.parametrize("name", PICTURES)
 def test_the_tolerance_detects_a_change(name, change, monkeypatch, tmp_path):
     constant, changed = CHANGES[change]
-    for module in (_axes, _replayed, _studies):
+    for module in (_replayed, _studies, _styles):
         if hasattr(module, constant):
             monkeypatch.setattr(module, constant, changed(getattr(module, constant)))
     with mpl.style.context("default"):

@@ -14,7 +14,6 @@ from matplotlib.text import Text
 
 from cero_alloc import FenchelDualAllocator, Horizon, SaturatingUtility, plotting
 from cero_alloc.baselines import Uniform
-from cero_alloc.plotting import _axes
 from cero_alloc.replay import RolloutLog, replay
 from cero_alloc.simulation import RegretCurve, simulate, static_pool
 
@@ -295,15 +294,15 @@ def test_frontier_shows_mean_and_spread_over_the_runs_of_a_saturation(runs):
 def test_regret_shows_every_curve_and_bound():
     known = RegretCurve([16, 64], [[0.4, 0.1], [0.2, 0.3]], [[0.7, 0.35], [0.9, 0.45]])
     ax = plotting.plot_regret({"known": known, "learnt": RegretCurve([16, 64], [[0.5, 0.4]])})
-    assert labels(ax) == ["known", "bound", "learnt", "slope $-1/2$"]
+    assert labels(ax) == ["known", "learnt", "bound (thin)", "slope $-1/2$"]
     assert_allclose(line(ax, "known").get_xydata(), [[16, 0.3], [64, 0.2]])
-    assert_allclose(line(ax, "bound").get_ydata(), [0.8, 0.4])
+    assert_allclose(ax.get_lines()[1].get_ydata(), [0.8, 0.4])
     assert_allclose(line(ax, "slope $-1/2$").get_xydata(), [[16, 0.5], [64, 0.25]])
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("rounds $K$", "regret per prompt (utility)")
     _, given = pyplot.subplots()
     assert plotting.plot_regret(known, given) is given
-    assert labels(given) == ["regret", "bound", "slope $-1/2$"]
+    assert labels(given) == ["regret", "bound (thin)", "slope $-1/2$"]
 
 
 def test_regret_refuses_what_it_cannot_show():
@@ -469,9 +468,3 @@ def test_colours_are_distinguishable(vision):
     seen = [lab(vision @ linear(color)) for color in plotting.COLORS]
     for first, second in itertools.combinations(seen, 2):
         assert np.linalg.norm(first - second) > 15.0  # 2.3 is just noticeable
-
-
-def test_dashes_of_49_series_differ():
-    styles = [_axes.dashes(i) for i in range(49)]
-    assert len({(style["color"], str(style["linestyle"])) for style in styles}) == 49
-    assert len({(style["color"], style["hatch"]) for style in map(_axes.bars, range(49))}) == 49

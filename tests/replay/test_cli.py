@@ -156,7 +156,8 @@ def test_the_figure_shows_every_policy(text):
     assert plotting.plot_replay(result, given) is given
     ax = plotting.plot_replay(result)
     rows = (*result.rows, result.logged)
-    assert [label.get_text() for label in ax.get_yticklabels()] == [row.name for row in rows]
+    names = plotting.policy_styles(row.name for row in rows)
+    assert [label.get_text() for label in ax.get_yticklabels()] == [style["label"] for style in names.values()]
     assert ax.get_xlabel() == "rollouts in mixed groups, %"
     beside = {text.get_text() for text in ax.texts}
     assert {f"{row.mean_group:.1f}" for row in rows} | {f"{row.unanswerable:.0%}" for row in rows} <= beside

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cero_alloc.plotting import COLORS, DASHES
+from cero_alloc.plotting import COLORS, DASHES, policy_styles
 from studies.common.pictures import without_screen
 from studies.common.tables import mean_and_half, table, write_csv
 from studies.learning.policies import CHOSEN, GROUPS, UNCHOSEN
@@ -26,6 +26,8 @@ LABELS = {
     UNCHOSEN: "1 rollout, posterior, uniform",
     CHOSEN: "1 rollout, posterior, chosen",
 }
+# Who chooses has the policy's colour; dashes tell single rollouts from groups.
+_BY, _DASHES = ("uniform", "re-solving", "uniform", "re-solving"), (0, 1, 2, 0)
 ROLLOUTS, GAIN = 0.5, 1.5  # goals: rollouts to GRPO's final success, and gain, both in multiples of GRPO's
 
 
@@ -169,27 +171,28 @@ def draw_curves(by_cell: dict[Cell, Games], file: Path) -> None:
             ax.set_axis_off()
             continue
         curves(ax, by_cell[task, start])
-        ax.set_title(f"{task}, {start}", fontsize="small")
+        ax.set_title(f"{task}, start: {start}", fontsize="small", loc="left")
     for ax in axes[:, 0]:
         ax.set_ylabel("held-out success", fontsize="small")
     for ax in axes[-1]:
         ax.set_xlabel("rollouts (thousands)", fontsize="small")
     handles, labels = max((ax.get_legend_handles_labels() for ax in axes.flat), key=lambda found: len(found[1]))
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(file, dpi=130)
     plt.close(figure)
 
 
 def curves(ax: Any, games: Games) -> None:
     """Draw the mean over seeds with its standard error, ours strongest."""
-    for i, (name, label) in enumerate(LABELS.items()):
+    for (name, label), by, dash in zip(LABELS.items(), _BY, _DASHES, strict=True):
         if name not in games:
             continue
         x = np.mean([run["rollouts"] for run in games[name]], axis=0) / 1000.0
         y = np.array([run["held_out"] for run in games[name]])
         half: npt.NDArray[np.float64] = y.std(0, ddof=1) / np.sqrt(len(y))
-        color = COLORS[i]
-        ax.plot(x, y.mean(0), color=color, linestyle=DASHES[i], linewidth=2.2 if name == CHOSEN else 1.2, label=label)
+        style = policy_styles([by])[by] | {"label": label, "linestyle": DASHES[dash]}
+        color = style["color"]
+        ax.plot(x, y.mean(0), **style | {"linewidth": 2.4 if name == CHOSEN else 1.3})
         ax.fill_between(x, y.mean(0) - half, y.mean(0) + half, color=color, alpha=0.15, linewidth=0)
     ax.tick_params(labelsize="small")
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from cero_alloc.plotting import COLORS, DASHES, plot_comparison
-from studies.common.pictures import without_screen
+from cero_alloc.plotting import plot_comparison, policy_styles
+from studies.common.pictures import label_ends, without_screen
 from studies.common.tables import table, write_csv
 from studies.learning.statistics import Chosen, at_rate, differences, final, pooled, summarise, trained
 from studies.learning.study import Cell, Record, Study
 
+FEATURES = "50"  # of the log-linear pools in the picture; others hardly differ
 SHOWN = ("uniform", "FenchelDual", "Resolving 0.3", "training", "MoPPS", "DAPO", "clairvoyant")
 LONG = 12  # with more cells than this, the tables of each cell are only in summary.csv
 
@@ -104,62 +105,74 @@ def print_pooled(by_cell: dict[Cell, dict[str, list[Record]]], kind: str) -> Non
 
 def draw(by_cell: dict[Cell, dict[str, list[Record]]], kind: str, folder: Path) -> None:
     """Draw the curves of every cell, and the differences at the end per pool."""
-    plt = without_screen()
-
+    without_screen()
     if not by_cell:
         return
     cells = list(by_cell)
     for how in dict.fromkeys(cell[2:] for cell in cells):
         name = "_".join(("curves", kind, *how))
-        draw_curves({cell: by_cell[cell] for cell in cells if cell[2:] == how}, folder / f"{name}.png")
+        own = [cell for cell in cells if cell[2:] == how]
+        shown = [cell for cell in own if len(cell) == 2 or cell[1] == FEATURES] or own
+        draw_curves({cell: by_cell[cell] for cell in shown}, folder / f"{name}.png")
 
     scores: dict[str, dict[str, Any]] = {}
     for pool, members in by_pool(cells).items():
         for name, gains in differences(by_cell, members, final).items():
             if name != "uniform":
                 scores.setdefault(name, {})[pool] = 100.0 * np.array(gains)
-    figure, ax = plt.subplots(figsize=(6.5, 7.0), layout="constrained")
-    ax.axvline(0.0, color="0.3", linewidth=0.8)
+    draw_gains(scores, folder / f"gains_{kind}.png")
+
+
+def draw_gains(scores: dict[str, dict[str, Any]], file: Path) -> None:
+    """Draw the differences of final success to uniform's, in points: per contender and pool, with 95% intervals."""
+    plt = without_screen()
+    figure, ax = plt.subplots(figsize=(6.0, 6.4), layout="constrained")
+    ax.axvline(0.0, color="0.0", linewidth=1.2)
     plot_comparison(scores, ax, label="held-out success at the end, against uniform (points)")
-    figure.savefig(folder / f"gains_{kind}.png", dpi=130)
+    figure.savefig(file, dpi=130)
     plt.close(figure)
 
 
 def draw_curves(by_cell: dict[Cell, dict[str, list[Record]]], file: Path) -> None:
-    """Draw the curves of these cells, three in a line."""
+    """Draw the curves of these cells: a row per task, or log-linear pools two in a row."""
     from matplotlib import pyplot as plt
 
     cells = list(by_cell)
-    columns = min(3, len(cells))
+    columns = min(3 if len(cells[0]) == 2 else 2, len(cells))
     lines = -(-len(cells) // columns)
-    size = (3.0 * columns, 2.2 * lines + 0.6)
+    size = (3.7 * columns, 2.6 * lines)
     figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
+    figure.get_layout_engine().set(rect=(0.0, 0.0, 0.85, 1.0), wspace=0.33)  # the names are on the right of the axes
     for ax, cell in zip(axes.flat, cells, strict=False):
         curves(ax, by_cell[cell])
-        ax.set_title(" / ".join(cell), fontsize="small")
+        start = np.mean([run["held_out"][0] for run in by_cell[cell]["uniform"]])
+        name = f"{cell[0]}, {cell[1]}" if len(cell) == 2 else cell[0]
+        ax.set_title(f"{name}: {start:.0%} at the start", fontsize="medium", loc="left")
+        ax.spines[["top", "right"]].set_visible(False)
     for ax in axes.flat[len(cells) :]:
         ax.set_axis_off()
     for ax in axes[:, 0]:
-        ax.set_ylabel("held-out success", fontsize="small")
+        ax.set_ylabel("held-out success")
     for place in range(max(0, len(cells) - columns), len(cells)):
-        axes.flat[place].set_xlabel("rollouts (thousands)", fontsize="small")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
+        axes.flat[place].set_xlabel("rollouts (thousands)")
+    figure.canvas.draw()
+    figure.set_layout_engine("none")
+    for ax in axes.flat[: len(cells)]:
+        label_ends(ax, 8.0, bold="training_allocator")
     figure.savefig(file, dpi=130)
     plt.close(figure)
 
 
 def curves(ax: Any, games: dict[str, list[Record]]) -> None:
     """Draw mean held-out success over rollouts; the band is one standard error of uniform's."""
-    for i, name in enumerate(name for name in SHOWN if name in games):
+    for name, style in policy_styles(name for name in SHOWN if name in games).items():
         runs = games[name]
         x = np.mean([run["rollouts"] for run in runs], axis=0) / 1000.0
         y = np.array([run["held_out"] for run in runs])
-        ax.plot(x, y.mean(0), color=COLORS[i], linestyle=DASHES[i], linewidth=1.2, label=name)
+        ax.plot(x, y.mean(0), **style)
         if name == "uniform":
             half = y.std(0, ddof=1) / np.sqrt(len(y))
-            ax.fill_between(x, y.mean(0) - half, y.mean(0) + half, color=COLORS[i], alpha=0.2, linewidth=0)
-    ax.tick_params(labelsize="small")
+            ax.fill_between(x, y.mean(0) - half, y.mean(0) + half, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _line(record: Record) -> dict[str, Any]:

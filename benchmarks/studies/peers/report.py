@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cero_alloc.plotting import plot_comparison
-from cero_alloc.plotting._axes import COLORS
-from studies.common.pictures import without_screen
+from cero_alloc.plotting import policy_styles
+from studies.common.pictures import readable, without_screen
 from studies.common.tables import Row, grouped, mean_and_half, table, write_csv
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Column, its heading, and digits.
 COLUMNS = (
@@ -29,13 +32,17 @@ COLUMNS = (
 )
 YARDSTICKS = ("optimum", "useful", "signal")  # each ranks the policies
 RECOMMENDED = "Resolving, fitted"
-OURS = ("Resolving", "FenchelDual", "training_allocator")  # how the names of the package's own policies begin
+FAMILIES = ("Resolving", "FenchelDual", "training_allocator", "uniform")  # how names in colour begin: ours, and uniform
+# How names left out of the pictures end.
+ASIDE = ("from 2 up", "forgetting 0.9", "group signal", "preset", "random-matched")
+OTHERS = "0.65"  # colour of what others published
 SHOWN = 12  # policies in the picture of the mean ranks, beside uniform
+# Column, its heading, whether the axis is logarithmic, and whether less is better.
 QUESTIONS = {
-    "captured": ("optimum", "utility captured (% of the clairvoyant optimum)", False),
-    "mixed": ("mixed", "groups with both outcomes per 1,000 rollouts", False),
-    "dead": ("dead", "rollouts on unsolved or solved prompts (%)", False),
-    "time": ("time", "time of a round's decisions (multiples of uniform's)", True),
+    "captured": ("optimum", "share of the clairvoyant optimum (%)", False, False),
+    "mixed": ("mixed", "groups with both outcomes per 1,000 rollouts", False, False),
+    "dead": ("dead", "rollouts on unsolved or solved prompts (%)", False, True),
+    "time": ("time", "time of a round's decisions (multiples of uniform's)", True, True),
 }
 
 
@@ -134,7 +141,7 @@ def _markdown(header: list[str], lines: list[list[str]]) -> str:
         best.append(min(values) if header[len(best) + 1].startswith(("rank", "time")) else max(values))
     out = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
     for policy, *cells in lines:
-        name = f"**{policy}** (recommended)" if policy == RECOMMENDED else policy
+        name = f"**{policy}** (ours)" if policy == RECOMMENDED else policy
         bold = [f"**{c}**" if float(c.removesuffix(" s")) == top else c for c, top in zip(cells, best, strict=True)]
         out.append(f"| {name} | {' | '.join(bold)} |")
     return "\n".join(out)
@@ -187,20 +194,59 @@ def draw(out: Path, rows: list[Row]) -> None:
     _draw_ranks(out / "ranks.png", standings(summarise(rows)))
     rows = [{**row, "dead": row["unsolved"] + row["solved"]} for row in rows]
     for (offer,), games in grouped(rows, "offer").items():
-        for name, (column, label, log) in QUESTIONS.items():
+        for name, (column, label, log, less) in QUESTIONS.items():
             known = [row for row in games if not np.isnan(row[column])]
-            scores = {
-                policy: {pool: [run[column] for run in runs] for (pool,), runs in grouped(own, "pool").items()}
+            means = {
+                policy: np.array([np.mean([run[column] for run in runs]) for runs in grouped(own, "pool").values()])
                 for (policy,), own in grouped(known, "policy").items()
+                if not policy.endswith(ASIDE)
             }
-            figure, ax = plt.subplots(figsize=(7.0, 1.5 + 0.22 * len(scores)), layout="constrained")
-            plot_comparison(scores, ax, label=label, log=log)
+            figure, ax = plt.subplots(figsize=(6.0, 0.9 + 0.185 * len(means)), layout="constrained")
+            _draw_ranges(ax, means, log=log, less=less)
+            ax.set_xlabel(label, fontsize=9)
             figure.savefig(out / f"{name}_{offer}.png", dpi=130)
             plt.close(figure)
 
 
+def _colour(policy: str) -> str:
+    """Return the colour of a policy: its own for those of this package and for uniform, grey for the others."""
+    family = next((name for name in FAMILIES if policy.startswith(name)), "")
+    colour: str = policy_styles([family])[family]["color"] if family else OTHERS
+    return colour
+
+
+def _draw_ranges(ax: Axes, means: dict[str, np.ndarray], *, log: bool, less: bool) -> None:
+    """Draw the mean over the pools of each policy, best first, with a bar from its least to its largest pool."""
+    names = sorted(means, key=lambda name: float(means[name].mean()), reverse=not less)
+    for i, name in enumerate(names):
+        values, colour = means[name], _colour(name)
+        ax.plot([values.min(), values.max()], [i, i], color=colour, linewidth=5.0, alpha=0.3, solid_capstyle="butt")
+        ax.plot(values.mean(), i, "o", color=colour, markersize=8.0 if name == RECOMMENDED else 5.5)
+    if log:
+        ax.set_xscale("log")
+        ax.set_xticks([1, 2, 5, 10, 20])
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
+    _name_rows(ax, names)
+    ax.axvline(means["uniform"].mean(), color=_colour("uniform"), linewidth=0.8, zorder=1)
+    ax.set_title("dot: mean over the pools; bar: from the lowest to the highest pool", fontsize=9, loc="left")
+    ax.grid(axis="x", color="0.92")
+    ax.set_axisbelow(True)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+
+
+def _name_rows(ax: Axes, names: list[str]) -> None:
+    """Name the rows in their colours, the recommended policy in bold."""
+    ax.set_yticks(range(len(names)), [style["label"] for style in policy_styles(names).values()], fontsize=9)
+    for label, name in zip(ax.get_yticklabels(), names, strict=True):
+        label.set_color(readable(_colour(name)))
+        label.set_fontweight("bold" if name == RECOMMENDED else "normal")
+    ax.tick_params(left=False, labelsize=9)
+    ax.spines[:].set_visible(False)
+
+
 def _draw_ranks(file: Path, lines: list[Row]) -> None:
-    """Draw the mean rank of the best policies and of uniform as bars, a panel per offer, the package's own in colour."""
+    """Draw the mean rank of the best policies and of uniform as bars, a panel per offer."""
     plt = without_screen()
     figure, axes = plt.subplots(1, 2, figsize=(9.0, 4.2), layout="constrained")
     titles = {"pool": "all prompts on offer", "batch": "a data loader's batches"}
@@ -208,16 +254,13 @@ def _draw_ranks(file: Path, lines: list[Row]) -> None:
         own = [line for line in lines if line["offer"] == offer]
         shown = own[:SHOWN] + [line for line in own[SHOWN:] if line["policy"] == "uniform"]
         ranks = [line["rank_optimum"] for line in shown]
-        colours = [COLORS[0] if line["policy"].startswith(OURS) else "0.75" for line in shown]
-        bars = ax.barh([line["policy"] for line in shown], ranks, color=colours, height=0.72)
+        bars = ax.barh(range(len(shown)), ranks, color=[_colour(line["policy"]) for line in shown], height=0.72)
         ax.bar_label(bars, [f"{rank:.1f}" for rank in ranks], padding=3, fontsize=9)
-        for label in ax.get_yticklabels():
-            label.set_fontweight("bold" if label.get_text() == RECOMMENDED else "normal")
+        _name_rows(ax, [line["policy"] for line in shown])
         ax.set_title(f"{title} ({len(own)} policies)", fontsize=10, loc="left")
-        ax.tick_params(left=False, bottom=False, labelbottom=False, labelsize=9)
-        ax.spines[:].set_visible(False)
+        ax.tick_params(bottom=False, labelbottom=False)
         ax.margins(x=0.12)
         ax.invert_yaxis()
-    figure.supxlabel("mean rank by the share of the optimum: shorter is better; blue: this package", fontsize=9)
+    figure.supxlabel("mean rank by the share of the optimum: shorter is better; colours: this package", fontsize=9)
     figure.savefig(file, dpi=150)
     plt.close(figure)

@@ -17,7 +17,7 @@ import numpy as np
 from cero_alloc import OfflineOracle, SaturatingUtility
 from cero_alloc.simulation import Pool
 from studies.common.parallel import execute
-from studies.common.pictures import without_screen
+from studies.common.pictures import label_ends, without_screen
 from studies.common.tables import spread, table
 from studies.resolving import sizes
 from studies.resolving.learnt import learnt_results
@@ -56,38 +56,37 @@ def draw(done: list[Run], path: Path) -> None:
     """Draw the mean rollouts per prompt by success rate, and regret by epochs."""
     pyplot = without_screen()
 
-    from cero_alloc.plotting import COLORS, DASHES, plot_epochs
+    from cero_alloc.plotting import plot_epochs, policy_styles
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(7.2, 2.9), layout="constrained")
-    shown = {name: [run for run in done if (run.policy, run.epochs) == (name, SHOWN)] for name in NAMES.values()}
-    edges = np.linspace(0.0, 1.0, BINS + 1)
-    middles = (edges[1:] + edges[:-1]) / 2.0
+    size = 9.0  # points: 11 pixels where a phone shows the picture 390 pixels wide
+    with pyplot.rc_context({"font.size": size, "axes.labelsize": size, "axes.titlesize": size + 1.0}):
+        figure, (above, below) = pyplot.subplots(2, 1, figsize=(4.2, 5.0), layout="constrained")
+        shown = {name: [run for run in done if (run.policy, run.epochs) == (name, SHOWN)] for name in NAMES.values()}
+        edges = np.linspace(0.0, 1.0, BINS + 1)
+        middles = (edges[1:] + edges[:-1]) / 2.0
 
-    def curve(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        rates, rollouts = (np.concatenate(side) for side in zip(*pairs, strict=True))
-        place = np.minimum((rates * BINS).astype(np.int64), BINS - 1)
-        return np.bincount(place, rollouts, BINS) / np.bincount(place, minlength=BINS)
+        def curve(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+            rates, rollouts = (np.concatenate(side) for side in zip(*pairs, strict=True))
+            place = np.minimum((rates * BINS).astype(np.int64), BINS - 1)
+            return np.bincount(place, rollouts, BINS) / np.bincount(place, minlength=BINS)
 
-    left.plot(
-        middles,
-        curve([(run.rates, optimum(run.rates)) for run in shown["uniform"]]),  # all policies have the same pools
-        color="0.55",
-        linewidth=3.5,
-        label="best, rates known",
-    )
-    for i, runs_of_one in enumerate(shown.values()):
-        left.plot(
-            middles, curve([(run.rates, run.rollouts) for run in runs_of_one]), color=COLORS[i], linestyle=DASHES[i]
-        )
-    left.set(xlabel="success rate of the prompt", ylabel="rollouts per prompt", xlim=(0, 1), ylim=(0, None))
-    left.set_title(f"where the rollouts go ({SHOWN} epochs)", fontsize="medium")
-    plot_epochs(sizes.EPOCHS, {name: regrets(done, name) for name in NAMES.values()}, right)
-    right.get_legend().remove()
-    right.set_title("what is missed of the optimum", fontsize="medium")
-    handles, labels = right.get_legend_handles_labels()
-    known, known_label = left.get_legend_handles_labels()
-    figure.legend(known + handles, known_label + labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=160)
+        best = curve([(run.rates, optimum(run.rates)) for run in shown["uniform"]])  # all policies have the same pools
+        above.plot(middles, best, color="0.7", linewidth=5.0, label="optimum")
+        for name, style in policy_styles(shown).items():
+            above.plot(middles, curve([(run.rates, run.rollouts) for run in shown[name]]), **style)
+        above.set(xlabel="success rate of the prompt", ylabel="rollouts per prompt", xlim=(0, 1), ylim=(0, None))
+        above.set_title(f"Where the rollouts go ({SHOWN} epochs)", loc="left")
+        plot_epochs(sizes.EPOCHS, {name: regrets(done, name) for name in NAMES.values()}, below)
+        below.get_legend().remove()
+        below.set_title("How far from the optimum", loc="left")
+        for ax in (above, below):
+            ax.spines[["top", "right"]].set_visible(False)
+        figure.get_layout_engine().set(rect=(0.0, 0.0, 0.83, 1.0))  # the names are on the right
+        figure.canvas.draw()
+        figure.set_layout_engine("none")
+        for ax in (above, below):
+            label_ends(ax, size, bold="re-solving")
+        figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
 

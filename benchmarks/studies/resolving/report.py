@@ -12,7 +12,8 @@ from studies.common.tables import Row, grouped, spread, table
 
 SATURATIONS = (0.1, 0.3, 1.0, 3.0, 10.0)
 BATCHES_ONLY = ("Resolving, streaming", "Resolving, group signal", "Resolving, group, clairvoyant")
-DRAWN_APART = ("fixed pacing", "FenchelDual, catch_up", *BATCHES_ONLY)  # in tables, not in the picture
+# In tables, not in the picture.
+DRAWN_APART = ("fixed pacing", "FenchelDual, catch_up", "Resolving, fitted, exploring", *BATCHES_ONLY)
 
 
 def print_known(rows: list[Row], settings: list[Row]) -> None:

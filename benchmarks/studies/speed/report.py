@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -170,19 +169,30 @@ def draw(file: Path, curves: Curves) -> None:
     """Draw the time of a round against the number of prompts."""
     pyplot = without_screen()
 
-    from cero_alloc.plotting import COLORS, DASHES, MARKERS
+    from cero_alloc.plotting import DASHES, MARKERS, policy_styles
 
-    figure, ax = pyplot.subplots(figsize=(5.6, 4.6), layout="constrained")
-    for i, (name, points) in enumerate(curves.items()):
-        ours = name.endswith("Allocator")
-        style: dict[str, Any] = {"color": "0.45", "linestyle": (0, (4, 2)), "marker": "none", "linewidth": 1.0}
-        if name != FLOOR:
-            style = {"color": COLORS[i % len(COLORS)], "linestyle": "-" if ours else DASHES[1 + i % (len(DASHES) - 1)]}
-            style |= {"marker": (2 * MARKERS)[i], "markersize": 5 if ours else 4, "linewidth": 2.2 if ours else 1.1}
-        ax.plot(list(points), [float(np.median(times)) for times in points.values()], label=name, **style)
-    ax.set(xscale="log", yscale="log", xlabel="prompts", ylabel="time to decide one round (s)")
-    ax.grid(which="major", color="0.9", linewidth=0.6)
+    figure, ax = pyplot.subplots(figsize=(7.0, 4.4), layout="constrained")
+    plain = 0  # solvers beside the package's own: a rule keeps its colour, and each has dashes and a marker
+    for name, points in sorted(curves.items(), key=lambda curve: -float(np.median(next(iter(curve[1].values()))))):
+        rule, _, how = name.partition(", ")
+        style = policy_styles([rule])[rule] | {"label": name, "marker": ".", "linewidth": 1.1}
+        if name.endswith("Allocator"):
+            style |= {"label": policy_styles([name])[name]["label"], "marker": "o", "markersize": 5, "linewidth": 2.6}
+        elif name == FLOOR:
+            style |= {"color": "0.45", "linestyle": (0, (1, 2)), "marker": "none"}
+        elif rule.startswith("NumPy"):
+            style |= {"color": "0.45", "linestyle": "-"}
+        elif how.startswith("threshold"):
+            style |= {"linestyle": "-"}
+        else:
+            plain += 1
+            style |= {"linestyle": DASHES[plain % len(DASHES)], "marker": MARKERS[plain], "markersize": 4}
+        ax.plot(list(points), [float(np.median(times)) for times in points.values()], **style)
+    ax.set(xscale="log", yscale="log", xlabel="prompts", ylabel="time to decide 8 rollouts for every prompt (s)")
+    ax.grid(which="major", color="0.92", linewidth=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
     ax.set_axisbelow(True)
-    figure.legend(loc="outside lower center", ncols=2, fontsize="x-small", frameon=False)
+    small = {"fontsize": "small", "title_fontsize": "small"}
+    figure.legend(title="slow to fast", loc="outside right center", frameon=False, handlelength=3.0, **small)
     figure.savefig(file, dpi=160)
     pyplot.close(figure)

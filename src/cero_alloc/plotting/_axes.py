@@ -1,4 +1,4 @@
-"""Size, palette, legend, and lines with bands, shared by all figures."""
+"""Size, legend, and lines with bands, shared by all figures."""
 
 from __future__ import annotations
 
@@ -10,43 +10,15 @@ import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray
 
+from ._styles import Style
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe-Ito without its yellow
-DASHES: tuple[Any, ...] = (
-    "-",
-    (0, (4, 1.5)),
-    (0, (1, 1.2)),
-    (0, (6, 1.5, 1, 1.5)),
-    (0, (4, 1.2, 1, 1.2, 1, 1.2)),
-    (0, (9, 2)),
-    (0, (2.5, 2.5)),
-)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----", "++++")
 GREY = "0.55"  # colour of reference lines
 
 _SIZE = (3.5, 2.6)  # inches: the width of a paper's column
 _LABEL, _TICK = 8.0, 7.0  # points
-
-
-def dashes(i: int) -> dict[str, Any]:
-    """Return colour and dashes of series ``i``: 49 combinations, and any seven successive ones differ in both."""
-    count = len(COLORS)
-    return {"color": COLORS[i % count], "linestyle": DASHES[(i + i // count) % count], "linewidth": 1.3}
-
-
-def points(i: int) -> dict[str, Any]:
-    """Return the style of series ``i`` for lines through few points, with markers."""
-    return {**dashes(i), "marker": MARKERS[i % len(MARKERS)], "markersize": 3.5}
-
-
-def bars(i: int) -> dict[str, Any]:
-    """Return colour and hatch of the bars of series ``i``; the hatch is white, which shows in grey-scale print."""
-    count = len(COLORS)
-    hatch = HATCHES[(i + i // count) % count]
-    return {"color": COLORS[i % count], "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
 
 
 def drawn_on(ax: Axes | None, size: tuple[float, float] = _SIZE) -> Axes:
@@ -107,11 +79,11 @@ def band_by(keys: Any, values: Any) -> tuple[Any, FloatArray, FloatArray, FloatA
     return found, mean, low, high
 
 
-def draw_band(ax: Axes, i: int, name: str, x: npt.ArrayLike, table: Sequence[FloatArray]) -> None:
+def draw_band(ax: Axes, style: Style, x: npt.ArrayLike, table: Sequence[FloatArray]) -> None:
     """Draw the mean of the rows with its band, except where any row is NaN."""
     mean, low, high = (np.where(np.isnan(table).any(axis=0), np.nan, side) for side in band(table))
-    ax.plot(x, mean, label=name, **dashes(i))
-    ax.fill_between(x, low, high, color=dashes(i)["color"], alpha=0.18, linewidth=0)
+    ax.plot(x, mean, **style.line())
+    ax.fill_between(x, low, high, color=style.color, alpha=0.18, linewidth=0)
 
 
 def filled(name: str, entries: Mapping[str, Any]) -> None:

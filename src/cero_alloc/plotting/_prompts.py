@@ -10,8 +10,9 @@ import numpy as np
 from cero_alloc._checks import integer
 from cero_alloc.simulation._result import MEAN_BINS
 
-from ._axes import GREY, band, band_by, bars, dashes, drawn_on, legend, points
+from ._axes import GREY, band, band_by, drawn_on, legend
 from ._runs import Runs, named, require_equal_horizons, require_known
+from ._styles import styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,19 +57,20 @@ def plot_allocation(runs: Runs, ax: Axes | None = None, *, n_bins: SupportsIndex
     """
     many = integer("n_bins", n_bins, least=1, remedy="Count the bins of the success rate.")
     seeds = named(runs)
+    styles = styled(seeds)
     require_equal_horizons(seeds)
     require_known(seeds, "posterior_mean", "a policy with a bank")
     ax = drawn_on(ax)
     shares = {results[0].horizon.total_budget / results[0].horizon.n_prompts for results in seeds.values()}
     for share, label in zip(sorted(shares), ["even", *[None] * len(shares)], strict=False):
         ax.axhline(share, color=GREY, linewidth=0.8, label=label)
-    for i, (name, results) in enumerate(seeds.items()):
+    for name, results in seeds.items():
         place = np.minimum((np.concatenate([run.posterior_mean for run in results]) * many).astype(np.int64), many - 1)
         rollouts = np.concatenate([run.exposure for run in results])
         held, mean, low, high = band_by(place, rollouts)
         centre = (held + 0.5) / many
-        ax.plot(centre, mean, label=name, **points(i))
-        ax.fill_between(centre, np.maximum(low, 0.0), high, color=dashes(i)["color"], alpha=0.18, linewidth=0)
+        ax.plot(centre, mean, **styles[name].points())
+        ax.fill_between(centre, np.maximum(low, 0.0), high, color=styles[name].color, alpha=0.18, linewidth=0)
     ax.set(xlabel="posterior mean success rate", ylabel="rollouts per prompt", xlim=(0.0, 1.0))
     ax.set_ylim(bottom=0.0)
     legend(ax)
@@ -110,14 +112,15 @@ def plot_exposure(runs: Runs, ax: Axes | None = None) -> Axes:
     ('rollouts (equal shares of the budget)', 'prompts with\nat most these (%)')
     """
     seeds = named(runs)
+    styles = styled(seeds)
     require_equal_horizons(seeds)
     ax = drawn_on(ax)
     ax.axvline(1.0, color=GREY, linewidth=0.8, label="even")
-    for i, (name, results) in enumerate(seeds.items()):
+    for name, results in seeds.items():
         h = results[0].horizon
         share = np.sort(np.concatenate([run.exposure for run in results])) * h.n_prompts / h.total_budget
         height = 100.0 * np.arange(1, share.size + 1) / share.size
-        ax.step(np.append(0.0, share), np.append(0.0, height), where="post", label=name, **dashes(i))
+        ax.step(np.append(0.0, share), np.append(0.0, height), where="post", **styles[name].line())
     ax.set(xlabel="rollouts (equal shares of the budget)", ylabel="prompts with\nat most these (%)", ylim=(0.0, 102.0))
     ax.set_xlim(left=0.0)
     legend(ax)
@@ -159,6 +162,7 @@ def plot_lift(runs: Runs, ax: Axes | None = None) -> Axes:
     ['0-0.2', '0.2-0.4', '0.4-0.6', '0.6-0.8', '0.8-1']
     """
     seeds = named(runs)
+    styles = styled(seeds)
     require_known(seeds, "group_mean", "a policy with a bank that dealt something")
     ax = drawn_on(ax)
     width = 0.84 / len(seeds)
@@ -167,7 +171,7 @@ def plot_lift(runs: Runs, ax: Axes | None = None) -> Axes:
         mean, low, high = band([run.lift() for run in results])
         place = bins + (i - (len(seeds) - 1) / 2) * width
         error = np.nan_to_num([mean - low, high - mean]) if len(results) > 1 else None
-        ax.bar(place, mean, width, yerr=error, label=name, error_kw={"linewidth": 0.8}, **bars(i))
+        ax.bar(place, mean, width, yerr=error, error_kw={"linewidth": 0.8}, **styles[name].bars())
     ax.axhline(1.0, color="0.3", linewidth=0.8)
     ends = [f"{edge:.1g}" for edge in MEAN_BINS]
     ax.set_xticks(bins, [f"{low}-{high}" for low, high in pairwise(ends)])
@@ -215,10 +219,11 @@ def plot_calibration(runs: Runs, ax: Axes | None = None, *, n_bins: SupportsInde
     """
     many = integer("n_bins", n_bins, least=1, remedy="Count the bins of the prediction.")
     seeds = named(runs)
+    styles = styled(seeds)
     require_known(seeds, "group_value", "a policy with a bank that dealt something")
     ax = drawn_on(ax)
     ax.plot([0.0, 0.25], [0.0, 0.25], color=GREY, linewidth=0.8, label="calibrated")
-    for i, (name, results) in enumerate(seeds.items()):
+    for name, results in seeds.items():
         value = np.concatenate([run.group_value for run in results])
         seen = np.concatenate([run.observed_variance() for run in results])
         pairs = np.stack([value, seen], axis=1)[np.isfinite(value) & np.isfinite(seen)]
@@ -229,7 +234,7 @@ def plot_calibration(runs: Runs, ax: Axes | None = None, *, n_bins: SupportsInde
             )
         pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
         x, y = np.array([part.mean(axis=0) for part in np.array_split(pairs, many) if len(part)]).T
-        ax.plot(x, y, label=name, **points(i))
+        ax.plot(x, y, **styles[name].points())
     ax.set(xlabel=r"predicted variance (reward$^2$)", ylabel="variance seen\nin groups (reward$^2$)", xlim=(0.0, 0.25))
     ax.set_ylim(bottom=0.0)
     legend(ax)
@@ -272,14 +277,15 @@ def plot_frontier(runs: Runs, ax: Axes | None = None) -> Axes:
     ('saturation $\\lambda$ of the utility', 'log')
     """
     seeds = named(runs)
+    styles = styled(seeds)
     require_known(seeds, "top_tenth", "a run that dealt something")
     ax = drawn_on(ax)
     ax.axhline(10.0, color=GREY, linewidth=0.8, label="even")
-    for i, (name, results) in enumerate(seeds.items()):
+    for name, results in seeds.items():
         levels = np.array([run.utility.saturation for run in results])
         shares = np.array([100.0 * run.top_tenth for run in results])
         found, mean, _, high = band_by(levels, shares)
-        ax.errorbar(found, mean, high - mean, label=name, elinewidth=0.8, capsize=1.5, **points(i))
+        ax.errorbar(found, mean, high - mean, elinewidth=0.8, capsize=1.5, **styles[name].points())
     ax.set(xlabel=r"saturation $\lambda$ of the utility", ylabel="rollouts on the top tenth\nof the prompts (%)")
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:g}")

@@ -9,11 +9,13 @@ import numpy as np
 from cero_alloc._checks import instance
 from cero_alloc.replay._results import UNIFORM, ReplayResult, ReplayRow
 
-from ._axes import COLORS, drawn_on, text_size
+from ._axes import drawn_on, text_size
+from ._styles import COLORS, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_LABEL = 10.0  # points: the figure is wide, and pages show it smaller
 _MANY_UNANSWERED = 0.05  # share of the rollouts, from which on a marker is hollow
 
 
@@ -46,20 +48,23 @@ def plot_replay(result: ReplayResult, ax: Axes | None = None) -> Axes:
     >>> one, two = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1])
     >>> log = RolloutLog.of_rows(("a", "b"), one, two, np.array([0.0, 1.0] * 2), np.array([4, 4] * 2), n_lines=4)
     >>> [label.get_text() for label in plot_replay(replay(log, {}, n_boot=10)).get_yticklabels()]
-    ['Uniform', 'as logged']
+    ['uniform', 'as logged']
     """
     from matplotlib.transforms import ScaledTranslation
 
     instance("result", result, ReplayResult, "Pass what replay(...) returns.")
     rows = (*result.rows, result.logged)
-    ax = drawn_on(ax, (6.0, 1.3 + 0.2 * len(rows)))
+    if ax is None:
+        ax = drawn_on(None, (5.8, 1.5 + 0.2 * len(rows)))
+        ax.xaxis.label.set_fontsize(_LABEL)
+        ax.tick_params(labelsize=text_size(ax))
     uniform = result.row(UNIFORM).mixed_share
-    styles = {
+    sides = {
         1: ("o", COLORS[0], "more than uniform"),
         0: ("D", "0.35", "no difference shown"),
         -1: ("v", COLORS[1], "less than uniform"),
     }
-    for side, (marker, color, label) in styles.items():
+    for side, (marker, color, label) in sides.items():
         for hollow in (False, True):
             places = [
                 i
@@ -85,14 +90,22 @@ def plot_replay(result: ReplayResult, ax: Axes | None = None) -> Axes:
     for i in range(0, len(rows), 2):
         ax.axhspan(i - 0.5, i + 0.5, color="0.95", zorder=-1)
     size = text_size(ax)
-    right: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "ha": "right", "fontsize": size}
-    for i, row in enumerate(rows):
-        group = "-" if np.isnan(row.mean_group) else f"{row.mean_group:.1f}"
-        ax.text(1.07, i, group, va="center", **right)
-        ax.text(1.15, i, f"{row.unanswerable:.0%}", va="center", **right)
-    ax.text(1.07, -0.7, "group", va="bottom", **right)
-    ax.text(1.15, -0.7, "not in\nlog", va="bottom", **right)
-    ax.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=size)
+    columns = {
+        "group": ["-" if np.isnan(row.mean_group) else f"{row.mean_group:.1f}" for row in rows],
+        "not in\nlog": [f"{row.unanswerable:.0%}" for row in rows],
+    }
+    for place, (heading, cells) in zip((3.2, 6.8), columns.items(), strict=True):  # right of the axes, in font sizes
+        right: dict[str, Any] = {
+            "xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "ha": "right", "fontsize": size,
+            "annotation_clip": False,
+        }  # fmt: skip
+        for i, text in enumerate(cells):
+            ax.annotate(text, (1.0, i), (place * size, 0.0), va="center", **right)
+        ax.annotate(heading, (1.0, -0.7), (place * size, 0.0), va="bottom", **right)
+    styles = styled(row.name for row in rows)
+    ax.set_yticks(range(len(rows)), [styles[row.name].label for row in rows], fontsize=size)
+    for tick, row in zip(ax.get_yticklabels(), rows, strict=True):
+        tick.set_fontweight("bold" if styles[row.name].strong else "normal")
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel="rollouts in mixed groups, %")
     ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
     below = ax.transAxes + ScaledTranslation(

@@ -11,6 +11,7 @@ from cero_alloc.simulation import SimulationResult
 
 from ._axes import GREY, draw_band, drawn_on, legend
 from ._runs import Runs, named, require_equal_horizons, require_known
+from ._styles import styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,11 +52,12 @@ def plot_pacing(runs: Runs, ax: Axes | None = None) -> Axes:
     'ahead of uniform\n(rollouts)'
     """
     seeds = named(runs)
+    styles = styled(seeds)
     require_equal_horizons(seeds)
     ax = drawn_on(ax)
     ax.axhline(0.0, color=GREY, linewidth=0.8)
-    for i, (name, results) in enumerate(seeds.items()):
-        draw_band(ax, i, name, np.arange(1, results[0].horizon.n_rounds + 1), [run.pacing_gap for run in results])
+    for name, results in seeds.items():
+        draw_band(ax, styles[name], np.arange(1, results[0].horizon.n_rounds + 1), [run.pacing_gap for run in results])
     ax.set(xlabel="round", ylabel="ahead of uniform\n(rollouts)")
     legend(ax)
     return ax
@@ -99,11 +101,12 @@ def plot_price(runs: Runs, ax: Axes | None = None) -> Axes:
     'price (share of\nthe steepest slope)'
     """
     seeds = named(runs)
+    styles = styled(seeds)
     require_equal_horizons(seeds)
     require_known(seeds, "price", "a policy with a price")
     ax = drawn_on(ax)
-    for i, (name, results) in enumerate(seeds.items()):
-        draw_band(ax, i, name, np.arange(1, results[0].horizon.n_rounds + 1), [run.price for run in results])
+    for name, results in seeds.items():
+        draw_band(ax, styles[name], np.arange(1, results[0].horizon.n_rounds + 1), [run.price for run in results])
     ax.set(xlabel="round", ylabel="price (share of\nthe steepest slope)")
     ax.set_ylim(bottom=0.0)
     legend(ax)
@@ -144,18 +147,20 @@ def plot_mixed_groups(runs: Runs, ax: Axes | None = None) -> Axes:
     >>> pool, run = static_pool(16, seed=3), {"total_budget": 1024, "n_rounds": 16, "max_rollouts": 8, "unit_size": 4}
     >>> runs = {policy.__name__: simulate(policy(pool.bank(), **run), pool, 16) for policy in (Greedy, Uniform)}
     >>> plot_mixed_groups(runs).get_ylabel()
-    'mixed groups\nahead of Uniform'
+    'mixed groups\nahead of uniform'
     """
     seeds = named(runs)
+    styles = styled(seeds)
     require_equal_horizons(seeds)
     ax = drawn_on(ax)
     *_, baseline = seeds
     alone = len(seeds) == 1
     spent = np.linspace(0.0, max(results[0].horizon.total_budget for results in seeds.values()), 201)
     base = 0.0 if alone else np.mean([_mixed_by(run, spent) for run in seeds[baseline]], axis=0)
-    for i, (name, results) in enumerate(seeds.items()):
-        draw_band(ax, i, name, spent / 1000.0, [_mixed_by(run, spent) - base for run in results])
-    ax.set(xlabel="rollouts spent (thousands)", ylabel="mixed groups" + ("" if alone else f"\nahead of {baseline}"))
+    for name, results in seeds.items():
+        draw_band(ax, styles[name], spent / 1000.0, [_mixed_by(run, spent) - base for run in results])
+    against = "" if alone else f"\nahead of {styles[baseline].label}"
+    ax.set(xlabel="rollouts spent (thousands)", ylabel=f"mixed groups{against}")
     legend(ax)
     return ax
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ import numpy.typing as npt
 from cero_alloc._checks import error_text, instance
 from cero_alloc.simulation._curves import RegretCurve
 
-from ._axes import COLORS, GREY, MARKERS, band, dashes, draw_band, drawn_on, filled, legend, points
+from ._axes import GREY, band, draw_band, drawn_on, filled, legend
+from ._styles import COLORS, MARKERS, Style, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,17 +62,20 @@ def plot_regret(curves: RegretCurve | Mapping[str, RegretCurve], ax: Axes | None
             largest = float(curve.regret.mean(axis=0).max())
             raise ValueError(error_text(where, "have regret above 0 at some horizon", largest, "Leave it out."))
     ax = drawn_on(ax)
-    bounded = False
-    for i, (name, curve) in enumerate(named.items()):
+    thin: dict[str, Any] = {"linewidth": 0.7, "zorder": 1.9}
+    styles, bounded = styled(named), False
+    for name, curve in named.items():
+        style = styles[name] if name else Style("regret", 0)
         mean, low, high = band(curve.regret)
         mean = np.where(mean > 0.0, mean, np.nan)
         floor = float(np.nanmin(mean)) / 10.0
-        ax.plot(curve.rounds, mean, label=name or "regret", **points(i))
-        ax.fill_between(curve.rounds, np.maximum(low, floor), high, color=dashes(i)["color"], alpha=0.18, linewidth=0)
+        ax.plot(curve.rounds, mean, **style.points())
+        ax.fill_between(curve.rounds, np.maximum(low, floor), high, color=style.color, alpha=0.18, linewidth=0)
         if np.isfinite(curve.bound).any():
-            label = None if bounded else "bound"
-            ax.plot(curve.rounds, band(curve.bound)[0], label=label, **{**dashes(i), "linewidth": 0.7})
+            ax.plot(curve.rounds, band(curve.bound)[0], **{**style.line(), **thin, "label": None})
             bounded = True
+    if bounded:
+        ax.plot([], [], color=GREY, label="bound (thin)", **thin)
     first = min(int(curve.rounds[0]) for curve in named.values())
     last = max(int(curve.rounds[-1]) for curve in named.values())
     start = max(float(curve.regret.mean(axis=0)[0]) for curve in named.values() if curve.rounds[0] == first)
@@ -111,8 +115,9 @@ def plot_epochs(epochs: npt.ArrayLike, regret: Mapping[str, npt.ArrayLike], ax: 
     """
     filled("regret", regret)
     ax = drawn_on(ax)
-    for i, (name, table) in enumerate(regret.items()):
-        draw_band(ax, i, name, np.asarray(epochs), list(np.asarray(table, dtype=np.float64)))
+    styles = styled(regret)
+    for name, table in regret.items():
+        draw_band(ax, styles[name], np.asarray(epochs), list(np.asarray(table, dtype=np.float64)))
     ax.set(yscale="log", xlabel="epochs (visits per prompt)", ylabel="regret (% of the optimum)")
     ax.set_xscale("log", base=2)
     low, high = ax.get_ylim()
@@ -166,6 +171,7 @@ def plot_comparison(
                 remedy = "Give one score per seed."
                 raise ValueError(error_text(f"scores[{name!r}][{pool!r}]", "have at least two seeds", values, remedy))
     names = sorted(scores, key=lambda name: -float(np.mean([np.mean(np.asarray(x)) for x in scores[name].values()])))
+    styles = styled(names)
     pools = list(dict.fromkeys(pool for own in scores.values() for pool in own))
     ax = drawn_on(ax, (3.5, 0.85 + 0.08 * len(pools) + max(0.2, 0.09 * len(pools)) * len(names)))
     for j, pool in enumerate(pools):
@@ -175,7 +181,9 @@ def plot_comparison(
         half = [t.ppf(0.975, v.size - 1) * v.std(ddof=1) / np.sqrt(v.size) for _, v in shown]
         marker, color = MARKERS[j % len(MARKERS)], COLORS[j % len(COLORS)]
         ax.errorbar(mean, place, xerr=half, label=pool, fmt=marker, color=color, markersize=4, elinewidth=1.0)
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), [styles[name].label for name in names])
+    for tick, name in zip(ax.get_yticklabels(), names, strict=True):
+        tick.set_fontweight("bold" if styles[name].strong else "normal")
     ax.set_ylim(len(names) - 0.5, -0.5)
     for i in range(0, len(names), 2):
         ax.axhspan(i - 0.5, i + 0.5, color="0.95", zorder=0)
