@@ -99,7 +99,7 @@ def test_quick_run_writes_everything(tmp_path, small_pools, capsys):
             assert float(line["rank_optimum"]) == pytest.approx(np.mean(shared))
             assert float(line["rank_signal"]) == pytest.approx(np.mean([int(row["rank_signal"]) for row in own]))
     tables = (out / "peers_tables.md").read_text()
-    assert tables.count(f"| **{report.RECOMMENDED}** (recommended) |") == 4
+    assert tables.count(f"| **{report.RECOMMENDED}** (ours) |") == 4
 
 
 def test_ranks_follow_the_measured_optimum(capsys):

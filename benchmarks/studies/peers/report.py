@@ -134,7 +134,7 @@ def _share(entry: Row) -> str:
 
 
 def _markdown(header: list[str], lines: list[list[str]]) -> str:
-    """Return a table for the page: the best of every column and the recommended setting in bold."""
+    """Return a table for the page: the best of every column and our own setting in bold."""
     best = []
     for column in list(zip(*lines, strict=True))[1:]:
         values = [float(cell.removesuffix(" s")) for cell in column]
