@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
+import warnings
 from collections.abc import Iterable, MappingView, Set
 from numbers import Real
 from typing import Any, SupportsIndex, TypeVar
@@ -20,6 +21,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 TieArray = npt.NDArray[np.int32]  # ranks that break ties
 
+_PACKAGE = __name__.partition(".")[0]
 MOST_COUNT = 2**53  # rollouts; larger counts are not exact in float64, and sums of them soon not in 64 bits
 _Kind = TypeVar("_Kind")
 
@@ -33,6 +35,14 @@ class AllocationWarning(UserWarning):
     >>> warnings.simplefilter("error", AllocationWarning)  # to be stopped by one
     >>> warnings.resetwarnings()
     """
+
+
+def warn(text: str) -> None:
+    """Give an :class:`AllocationWarning` that names the user's line: the first caller outside the package."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, AllocationWarning, stacklevel=level)
 
 
 def error_text(name: str, condition: str, value: object, remedy: str, index: int | None = None) -> str:
@@ -142,7 +152,10 @@ def integers(name: str, array: npt.NDArray[Any], remedy: str) -> IntArray:
         entries = array.ravel().tolist()
         odd = [i for i, entry in enumerate(entries) if isinstance(entry, bool) or not hasattr(entry, "__index__")]
         if odd:  # a missing value turns a column of integers into floats: name that one
-            i = next((i for i in odd if not (isinstance(entries[i], float) and entries[i].is_integer())), odd[0])
+            broken = [i for i in odd if not (isinstance(entries[i], float) and entries[i].is_integer())]
+            i = broken[0] if broken else odd[0]
+            if not broken:
+                remedy = f"Convert them: numpy.asarray({name}).astype(int)."
             raise ValueError(error_text(name, "be integers", entries[i], remedy, i if array.ndim else None))
         array = np.array([operator.index(entry) for entry in entries], dtype=object).reshape(array.shape)
     if array.size and max(int(array.max()), -int(array.min())) > MOST_COUNT:
@@ -208,10 +221,16 @@ def plain_array(name: str, values: Any, remedy: str, ragged: Exception | None = 
     except ValueError:
         worded = f"{name} must be a plain array, got a ragged {type(values).__name__}. {remedy}"
         raise (ragged or ValueError(worded)) from None
-    except (TypeError, RuntimeError) as error:  # a tensor on another device, or with a gradient
-        raise TypeError(
-            f"{name} must convert to a NumPy array, got {type(values).__name__}: {error}. Pass a NumPy array."
-        ) from None
+    except (TypeError, RuntimeError) as error:
+        raise no_array(name, values, error) from None
+
+
+def no_array(name: str, values: object, error: Exception) -> TypeError:
+    """Return the error for a tensor on another device, with a gradient, or of a type that NumPy lacks."""
+    steps = "detach().cpu()" if "int" in str(getattr(values, "dtype", "")) else "detach().float().cpu()"
+    got = f"{type(values).__name__}: {str(error).rstrip('.')}"
+    remedy = f"Pass a NumPy array; of a torch tensor, tensor.{steps}."
+    return TypeError(f"{name} must convert to a NumPy array, got {got}. {remedy}")
 
 
 def require_unmasked(name: str, values: object) -> None:

@@ -74,6 +74,12 @@ def test_a_pool_that_grows_keeps_single_rollouts():
     assert allocator.allocate(budget=32, exact=True).max() == 1
 
 
+def test_a_batch_needs_neither_visits_nor_a_budget():
+    ids = [f"q{i}" for i in range(20)]
+    allocator = training_allocator(ids, total_budget=320, n_rounds=10)
+    assert allocator.allocate(ids[:8]).tolist() == [2] * 8  # the cap of a visit: 320 rollouts over 200 offers
+
+
 def test_a_loader_s_batches_take_the_same_allocator():
     rng, rates = np.random.default_rng(0), np.repeat([0.0, 0.5, 1.0], 80)
     allocator = training_allocator(240, total_budget=120 * 30, n_rounds=120, seed=1)

@@ -241,7 +241,11 @@ def test_results_are_the_callers_own():
 
 
 def test_repr_and_forgetting():
-    assert repr(BetaPosteriorBank(3, prior=(1, 2.5))) == "BetaPosteriorBank(3 prompts, prior=(1, 2.5), forgetting=1)"
+    bank = BetaPosteriorBank(3, prior=(1, 2.5))
+    shown = "BetaPosteriorBank(prompts=3, ids=int such as 0, rollouts={}, prior=(1, 2.5), forgetting=1)"
+    assert repr(bank) == shown.format(0)
+    bank.update([0, 1], [1, 2], [4, 3])
+    assert repr(bank) == shown.format(7)
     assert "per prompt" in repr(BetaPosteriorBank(2, prior=([1, 2], 1)))
     assert BetaPosteriorBank(1, forgetting=0.9).forgetting == 0.9
 
@@ -410,7 +414,7 @@ RANGE = "Rewards must lie in"
         ([1, -0.5], [4, 4], r"successes must be finite and at least 0, got successes\[1\] = -0\.5\."),
         ([1, 4.5], [4, 4], rf"successes must not exceed rollouts\[1\] = 4, got successes\[1\] = 4\.5\. {RANGE}"),
         ([1, 0], [4, -1], r"rollouts must be at least 0, got rollouts\[1\] = -1\. Report what was generated"),
-        ([1, 1], [4.0, 4.0], r"rollouts must be integers, got rollouts\[0\] = 4\.0\. Pass whole numbers"),
+        ([1, 1], [4.0, 4.0], r"rollouts must be integers, got rollouts\[0\] = 4\.0\. Convert them: numpy"),
         ([1, 1], [True, True], r"rollouts must be integers, got rollouts\[0\] = True\."),
         ([1, 1], ["4", "4"], r"rollouts must be integers, got rollouts\[0\] = '4'\."),
         ([1, 1], [None, None], r"rollouts must be integers, got rollouts\[0\] = None\."),
@@ -442,22 +446,27 @@ def test_repeated_ids(prompts, ids, message):
 
 
 @pytest.mark.parametrize(
-    ("prompts", "ids", "unknown"),
+    ("prompts", "ids", "unknown", "remedy"),
     [
-        (3, [0, 3], "3 (1 in all)"),
-        (3, [-1, 0], "-1 (1 in all)"),
-        (3, ["a", "b"], "'a', 'b' (2 in all)"),
-        (3, [0.5, 1.5], "0.5, 1.5 (2 in all)"),
-        (3, [2**70, 0], f"{2**70} (1 in all)"),
-        (3, [2**63, 0], f"{2**63} (1 in all)"),  # a uint64, which would turn into a row as an int64
-        (3, [0, (1, 2)], "(1, 2) (1 in all)"),
-        (["a", "b", "c"], ["a", "z"], "'z' (1 in all)"),
-        (["a", "b", "c"], ["a", ["b"]], "['b'] (1 in all)"),
-        (["a", "b", "c"], [0, 1], "0, 1 (2 in all)"),
+        (3, [0, 3], "3 (1 in all)", "Call add_prompts first."),
+        (3, [-1, 0], "-1 (1 in all)", "Call add_prompts first."),
+        (3, ["a", "b"], "'a', 'b' (2 in all)", "The bank holds int ids like 0, got str"),
+        (3, [0.5, 1.5], "0.5, 1.5 (2 in all)", "The bank holds int ids like 0, got float"),
+        (3, [2**70, 0], f"{2**70} (1 in all)", "Call add_prompts first."),
+        (
+            3,
+            [2**63, 0],
+            f"{2**63} (1 in all)",
+            "Call add_prompts first.",
+        ),  # a uint64, which would turn into a row as an int64
+        (3, [0, (1, 2)], "(1, 2) (1 in all)", "The bank holds int ids like 0, got tuple"),
+        (["a", "b", "c"], ["a", "z"], "'z' (1 in all)", "Call add_prompts first."),
+        (["a", "b", "c"], ["a", ["b"]], "['b'] (1 in all)", "The bank holds str ids like 'a', got list"),
+        (["a", "b", "c"], [0, 1], "0, 1 (2 in all)", "The bank holds str ids like 'a', got int"),
     ],
 )
-def test_unknown_ids(prompts, ids, unknown):
-    message = "prompt_ids must be in the bank, unknown: " + re.escape(unknown) + r"\. Call add_prompts first\."
+def test_unknown_ids(prompts, ids, unknown, remedy):
+    message = f"prompt_ids must be in the bank, unknown: {re.escape(unknown)}\\. {re.escape(remedy)}"
     bank = practised(prompts)
     for call in (
         lambda b: b.update(ids, [1, 1], [4, 4]),

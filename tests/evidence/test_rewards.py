@@ -231,6 +231,53 @@ def test_every_way_in_warns_with_the_users_line():
     assert heard(lambda: BetaPosteriorBank(2).select_forgetting(history)) == [AllocationWarning]
 
 
+def signed_sums(n_groups, seed, n=8):
+    """Sums of n rewards of -1 and 1 of groups that got at least as many of 1."""
+    right = np.random.default_rng(seed).binomial(n, 0.8, n_groups)
+    return np.maximum(2 * right - n, 0)
+
+
+def test_sums_of_rewards_of_minus_one_and_one_are_noticed_once():
+    ids, n = list(range(100)), np.full(100, 8)
+    run = {"total_budget": 800, "n_rounds": 2, "max_rollouts": 8}
+    for ways in (BetaPosteriorBank(100), FenchelDualAllocator(BetaPosteriorBank(100), **run)):
+        with pytest.warns(AllocationWarning, match=r"rewards of -1 and 1 have.*reward_range=\(-1, 1\)") as caught:
+            ways.update(ids, signed_sums(100, 0), n)
+        assert [entry.filename for entry in caught] == [__file__]
+        assert heard(lambda: ways.update(ids, signed_sums(100, 1), n)) == []  # noqa: B023
+
+
+def test_they_are_noticed_over_many_calls():
+    bank, sums = BetaPosteriorBank(["six of 1 and two of -1", "seven and one"]), [4, 6]
+    calls = [heard(lambda: bank.update(bank.prompt_ids, sums, [8, 8])) for _ in range(12)]
+    assert calls == [[]] * 9 + [[AllocationWarning]] + [[]] * 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 9])
+@pytest.mark.parametrize("rate", [0.02, 0.2, 0.5, 0.8, 0.98])
+def test_a_sum_with_the_parity_of_its_rollouts_has_a_chance_of_half_at_most(n, rate):
+    chance = [math.comb(n, s) * rate**s * (1 - rate) ** (n - s) for s in range(n + 1)]
+    clears = sum(chance[s] for s in range(n + 1) if (n - s) % 2)
+    counts = sum(chance[s] for s in range(2, n) if (n - s) % 2 == 0)
+    assert counts <= clears + 1e-15
+
+
+@pytest.mark.parametrize(
+    ("ends", "sums", "n", "squares"),
+    [
+        ((0, 1), [4] * 40, 8, None),  # half of every group
+        ((0, 1), [0, 8] * 20, 8, None),  # no mixed group
+        ((0, 1), [5, *[2, 6] * 20], 8, None),
+        ((0, 1), [1] * 40, 3, None),
+        ((0, 1), [2, 6] * 20, 8, [2, 6] * 20),
+        ((-1, 1), [2, 6] * 20, 8, None),
+    ],
+)
+def test_other_sums_are_not_taken_for_them(ends, sums, n, squares):
+    bank = BetaPosteriorBank(len(sums), reward_range=ends)
+    assert heard(lambda: bank.update(None, sums, [n] * len(sums), squares=squares)) == []
+
+
 def test_the_warning_as_an_error_changes_nothing():
     bank = BetaPosteriorBank(2, trend=0.1)
     bank.update([1], [1], [1])

@@ -17,7 +17,7 @@ import pytest
 mpl.use("Agg")
 
 from cero_alloc import __main__ as cli
-from cero_alloc import plotting
+from cero_alloc import __version__, plotting
 from cero_alloc.replay._reader import read_log
 from cero_alloc.replay._replay import replay
 
@@ -172,3 +172,20 @@ def test_real_counts_as_they_are(capsys, file):
     status, out, _ = run(capsys, file, "--n-boot", 20, "--no-plot")
     assert status == 0
     assert "SETTINGS FOR THE NEXT RUN" in out
+
+
+@pytest.mark.parametrize("args", [[], ["replay"], ["warm-up"]])
+def test_help_is_plain_text(capsys, args):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*args, "--help"])
+    out = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert out.startswith("usage: cero-alloc")
+    assert "`" not in out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"cero-alloc {__version__}\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple, Self, SupportsIndex
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from cero_alloc._budget.balance import Balance
 from cero_alloc._budget.horizon import Horizon
 from cero_alloc._budget.ledger import RolloutLedger
-from cero_alloc._checks import IntArray, integer
+from cero_alloc._checks import IntArray, integer, warn
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.history import History
 from cero_alloc._evidence.kernels import REWARDED
@@ -18,6 +18,7 @@ from cero_alloc._evidence.loading import empty_bank
 from cero_alloc._evidence.prior import PriorFit
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
+from cero_alloc._saving.shown import short
 from cero_alloc._saving.state import Field, State, is_of
 
 from .audit import AFTER, Audit, audit
@@ -25,6 +26,7 @@ from .feedback import TakesFeedback
 from .labels import Labels
 from .metrics import run_metrics
 
+_OFFER_REMEDY = "Offer each prompt once, such as list(dict.fromkeys(ids))."
 PRIOR_FIT = Field(
     when_set={},
     must=f"hold {', '.join(PriorFit.__slots__)}",
@@ -76,6 +78,22 @@ class Allocator(TakesFeedback):
     def __init__(self, bank: BetaPosteriorBank, ledger: RolloutLedger, utility: SaturatingUtility) -> None:
         super().__init__(bank, ledger)
         self.utility = utility
+        rounds = ledger.n_rounds if ledger.all_offers is None else ledger.n_rounds // len(bank)  # mean visits
+        if ledger.total_units < rounds:
+            unit = "one rollout" if self.horizon.unit_size == 1 else f"{self.horizon.unit_size} rollouts"
+            warn(
+                f"total_budget = {ledger.total} pays for less than {unit} in each of {rounds} rounds, so that most rounds "
+                "deal nothing. It counts all rollouts of the run, not those of a round or of a prompt."
+            )
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        yield "prompts", str(len(self.bank))
+        ledger = self.ledger
+        yield "round", f"{ledger.round} of {ledger.n_rounds}" if ledger.all_offers is None else str(ledger.round)
+        yield "dealt", f"{short(ledger.dealt)} of {short(ledger.total)} {ledger.costs.word}"
+        for name in ("order", "visits", "rollouts_per_visit"):
+            if self._given.get(name) is not None:
+                yield name, short(self._given[name])
 
     def allocate(
         self, prompt_ids: Iterable[Hashable] | None = None, budget: float | None = None, *, exact: bool = False
@@ -106,6 +124,12 @@ class Allocator(TakesFeedback):
         TypeError
             For a budget that is not an integer, or with ``costs`` not a number.
 
+        Warns
+        -----
+        AllocationWarning
+            Once for a call after the end of the horizon with the budget of a round or more left, and once for a ``budget``
+            that is smaller than a visit.
+
         Examples
         --------
         >>> from cero_alloc import FenchelDualAllocator
@@ -124,12 +148,16 @@ class Allocator(TakesFeedback):
                 offer, request = self._rested(offer, request, budget, exact)
             self._close()
             if self.ledger.finished:
+                self._notice_end(budget)
                 return np.zeros(offer.named, dtype=np.int64)
             if self._fit_every is not None and self.ledger.round and self.ledger.round % self._fit_every == 0:
                 self.prior_fit = self._refit()
             places, units = self._propose(offer, request)
             self.bank.evidence.tick()
-            return offer.in_named_order(self.ledger.open_round(offer.rows, offer.size, places, units))
+            counts = offer.in_named_order(self.ledger.open_round(offer.rows, offer.size, places, units))
+            if not units.size and budget is not None:
+                self._notice_small(budget)
+            return counts
 
     @property
     def horizon(self) -> Horizon:
@@ -322,6 +350,37 @@ class Allocator(TakesFeedback):
 
     # ------------------------------------------------------------ what allocators share
 
+    def _notice_end(self, budget: float | None) -> None:
+        """Warn once where the horizon ended with the budget of a round or more left."""
+        ledger = self.ledger
+        left = ledger.remaining_budget
+        if budget == 0 or ledger.rounds_left > 0 or left * ledger.n_rounds < ledger.total:
+            return
+        pace, remedy = (
+            ("rounds", "n_rounds, the calls of allocate, or call extend_budget(rounds=...)")
+            if ledger.all_offers is None
+            else ("visits", "visits, how often each prompt is offered, or call extend_budget(visits=...)")
+        )
+        self._tell(
+            "end",
+            f"allocate deals nothing any more: the {pace} of the run are used up after {ledger.round} rounds, with {left:g} "
+            f"of {ledger.total:g} {ledger.costs.word} left. Raise {remedy}.",
+        )
+
+    def _notice_small(self, budget: float) -> None:
+        """Warn once where a round deals nothing because its budget is smaller than a visit."""
+        ledger, least = self.ledger, self._least_visit()
+        if 0 < budget < least <= ledger.remaining_budget and ledger.costs.word == "rollouts":
+            self._tell(
+                "small",
+                f"budget = {budget} is less than the {least} rollouts of the smallest visit: the round deals nothing. Raise "
+                "it, or lower min_rollouts or unit_size.",
+            )
+
+    def _least_visit(self) -> int:
+        """Return the fewest rollouts of a prompt that gets any."""
+        return self.horizon.unit_size
+
     def _fits(self, fit_every: int | None) -> None:
         """Refit the bank's belief in every so many rounds; None never does."""
         self._fit_every = fit_every
@@ -335,7 +394,7 @@ class Allocator(TakesFeedback):
 
     def _offer(self, prompt_ids: Iterable[Hashable] | None) -> Offer:
         """Return the offer that ids name."""
-        rows = None if prompt_ids is None else self.bank.index.unique_rows(prompt_ids)
+        rows = None if prompt_ids is None else self.bank.index.unique_rows(prompt_ids, _OFFER_REMEDY)
         evidence = self.bank.evidence
         named, retired = evidence.size if rows is None else rows.size, evidence.retired
         if retired is not None and evidence.resting is not None and self._retirement is not None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cero_alloc._budget.deliveries import Deliveries, DeliveryId, Receipt
 from cero_alloc._budget.ledger import RolloutLedger
-from cero_alloc._checks import FloatArray, IntArray, counts, error_text, integer
+from cero_alloc._checks import FloatArray, IntArray, counts, error_text, integer, warn
 from cero_alloc._evidence.advantages import Baseline, Method, Scale
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.rewards import Feedback
@@ -30,6 +30,7 @@ class TakesFeedback(Saved):
     bank: BetaPosteriorBank
     ledger: RolloutLedger
     _log: RunLog | None = None
+    _told: frozenset[str] = frozenset()  # causes that were warned of, or that need no warning
 
     def __init__(self, bank: BetaPosteriorBank, ledger: RolloutLedger) -> None:
         self.bank, self.ledger = bank, ledger
@@ -59,7 +60,7 @@ class TakesFeedback(Saved):
         successes : array_like of float, shape (n_ids,)
             Sum of the rewards of each prompt, in [0, rollouts].
         rollouts : array_like of int, shape (n_ids,)
-            Rewarded rollouts of each prompt; more or fewer than were dealt is fine.
+            Rewarded rollouts of each prompt; fewer than were dealt is fine, and more count as evidence alone.
         squares : array_like of float, shape (n_ids,), or None
             Sum of the squared rewards of each prompt, where they are not all at the ends of the reward range.
         round : int or None
@@ -78,6 +79,12 @@ class TakesFeedback(Saved):
             For ids that are no collection, a round that is not an integer, or a delivery_id that is neither an integer
             nor a string.
 
+        Warns
+        -----
+        AllocationWarning
+            As :meth:`~cero_alloc.BetaPosteriorBank.update`, and once where more is reported than is outstanding after the
+            first round, unless rollouts of this allocator have expired.
+
         Examples
         --------
         >>> from cero_alloc import FenchelDualAllocator
@@ -91,14 +98,16 @@ class TakesFeedback(Saved):
         """
         with self.bank.lock:
             self._grow()
-            feedback = self.bank.rewards.feedback(self.bank.index, prompt_ids, successes, rollouts, squares, depth=3)
+            feedback = self.bank.rewards.feedback(self.bank.index, prompt_ids, successes, rollouts, squares)
             number = self._round_number(round)
             receipt = self._received("update", delivery_id, feedback)
             if receipt is not None and receipt.repeated:
                 return
-            self._count(feedback, number)
+            self.bank.rewards.notice_signs(feedback)
+            settled = self._count(feedback, number)
             if receipt is not None:
                 self._deliveries.keep(receipt)
+            self._notice_excess(feedback, settled)
 
     def observe(
         self,
@@ -169,12 +178,13 @@ class TakesFeedback(Saved):
             advantages = scoring.advantages(bank.evidence, bank.rewards, batch, counted=repeated)
             if repeated:
                 return advantages
-            self._count(batch.feedback, number)
+            settled = self._count(batch.feedback, number)
             if batch.unscored.any():
                 lost = np.minimum(batch.unscored, self.ledger.owed(rows, number))
                 self.ledger.write_off(rows, lost, bank.index.name, number)
             if receipt is not None:
                 self._deliveries.keep(receipt)
+            self._notice_excess(batch.feedback, settled)
             return advantages
 
     def _received(self, method: str, delivery_id: DeliveryId, feedback: Feedback, *more: IntArray) -> Receipt | None:
@@ -184,16 +194,34 @@ class TakesFeedback(Saved):
         rows, *columns = feedback
         return self._deliveries.receive(method, delivery_id, rows, *(part for part in (*columns, *more) if part.size))
 
-    def _count(self, feedback: Feedback, number: int | None) -> None:
-        """Add checked feedback to the evidence and to the account."""
+    def _count(self, feedback: Feedback, number: int | None) -> int:
+        """Add checked feedback to the evidence and to the account; return how many of the rollouts were outstanding."""
         rows, won, n, lacks = feedback
         logs = self._log is not None and self.ledger.round > 0
         belief = self.bank.evidence.posterior(rows) if logs else None
         self.bank.evidence.observe(rows, won, n, lacks)
-        self.ledger.settle(rows, n, number)
+        settled = self.ledger.settle(rows, n, number)
         self._learn(rows, won, n)
         if self._log is not None and belief is not None:
             self._log = self._log.write(number or self.ledger.round, self.bank.index, feedback, belief)
+        return settled
+
+    def _notice_excess(self, feedback: Feedback, settled: int) -> None:
+        """Warn once where more is reported than was outstanding, unless rollouts had expired or no round was dealt yet."""
+        excess = int(feedback.rollouts.sum()) - settled
+        if excess and self.ledger.round:
+            self._tell(
+                "excess",
+                f"{excess} of the rollouts reported after round {self.ledger.round} were not outstanding: they count as "
+                "evidence, but no deal of this run covers them. Report each rollout once; a delivery_id makes a repeated "
+                "report harmless.",
+            )
+
+    def _tell(self, cause: str, text: str) -> None:
+        """Warn once of a cause."""
+        if cause not in self._told:
+            self._told |= {cause}
+            warn(text)
 
     @locked
     def log_to(self, path: str | os.PathLike[str] | None) -> None:
@@ -378,6 +406,8 @@ class TakesFeedback(Saved):
             age = integer("older_than", older_than, least=0, remedy="Count the rounds opened since.")
         self._grow()
         _, rollouts = self.ledger.expire(age)
+        if rollouts.any():
+            self._told |= {"excess"}  # they may still be reported
         return int(rollouts.sum())
 
     # ------------------------------------------------------------ what a subclass defines

@@ -218,8 +218,8 @@ class ResolvingAllocator(Safeguards):
         )
         if rounds is None and visits is None:
             raise ValueError(
-                "n_rounds must be given where visits are not, got n_rounds = None. Count the calls of allocate, or say "
-                "how often each prompt is offered."
+                "visits or n_rounds must be given, got neither. Pass visits, how often each prompt is offered over the run "
+                "(the epochs of a loader), or n_rounds, the calls of allocate."
             )
         size = len(instance("bank", bank, BetaPosteriorBank, "Build one over the prompts."))
         instance("utility", utility, SaturatingUtility, "Pass SaturatingUtility(...).")
@@ -532,6 +532,9 @@ class ResolvingAllocator(Safeguards):
         answer = np.zeros(opened.named, dtype=np.int64)
         answer[opened.order] = units * self.horizon.unit_size
         return answer
+
+    def _least_visit(self) -> int:
+        return self.min_rollouts
 
     def _knows(self, n_offered: int) -> bool:
         """Tell whether the visits to come are known: they were given, or the whole pool is on offer in every round."""

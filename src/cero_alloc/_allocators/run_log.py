@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import operator
 import os
-import warnings
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cero_alloc._checks import AllocationWarning, FloatArray, error_text
+from cero_alloc._checks import FloatArray, error_text, warn
 from cero_alloc._evidence.ids import PromptIndex
 from cero_alloc._evidence.rewards import Feedback
 
@@ -71,7 +70,7 @@ class RunLog:
                 file.write("".join(lines).encode())
         except OSError as error:  # the update is counted already, and a run does not end for its log
             text = f"The log {self.path} ends at round {step}: {error}. The run goes on; call log_to for another file."
-            warnings.warn(text, AllocationWarning, stacklevel=4)
+            warn(text)
             return None
         return self
 

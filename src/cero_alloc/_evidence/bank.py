@@ -179,7 +179,8 @@ class BetaPosteriorBank(Fits):
         Warns
         -----
         AllocationWarning
-            Once per bank, for sums that rewards at the ends of the range cannot have, without ``squares``.
+            Once per bank, for sums that rewards at the ends of the range cannot have, without ``squares``; and once where
+            the sums of 20 mixed groups or more are all such as rewards of -1 and 1 have, with a range from 0 to 1.
 
         Raises
         ------
@@ -198,7 +199,9 @@ class BetaPosteriorBank(Fits):
         >>> bank.alpha.tolist(), bank.beta.tolist()
         ([5.0, 1.0, 2.5], [1.0, 1.0, 3.5])
         """
-        self.evidence.observe(*self.rewards.feedback(self.index, prompt_ids, successes, rollouts, squares))
+        feedback = self.rewards.feedback(self.index, prompt_ids, successes, rollouts, squares)
+        self.rewards.notice_signs(feedback)
+        self.evidence.observe(*feedback)
 
     @locked
     def observe(

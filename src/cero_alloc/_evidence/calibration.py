@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from cero_alloc._checks import FloatArray, IntArray
+from cero_alloc._saving.shown import Shown
 from cero_alloc._saving.state import Field, Stateful
 
 _N_BINS = 10
@@ -20,8 +21,8 @@ _ERRORS = 3.0  # standard errors
 _LEAST_GROUPS = 100  # with fewer groups the standard error itself is unreliable
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Calibration:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Calibration(Shown):
     """Predicted against observed within-group reward variance, over all groups that a bank was given.
 
     A group is one entry of an update with at least two rollouts. The prediction is the prompt's value just before the
@@ -74,6 +75,8 @@ class Calibration:
     (0.0417, 0.5)
     """
 
+    _SHOWN: ClassVar[tuple[str, ...]] = ("n_groups", "mixed_groups", "bias", "standard_error", "warning")
+
     edges: FloatArray
     groups: IntArray
     predicted: FloatArray
@@ -118,21 +121,29 @@ class Calibration:
 class CalibrationRecord(Stateful):
     """Sums over all groups so far, by bins of the predicted value, in two arrays of float64, filled by the kernel ``calibrate``.
 
+    Rollouts are counted besides, those of groups of one, too.
+
     Examples
     --------
     >>> CalibrationRecord().report().n_groups
     0
     """
 
-    __slots__ = ("bins", "tally")
-    FIELDS: ClassVar[dict[str, Field]] = {"bins": Field(), "tally": Field()}
+    __slots__ = ("bins", "rollouts", "tally")
+    FIELDS: ClassVar[dict[str, Field]] = {
+        "bins": Field(),
+        "tally": Field(),
+        "rollouts": Field(must="be a count", holds=lambda count, _: count >= 0, older=lambda _: 0),
+    }
 
     def __init__(self) -> None:
         self.bins = np.zeros((4, _N_BINS))  # groups; sums of predicted, observed, and squared difference
+        self.rollouts = 0
         self.tally = np.zeros(5)  # mixed groups; faded sums of 1, of 1 squared, of the difference, of its square
 
     def merge(self, other: CalibrationRecord) -> None:
         """Add the sums of another record; for the fading sums, as if both records had been filled in parallel."""
+        self.rollouts += other.rollouts
         self.bins += other.bins
         self.tally += other.tally
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import SupportsIndex
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, real
 from cero_alloc._saving.saved import OwnLock, Saved, locked
+from cero_alloc._saving.shown import short
 
 from .advantages import Baseline, Method, Scale
 from .calibration import Calibration
@@ -42,14 +43,19 @@ class Estimates(OwnLock, Saved):
     def __contains__(self, prompt_id: object) -> bool:
         return prompt_id in self.index
 
-    def __repr__(self) -> str:
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        yield "prompts", str(len(self))
+        first = self.index.name(0)
+        yield "ids", f"{type(first).__name__} such as {short(first)}"
+        yield "rollouts", str(self.evidence.record.rollouts)
         a0, b0 = self.evidence.a0, self.evidence.b0
-        prior = f"({a0[0]:g}, {b0[0]:g})" if a0.size == 1 else "per prompt"
-        more = [f"{name}={rate:g}" for name, rate in (("drift", self.drift), ("trend", self.trend)) if rate]
+        yield "prior", f"({a0[0]:g}, {b0[0]:g})" if a0.size == 1 else "per prompt"
+        yield "forgetting", f"{self.forgetting:g}"
+        for name, rate in (("drift", self.drift), ("trend", self.trend)):
+            if rate:
+                yield name, f"{rate:g}"
         if self.reward_range != (0.0, 1.0):
-            more.append(f"reward_range=({self.rewards.low:g}, {self.rewards.high:g})")
-        rates = ", ".join([f"prior={prior}", f"forgetting={self.forgetting:g}", *more])
-        return f"BetaPosteriorBank({len(self)} prompts, {rates})"
+            yield "reward_range", f"({self.rewards.low:g}, {self.rewards.high:g})"
 
     @property
     def prompt_ids(self) -> Sequence[Hashable]:

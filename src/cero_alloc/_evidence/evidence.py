@@ -305,9 +305,9 @@ class Evidence(Foresight):
         """
         arrays, predicted = self.arrays, np.empty(rows.size)
         self._values(rows, arrays, predicted)
-        when_it_pays(kernels.calibrate, rows.size)(
-            predicted, successes, rollouts, lacks, TOP, FADE, self.record.bins, self.record.tally
-        )
+        record, columns = self.record, (predicted, successes, rollouts, lacks)
+        when_it_pays(kernels.calibrate, rows.size)(*columns, TOP, FADE, record.bins, record.tally)
+        record.rollouts += int(rollouts.sum())
         if lacks.any() and self.deficits is None:
             self.deficits = np.zeros(self.size)
             arrays = self.arrays

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, error_text, reals
+from cero_alloc._saving.shown import Shown
 
 from .prior import log_evidence
 from .rewards import Feedback
@@ -22,8 +23,8 @@ _GRID_REMEDY = "Offer shares of the evidence that survive a round, such as (1.0,
 _WORTH_FORGETTING = 2.0  # nats
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ForgettingChoice:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ForgettingChoice(Shown):
     """The forgetting that would have predicted a history best, and the scores of all candidates.
 
     Attributes

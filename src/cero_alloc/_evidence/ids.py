@@ -15,6 +15,7 @@ from cero_alloc._checks import (
     error_text,
     integer,
     integers,
+    no_array,
     plain_array,
     require_ordered,
     require_unmasked,
@@ -28,6 +29,7 @@ _NO_ROWS = np.empty(0, dtype=np.int64)
 _BOOLS = (bool, np.bool_)
 _BOOLS_SET = frozenset(_BOOLS)
 _LARGEST = np.iinfo(np.int64).max
+SUM = "Sum the entries of a prompt first."  # of feedback
 _MOST = 2**31 - 1  # prompts: the ranks that break ties are int32
 
 
@@ -113,7 +115,7 @@ class PromptIndex:
         """Return the rows of ``ids``; the array must not be written to."""
         rows = self._find(ids)
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
-            raise _unknown_ids(self._unknown(rows))
+            raise self._unknown_ids(self._outside(rows))
         return rows
 
     def _find(self, ids: Any) -> IntArray:
@@ -123,19 +125,29 @@ class PromptIndex:
             return self._integer_rows(ids)
         names = _listed(ids)
         if (0 in self._table or 1 in self._table) and not _BOOLS_SET.isdisjoint(map(type, names)):
-            raise _unknown_ids([name for name in names if name not in self])
+            raise self._unknown_ids([name for name in names if name not in self])
         try:
             if names == self._last[0]:  # feedback mostly names the latest deal, and comparing is faster than looking up
                 return self._last[1]
             rows = np.fromiter(map(self._table.__getitem__, names), dtype=np.int64, count=len(names))
         except (KeyError, TypeError, ValueError):  # a ValueError from comparing arrays
             unknown = [name for name in names if name not in self]
-            raise _unknown_ids(unknown) from None
+            raise self._unknown_ids(unknown) from None
         self._last = names, rows
         return rows
 
-    def _unknown(self, rows: IntArray) -> list[int]:
+    def _outside(self, rows: IntArray) -> list[int]:
         return [int(row) for row in rows if not 0 <= row < len(self)]
+
+    def _unknown_ids(self, names: Sequence[object]) -> KeyError:
+        """Return the error for ids that the bank does not have."""
+        shown = ", ".join(repr(name) for name in names[:5]) + (", ..." if len(names) > 5 else "")
+        remedy, first = "Call add_prompts first.", self.name(0)
+        kinds = {type(name.item() if isinstance(name, np.generic) else name) for name in names}
+        ours = {int} if isinstance(self._ids, range) else set(map(type, self._ids))
+        if len(kinds) == 1 and not kinds & ours:  # "7" for 7, or the other way around
+            remedy = f"The bank holds {type(first).__name__} ids like {first!r}, got {kinds.pop().__name__}."
+        return KeyError(f"prompt_ids must be in the bank, unknown: {shown} ({len(names)} in all). {remedy}")
 
     def _integer_rows(self, ids: Iterable[Hashable]) -> IntArray:
         names: Any = ids if hasattr(ids, "__array__") or isinstance(ids, (list, tuple, range)) else list(ids)
@@ -143,23 +155,25 @@ class PromptIndex:
             array = np.asarray(names)
         except ValueError:  # ragged: some of the ids are sequences
             array = np.empty(len(names), dtype=object)
+        except (TypeError, RuntimeError) as error:
+            raise no_array("prompt_ids", ids, error) from None
         if array.size == 0:
             return _NO_ROWS
         if array.dtype.kind not in "iu" or array.ndim != 1:
             unknown = [name for name in names if name not in self]
             if unknown:
-                raise _unknown_ids(unknown)
+                raise self._unknown_ids(unknown)
             array = np.array([operator.index(name) for name in names])
         elif isinstance(names, (list, tuple)):  # NumPy reads True as 1
             bits = np.flatnonzero((array == 0) | (array == 1)).tolist()
             odd = [names[i] for i in bits if isinstance(names[i], _BOOLS)]
             if odd:
-                raise _unknown_ids(odd)
+                raise self._unknown_ids(odd)
         if array.dtype == np.uint64 and array.max() > _LARGEST:  # would wrap around to another row
-            raise _unknown_ids([int(name) for name in array if name > _LARGEST])
+            raise self._unknown_ids([int(name) for name in array if name > _LARGEST])
         return np.array(array, dtype=np.int64)  # a copy, because an open round keeps it
 
-    def unique_rows(self, prompt_ids: Iterable[Hashable] | None) -> IntArray | None:
+    def unique_rows(self, prompt_ids: Iterable[Hashable] | None, remedy: str = SUM) -> IntArray | None:
         """Return the rows of ids that may not repeat; None, the whole pool, stays None."""
         if prompt_ids is None:
             return None
@@ -169,23 +183,21 @@ class PromptIndex:
             slots = np.full(1 << (rows.size * 3 // 2).bit_length(), -1, dtype=np.int64)
         position, kind = kernels.first_bad_row(rows, len(self), slots)
         if kind == 1:
-            raise _unknown_ids(self._unknown(rows))
+            raise self._unknown_ids(self._outside(rows))
         if kind == 2:
             name = self.name(int(rows[position]))
-            raise ValueError(
-                error_text("prompt_ids", "not repeat an id", name, "Sum the entries of a prompt first.", position)
-            )
+            raise ValueError(error_text("prompt_ids", "not repeat an id", name, remedy, position))
         return rows
 
     def listed_rows(self, ids: Iterable[Hashable]) -> IntArray:
         """Return the rows of ids that may not repeat, and refuse None, which would name the whole pool."""
         if ids is None:
             raise TypeError(error_text("ids", "be a collection of ids", ids, "Pass bank.prompt_ids for all of them."))
-        return self.named_rows(ids)
+        return self.named_rows(ids, "Name each prompt once.")
 
-    def named_rows(self, prompt_ids: Iterable[Hashable] | None) -> IntArray:
+    def named_rows(self, prompt_ids: Iterable[Hashable] | None, remedy: str = SUM) -> IntArray:
         """Return the rows of ids that may not repeat, all of them for None."""
-        rows = self.unique_rows(prompt_ids)
+        rows = self.unique_rows(prompt_ids, remedy)
         return np.arange(len(self)) if rows is None else rows
 
 
@@ -282,9 +294,3 @@ def _table_of(label: str, names: Sequence[Hashable]) -> dict[Hashable, int]:
                 raise ValueError(error_text(label, "not repeat an id", name, "Give every prompt its own id.", position))
             seen.add(name)
     return table
-
-
-def _unknown_ids(names: Sequence[object]) -> KeyError:
-    """Return the error for ids that the bank does not have."""
-    shown = ", ".join(repr(name) for name in names[:5]) + (", ..." if len(names) > 5 else "")
-    return KeyError(f"prompt_ids must be in the bank, unknown: {shown} ({len(names)} in all). Call add_prompts first.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Iterable, Set
 from typing import Any, NamedTuple
 
@@ -10,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import (
-    AllocationWarning,
     FloatArray,
     IntArray,
     counts,
     error_text,
     rewards_per_rollout,
     successes,
+    warn,
 )
 
 from . import kernels
@@ -35,6 +34,13 @@ _FAULTS = {
         "Rewards must lie in [0, 1]; pass reward_range=(low, high) to the bank, or check which column is which.",
     ),
 }
+_NEGATIVE = "Rewards must lie in [0, 1]; pass their range to the bank, such as reward_range=(-1, 1)."
+_SIGNS = (
+    "All of the first {groups} mixed groups have sums that rewards of -1 and 1 have, which for rewards of 0 and 1 has a chance "
+    "below one in a million. Six rewards of 1 and two of -1 sum to 4, which counts as 4 of 8 here. Pass reward_range=(-1, 1) "
+    "to the bank if rewards are -1 and 1."
+)
+_SIGNED_GROUPS, _UNEVEN = 20, 5  # groups from which on sums are taken for those of -1 and 1; of them not one half
 _FRACTIONAL = (
     "Rewards between the ends of the reward range are taken for coins of the same mean, so that the values are an upper "
     "bound. Pass squares=, the sums of the squared rewards, or call observe with one reward per rollout."
@@ -113,6 +119,7 @@ class Rewards:
         self.low, self.high, self.width = low, high, high - low
         self._unit = (low, high) == (0.0, 1.0)
         self._warned = False
+        self._signed: tuple[int, int] | None = (0, 0) if self._unit else None  # groups that rewards of -1 and 1 allow
 
     def feedback(
         self,
@@ -121,8 +128,6 @@ class Rewards:
         s: npt.ArrayLike,
         n: npt.ArrayLike,
         squares: npt.ArrayLike | None = None,
-        *,
-        depth: int = 4,
     ) -> Feedback:
         """Return the checked feedback of an update.
 
@@ -136,8 +141,6 @@ class Rewards:
             Sum of the rewards and number of rewarded rollouts of each prompt.
         squares : array_like, shape (n_ids,), or None
             Sum of the squared rewards.
-        depth : int
-            Frames from the user's call to this one, for a warning that names the user's line.
 
         Raises
         ------
@@ -156,13 +159,36 @@ class Rewards:
                 condition, remedy = f"{condition} = {rollouts[position]}", "Correct reward_range of the bank."
             elif kind == 3:
                 condition += f"[{position}] = {rollouts[position]}"
+            elif kind == 2 and raw[position] < 0.0:
+                remedy = _NEGATIVE
             raise ValueError(error_text(name, condition, bad.item(), remedy, position))
         if squares is not None:
             return Feedback(rows, rewarded, rollouts, self._lacks(squares, raw, rewarded, rollouts))
         if not self._warned and (rewarded != np.floor(rewarded)).any():
-            warnings.warn(_FRACTIONAL, AllocationWarning, stacklevel=depth)
+            warn(_FRACTIONAL)
             self._warned = True
         return Feedback(rows, rewarded, rollouts)
+
+    def notice_signs(self, feedback: Feedback) -> None:
+        """Warn once where the sums seem to be those of rewards of -1 and 1, taken for successes.
+
+        Such sums differ from the rollouts by an even number. For rewards of 0 and 1, whatever the rate p, the chance of that
+        is at most 1/2 for a sum S with 1 < S < n: for even n because (q - p)**n <= q**n + p**n, q = 1 - p, and for odd n
+        because q**n <= (q - p)**n + n p q**(n - 1) + p**n. A single odd difference rules -1 and 1 out.
+        """
+        _, won, n, lacks = feedback
+        if self._signed is None:
+            return
+        if lacks.size or ((n - won) % 2.0).any():
+            self._signed = None
+            return
+        mixed = (won > 1.0) & (won < n)
+        groups, uneven = self._signed
+        groups, uneven = groups + int(mixed.sum()), uneven + int((mixed & (2.0 * won != n)).sum())
+        self._signed = groups, uneven
+        if groups >= _SIGNED_GROUPS and uneven >= _UNEVEN:
+            self._signed = None
+            warn(_SIGNS.format(groups=groups))
 
     def history(self, index: PromptIndex, history: Iterable[Any]) -> list[Feedback]:
         """Return the checked feedback of each round; an error names the round."""
@@ -173,7 +199,7 @@ class Rewards:
             if not isinstance(entry, (tuple, list)) or len(entry) not in (3, 4):
                 raise ValueError(error_text("history", "hold three items per round", entry, _HISTORY_REMEDY, k))
             try:
-                rounds.append(self.feedback(index, *entry, depth=5))
+                rounds.append(self.feedback(index, *entry))
             except (KeyError, TypeError, ValueError) as error:
                 raise type(error)(f"history[{k}]: {error.args[0]}") from None
         return rounds
@@ -199,7 +225,12 @@ class Rewards:
         outside = ~((found >= self.low) & (found <= self.high))
         if outside.any():
             at = int(np.flatnonzero(scored)[np.flatnonzero(outside)[0]])
-            remedy = "Pass reward_range=(low, high) to the bank; NaN stands for a rollout that could not be scored."
+            low, high = min(self.low, float(found.min())), max(self.high, float(found.max()))
+            low = -high if low < 0.0 <= low + high else low  # rewards of -1 and 1, of which the batch may hold one
+            such = f", such as ({low:g}, {high:g})" if np.isfinite([low, high]).all() else ""
+            remedy = (
+                f"Pass reward_range=(low, high) to the bank{such}; NaN stands for a rollout that could not be scored."
+            )
             condition = f"be between {self.low:g} and {self.high:g}"
             raise ValueError(error_text("rewards", condition, float(values[at]), remedy, at))
         if not self._unit:
@@ -239,6 +270,8 @@ class Rewards:
             at = int(np.flatnonzero(bad)[0])
             condition = f"be a sum of squared rewards whose sum is successes[{at}] = {raw[at]:g}"
             remedy = "Sum the square of every reward, in the unit of the rewards."
+            if self._unit and total[at] > raw[at]:
+                remedy += " Larger than the sum, some lie outside [0, 1]: pass reward_range=(low, high) to the bank."
             raise ValueError(error_text("squares", condition, float(total[at]), remedy, at))
         lacks[np.abs(lacks) <= slack] = 0.0
         return np.minimum(lacks, most)

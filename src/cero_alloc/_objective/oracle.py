@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, flag, instance, integer, real, reals
 from cero_alloc._numba import when_it_pays
+from cero_alloc._saving.shown import Shown
 
 from . import kernels, oracle_kernels
 from .utility import SaturatingUtility
@@ -26,8 +27,8 @@ _STEEPEST = 1e300  # utility per unit: steeper slopes overflow where they are ad
 _UNIT_REMEDY = "Count budget, equal_share, lower and upper in one unit, rollouts or groups."
 
 
-@dataclass(frozen=True, slots=True)
-class OracleResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class OracleResult(Shown):
     """The optimum of the static problem, with a proof of it.
 
     Attributes
@@ -105,8 +106,8 @@ class OracleResult:
         return every + (place < more)
 
 
-@dataclass(frozen=True, slots=True)
-class OfflineOracle:
+@dataclass(frozen=True, slots=True, repr=False)
+class OfflineOracle(Shown):
     r"""Solve the static horizon problem for known values.
 
     .. math::

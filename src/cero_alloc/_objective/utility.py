@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, error_text, real, reals
 from cero_alloc._numba import when_it_pays
+from cero_alloc._saving.shown import Shown
 
 from . import kernels
 
@@ -30,8 +31,8 @@ _EXPOSURE_REMEDY = "Exposure is counted in equal shares, z / R."
 _SLOPE_REMEDY = "A slope is utility per equal share of exposure."
 
 
-@dataclass(frozen=True, slots=True)
-class SaturatingUtility:
+@dataclass(frozen=True, slots=True, repr=False)
+class SaturatingUtility(Shown):
     r"""Concave utility of exposure whose slope never exceeds the saturation.
 
     .. math::

@@ -16,6 +16,7 @@ import numpy as np
 from cero_alloc import checkpoint
 from cero_alloc._checks import error_text
 
+from .shown import Shown
 from .state import REMEDY, State, Stateful, difference, is_of, plain
 
 SCHEMA = 1  # version of the layout of states
@@ -42,7 +43,7 @@ def locked(method: Callable[Concatenate[Owner, P], T]) -> Callable[Concatenate[O
     return holding
 
 
-class Saved(Stateful):
+class Saved(Stateful, Shown):
     """A stateful object that files hold: its state has a schema version and the arguments to build the object again.
 
     A constructor passes its arguments to ``_remember``, all but the bank and the seed. ``_BUILD`` holds the function

@@ -200,6 +200,9 @@ class Baseline(Allocator):
         places = np.flatnonzero(units)
         return places, units[places]
 
+    def _least_visit(self) -> int:
+        return max(1, self._least) * self.horizon.unit_size
+
     @property
     def _most_per_round(self) -> float:
         """Largest total of a round, in the unit of the budget."""

@@ -241,7 +241,7 @@ class LeaseBook:
         if delivery not in self._leases[number].deliveries:
             self._require_in_hand(number, scored, missed)
             bank = self.allocator.bank  # its own check, and its warning, come before the journal
-            bank.rewards.feedback(bank.index, list(scored), sums, list(scored.values()), depth=3)
+            bank.rewards.feedback(bank.index, list(scored), sums, list(scored.values()))
             self._write(
                 {"do": "report", "lease": number, "delivery": delivery, "ids": list(scored), "rollouts": list(scored.values()),
                  "successes": sums, "unscored": list(missed.items())}

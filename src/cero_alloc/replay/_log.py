@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, generator, integer
 from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._saving.shown import Shown
 
 from ._scale import RewardScale
 
@@ -81,8 +82,8 @@ class Reading:
     pool: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RolloutLog:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RolloutLog(Shown):
     r"""The rewarded rollouts of a run by prompt and step.
 
     A *group* is all rollouts of one prompt in one step, unless the log tells groups of a prompt in a step apart. Groups are
@@ -132,6 +133,8 @@ class RolloutLog:
     >>> print(log.bad_lines[0])
     line 5: reward is not a number: 'a,2,oops'
     """
+
+    _SHOWN: ClassVar[tuple[str, ...]] = ("n_prompts", "n_steps", "n_lines", "n_bad")
 
     prompt_ids: tuple[str, ...]
     steps: FloatArray

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from cero_alloc._saving.shown import Shown, short
+
 from ._log import RolloutLog
 from ._own import AgainstUniform, against_uniform
 from ._policies import default_policies
@@ -22,8 +24,8 @@ _FEW_PROMPTS = 20  # with fewer prompts the bootstrap intervals are unreliable
 _MANY_UNANSWERED = 0.05  # share of the rollouts of a policy
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ReplayReport:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ReplayReport(Shown):
     """A log, what it tells by itself, its replay under the default policies, and the settings that it recommends.
 
     ``result`` and ``settings`` are None if all rewards of the log are equal, because no policy then
@@ -39,6 +41,13 @@ class ReplayReport:
     less: ReplayResult | None = None
     verdict: Verdict | None = None
     own: AgainstUniform | None = None
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        yield "name", short(self.name)
+        yield "log", short(self.log)
+        yield "result", short(self.result)
+        if self.verdict is not None:
+            yield "verdict", short(self.verdict.kind)
 
     @property
     def code(self) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from cero_alloc._checks import FloatArray, error_text
+from cero_alloc._saving.shown import Shown, short
 from cero_alloc.simulation._result import top_tenth
 
 Offer = Literal["batch", "pool"]
@@ -120,8 +122,8 @@ class ReplayRow:
         return "+" if self.floor_interval[0] > 0.0 else "(+)"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ReplayResult:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ReplayResult(Shown):
     """Results of all policies of a replay.
 
     Attributes
@@ -162,6 +164,13 @@ class ReplayResult:
     n_boot: int
     left_out: tuple[str, ...] = ()
     budget: float = 1.0
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        yield "policies", str(len(self.rows))
+        if self.rows:
+            yield "first", short(self.rows[0].name)
+        for name in ("offer", "budget", "max_rollouts", "n_boot"):
+            yield name, short(getattr(self, name))
 
     def row(self, name: str) -> ReplayRow:
         """Return the row of a policy.

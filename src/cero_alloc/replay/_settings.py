@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from cero_alloc._checks import AllocationWarning
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.calibration import Calibration
 from cero_alloc._evidence.forgetting import ForgettingChoice
 from cero_alloc._evidence.prior import PriorFit
+from cero_alloc._saving.shown import Shown
 
 from ._log import RolloutLog
 from ._policies import mean_group
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LearntSettings:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class LearntSettings(Shown):
     """Prior and forgetting learnt from a log.
 
     Attributes
@@ -30,6 +31,8 @@ class LearntSettings:
         Calibration of a bank that observes the log step by step: with Beta(1, 1) and no forgetting, and with the settings
         above. The latter are fitted to the same log and therefore use hindsight.
     """
+
+    _SHOWN: ClassVar[tuple[str, ...]] = ("prior_fit", "forgetting")
 
     prior_fit: PriorFit
     forgetting: ForgettingChoice

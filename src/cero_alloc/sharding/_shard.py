@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from threading import RLock
 from typing import Any, ClassVar, Self, SupportsIndex
 
@@ -115,6 +116,12 @@ class PoolShard(Saved):
         self._open: tuple[IntArray, IntArray] | None = None  # places and virtual proposal of the open round
         self._visits = np.array([float(horizon.n_rounds)])
         self._remember(horizon=horizon, start=start, utility=utility, step_size=step_size)
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        yield "start", str(self.start)
+        yield "prompts", str(len(self.bank))
+        yield "of", str(self.horizon.n_prompts)
+        yield "round", f"{self.ledger.round} of {self.ledger.n_rounds}"
 
     @property
     def lock(self) -> RLock:

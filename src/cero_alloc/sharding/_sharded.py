@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from threading import RLock
 from typing import Any, ClassVar, Self, SupportsIndex
 
@@ -20,6 +20,7 @@ from cero_alloc._checks import IntArray, counts, error_text, flag, real
 from cero_alloc._evidence.ids import PromptIndex
 from cero_alloc._evidence.rewards import Rewards
 from cero_alloc._saving.saved import OwnLock, Saved, locked
+from cero_alloc._saving.shown import short
 from cero_alloc._saving.state import Field
 from cero_alloc._solvers.ranking import counts_of, deal_round
 
@@ -156,6 +157,13 @@ class ShardedAllocator(OwnLock, Saved):
         self.ledger = RolloutLedger(horizon, n_accounts=1)
         self._proposed: int | None = None  # units proposed in the open round
         self._remember(horizon=horizon, step_size=step_size, initial_price=initial_price, catch_up=catch_up)
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        ledger = self.ledger
+        yield "prompts", str(self.horizon.n_prompts)
+        yield "shards", str(len(self.shards))
+        yield "round", f"{ledger.round} of {ledger.n_rounds}"
+        yield "dealt", f"{short(ledger.dealt)} of {short(ledger.total)} rollouts"
 
     @property
     def horizon(self) -> Horizon:
@@ -296,7 +304,9 @@ class ShardedAllocator(OwnLock, Saved):
         >>> allocator.metrics()["outstanding_rollouts"]
         0.0
         """
-        places, rewarded, observed, lacks = self._rewards.feedback(self._index, rows, successes, rollouts, squares)
+        feedback = self._rewards.feedback(self._index, rows, successes, rollouts, squares)
+        self._rewards.notice_signs(feedback)
+        places, rewarded, observed, lacks = feedback
         columns = (rewarded, observed, lacks) if lacks.size else (rewarded, observed)
         settled = self._call("update", self._parts(places, places, *columns))
         self.ledger.settle(np.zeros(1, dtype=np.int64), np.array([sum(settled)]))

@@ -9,14 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, instance, integers, plain_array
+from cero_alloc._saving.shown import Shown
 
 from ._result import SimulationResult
 
 _ROUNDING = 1e-12  # regret per prompt up to this size is rounding error
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RegretCurve:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RegretCurve(Shown):
     """Regret per prompt for several numbers of rounds, over seeds, with the theorem's bound.
 
     Parameters

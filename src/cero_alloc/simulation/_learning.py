@@ -9,6 +9,7 @@ from typing import Literal, SupportsIndex
 import numpy as np
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, flag, generator, instance, integer, real
+from cero_alloc._saving.shown import Shown
 
 from ._loglinear import LogLinearPool, Weighting, group_coefficients, known_weighting, success_rates
 from ._rounds import Policy, bernoulli, check_policy, checked_draw, offered_rows, play_round
@@ -18,8 +19,8 @@ Optimiser = Literal["sgd", "adam"]
 _MOMENTUM, _MEMORY, _TINY = 0.9, 0.999, 1e-8  # Adam's published constants
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LearningResult:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class LearningResult(Shown):
     """Success rates and rollouts spent over the rounds of a simulated training run.
 
     Attributes

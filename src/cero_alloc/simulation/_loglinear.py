@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, SupportsIndex, get_args
+from typing import ClassVar, Literal, SupportsIndex, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +22,15 @@ from cero_alloc._checks import (
 )
 from cero_alloc._checks import successes as checked_successes
 from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._saving.shown import Shown
 
 Weighting = Literal["rollout", "prompt", "importance"]
 
 _LARGEST = 1e50  # of a feature, offset or weight, so that sums of products of two of them stay finite
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LogLinearPool:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class LogLinearPool(Shown):
     r"""Prompts whose success rates share the weights of a policy that learns.
 
     The policy has weights :math:`w`, which start at 0, and solves prompt i with probability
@@ -65,6 +66,8 @@ class LogLinearPool:
     >>> pool.gradient([0.0, -2.0]).tolist()
     [0.125, 0.125]
     """
+
+    _SHOWN: ClassVar[tuple[str, ...]] = ("n_prompts", "n_features", "held_offsets")
 
     features: FloatArray
     offsets: FloatArray

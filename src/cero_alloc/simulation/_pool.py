@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal, SupportsIndex
+from typing import ClassVar, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, generator, instance, integer, real, reals
 from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._saving.shown import Shown
 
 from ._levels import checked_levels, mean_rewards, reward_variances
 
 _KNOWN = 1e15  # pseudo-rollouts: no run has enough evidence to move this prior
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Pool:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Pool(Shown):
     """True success rates of a pool of prompts during a run, or the chances of a few levels of reward.
 
     Parameters
@@ -49,6 +50,8 @@ class Pool:
     >>> pool.at(1, 3).tolist()
     [0.25, 1.0]
     """
+
+    _SHOWN: ClassVar[tuple[str, ...]] = ("n_prompts", "path", "rates", "levels")
 
     rates: FloatArray
     prompt_ids: Sequence[Hashable] | None = None

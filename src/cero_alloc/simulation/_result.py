@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,13 @@ from cero_alloc._budget.horizon import Horizon
 from cero_alloc._checks import FloatArray, IntArray
 from cero_alloc._evidence.kernels import ALIKE, BLUR
 from cero_alloc._objective.utility import SaturatingUtility
+from cero_alloc._saving.shown import Shown
 
 MEAN_BINS = np.linspace(0.0, 1.0, 6)  # edges of the bins of the predicted mean success rate
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SimulationResult:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SimulationResult(Shown):
     """The groups, rewards and prices of a simulated run, and its utility.
 
     A *group* is all rollouts of one prompt in one round. Utilities are sums over the pool; ``regret``, ``bound`` and
@@ -79,6 +80,15 @@ class SimulationResult:
     >>> result.exposure.tolist(), result.pacing_gap.tolist()
     ([8, 8, 8, 8], [0.0, 0.0, 0.0, 0.0])
     """
+
+    _SHOWN: ClassVar[tuple[str, ...]] = (
+        "horizon.n_prompts",
+        "horizon.n_rounds",
+        "group_rollouts",
+        "achieved",
+        "optimum",
+        "regret",
+    )
 
     horizon: Horizon
     group_round: IntArray

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from cero_alloc._checks import FloatArray, counts, error_text, integer, pool_row
 from ._pool import Pool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class TrainedPool(Pool):
     r"""A pool that improves only where it is trained: rollouts in mixed groups raise the log-odds of success.
 
@@ -67,6 +68,8 @@ class TrainedPool(Pool):
     >>> pool.fresh().now.tolist()
     [0.5, 0.5, 0.5, 0.0]
     """
+
+    _SHOWN: ClassVar[tuple[str, ...]] = ("n_prompts", "gain", "transfer")
 
     gain: float = field(default=1 / 32, kw_only=True)
     transfer: float = field(default=0.1, kw_only=True)
