@@ -29,7 +29,7 @@ import stat
 import struct
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any, cast
 
 import numpy as np
@@ -108,24 +108,9 @@ def write(path: str | os.PathLike[str], state: State, *, durable: bool = True) -
     >>> checkpoint.read(file)
     {'step': 7, 'counts': array([0, 1, 2]), 'rng': {'state': 1267650600228229401496703205376}}
     """
-    target = os.path.realpath(_path(path))
+    target = _path(path)
     document, arrays = _described(state)
-    folder, name = os.path.split(target)
-    spare = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(spare, "x+b") as file:
-            _delete_leftovers(folder, name, os.fstat(file.fileno()).st_mtime)
-            _dump(file, document, arrays)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(spare, target)
-    except BaseException:  # including an interrupt
-        with contextlib.suppress(OSError):
-            os.unlink(spare)
-        raise
-    if durable:
-        _sync_folder(folder)
+    replace_file(target, lambda file: _dump(file, document, arrays), durable=durable)
 
 
 def read(path: str | os.PathLike[str]) -> State:
@@ -518,6 +503,27 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
 
 
 # ------------------------------------------------------------------ the folder
+
+
+def replace_file(path: str, dump: Callable[[IO[bytes]], object], *, durable: bool) -> None:
+    """Let ``dump`` write a file, which replaces an older one as a whole or not at all."""
+    target = os.path.realpath(path)
+    folder, name = os.path.split(target)
+    spare = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(spare, "x+b") as file:
+            _delete_leftovers(folder, name, os.fstat(file.fileno()).st_mtime)
+            dump(file)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(spare, target)
+    except BaseException:  # including an interrupt
+        with contextlib.suppress(OSError):
+            os.unlink(spare)
+        raise
+    if durable:
+        _sync_folder(folder)
 
 
 def _delete_leftovers(folder: str, name: str, now: float) -> None:

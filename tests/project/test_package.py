@@ -18,8 +18,8 @@ PACKAGE = Path(cero_alloc.__file__).parent
 
 # From the bottom up: a module imports from its own layer and from those before it.
 LAYERS = [
-    "_checks", "_columns", "_numba", "checkpoint", "_saving", "_objective", "_evidence", "_budget", "_solvers", "_allocators", "sharding",
-    "baselines", "simulation", "replay", "plotting", "integrations", "__main__",
+    "_checks", "_columns", "_numba", "_pages", "checkpoint", "_saving", "_objective", "_evidence", "_budget", "_solvers", "_allocators",
+    "sharding", "baselines", "simulation", "replay", "plotting", "integrations", "__main__",
 ]  # fmt: skip
 ORACLE = "_objective.oracle"
 MAY_USE_ORACLE = {

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cero_alloc import __main__ as cli
+from cero_alloc._pages.markup import number, percent
 from cero_alloc.replay._html import report_html
-from cero_alloc.replay._markup import number, percent
 from cero_alloc.replay._reader import read_log
 from cero_alloc.replay._report import replay_report, report_json
 

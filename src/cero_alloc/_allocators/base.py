@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple, Self, SupportsIndex
 
@@ -25,6 +26,8 @@ from .audit import AFTER, Audit, audit
 from .feedback import TakesFeedback
 from .labels import Labels
 from .metrics import run_metrics
+from .run_history import RunHistory
+from .watch import Watch
 
 _OFFER_REMEDY = "Offer each prompt once, such as list(dict.fromkeys(ids))."
 PRIOR_FIT = Field(
@@ -68,7 +71,12 @@ class Allocator(TakesFeedback):
     """
 
     _BUILD: ClassVar[dict[str, Any]] = {"utility": SaturatingUtility}
-    FIELDS: ClassVar[dict[str, Field]] = {"bank": Field(), "ledger": Field(), "_deliveries": Field()}
+    FIELDS: ClassVar[dict[str, Field]] = {
+        "bank": Field(),
+        "ledger": Field(),
+        "_deliveries": Field(),
+        "_past": Field(older=lambda _: RunHistory().state_dict()),
+    }
     utility: SaturatingUtility
     prior_fit: PriorFit | None = None  # of the last refit
     _fit_every: int | None = None  # rounds between refits of the bank's prior
@@ -147,6 +155,8 @@ class Allocator(TakesFeedback):
             if self._retirement is not None:  # the request is feasible: nothing is refused any more
                 offer, request = self._rested(offer, request, budget, exact)
             self._close()
+            if self._watch is not None:
+                self._round_over()
             if self.ledger.finished:
                 self._notice_end(budget)
                 return np.zeros(offer.named, dtype=np.int64)
@@ -154,10 +164,11 @@ class Allocator(TakesFeedback):
                 self.prior_fit = self._refit()
             places, units = self._propose(offer, request)
             self.bank.evidence.tick()
-            counts = offer.in_named_order(self.ledger.open_round(offer.rows, offer.size, places, units))
+            rollouts = self.ledger.open_round(offer.rows, offer.size, places, units)
+            self._note(offer.rows, offer.size, places, units)
             if not units.size and budget is not None:
                 self._notice_small(budget)
-            return counts
+            return offer.in_named_order(rollouts)
 
     @property
     def horizon(self) -> Horizon:
@@ -266,6 +277,70 @@ class Allocator(TakesFeedback):
         return audit(self.bank, self._labels, least)
 
     @locked
+    def report(self, path: str | os.PathLike[str] | None, *, every: SupportsIndex | None = None) -> None:
+        """Write a web page that shows how the run goes: one file, without scripts, that needs no network.
+
+        It shows, first, what was spent and whether the rollouts taught anything; then, over the rounds, the shares of rollouts
+        in groups that were all wrong, mixed and all right beside those to expect of uniform; the budget; the estimated success
+        rates at the beginning and now; where the rollouts went; and the prompts that were dealt the most, never, or that were
+        never right. Where most rollouts are reported alone, without a group, expected reward variance takes the place of
+        mixed groups. The file is replaced as a whole: a browser never finds half a page.
+
+        Uniform is what the same rollouts would have given in as many groups of the same mean size, of prompts drawn evenly
+        from those on offer, in expectation by the beliefs when they were dealt. A round looks at the beliefs of at most 128
+        prompts on offer, every k-th, from another one on in each round. Its shares of all wrong, mixed and all right are
+        corrected by how often these came among the groups dealt, over how often the same beliefs expected them. A group is
+        what one report says of a prompt. After 512 rounds neighbours are merged, again and again: memory is bounded.
+
+        Parameters
+        ----------
+        path : path or None
+            The file; its folder must exist. None ends what an earlier call with ``every`` began.
+        every : int, at least 1, or None
+            Write now, and again after every so many rounds: when the next round is dealt, or when all rollouts of the last
+            round are reported. None writes once, and leaves an earlier ``every`` as it is.
+
+        Raises
+        ------
+        OSError
+            For a folder that does not exist, or a file that cannot be written.
+        TypeError, ValueError
+            For anything but a path, and for ``every`` that is not an integer or less than 1; nothing changes after any error.
+
+        Warns
+        -----
+        AllocationWarning
+            By a later round where the file can no longer be written: the page stays as it was, and the run goes on.
+
+        Notes
+        -----
+        The record of the rounds is part of ``state_dict``; path and ``every`` are not, nor part of copies and pickles. After a
+        resume call this again. Writing takes a few passes over the pool.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> from cero_alloc import training_allocator
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "run.html"
+        >>> allocator = training_allocator(["a", "b", "c"], total_budget=96, n_rounds=4)
+        >>> allocator.report(file, every=2)
+        >>> for _ in range(4):
+        ...     counts = allocator.allocate()
+        ...     allocator.update(None, successes=counts // 2, rollouts=counts)
+        >>> "Rollouts by outcome of their group" in file.read_text()
+        True
+        """
+        if path is None:
+            self._watch = None
+            return
+        watch = Watch(path, every)
+        self._grow()
+        watch.write(self._page())
+        if watch.every is not None:
+            watch.written = self.ledger.round - (self.ledger.reserved > 0)
+            self._watch = watch
+
+    @locked
     def metrics(self, *, certificate: bool = True) -> dict[str, float]:
         """Return the run's state as a flat dict of floats, ready for a logger.
 
@@ -349,6 +424,24 @@ class Allocator(TakesFeedback):
         raise NotImplementedError
 
     # ------------------------------------------------------------ what allocators share
+
+    def _page(self) -> str:
+        from .run_page import run_page  # imported on first use, to keep the import of the package short
+
+        metrics = run_metrics(self.bank, self.ledger, self.utility, None, certificate=False)
+        name, fit = type(self).__name__, (self._fit_every, self.prior_fit)
+        return run_page(name, self.bank, self.ledger, self._past, metrics, fit)
+
+    def _note(self, rows: IntArray | None, size: int, places: IntArray, units: IntArray) -> None:
+        """Note for the report what the open round has dealt so far."""
+        ledger = self.ledger
+        rollouts = units * ledger.horizon.unit_size
+        self._past.deal(ledger.round, self.bank.evidence, rows, size, places, rollouts, ledger.funds)
+
+    def _note_waves(self, rows: IntArray, units: IntArray) -> None:
+        """Note the same, all waves of the round together; ``units`` are over the rows on offer."""
+        places = np.flatnonzero(units)
+        self._note(rows, rows.size, places, units[places])
 
     def _notice_end(self, budget: float | None) -> None:
         """Warn once where the horizon ended with the budget of a round or more left."""

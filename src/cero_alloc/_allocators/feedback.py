@@ -19,7 +19,9 @@ from cero_alloc._evidence.rewards import Feedback
 from cero_alloc._evidence.scoring import Scoring
 from cero_alloc._saving.saved import Saved, locked
 
+from .run_history import RunHistory
 from .run_log import RunLog
+from .watch import Watch
 
 _ROUND_REMEDY = "Give the number that allocator.round had after the call of allocate, or None."
 
@@ -30,11 +32,13 @@ class TakesFeedback(Saved):
     bank: BetaPosteriorBank
     ledger: RolloutLedger
     _log: RunLog | None = None
+    _watch: Watch | None = None
     _told: frozenset[str] = frozenset()  # causes that were warned of, or that need no warning
 
     def __init__(self, bank: BetaPosteriorBank, ledger: RolloutLedger) -> None:
         self.bank, self.ledger = bank, ledger
         self._deliveries = Deliveries()
+        self._past = RunHistory()
 
     @property
     def lock(self) -> RLock:
@@ -200,11 +204,19 @@ class TakesFeedback(Saved):
         logs = self._log is not None and self.ledger.round > 0
         belief = self.bank.evidence.posterior(rows) if logs else None
         self.bank.evidence.observe(rows, won, n, lacks)
+        self._past.report(number or self.ledger.round, feedback)
         settled = self.ledger.settle(rows, n, number)
         self._learn(rows, won, n)
         if self._log is not None and belief is not None:
             self._log = self._log.write(number or self.ledger.round, self.bank.index, feedback, belief)
+        if self._watch is not None and self.ledger.finished and not self.ledger.reserved:
+            self._round_over()
         return settled
+
+    def _round_over(self) -> None:
+        """Write the report anew where it is due."""
+        if self._watch is not None and self._watch.is_due(self.ledger.round, self.ledger.finished):
+            self._watch = self._watch.again(self._page(), self.ledger.round)
 
     def _notice_excess(self, feedback: Feedback, settled: int) -> None:
         """Warn once where more is reported than was outstanding, unless rollouts had expired or no round was dealt yet."""
@@ -414,6 +426,10 @@ class TakesFeedback(Saved):
 
     def _learn(self, rows: IntArray, successes: FloatArray, rollouts: IntArray) -> None:
         """Take feedback that the rule keeps beyond the bank's evidence."""
+
+    def _page(self) -> str:
+        """Return the report."""
+        raise NotImplementedError
 
     def _join(self, old: int, new: int) -> None:
         """Make room for prompts that joined the bank, which had ``old`` of them and has ``new``."""

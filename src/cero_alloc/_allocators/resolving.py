@@ -526,6 +526,7 @@ class ResolvingAllocator(Safeguards):
                 units[on] = self._dealt(None if whole else rows, rows.size, (low, high), taken=self._probe)
             self._plan.visited(opened.rows)
             ledger.top_up(opened.rows, units)
+            self._note_waves(opened.rows, opened.last + units)
             opened.last, opened.wave = units, 2
         if not units.any():
             self._round = None

@@ -215,9 +215,9 @@ class Evidence(Foresight):
     def _posterior(self, rows: IntArray | None, arrays: Arrays, alpha: FloatArray, beta: FloatArray) -> None:
         full, some = rows is None, _NO_ROWS if rows is None else rows
         if self.moving:
-            kernels.posterior(full, some, arrays, alpha, beta)
+            when_it_pays(kernels.posterior, alpha.size)(full, some, arrays, alpha, beta)
         else:
-            kernels.settled_posterior(full, 0, some, arrays, alpha, beta)
+            when_it_pays(kernels.settled_posterior, alpha.size)(full, 0, some, arrays, alpha, beta)
 
     def values(self, rows: IntArray | None) -> FloatArray:
         """Return the posterior expectations of p (1 - p), in [0, 1/4]."""

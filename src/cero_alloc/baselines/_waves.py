@@ -94,6 +94,7 @@ class Waves(Baseline):
         units = self._granted(opened)
         self._visits[opened.rows] += (units > 0) & (opened.dealt == units)
         self.ledger.top_up(opened.rows, units)
+        self._note_waves(opened.rows, opened.dealt)
         if not units.any():
             self._round = None
         answer = np.zeros(opened.named, dtype=np.int64)

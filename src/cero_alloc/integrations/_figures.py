@@ -6,8 +6,8 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import betaln
 
+from cero_alloc._allocators.run_history import alike_chances
 from cero_alloc._checks import FloatArray
 
 _MOST = 1024  # prompts that the figure of uniform groups looks at
@@ -79,5 +79,5 @@ def uniform_dead_share(bank: Any, prompts: Sequence[Hashable] | None, size: int)
     if not rows.size:
         return np.nan
     a, b = bank.evidence.posterior(rows)
-    chance = np.exp(betaln(a + size, b) - betaln(a, b)) + np.exp(betaln(a, b + size) - betaln(a, b))
-    return float(chance.mean())
+    wrong, right = alike_chances(a, b, size)
+    return float((wrong + right).mean())

@@ -5,8 +5,22 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from ._markup import NONE, STYLE, folded, missing, number, paragraph, percent, safe, table, with_interval
-from ._svg import Row, policies_figure, share_bars, sizes_figure, steps_figure
+from cero_alloc._pages.charts import Row, share_bars
+from cero_alloc._pages.markup import (
+    NONE,
+    folded,
+    missing,
+    number,
+    page,
+    paragraph,
+    percent,
+    safe,
+    table,
+    warning_box,
+    with_interval,
+)
+
+from ._svg import policies_figure, sizes_figure, steps_figure
 
 _MOST_SIZES = 12  # of groups, shown
 _OFFERS = {"batch": "the prompts that the log visited in it", "pool": "all prompts"}
@@ -32,7 +46,7 @@ def report_html(data: dict[str, Any]) -> str:
     less = data.get("less") or {}
     parts = [
         f"<header>\n<h1>Replay of {safe(name)}</h1>\n{paragraph(data['verdict'], 'verdict')}{_facts(data)}</header>\n",
-        _warnings(data.get("warnings") or []),
+        warning_box(data.get("warnings") or []),
         steps_figure(data.get("over_steps") or []),
         policies_figure(less["policies"], less["budget"])
         if less
@@ -48,12 +62,7 @@ def report_html(data: dict[str, Any]) -> str:
         "</div>\n",
         _footer(data),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Replay of {safe(name)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"{''.join(parts)}</main>\n</body>\n</html>\n"
-    )
+    return page(f"Replay of {name}", parts)
 
 
 def _facts(data: dict[str, Any]) -> str:
@@ -62,17 +71,6 @@ def _facts(data: dict[str, Any]) -> str:
         for key in ("prompts", "steps", "rollouts", "groups")
     )
     return paragraph(" \N{MIDDLE DOT} ".join([*counts, f"mean reward {number(data['mean_reward'], 3)}"]), "facts")
-
-
-def _warnings(warnings: list[str]) -> str:
-    if not warnings:
-        return ""
-    items = "".join(f"<li>{safe(_sentence(warning))}</li>\n" for warning in warnings)
-    return f'<section class="warnings">\n<h2>Warnings</h2>\n<ul>\n{items}</ul>\n</section>\n'
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _call(lines: list[str]) -> str:

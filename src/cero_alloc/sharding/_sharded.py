@@ -375,6 +375,34 @@ class ShardedAllocator(OwnLock, Saved):
         """
         return ledger_metrics(self.ledger, (self._price, self._batch_price))
 
+    def report(self, path: object, *, every: object = None) -> None:
+        """Refuse to write the page of a run, because no process holds the beliefs of all shards.
+
+        Parameters
+        ----------
+        path : path
+            As in :meth:`FenchelDualAllocator.report <cero_alloc.FenchelDualAllocator.report>`.
+        every : int or None
+            Likewise.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+
+        Examples
+        --------
+        >>> from cero_alloc import BetaPosteriorBank, Horizon
+        >>> from cero_alloc.sharding import PoolShard
+        >>> horizon = Horizon(n_prompts=4, n_rounds=2, total_budget=8, max_rollouts=2, round_capacity=4)
+        >>> shards = [PoolShard(BetaPosteriorBank(2), horizon, start) for start in (0, 2)]
+        >>> ShardedAllocator(shards, horizon).report("run.html")
+        Traceback (most recent call last):
+        NotImplementedError: a sharded run has no report, because no process holds the beliefs of all shards. Log metrics().
+        """
+        why = "because no process holds the beliefs of all shards"
+        raise NotImplementedError(f"a sharded run has no report, {why}. Log metrics().")
+
     @classmethod
     def load(  # type: ignore[override]
         cls, path: str | os.PathLike[str], shards: Sequence[Any], *, gather: Gather = in_process

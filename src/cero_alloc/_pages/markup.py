@@ -1,4 +1,4 @@
-"""Numbers, tables and style of the report as a web page. Every text from a log passes through :func:`safe`."""
+"""Numbers, tables, style and frame of a web page. Every text from outside passes through :func:`safe`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ svg { display: block; width: 100%; }
 .steps { display: grid; grid-template-columns: 2.75rem 1fr; font-size: .8125rem; color: var(--quiet); }
 .steps svg { height: 220px; } .steps rect { stroke: var(--page); stroke-width: 1.5; }
 .ends { display: flex; justify-content: space-between; }
+.panels { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem 1.5rem; } .panels h3 { margin: 0 0 .6rem; }
+.line { fill: none; stroke: var(--mixed); stroke-width: 2; vector-effect: non-scaling-stroke; }
+.line.reference { stroke: var(--quiet); stroke-dasharray: 4 3; } .grid, .mark { vector-effect: non-scaling-stroke; }
+.mark { stroke: var(--text); stroke-width: 2; } .lines > svg { border-bottom: 1px solid var(--line); }
 .steps .scale { display: flex; flex-direction: column; justify-content: space-between; margin: -.6rem 0; }
 .steps .ends { grid-column: 2; padding-top: .25rem; }
 .row { display: grid; align-items: center; gap: 0 .75rem; font-size: .875rem; line-height: 1.35; }
@@ -77,6 +81,7 @@ pre { margin: .5rem 0 0; padding: .75rem 1rem; overflow-x: auto; background: var
 pre, code { font: .8125rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap: normal; }
 footer { margin-top: 2.5rem; } footer p { margin: 0 0 .35rem; }
 @media (max-width: 720px) {
+  .panels { grid-template-columns: 1fr; }
   body { padding-top: 1.25rem; }
   .verdict { font-size: 1.3rem; }
   .steps svg { height: 180px; }
@@ -87,6 +92,24 @@ footer { margin-top: 2.5rem; } footer p { margin: 0 0 .35rem; }
 }
 @media print { details::details-content { content-visibility: visible; display: block; } * { print-color-adjust: exact; } }
 """
+
+
+def page(title: str, parts: Iterable[str]) -> str:
+    """Return a whole page."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{safe(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"{''.join(parts)}</main>\n</body>\n</html>\n"
+    )
+
+
+def warning_box(warnings: Sequence[str]) -> str:
+    """Return a box of warnings; empty without any."""
+    if not warnings:
+        return ""
+    items = "".join(f"<li>{safe(text[:1].upper() + text[1:])}</li>\n" for text in warnings)
+    return f'<section class="warnings">\n<h2>Warnings</h2>\n<ul>\n{items}</ul>\n</section>\n'
 
 
 def safe(value: object) -> str:
