@@ -69,10 +69,10 @@ def _verdict(ledger: RolloutLedger, shares: Shares) -> str:
         return f"{spent} No rewards yet."
     if shares.single:
         ours, theirs = (number(row["value"], 3) for row in (total, total["uniform"]))
-        return f"{spent} Expected reward variance of a rollout: {ours}; of uniform, {theirs}."
+        return f"{spent} Expected reward variance of a rollout: {ours}; uniform would have {theirs}."
     return (
-        f"{spent} {percent(total['mixed'], 0)} of the rollouts were in mixed groups; of uniform, "
-        f"{percent(total['uniform']['mixed'], 0)} would be expected to be."
+        f"{spent} {percent(total['mixed'], 0)} of the rollouts were in mixed groups; uniform would have "
+        f"{percent(total['uniform']['mixed'], 0)}."
     )
 
 
