@@ -248,7 +248,7 @@ def _name_rows(ax: Axes, names: list[str]) -> None:
 def _draw_ranks(file: Path, lines: list[Row]) -> None:
     """Draw the mean rank of the best policies and of uniform as bars, a panel per offer."""
     plt = without_screen()
-    figure, axes = plt.subplots(1, 2, figsize=(9.0, 4.2), layout="constrained")
+    figure, axes = plt.subplots(2, 1, figsize=(4.2, 6.6), layout="constrained")
     titles = {"pool": "all prompts on offer", "batch": "a data loader's batches"}
     for ax, (offer, title) in zip(axes, titles.items(), strict=True):
         own = [line for line in lines if line["offer"] == offer]
@@ -257,10 +257,10 @@ def _draw_ranks(file: Path, lines: list[Row]) -> None:
         bars = ax.barh(range(len(shown)), ranks, color=[_colour(line["policy"]) for line in shown], height=0.72)
         ax.bar_label(bars, [f"{rank:.1f}" for rank in ranks], padding=3, fontsize=9)
         _name_rows(ax, [line["policy"] for line in shown])
-        ax.set_title(f"{title} ({len(own)} policies)", fontsize=10, loc="left")
+        ax.set_title(f"{title}, {len(own)} policies", fontsize=10, x=1.0, ha="right")
         ax.tick_params(bottom=False, labelbottom=False)
         ax.margins(x=0.12)
         ax.invert_yaxis()
-    figure.supxlabel("mean rank by the share of the optimum: shorter is better; colours: this package", fontsize=9)
+    figure.supxlabel("mean rank by the share of the optimum: shorter is\nbetter; in colour: this package, and uniform", fontsize=9)
     figure.savefig(file, dpi=150)
     plt.close(figure)
