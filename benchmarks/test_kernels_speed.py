@@ -65,15 +65,16 @@ def test_step_pool(benchmark, shape):
     theta, visits, places = 3.0 * Q, np.array([1000.0]), np.arange(0, N, 100)
     rows, dealt = np.empty((2, places.size), dtype=np.int64)
     scratch = (np.empty((2, 1024)), np.zeros(1024, dtype=np.int64), rows, dealt, np.empty((4, places.size)))
+    tops = theta.view(np.int64), np.empty(N // 256, dtype=np.int64), 256
     run = (np.zeros(1), 0, visits, 0), (2, R, 0.0), (SHAPES[shape], HEIGHT, 1.0), 0, places, np.full(places.size, 2)
-    benchmark(KERNELS["step_pool"], theta, evidence(), *run, scratch)
+    benchmark(KERNELS["step_pool"], theta, evidence(), *run, scratch, tops)
 
 
 @pytest.mark.parametrize("k", [1_024, N // 4])
 def test_rank(benchmark, k):
     """The largest keys, few and many."""
     tie, order = RNG.permutation(N).astype(np.int32), np.empty(2 * k, dtype=np.int64)
-    benchmark(KERNELS["rank"], Q, tie, 0.0, k, order)
+    benchmark(KERNELS["rank"], Q, tie, 0.0, k, order, np.empty(0))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

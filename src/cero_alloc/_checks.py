@@ -184,6 +184,8 @@ def rewards_per_rollout(name: str, values: npt.ArrayLike, size: int) -> FloatArr
         )
     if array.dtype.kind == "O":
         array = np.array([_score(entry) for entry in array.tolist()], dtype=object)
+    if array.dtype.kind in "iu" or array.dtype == np.float64:  # building the error text takes longer than this
+        return np.array(array, dtype=np.float64)
     return _floats(name, array, remedy, ValueError(f"{name} must be numbers, got an array of {array.dtype}. {remedy}"))
 
 

@@ -215,6 +215,14 @@ def test_the_bonus_is_paid_as_far_as_the_belief_foresees():
     assert (gains[0] > gains[-1]).any()
 
 
+def test_a_bonus_reads_the_posterior_once(monkeypatch):
+    run = run_of("exploration", bank=known_bank(drift=0.01))
+    reads, posterior = [], run.bank.evidence.posterior
+    monkeypatch.setattr(run.bank.evidence, "posterior", lambda rows: reads.append(rows) or posterior(rows))
+    run._plan.values(None)
+    assert reads == [None]
+
+
 def test_there_is_nothing_to_explore_for_on_the_last_visit_of_a_belief_that_moves():
     for motion, expected in (({}, True), ({"drift": 0.01}, False)):
         bank = known_bank(**motion)

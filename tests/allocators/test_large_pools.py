@@ -9,6 +9,7 @@ from cero_alloc import (
     BetaPosteriorBank,
     FenchelDualAllocator,
 )
+from cero_alloc._solvers import ranking_kernels
 from cero_alloc._solvers import threads as _threads
 from helpers.jit import either
 from studies.speed.process import arrays_of
@@ -43,6 +44,31 @@ def test_threads_change_nothing(threads, monkeypatch):
     assert together.price == alone.price
 
 
+def play_mixed(allocator):
+    """Rounds over the pool and over batches, as prompts join and a state comes back; return counts and slopes."""
+    rng, played = np.random.default_rng(4), []
+    for turn in range(14):
+        if turn in (3, 9):
+            allocator.bank.add_prompts(range(len(allocator.bank), len(allocator.bank) + 700))
+        rows = rng.permutation(len(allocator.bank))[:900] if turn in (5, 8) else np.arange(len(allocator.bank))
+        counts = allocator.allocate(rows if rows.size == 900 else None)
+        allocator.update(rows, rng.binomial(counts, 0.4), counts)
+        if turn == 5:
+            saved = allocator.state_dict()
+        if turn == 7:
+            allocator.load_state_dict(saved)
+        played += [counts.tolist(), allocator.slopes.tolist()]
+    return played
+
+
+@pytest.mark.parametrize("options", [{}, {"catch_up": True}])
+def test_blocks_that_are_not_read_change_nothing(options, monkeypatch):
+    m = 80 * ranking_kernels.BLOCK + 3  # more blocks than the 64 prompts of a round
+    found = play_mixed(large(m, **options))
+    monkeypatch.setattr(ranking_kernels, "BLOCK", 10**9)  # a pool has no block, and all of it is read
+    assert found == play_mixed(large(m, **options))
+
+
 def test_the_number_of_threads(monkeypatch):
     monkeypatch.setenv("CERO_ALLOC_THREADS", "3")
     assert _threads.thread_count() == 3
@@ -53,6 +79,7 @@ def test_the_number_of_threads(monkeypatch):
     monkeypatch.setenv("CERO_ALLOC_THREADS", "4")
     stretches = _threads.in_stretches(lambda start, stop: (start, stop), 10)
     assert stretches == [(0, 2), (2, 5), (5, 7), (7, 10)]
+    assert _threads.in_stretches(lambda start, stop: (start, stop), 10, 4) == [(0, 0), (0, 4), (4, 4), (4, 10)]
     with pytest.raises(ZeroDivisionError):
         _threads.in_stretches(lambda start, stop: 1 // (start - 2), 10)
 

@@ -73,9 +73,18 @@ def test_step_pool_matches_its_twin_in_blocks_of_any_size(shape, a_stride, strid
         dealt = (first, rng.permutation(60)[:k], rng.integers(0, max_units + 1, k))
         args = (evidence, (start, start_stride, visits, stride), plan, codes, *dealt)
         expected = twins.step_pool(theta, *args)
-        for block in (1, 7, 30, 64):
-            moved = theta.copy()
+        for block, length in ((1, 4), (7, 8), (8, 4), (30, 31), (64, 30)):
+            moved, tops = theta.copy(), np.empty(30 // length, dtype=np.int64)
             rows, dealt = np.empty((2, k), dtype=np.int64)
             scratch = (np.empty((2, block)), np.zeros(block, dtype=np.int64), rows, dealt, np.empty((4, k)))
-            kernels.step_pool(moved, *args, scratch)
+            kernels.step_pool(moved, *args, scratch, (moved.view(np.int64), tops, length))
             np.testing.assert_allclose(moved, expected, rtol=1e-12, atol=1e-14)
+            assert tops.view(np.float64).tolist() == [
+                max(moved[at * length : (at + 1) * length]) for at in range(30 // length)
+            ]
+
+
+@pytest.mark.parametrize("slopes", [[0.0], [5e-324, 0.0], [1.0, 0.5, 1.0], [-0.0, 0.0], [0.3, 0.30000000000000004]])
+def test_largest_matches_its_twin(slopes):
+    bits = np.array(slopes).view(np.int64)
+    assert np.int64(kernels.largest(bits)).view(np.float64) == twins.largest(slopes)

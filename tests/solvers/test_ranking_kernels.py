@@ -1,11 +1,15 @@
 """The kernels of the ranking of a pool against their twins, at ordinary and extreme arguments."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import twins
+from cero_alloc._solvers.ranking import NO_TOPS, leaders
+from cero_alloc._solvers.ranking_kernels import BLOCK
 from helpers import kernels
 from helpers.kernel_cases import generators, quick
 
@@ -83,7 +87,7 @@ def test_rank_matches_a_full_sort(key, seed, threshold, k):
     expected = twins.rank(key, tie, threshold, k)
     for room in (key.size, min(key.size, 2 * k), min(key.size, k + 1)):
         order = np.empty(room, dtype=np.int64)
-        found = kernels.rank(key, tie, threshold, k, order)
+        found = kernels.rank(key, tie, threshold, k, order, NO_TOPS)
         assert sorted(order[:found]) == sorted(expected)
         assert list(order[:found][-1:]) == expected[-1:]
 
@@ -95,6 +99,20 @@ def test_rank_of_a_large_pool_in_little_room(arrangement):
     tie = np.random.default_rng(3).permutation(n).astype(np.int32)
     for k in (1, 70, n // 3):
         order, expected = np.empty(2 * k, dtype=np.int64), twins.rank(key, tie, -1.0, k)
-        assert kernels.rank(key, tie, -1.0, k, order) == k
-        assert set(order[:k]) == set(expected)
-        assert order[k - 1] == expected[-1]
+        for tops in (NO_TOPS, key[: n - n % BLOCK].reshape(-1, BLOCK).max(axis=1)):
+            assert kernels.rank(key, tie, -1.0, k, order, tops) == k
+            assert set(order[:k]) == set(expected)
+            assert order[k - 1] == expected[-1]
+
+
+@ARRANGEMENTS
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.4, 0.998])
+def test_leaders_of_a_large_pool(arrangement, threshold):
+    n = 20_011  # the last block is not whole
+    key = arranged(arrangement, n)
+    tie = np.random.default_rng(4).permutation(n).astype(np.int32)
+    for k, blocks in product((0, 1, 60, 78, n // 3), (0, 40, 78)):
+        expected = twins.rank(key, tie, threshold, k)
+        found = leaders(key, tie, threshold, k, key[: blocks * BLOCK].reshape(-1, BLOCK).max(axis=1))
+        assert set(found) == set(expected)
+        assert list(found[-1:]) == expected[-1:]

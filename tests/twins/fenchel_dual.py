@@ -127,6 +127,10 @@ def step_slope(theta, q, dealt, step, upper, per_visit, max_units, scaling, lam)
     return min(1.0, max(0.0, theta - step * (dealt - per_visit * x) / max_units))
 
 
+def largest(slopes):
+    return max(slopes)
+
+
 def step_pool(theta, evidence, offers, plan, codes, first, places, units):
     q = values(True, None, evidence)
     dealt = [0] * len(theta)

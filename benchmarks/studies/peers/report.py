@@ -261,6 +261,8 @@ def _draw_ranks(file: Path, lines: list[Row]) -> None:
         ax.tick_params(bottom=False, labelbottom=False)
         ax.margins(x=0.12)
         ax.invert_yaxis()
-    figure.supxlabel("mean rank by the share of the optimum: shorter is\nbetter; in colour: this package, and uniform", fontsize=9)
+    figure.supxlabel(
+        "mean rank by the share of the optimum: shorter is\nbetter; in colour: this package, and uniform", fontsize=9
+    )
     figure.savefig(file, dpi=150)
     plt.close(figure)

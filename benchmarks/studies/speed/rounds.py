@@ -16,13 +16,14 @@ import numpy as np
 from cero_alloc import AllocationWarning, BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator, SaturatingUtility
 from cero_alloc._solvers import remaining as _remaining
 from cero_alloc._solvers import units_kernels
-from studies.speed.clock import Clocked, Scope, in_turn, log_pass, sort_pass, with_studies
+from studies.speed.clock import Clocked, Scope, in_turn, log_pass, sort_pass, whole, with_studies
 from studies.speed.report import Row, left_out, ratio
 
 warnings.simplefilter("ignore", AllocationWarning)  # of the fractions, see Run
 
 GROUP, MOST = 4, 8  # rollouts of a unit, and most of a prompt in a round
 DEALT = 1024  # prompts of a round
+ROLLOUTS = 512  # of a call of observe
 POOL_ROUNDS, BATCH_ROUNDS = 20_000, 40_000  # more rounds than any run here plays
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 
@@ -69,6 +70,38 @@ class Run:
         start = time.perf_counter()
         self.allocator.update(ids, successes, counts)
         return time.perf_counter() - start
+
+
+def floor_pass(run: Run) -> Clocked:
+    """Return what no round over the pool can do without, by NumPy: its state read and written once, and a logarithm per prompt."""
+    allocator = run.allocator
+    evidence, size = allocator.bank.evidence, len(allocator.bank)
+    held = [allocator.slopes, allocator._tie, allocator.ledger.accounts, evidence.outcomes, evidence.ticks]
+    state = [(part.copy(), part.copy()) for part in held]
+    x, out = np.random.default_rng(0).uniform(0.01, 1.0, size), np.empty(size)
+
+    def once() -> None:
+        for source, target in state:
+            np.copyto(target, source)
+        np.log(x, out=out)
+
+    return whole(once)
+
+
+def on_one_thread(call: Clocked) -> Clocked:
+    """Return the call as it is where threads are off."""
+
+    def alone() -> float:
+        before = os.environ.get("CERO_ALLOC_THREADS")
+        os.environ["CERO_ALLOC_THREADS"] = "1"
+        try:
+            return call()
+        finally:
+            del os.environ["CERO_ALLOC_THREADS"]
+            if before is not None:
+                os.environ["CERO_ALLOC_THREADS"] = before
+
+    return alone
 
 
 def bank_of(prompts: Any, *, evidence: bool = True, **options: Any) -> BetaPosteriorBank:
@@ -119,10 +152,17 @@ def full_pool(scope: Scope) -> list[Row]:
     standard = 1_000_000
     for n in sizes:
         run = pool_run(n)
-        times = in_turn({"round": run.full, "log": log_pass(n)}, scope.repeats)
+        calls: dict[str, Clocked] = {"round": run.full, "log": log_pass(n)}
+        if n >= standard:
+            calls |= {"alone": on_one_thread(run.full), "floor": floor_pass(run)}
+        times = in_turn(calls, scope.repeats)
         target = 3.0 if n == standard else None
         label = f"round, {n:,} prompts"
         rows.append(ratio(label, times["round"], times["log"], target=target))
+        if n >= standard:
+            rows.append(
+                ratio(f"  on one thread, beside its floor, {n:,}", times["alone"], times["floor"], "floors", 1.5)
+            )
     if scope.quick:
         rows += [left_out(f"round, {n:,} prompts", "quick") for n in SIZES[2:]]
         standard = sizes[-1]
@@ -137,9 +177,7 @@ def full_pool(scope: Scope) -> list[Row]:
         "hyperbolic utility": (pool_run(standard, utility="hyperbolic"), False),
         "no evidence yet: all prompts tie": (pool_run(standard, evidence=False), False),
     }
-    calls: dict[str, Clocked] = {
-        name: lambda r=run, d=dense: r.full(dense=d) for name, (run, dense) in variants.items()
-    }
+    calls = {name: lambda r=run, d=dense: r.full(dense=d) for name, (run, dense) in variants.items()}
     times = in_turn({**calls, "log": log_pass(standard)}, scope.repeats)
     for name in variants:
         rows.append(ratio(f"  {name}, {standard:,}", times[name], times["log"]))
@@ -209,8 +247,52 @@ def batch_rounds(scope: Scope) -> list[Row]:
     run = batch_run(names)
     times |= in_turn({"names": run.batches(named), "look-up": look_up}, scope.repeats, least=0.02)
     rows.append(row(f"string ids, list, {n:,}", "names", 500.0, "look-up"))
+    rows += string_ids(run, names, table, scope)
     if n < 10_000_000:
         rows.append(left_out("string ids, 10,000,000", "string-pool 10000000"))
+    return rows
+
+
+def string_ids(run: Run, names: list[str], table: dict[str, int], scope: Scope) -> list[Row]:
+    """Return the rows of string ids: the look-up of a new batch with all checks, and ``observe`` of what a round dealt."""
+    index, n = run.allocator.bank.index, len(names)
+    batches = offers(n, lambda rows: [names[row] for row in rows], seed=5)
+    rng = np.random.default_rng(6)
+
+    def timed(look_up: Callable[[list[str]], object]) -> Clocked:
+        def call() -> float:
+            batch, _ = next(batches)
+            start = time.perf_counter()
+            look_up(batch)
+            return time.perf_counter() - start
+
+        return call
+
+    def observed(prompts: int) -> Clocked:
+        def call() -> float:
+            rows = rng.choice(n, prompts, replace=False)
+            run.allocator.allocate([names[row] for row in rows], ROLLOUTS)
+            ids = [names[row] for row in rng.permutation(np.repeat(rows, ROLLOUTS // prompts))]
+            rewards = rng.integers(0, 2, ROLLOUTS).astype(np.float64)
+            start = time.perf_counter()
+            run.allocator.observe(ids, rewards)
+            return time.perf_counter() - start
+
+        return call
+
+    calls = {
+        "rows": timed(index.unique_rows),
+        "look-up": timed(lambda batch: list(map(table.__getitem__, batch))),
+        "single": observed(ROLLOUTS),
+        "groups": observed(ROLLOUTS // 8),
+    }
+    times = in_turn(calls, scope.repeats, least=0.02)
+    label = f"rows of 1,024 new string ids, checked, {n:,} / a pass of dict look-ups"
+    rows = [ratio(label, times["rows"], times["look-up"], "x", 2.0)]
+    for name, form in (("single", "single"), ("groups", "in groups of 8")):
+        label, seconds = f"observe, {ROLLOUTS} rollouts, {form}, string ids, {n:,}", times[name]
+        beside = f"{np.median(seconds / times['look-up']):.2f} {YARDS['look-up']}"
+        rows.append(Row(label, 1e6 * seconds, "us", 300.0, beside=beside, seconds=seconds))
     return rows
 
 
@@ -290,7 +372,7 @@ def threads(scope: Scope) -> list[Row]:
     with Child(n) as several, Child(n, CERO_ALLOC_THREADS="1") as one:
         times = in_turn({"several": several.round, "one": one.round}, scope.repeats)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    row = ratio(f"round on {cores} cores / on one thread, {n:,} prompts", times["several"], times["one"], "x", 1.05)
+    row = ratio(f"round on {cores} cores / on one thread, {n:,} prompts", times["several"], times["one"], "x", 0.65)
     return [row, left_out("pool of 10,000,000", "quick")] if scope.quick else [row]
 
 

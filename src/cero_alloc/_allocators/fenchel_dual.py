@@ -14,17 +14,17 @@ from cero_alloc._budget.horizon import Horizon, visits_per_prompt
 from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._checks import FloatArray, IntArray, error_text, flag, generator, instance, integer, real
 from cero_alloc._evidence.bank import BetaPosteriorBank
-from cero_alloc._evidence.evidence import BLOCK
 from cero_alloc._evidence.ids import tie_ranks
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
 from cero_alloc._saving.state import Field
 from cero_alloc._solvers import ranking_kernels, threads
-from cero_alloc._solvers.ranking import counts_of, deal_round
+from cero_alloc._solvers.ranking import NO_TOPS, counts_of, deal_round
 
 from . import slopes_kernels
 from .base import PRIOR_FIT, Allocator, Offer
 
+_STEP = 512  # prompts per block of a pass: with more, slopes and scratch leave the fastest cache
 _PRICE = Field(must="be within [0, 1]", holds=lambda price, _: 0.0 <= price <= 1.0)
 
 
@@ -194,6 +194,7 @@ class FenchelDualAllocator(Allocator):
         self._tie = tie_ranks(self._rng, len(bank))
         self._batch_price = self._price  # slope of the last prompt dealt where the round's total binds, else the price
         self._open: OpenRound | None = None
+        self._tops = NO_TOPS  # the largest slopes of blocks of the pool, between the close of a round and the next deal
         self._remember(
             total_budget=total_budget,
             n_rounds=n_rounds,
@@ -292,13 +293,14 @@ class FenchelDualAllocator(Allocator):
         """Rank by margin and deal; keep the proposal for the dual step."""
         rows, size, (cap, exact) = offer.rows, offer.size, request
         key, tie, max_units, left = self._slopes, self._tie, self._max_units, self.ledger.units_left
+        tops, self._tops = self._tops, NO_TOPS
         if rows is not None:
-            key, tie = np.empty(size), np.empty(size, dtype=np.int32)
+            key, tie, tops = np.empty(size), np.empty(size, dtype=np.int32), NO_TOPS
             ranking_kernels.look_up(rows, self._slopes, self._tie, key, tie)
         due = min(cap, left - self._reserve(rows, size)) if self._catch_up and not exact else 0
         most = size * max_units
         deal = deal_round(
-            key, tie, self._price, max_units=max_units, left=left, cap=cap, most=most, due=due, exact=exact
+            key, tie, self._price, max_units=max_units, left=left, cap=cap, most=most, due=due, exact=exact, tops=tops
         )
         self._open = OpenRound(rows, size, deal.places, deal.proposed)
         self._batch_price = deal.cleared
@@ -318,12 +320,13 @@ class FenchelDualAllocator(Allocator):
 
     def _close(self) -> None:
         """Take the dual step of the open round with the posterior as it stands."""
+        self._tops = NO_TOPS
         if self._open is None:
             return
         rows, size, places, proposed = self._open
         units = counts_of(places, proposed, self._max_units)
         if rows is None:  # prompts that joined after the round was dealt were not offered in it
-            self._step.pool(self._slopes[:size], places, units, self._start, self._visits)
+            self._tops = self._step.pool(self._slopes[:size], places, units, self._start, self._visits)
         else:
             proposal = np.zeros(size, dtype=np.int64)
             proposal[places] = units
@@ -389,24 +392,36 @@ class SlopeStep:
 
     def pool(
         self, theta: FloatArray, places: IntArray, proposal: IntArray, start: FloatArray, visits: FloatArray
-    ) -> None:
-        """Move the slopes of the pool's first prompts, as many as there are in ``theta``, in place."""
+    ) -> FloatArray:
+        """Move the slopes of the pool's first prompts, as many as there are in ``theta``, in place.
+
+        Returns the largest slope of each whole block of ``ranking_kernels.BLOCK``.
+        """
         evidence, plan, codes = self.bank.evidence, self._plan, self.utility.codes
         evidence.stretch(0, 0)  # takes up the reports of the round before there are threads
+        length = ranking_kernels.BLOCK
+        bits, tops = theta.view(np.int64), np.empty(theta.size // length, dtype=np.int64)
 
         def step(first: int, stop: int) -> None:
-            some, block = slice(first, stop), min(BLOCK, stop - first)
-            rows, dealt = np.empty((2, places.size), dtype=np.int64)
-            scratch = np.empty((2, block)), np.zeros(block, np.int64), rows, dealt, np.empty((4, places.size))
-            offers = _offers(some, start, visits)
+            some, block = slice(first, stop), max(1, min(_STEP, stop - first))
+            scratch = (
+                np.empty((2, block)),
+                np.zeros(block, np.int64),
+                *np.empty((2, places.size), dtype=np.int64),
+                np.empty((4, places.size)),
+            )
+            dealt = first, places, proposal
+            found, offers = tops[first // length : stop // length], _offers(some, start, visits)
+            parts = bits[some], found, length
             slopes_kernels.step_pool(
-                theta[some], evidence.stretch(first, stop), offers, plan, codes, first, places, proposal, scratch
+                theta[some], evidence.stretch(first, stop), offers, plan, codes, *dealt, scratch, parts
             )
 
         if theta.size < threads.ALONE:
             step(0, theta.size)
         else:
-            threads.in_stretches(step, theta.size)
+            threads.in_stretches(step, theta.size, length)
+        return tops.view(np.float64)
 
     @property
     def _plan(self) -> tuple[int, float, float]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cero_alloc._evidence.kernels import stretch, values
+from cero_alloc._evidence.kernels import expected_variance, moves, settled_posterior, stretch, values
 from cero_alloc._numba import kernel, sqrt
 from cero_alloc._objective.kernels import EXPONENTIAL, demand, scale_of
 
@@ -96,7 +96,16 @@ def step_slopes(theta, q, proposal, offers, plan, codes):
 
 
 @kernel
-def step_pool(theta, evidence, offers, plan, codes, first, places, units, scratch):
+def largest(bits):
+    """Return the largest of the bits of slopes: floats of at least 0 are in the order of their bits, whose maximum vectorises."""
+    top = bits[0]
+    for r in range(bits.size):
+        top = max(top, bits[r])
+    return top
+
+
+@kernel
+def step_pool(theta, evidence, offers, plan, codes, first, places, units, scratch, tops):
     """Step the slopes of a stretch of the pool, which begins at row ``first``, with the values as they stand.
 
     ``evidence``, ``offers``, ``plan`` and ``codes`` are those of ``values`` and :func:`step_slopes`, for the stretch.
@@ -104,10 +113,12 @@ def step_pool(theta, evidence, offers, plan, codes, first, places, units, scratc
     saved first and then step again with their units, so that no array as large as the pool is needed.
 
     ``scratch`` is (work, none, rows, dealt, kept). ``work`` (2 x size) and ``none`` (zeros, of that size) set the size of the
-    blocks; small blocks stay in the cache. ``rows``, ``dealt`` and ``kept`` (4 x) are as long as ``places``.
+    blocks; small blocks stay in the cache. ``rows``, ``dealt`` and ``kept`` (4 x) are as long as ``places``. ``tops`` is (bits,
+    largest, length): the slopes as int64, and what takes the largest of them of each of the first blocks of ``length``.
     """
     start, start_stride, visits, stride = offers
     work, none, rows, dealt, kept = scratch
+    bits, top, length = tops
     k = 0
     for j in range(places.size):
         row = places[j] - first
@@ -115,15 +126,28 @@ def step_pool(theta, evidence, offers, plan, codes, first, places, units, scratc
             rows[k], dealt[k], kept[0, k], kept[1, k] = row, units[j], theta[row], visits[row * stride]
             kept[3, k] = start[row * start_stride]
             k += 1
+    _, _, _, _, _, _, _, _, _, _, _, deficits = evidence
+    settled = deficits.size == 0 and not moves(evidence)
     for low in range(0, theta.size, none.size):
         high = min(low + none.size, theta.size)
-        q, n = work[0, : high - low], none[: high - low]
+        q, b, n = work[0, : high - low], work[1, : high - low], none[: high - low]
         e, z = visits[low:high] if stride else visits, start[low:high] if start_stride else start
-        values(np.bool_(True), n, stretch(evidence, low, high), work[1], q)
+        if settled:  # what values does, without views of the block, which cost as much as a third of its arithmetic
+            settled_posterior(np.bool_(True), low, n, evidence, q, b)
+            for r in range(q.size):
+                q[r] = expected_variance(q[r], b[r])
+        else:
+            values(np.bool_(True), n, stretch(evidence, low, high), work[1], q)
         step_slopes(theta[low:high], q, n, (z, start_stride, e, stride), plan, codes)
+        for at in range(low // length, min(high // length, top.size)):  # the blocks that end here
+            top[at] = largest(bits[at * length : (at + 1) * length])
     if k > 0:
         again, e, q, z = kept[0, :k], kept[1, :k], kept[2, :k], kept[3, :k]
         values(np.bool_(False), rows[:k], evidence, work[1], q)
         step_slopes(again, q, dealt[:k], (z, start_stride, e, stride), plan, codes)
         for r in range(k):
             theta[rows[r]] = again[r]
+        for r in range(k):
+            at = rows[r] // length
+            if at < top.size:
+                top[at] = largest(bits[at * length : (at + 1) * length])

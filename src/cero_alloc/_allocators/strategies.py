@@ -128,11 +128,12 @@ class Plan(Stateful):
         evidence = self.bank.evidence
         q = evidence.values(rows)
         if self.exploration > 0.0:
-            bonus = self.exploration * evidence.standard_deviations(rows)
+            belief = evidence.posterior(rows)
+            bonus = self.exploration * evidence.standard_deviations(rows, (*belief, q))
             if not evidence.at_rest:  # what is learnt now is worth something as long as it holds
                 left = self.visits_left(None)
                 left = left if rows is None or left.size == 1 else left[rows]
-                bonus *= self._foreseen(rows, left) / np.maximum(1.0, left - 1.0)
+                bonus *= self._foreseen(rows, left, belief) / np.maximum(1.0, left - 1.0)
             q = np.minimum(q + bonus, 0.25)
         return q
 
@@ -201,11 +202,13 @@ class Plan(Stateful):
             visits = np.minimum(visits, max(1.0, self.ledger.funds / (self.min_units * pool)))
         return visits if evidence.at_rest else 1.0 + self._foreseen(rows, visits)
 
-    def _foreseen(self, rows: IntArray | None, visits: FloatArray) -> FloatArray:
-        """Return how many of the later of these visits the belief foresees."""
+    def _foreseen(
+        self, rows: IntArray | None, visits: FloatArray, belief: tuple[FloatArray, FloatArray] | None = None
+    ) -> FloatArray:
+        """Return how many of the later of these visits the belief foresees; ``belief`` holds its parameters, where known."""
         visits = np.maximum(visits, 1.0)  # retired prompts, and those without visits left, have none
         rounds = max(1, self.ledger.rounds_left) if self.left is None else self.offers_to_come(slice(0)) / self.offered
-        return self.bank.evidence.foreseen(rows, visits, np.maximum(1.0, rounds / visits))
+        return self.bank.evidence.foreseen(rows, visits, np.maximum(1.0, rounds / visits), belief)
 
     def remaining(self, q: FloatArray, z: FloatArray, left: FloatArray, cost: FloatArray = _ONE) -> Remaining:
         """Return the remaining problem over the pool."""

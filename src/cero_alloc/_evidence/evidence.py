@@ -234,20 +234,19 @@ class Evidence(Foresight):
         alpha, beta = self.posterior(rows)
         return alpha / (alpha + beta)
 
-    def standard_deviations(self, rows: IntArray | None) -> FloatArray:
-        """Return the posterior standard deviations of p (1 - p), whose mean is the value.
+    def standard_deviations(self, rows: IntArray | None, known: tuple[FloatArray, ...] = ()) -> FloatArray:
+        """Return the posterior standard deviations of p (1 - p), whose mean is the value; ``known``: posterior and values.
 
         With s = a + b and E[p^2 (1-p)^2] = a (a+1) b (b+1) / (s (s+1) (s+2) (s+3)), the variance
         E[p^2 (1-p)^2] - qhat^2 is qhat times a sum of two terms that are never negative:
 
             qhat [ (1/2) / ((s+1) (s+3)) + r^2 s (s + 3/2) / ((s+1) (s+2) (s+3)) ],    r = (a - b) / s.
         """
-        alpha, beta = self.posterior(rows)
+        alpha, beta, q = known or (*self.posterior(rows), self.values(rows))
         s = alpha + beta
         lean = (alpha - beta) / s
         even = 0.5 / (s + 1.0) / (s + 3.0)  # one division at a time: the product would overflow for huge s
         skew = lean * lean * (s / (s + 1.0)) * ((s + 1.5) / (s + 2.0)) / (s + 3.0)
-        q = self.values(rows)
         deviations: FloatArray = np.sqrt(q * (even + skew))
         if self.deficits is not None:  # the value is a share of that of 0/1 rewards, and so is its deviation
             deviations *= np.sqrt(q / ((alpha / s) * (beta / s) * (s / (s + 1.0))))

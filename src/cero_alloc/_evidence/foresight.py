@@ -81,7 +81,13 @@ class Foresight(Stateful):
         jumps = 0.0 if self.history is None else self.history.lost / max(1, self.now)
         return jumps - log(self.forgetting)
 
-    def foreseen(self, rows: IntArray | None, visits: FloatArray, spacing: FloatArray) -> FloatArray:
+    def foreseen(
+        self,
+        rows: IntArray | None,
+        visits: FloatArray,
+        spacing: FloatArray,
+        posterior: tuple[FloatArray, FloatArray] | None = None,
+    ) -> FloatArray:
         r"""Return how many of the later visits of these prompts the belief foresees, of ``visits`` in all, one now.
 
         A visit in t rounds counts s(t) / s, the share of today's strength that a forecast so far ahead has:
@@ -89,11 +95,12 @@ class Foresight(Stateful):
         .. math:: 1 / s(t) = (1 + \kappa t) / s + t (\delta + m (1 - m) \tau^2), \qquad s(t) \ge s_0 ,
 
         summed over visits that are ``spacing`` rounds apart, with drift, trend and :attr:`loss`. At rest that is all of them.
+        ``posterior`` is what the method of this name returns for these prompts, where the caller has it.
         """
         later = np.maximum(visits, 1.0) - 1.0
         if self.at_rest:
             return later
-        a, b = self.posterior(rows)
+        a, b = self.posterior(rows) if posterior is None else posterior
         s = a + b
         a0, b0 = self.prior(np.arange(self.size) if rows is None else rows)
         drift, trend = min(self.drift, 1e100), min(self.trend, 1e50)  # beyond that nothing is foreseen

@@ -114,7 +114,7 @@ class PromptIndex:
     def rows(self, ids: object) -> IntArray:
         """Return the rows of ``ids``; the array must not be written to."""
         rows = self._find(ids)
-        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
+        if self._table is None and rows.size and not 0 <= rows.min() <= rows.max() < len(self):
             raise self._unknown_ids(self._outside(rows))
         return rows
 

@@ -237,13 +237,13 @@ class Rewards:
             found = (found - self.low) / self.width
         rows, line = np.unique(named, return_inverse=True)
         group = line[scored]
-        n = np.bincount(group, minlength=rows.size)
-        order = np.lexsort((found, group))  # so that the sums do not depend on the order of the rollouts
-        lines, sorted_ = group[order], found[order]
-        won, lacks = (
-            np.asarray(np.bincount(lines, part, rows.size), dtype=np.float64)
-            for part in (sorted_, sorted_ * (1.0 - sorted_))
-        )
+        n, lack, sums = np.bincount(group, minlength=rows.size), found * (1.0 - found), (group, found)
+        if (
+            lack.any()
+        ):  # in an order of their own, so that sums do not depend on that of the rollouts; those of 0 and 1 do not
+            order = np.lexsort((found, group))
+            sums, lack = (group[order], found[order]), lack[order]
+        won, lacks = (np.asarray(np.bincount(sums[0], part, rows.size), dtype=np.float64) for part in (sums[1], lack))
         unscored = np.bincount(line[~scored], minlength=rows.size)
         return Rollouts(Feedback(rows, won, n, lacks), unscored, scored, group, found)
 

@@ -10,6 +10,8 @@ from cero_alloc._checks import FloatArray, IntArray, TieArray
 
 from . import ranking_kernels, threads
 
+NO_TOPS = np.empty(0)
+
 
 class Deal(NamedTuple):
     """What a round proposes and what the budget covers of it: ``max_units`` per place, the remainder for the last one."""
@@ -32,6 +34,7 @@ def deal_round(
     most: int,
     due: int,
     exact: bool,
+    tops: FloatArray = NO_TOPS,
 ) -> Deal:
     """Rank the candidates and deal.
 
@@ -51,13 +54,15 @@ def deal_round(
         Units to deal at least, past the price if need be (catch-up); 0 for none.
     exact : bool
         Deal ``cap`` units, whatever the signs of the margins.
+    tops : numpy.ndarray of float64, shape (n_blocks,)
+        Largest key of each of the first blocks of ``ranking_kernels.BLOCK``, so that few blocks are read; may be empty.
     """
     threshold = -1.0 if exact else price  # slopes are never negative, so that every prompt is above -1
-    places = leaders(key, tie, threshold, -(-cap // max_units))
+    places = leaders(key, tie, threshold, -(-cap // max_units), tops)
     proposed = min(cap, places.size * max_units)
     paid, dealt = places, min(proposed, left)
     if due > dealt:  # further down the same ranking; the dual step still uses the proposal
-        paid = leaders(key, tie, -1.0, -(-due // max_units))
+        paid = leaders(key, tie, -1.0, -(-due // max_units), tops)
         dealt = min(due, paid.size * max_units)
     elif dealt < proposed:
         paid = _first(key, tie, places.copy(), -(-dealt // max_units))
@@ -65,17 +70,23 @@ def deal_round(
     return Deal(places, proposed, paid, dealt, float(key[paid[-1]]) if bound and dealt else price)
 
 
-def leaders(key: FloatArray, tie: TieArray, threshold: float, k: int) -> IntArray:
-    """Return the positions of the k largest keys above a threshold, ties by tie rank; the k-th comes last."""
+def leaders(key: FloatArray, tie: TieArray, threshold: float, k: int, tops: FloatArray = NO_TOPS) -> IntArray:
+    """Return the positions of the k largest keys above a threshold, ties by tie rank; the k-th comes last.
+
+    ``tops`` are those of :func:`deal_round`.
+    """
+    if 0 < k <= tops.size:  # at least k keys reach the k-th largest of the tops, which is little below the k-th key
+        threshold = max(threshold, float(np.nextafter(np.partition(tops, tops.size - k)[tops.size - k], -np.inf)))
 
     def some(start: int, stop: int) -> IntArray:
         order = np.empty(min(stop - start, 2 * k), dtype=np.int64)
-        found = ranking_kernels.rank(key[start:stop], tie[start:stop], threshold, k, order)
+        blocks = tops[start // ranking_kernels.BLOCK : stop // ranking_kernels.BLOCK]
+        found = ranking_kernels.rank(key[start:stop], tie[start:stop], threshold, k, order, blocks)
         return order[:found] + start
 
     if key.size < threads.ALONE:
         return some(0, key.size)
-    return _first(key, tie, np.concatenate(threads.in_stretches(some, key.size)), k)
+    return _first(key, tie, np.concatenate(threads.in_stretches(some, key.size, ranking_kernels.BLOCK)), k)
 
 
 def _first(key: FloatArray, tie: TieArray, places: IntArray, k: int) -> IntArray:

@@ -5,6 +5,8 @@ import numpy as np
 from cero_alloc._numba import kernel
 from cero_alloc._objective.kernels import draw
 
+BLOCK = 256  # keys of a block whose largest key tells whether it is read
+
 
 @kernel
 def look_up(rows, theta, tie, slopes, ties):
@@ -46,17 +48,21 @@ def select(key, tie, order, size, k):
 
 
 @kernel
-def rank(key, tie, threshold, k, order):
+def rank(key, tie, threshold, k, order, tops):
     """Put the k first positions with key > threshold into order[:k], the k-th last; return how many there are.
 
     ``order`` is scratch of at least min(key.size, 2 k) entries. When it is full, all but the k first so far are dropped, and
     the k-th of them is the threshold for the rest: time is linear for any order of the keys, and most are compared once.
+
+    ``tops`` holds the largest key of each of the first blocks of ``BLOCK``, or is empty: other blocks are always read.
     """
     size = np.int64(0)  # typed, or numba compiles a second select for the literal
     if k <= 0:
         return size
     bar, last = threshold, np.int64(-1)
     for start in range(0, key.size, 64):
+        if start // BLOCK < tops.size and tops[start // BLOCK] < bar:
+            continue
         stop = min(start + 64, key.size)
         found = 0
         for r in range(start, stop):  # vectorised, because nearly every key is below the threshold

@@ -9,6 +9,7 @@ import numpy as np
 from cero_alloc._checks import FloatArray, IntArray, TieArray
 
 from . import ranking_kernels, tables_kernels
+from .ranking import NO_TOPS
 from .units import TINY
 
 _CORE = 64  # rows that the repair may change
@@ -143,7 +144,7 @@ def _finish(
     losses = np.empty(units.size)
     tables_kernels.least_losses(gains, price, min_units, units, losses)
     core = np.empty_like(units)
-    size = ranking_kernels.rank(-losses, tie, -np.inf, min(_CORE, units.size), core)
+    size = ranking_kernels.rank(-losses, tie, -np.inf, min(_CORE, units.size), core, NO_TOPS)
     core = core[:size][np.argsort(tie[core[:size]])]  # independent of the order of the rows
     reach = 4 * gains.shape[1]
     best, choice = np.empty((2, 2 * reach + 1)), np.empty((size, 2 * reach + 1), dtype=np.int64)

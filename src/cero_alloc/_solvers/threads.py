@@ -13,8 +13,10 @@ ALONE = 2**18  # prompts: below this, starting a thread costs more than it saves
 _MOST = 4  # more threads do not help, because memory bandwidth limits a pass
 
 
-def in_stretches(work: Callable[[int, int], Result], size: int) -> list[Result]:
+def in_stretches(work: Callable[[int, int], Result], size: int, grain: int = 1) -> list[Result]:
     """Call ``work(start, stop)`` for stretches that cover ``range(size)`` and return the results in order.
+
+    A stretch begins at a multiple of ``grain``, and may be empty.
 
     Threads live for one call, so that a forked process inherits none. Their number is ``CERO_ALLOC_THREADS`` from the
     environment, else that of the cores, at most 4.
@@ -24,7 +26,7 @@ def in_stretches(work: Callable[[int, int], Result], size: int) -> list[Result]:
         return [work(0, size)]
     from concurrent.futures import ThreadPoolExecutor  # imported here to keep the package's import short
 
-    bounds = [size * i // n for i in range(n + 1)]
+    bounds = [*(size * i // n // grain * grain for i in range(n)), size]
     with ThreadPoolExecutor(n - 1) as threads:
         others = [threads.submit(work, start, stop) for start, stop in pairwise(bounds[1:])]
         first = work(0, bounds[1])

@@ -17,6 +17,7 @@ from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.saved import locked
 from cero_alloc._saving.state import Field, Stateful
 from cero_alloc._solvers import ranking_kernels
+from cero_alloc._solvers.ranking import NO_TOPS
 
 COUNTS = Field(must="be at least 0", holds=lambda counts, _: counts >= 0)  # an array of counts, or of weights
 _VISIT = 8  # default rollouts per visited prompt: the group size of most published runs
@@ -226,7 +227,7 @@ class Baseline(Allocator):
     def _first(self, key: FloatArray, rows: IntArray, k: int) -> IntArray:
         """Return the positions of the ``k`` largest keys in descending order; ties are broken by tie rank."""
         tie, order = self._tie[rows], np.empty(min(rows.size, 2 * k), dtype=np.int64)
-        first = order[: ranking_kernels.rank(key, tie, -np.inf, k, order)]
+        first = order[: ranking_kernels.rank(key, tie, -np.inf, k, order, NO_TOPS)]
         return first[np.lexsort((tie[first], -key[first]))]
 
     def _to_first(self, key: FloatArray, rows: IntArray, total: int) -> IntArray:
