@@ -106,7 +106,8 @@ def test_total_demand(benchmark, shape):
 def test_remaining_demand(benchmark):
     """One pass of the re-solving price search."""
     problem = Q, EXPOSURE, ROOM, COST
-    benchmark(KERNELS["remaining_demand"], 0.05, problem, R, (SHAPES["exponential"], HEIGHT, 1.0))
+    codes, more, seen = (SHAPES["exponential"], HEIGHT, 1.0), np.empty(N), np.empty((5, 4096))
+    benchmark(KERNELS["remaining_demand"], 0.05, problem, R, codes, more, seen)
 
 
 @pytest.mark.parametrize("max_units", [8, 32])

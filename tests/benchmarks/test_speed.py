@@ -185,7 +185,7 @@ def test_fresh_processes_report(monkeypatch):
 
 
 def test_a_child_plays_rounds():
-    with rounds.Child(64, CERO_ALLOC_THREADS="1") as child:
+    with rounds.Child("re-solving", 64, CERO_ALLOC_THREADS="1") as child:
         assert child.round() > 0.0
         assert child.round() > 0.0
 

@@ -109,5 +109,10 @@ def test_an_unknown_id_is_named_and_nothing_is_remembered(pool, odd, data):
         with pytest.raises(KeyError) as error:
             call([*names[:at], odd, *names[at:]])
         shown = error.value.args[0]
-        assert shown == f"prompt_ids must be in the bank, unknown: {odd!r} (1 in all). Call add_prompts first."
+        assert shown.startswith(f"prompt_ids must be in the bank, unknown: {odd!r} (1 in all). ")
+        kind = type(odd.item() if isinstance(odd, np.generic) else odd)
+        if kind in map(type, index.ids):
+            assert shown.endswith(" Call add_prompts first.")
+        else:
+            assert shown.endswith(f" ids like {index.ids[0]!r}, got {kind.__name__}.")
     assert index.rows(names).tolist() == before == places

@@ -169,6 +169,7 @@ import numpy as np
 from cero_alloc import (
     BetaPosteriorBank, FenchelDualAllocator, Horizon, OfflineOracle, ResolvingAllocator, SaturatingUtility, _numba, simulation
 )
+from cero_alloc._solvers.sampling import MANY
 from cero_alloc.sharding import PoolShard, ShardedAllocator
 from cero_alloc.baselines import CONTROLS, PEERS
 
@@ -211,7 +212,12 @@ for signal in ("variance", "group"):
                 run(total_budget=300, **plan, costs=costs, budget=40, utility=line)
 run(total_budget=60, n_rounds=None, visits=4)
 run(total_budget=60, n_rounds=4, offers=([0, 1], [5, 4, 6]))
+for utility in (SaturatingUtility(), line):
+    run(total_budget=60, n_rounds=6, order="spread", min_rollouts=2, exploration=0.3, utility=utility)
+    run(total_budget=60, n_rounds=6, order="spread", visits=np.full(7, 4), coverage=9, utility=utility)
 rng = np.random.default_rng(0)
+bank = BetaPosteriorBank(MANY)
+ResolvingAllocator(bank, n_rounds=6, total_budget=60, max_rollouts=9, order="spread").allocate()
 for drift, trend, forgetting in ((0.1, 0.0, 1.0), (0.0, 0.1, 1.0), (0.1, 0.1, 1.0), (0.1, 0.1, 0.9), (0, 0, 1)):
     for prior in ((1, 1), (np.ones(40), np.linspace(1, 2, 40))):
         bank = BetaPosteriorBank(40, prior=prior, drift=drift, trend=trend, forgetting=forgetting, reward_range=(-1, 2))

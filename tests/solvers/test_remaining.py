@@ -35,11 +35,9 @@ def rebuilt(rest, **change):
 
 def demand_at(rest, price):
     """What every prompt takes at a price, in units; of the kernel, because at a jump the last bit decides."""
-    cost = np.broadcast_to(rest.cost, rest.q.size)
-    total = lambda i: kernels.remaining_demand(  # noqa: E731
-        price, (rest.q[i], rest.z[i], rest.room[i], cost[i]), rest.share, rest.utility.codes
-    )[0]
-    return np.array([total(slice(i, i + 1)) / cost[i] for i in range(rest.q.size)])
+    more = np.empty(rest.q.size)
+    rest.demand(price, more)
+    return more
 
 
 def at_price(rest, clearing):
@@ -207,8 +205,18 @@ def test_a_large_pool_clears_in_a_few_passes():
         SaturatingUtility(),
     )
     clearing = rest.clear(0.05)
-    total = kernels.remaining_demand(clearing.low, (rest.q, rest.z, rest.room, rest.cost), 9.0, rest.utility.codes)[0]
-    assert total == pytest.approx(6e5, rel=1e-12)
+    assert rest.demand(clearing.low, np.empty(n))[0] == pytest.approx(6e5, rel=1e-12)
+
+
+def test_the_units_at_the_price_are_those_that_the_search_left():
+    rng = np.random.default_rng(8)
+    for trial in range(40):
+        rest = draw(rng, ("exponential", "capped-linear")[trial % 2], "height", most=40)
+        more = np.empty(rest.q.size)
+        clearing, rows = rest.clear(0.1, more), rng.permutation(rest.q.size)[:5]
+        expected = at_price(rest, clearing)
+        assert rest.planned(clearing, rows, more.copy()) == pytest.approx(expected[rows], rel=1e-12, abs=1e-12)
+        assert rest.planned(clearing, slice(None), more) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 # ---------------------------------------------------------------- any falling demand

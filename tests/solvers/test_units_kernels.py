@@ -8,18 +8,30 @@ from helpers import kernels
 from helpers.kernel_cases import ORDINARY, SCALINGS, SHAPES, costs_of, generators, remaining_pool
 
 
+def remaining_demand(price, problem, share, codes, entries=64):
+    """Each prompt's units, their cost and the pull, by the kernel."""
+    more = np.empty(problem[0].size)
+    total, pull = kernels.remaining_demand(price, problem, share, codes, more, np.empty((5, entries)))
+    return more.tolist(), total, pull
+
+
 @SHAPES
 @SCALINGS
 @pytest.mark.parametrize("lam", [1e-6, *ORDINARY, 1e4])
 def test_remaining_demand_matches_a_bisection(shape, scaling, lam):
     for rng in generators(4):
-        q, z, room, share = remaining_pool(rng, 8, whole=False)
-        cost = costs_of(rng, 8)
+        q, z, room, share = remaining_pool(rng, 9, whole=False)
+        room = room[: 1 if rng.random() < 0.3 else 9]
+        cost = costs_of(rng, 9)
         for level in [1e-200, 0.01, 0.13, 0.4, 0.9, 2.0]:
             price = level * lam / share / cost[0]
             problem = (price, (q, z, room, cost), share, (shape, scaling, lam))
-            expected = twins.remaining_demand(*problem)
-            assert kernels.remaining_demand(*problem) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+            units, *expected = twins.remaining_demand(*problem)
+            more, *sums = remaining_demand(*problem)
+            assert more == pytest.approx(units, rel=1e-6, abs=1e-9)
+            assert sums == pytest.approx(expected, rel=1e-6, abs=1e-9)
+            for entries in (1, 2):  # a cache that many prompts share changes nothing
+                assert remaining_demand(*problem, entries) == (more, *sums)
 
 
 @pytest.mark.parametrize("level", [5e-324, 1e-300, 1e300])
@@ -27,7 +39,7 @@ def test_remaining_demand_at_extreme_prices(level):
     q, z, room, share = remaining_pool(np.random.default_rng(0), 9)
     q[0] = 0.2
     for shape in range(3):
-        total, pull = kernels.remaining_demand(level, (q, z, room, np.ones(1)), share, (shape, kernels.RATE, 1.0))
+        _, total, pull = remaining_demand(level, (q, z, room, np.ones(1)), share, (shape, kernels.RATE, 1.0))
         assert total == (room[q > 0].sum() if level < 1 else 0.0)
         assert pull == 0.0
 

@@ -40,3 +40,28 @@ def systematic(expected, offset):
         counts.append(math.floor(end - offset) - math.floor(begin - offset))
         begin = end
     return counts
+
+
+def swap_down(order, draws, last):
+    """The shuffle of Fisher and Yates from the end: each draw is cut to as many bits as the entry's number has."""
+    order, used = list(order), 0
+    for draw in draws:
+        if last == 0:
+            break
+        used += 1
+        named = draw % 2 ** last.bit_length()
+        if named <= last:
+            order[last], order[named] = order[named], order[last]
+            last -= 1
+    return order, last, used
+
+
+def split(expected, unit):
+    whole = [math.floor(e) for e in expected]
+    return whole, [math.floor((Fraction(e) - n) * int(unit)) for e, n in zip(expected, whole, strict=True)]
+
+
+def add_points(order, ticks, shift, bits):
+    """Write down every tick of the line in turn; every 2**bits-th is a point."""
+    line = [i for i in order for _ in range(ticks[i])]
+    return [sum((shift + at + 1) % 2**bits == 0 for at, i in enumerate(line) if i == of) for of in range(len(ticks))]

@@ -6,9 +6,9 @@ from .objective import demand_pull, du, entry, scale_of, unit_gain
 
 
 def remaining_demand(price, problem, share, codes):
-    """Bisection for the exposure at which the marginal falls to the price."""
+    """Bisection for the exposure at which the marginal falls to the price: each prompt's units, their cost, the pull."""
     (q, z, room, cost), (shape, scaling, lam) = problem, codes
-    total, pull = 0.0, 0.0
+    units, total, pull = [], 0.0, 0.0
     for i, (qi, zi, most) in enumerate(zip(q, z, room, strict=True)):
         c = entry(cost, i)
         height, rate = scale_of(scaling, lam, qi)
@@ -18,10 +18,11 @@ def remaining_demand(price, problem, share, codes):
             middle = (low + high) / 2
             low, high = (middle, high) if wants(middle) else (low, middle)
         more = high if wants(0.0) else 0.0
+        units.append(more)
         total += c * more
         if 0 < more < most:
             pull += c * demand_pull(shape, height, rate / share, price * c)
-    return total, pull
+    return units, total, pull
 
 
 def units_worth(shape, height, rate, start, w, shift, price, upper):

@@ -13,7 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from cero_alloc import AllocationWarning, BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator, SaturatingUtility
+from cero_alloc import (
+    AllocationWarning,
+    BetaPosteriorBank,
+    FenchelDualAllocator,
+    ResolvingAllocator,
+    SaturatingUtility,
+    training_allocator,
+)
 from cero_alloc._solvers import remaining as _remaining
 from cero_alloc._solvers import units_kernels
 from studies.speed.clock import Clocked, Scope, in_turn, log_pass, sort_pass, whole, with_studies
@@ -130,6 +137,36 @@ def batch_run(prompts: Any, kind: type = FenchelDualAllocator, visits: int | Non
     rounds = max(1, visits * len(held) // DEALT)
     plan = {"total_budget": visits * len(held) * MOST, "n_rounds": rounds, "visits": visits}
     return Run(kind(held, unit_size=GROUP, max_rollouts=2 * MOST, **plan))
+
+
+def training_run(n_prompts: int, rollouts_per_visit: int, *, fractions: bool = False) -> Run:
+    """Return a run of the recommended allocator, with 1,024 visits of the pool in each round.
+
+    Rewards so far are 0 and 1, so that many prompts have equal evidence, unless ``fractions``: then all values differ.
+    """
+    budget = POOL_ROUNDS * rollouts_per_visit * min(DEALT, n_prompts // 4)
+    allocator = training_allocator(
+        n_prompts, total_budget=budget, n_rounds=POOL_ROUNDS, rollouts_per_visit=rollouts_per_visit
+    )
+    rng = np.random.default_rng(1)
+    rates = rng.random(n_prompts)
+    told = MOST * rates if fractions else rng.binomial(MOST, rates)
+    allocator.bank.update(None, told, np.full(n_prompts, MOST))
+    return Run(allocator)
+
+
+def state_pass(run: Run) -> Clocked:
+    """Return the least that a round over the pool can cost in NumPy: every array of its state read once, one log per prompt."""
+    bank, ledger = run.allocator.bank, run.allocator.ledger
+    state = [part for part in (bank.evidence.outcomes, bank.evidence.ticks, ledger.exposure_units) if part is not None]
+    x, out = np.random.default_rng(0).uniform(0.01, 1.0, len(bank)), np.empty(len(bank))
+
+    def once() -> None:
+        for part in state:
+            part.sum()
+        np.log(x, out=out)
+
+    return whole(once)
 
 
 def offers(
@@ -319,7 +356,33 @@ def resolving(scope: Scope) -> list[Row]:
         ratio(f"batch of 1,024 / round over all {n:,}", high, times["full"], "x"),
         ratio(f"batch of 1,024 of {n:,}", high, times["log"]),
     ]
+    rows += training_rounds(scope, (n // 10, n))
+    rows.append(Row(f"batch of 1,024 of {n:,}, visits told", 1e3 * high, "ms", 1.5))
     return [*rows, left_out("pool of 1,000,000", "quick")] if scope.quick else rows
+
+
+def training_rounds(scope: Scope, sizes: tuple[int, int]) -> list[Row]:
+    """Time rounds of the recommended allocator, whole pools and batches, by what NumPy takes to read its state."""
+    rows = []
+    for n in sizes:
+        groups, single, graded = training_run(n, 8), training_run(n, 1), training_run(n, 8, fractions=True)
+        calls: dict[str, Clocked] = {
+            "groups of 8": groups.full,
+            "single rollouts": single.full,
+            "groups of 8, all values different": graded.full,
+            "batch of 1,024, groups of 8": groups.batches(offers(n)),
+            "floor": state_pass(groups),
+        }
+        times = in_turn(calls, scope.repeats)
+        for name in list(calls)[:-1]:
+            target = 10.0 if n == sizes[1] else None
+            rows.append(
+                ratio(f"training_allocator, {name}, {n:,}", times[name], times["floor"], "state passes", target)
+            )
+        if n == sizes[0]:
+            beside = f"{np.median(times['groups of 8'] / times['floor']):.1f} state passes"
+            rows.append(Row(f"  groups of 8, {n:,}", 1e3 * times["groups of 8"], "ms", 4.0, beside=beside))
+    return rows
 
 
 def solve_passes(run: Run) -> int:
@@ -368,19 +431,21 @@ def solve_passes(run: Run) -> int:
 
 def threads(scope: Scope) -> list[Row]:
     """Section 7: the same rounds in two processes, one of which may use one thread only."""
-    n = 1_000_000 if scope.quick else 10_000_000
-    with Child(n) as several, Child(n, CERO_ALLOC_THREADS="1") as one:
-        times = in_turn({"several": several.round, "one": one.round}, scope.repeats)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    row = ratio(f"round on {cores} cores / on one thread, {n:,} prompts", times["several"], times["one"], "x", 0.65)
-    return [row, left_out("pool of 10,000,000", "quick")] if scope.quick else [row]
+    rows = []
+    for form, n in (("Algorithm 1", 1_000_000 if scope.quick else 10_000_000), ("re-solving", 1_000_000)):
+        with Child(form, n) as several, Child(form, n, CERO_ALLOC_THREADS="1") as one:
+            times = in_turn({"several": several.round, "one": one.round}, scope.repeats)
+        label = f"{form}: round on {cores} cores / on one thread, {n:,} prompts"
+        rows.append(ratio(label, times["several"], times["one"], "x", 0.65))
+    return [*rows, left_out("pool of 10,000,000", "quick")] if scope.quick else rows
 
 
 class Child:
     """A process that plays a round on request and answers with its seconds."""
 
-    def __init__(self, n_prompts: int, **environment: str) -> None:
-        command = [sys.executable, "-m", "studies.speed.rounds", str(n_prompts)]
+    def __init__(self, form: str, n_prompts: int, **environment: str) -> None:
+        command = [sys.executable, "-m", "studies.speed.rounds", form, str(n_prompts)]
         self._process = subprocess.Popen(
             command, env=with_studies(environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -400,12 +465,12 @@ class Child:
         self._process.communicate()
 
 
-def serve(n_prompts: int) -> None:
+def serve(form: str, n_prompts: int) -> None:
     """Play a round per line of standard input."""
-    run = pool_run(n_prompts)
+    run = pool_run(n_prompts) if form == "Algorithm 1" else training_run(n_prompts, 8)
     for _ in sys.stdin:
         print(run.full(), flush=True)
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve(sys.argv[1], int(sys.argv[2]))

@@ -4,48 +4,7 @@ import numpy as np
 
 from cero_alloc._evidence.kernels import expected_variance, moves, settled_posterior, stretch, values
 from cero_alloc._numba import kernel, sqrt
-from cero_alloc._objective.kernels import EXPONENTIAL, demand, scale_of
-
-# The parts of a float64, and log(2) in two, the first with zeros at its end so that k * _LOG_2_HIGH is exact.
-_MANTISSA_BITS, _MANTISSA, _ONE = np.uint64(52), np.uint64(0x000FFFFFFFFFFFFF), np.uint64(0x3FF0000000000000)
-_TWO_52, _TWO_200, _ROOT_2 = np.uint64(0x4330000000000000), 2.0**200, 2.0**0.5
-_LOG_2_HIGH, _LOG_2_LOW = float.fromhex("0x1.62e42fee00000p-1"), float.fromhex("0x1.a39ef35793c76p-33")
-
-
-@kernel
-def log_ratio(top, bottom):
-    """log(top / bottom) for positive floats, to 3 units in the last place near 1 too, in arithmetic that vectorises.
-
-    Both are split into 2**k m; log(m / m') = 2 atanh((m - m') / (m + m')) with m / m' within sqrt(2) of 1. The log of
-    the C library is a call per element and differs between machines in the last bit; this one does neither.
-    """
-    # Subnormals have no implicit leading bit: they are scaled up first, and the exponent is corrected at the end.
-    top_bits = np.float64(top * (_TWO_200 if top < 1e-290 else 1.0)).view(np.uint64)
-    bottom_bits = np.float64(bottom * (_TWO_200 if bottom < 1e-290 else 1.0)).view(np.uint64)
-    # The exponents become floats as the low bits of 2**52, because integer conversion does not vectorise everywhere.
-    k = np.uint64((top_bits >> _MANTISSA_BITS) | _TWO_52).view(np.float64)
-    k -= np.uint64((bottom_bits >> _MANTISSA_BITS) | _TWO_52).view(np.float64)
-    m_top = np.uint64((top_bits & _MANTISSA) | _ONE).view(np.float64)
-    m_bottom = np.uint64((bottom_bits & _MANTISSA) | _ONE).view(np.float64)
-    up = 1.0 if m_top > _ROOT_2 * m_bottom else 0.0
-    down = 1.0 if _ROOT_2 * m_top < m_bottom else 0.0
-    m_top *= 1.0 - 0.5 * up
-    m_bottom *= 1.0 - 0.5 * down
-    k += (up - (200.0 if top < 1e-290 else 0.0)) - (down - (200.0 if bottom < 1e-290 else 0.0))
-    f = (m_top - m_bottom) / (m_top + m_bottom)
-    w = f * f
-    tail = 1.0 / 23.0  # atanh(f) / f = 1 + w / 3 + w**2 / 5 + ..., w < 0.0295
-    tail = tail * w + 1.0 / 21.0
-    tail = tail * w + 1.0 / 19.0
-    tail = tail * w + 1.0 / 17.0
-    tail = tail * w + 1.0 / 15.0
-    tail = tail * w + 1.0 / 13.0
-    tail = tail * w + 1.0 / 11.0
-    tail = tail * w + 1.0 / 9.0
-    tail = tail * w + 1.0 / 7.0
-    tail = tail * w + 1.0 / 5.0
-    tail = tail * w + 1.0 / 3.0
-    return k * _LOG_2_HIGH + (2.0 * f + (2.0 * f * w * tail + k * _LOG_2_LOW))
+from cero_alloc._objective.kernels import EXPONENTIAL, demand, log_ratio, scale_of
 
 
 @kernel

@@ -308,17 +308,16 @@ class Spread:
     def deal(self, rows: IntArray | None, low: float, high: float) -> Visit:
         """Return the units of these rows."""
         plan, max_units = self.plan, self.plan.max_units
-        units = np.zeros(plan.bank.evidence.size if rows is None else rows.size, dtype=np.int64)
-        if units.size == 0:
-            return Visit(units, plan.price)
-        q, z = plan.values(None), plan.exposure()
-        left = np.array(np.broadcast_to(plan.visits_left(rows), q.size))
-        rest = plan.remaining(q, z, left)
-        clearing = rest.clear(plan.guess(q))
+        if rows is not None and rows.size == 0:
+            return Visit(np.zeros(0, dtype=np.int64), plan.price)
+        q, left = plan.values(None), plan.visits_left(rows)
+        rest, more = plan.remaining(q, plan.exposure(), left), np.empty(q.size)
+        clearing = rest.clear(plan.guess(q), more)
         plan.price = clearing.low
         places = slice(None) if rows is None else np.argsort(rows)
         offered = slice(None) if rows is None else rows[places]
-        rate = rest.planned(clearing, offered) / (1.0 + (left[offered] - 1.0) / plan.front_load)
+        rate = rest.planned(clearing, offered, more)
+        rate /= 1.0 + ((left[offered] if left.size > 1 else left) - 1.0) / plan.front_load
         target, quantum = float(rate.sum()), max(1, plan.min_units)
         if plan.price == 0.0:  # the plan may exceed the budget: at price 0 it includes units without a gain
             target *= min(1.0, rest.budget / max(1.0, float(rest.planned(clearing, slice(None)).sum())))
@@ -329,7 +328,9 @@ class Spread:
             units = deal_evenly(part, total, quantum=quantum, max_units=max_units, least=least, rng=self.rng)
             return Visit(units, plan.price)
 
-        units[places] = plan.lifted(offered, drawn(slice(None), total), drawn).units
+        units = plan.lifted(offered, drawn(slice(None), total), drawn).units
+        if rows is not None:
+            units[places] = units.copy()
         return Visit(units, plan.price)
 
 

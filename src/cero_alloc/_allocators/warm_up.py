@@ -8,6 +8,7 @@ import numpy as np
 
 from cero_alloc import _numba
 from cero_alloc._evidence.bank import BetaPosteriorBank
+from cero_alloc._solvers import sampling
 
 from .fenchel_dual import FenchelDualAllocator
 from .training import training_allocator
@@ -41,6 +42,7 @@ def warm_up() -> WarmUp:
                 prompts = np.repeat(np.arange(_POOL) if offer is None else offer, counts)
                 allocator.observe(prompts, np.arange(prompts.size) % 2)
                 allocator.metrics()
+        training_allocator(sampling.MANY, **plan).allocate()  # what only large pools need
     finally:
         _numba.PATIENCE = patience
     if _numba.INTERPRETED:

@@ -17,7 +17,7 @@ from . import units_kernels
 from .units import TINY, Units
 
 _FIRST = 4096  # prompts
-_ROUNDING = 1e-12  # of exposure: smaller demand counts as 0
+_SEEN = 4096  # entries of the cache of demands, a power of two
 _TOLERANCE = 1e-13  # of the budget
 _MAX_PASSES = 400  # evaluations of the demand, each a pass over the pool; 2 to 6 are usual
 _LARGEST = 1e300  # price
@@ -45,7 +45,7 @@ class Remaining:
         Values.
     z : numpy.ndarray of float64, shape (n_prompts,)
         Exposure so far, in units.
-    room : numpy.ndarray of float64, shape (n_prompts,), or (1,) for whole units
+    room : numpy.ndarray of float64, shape (1,) or (n_prompts,)
         Units that the remaining visits can take, :math:`w_i N_{\max}`.
     cost : numpy.ndarray of float64, shape (1,) or (n_prompts,)
         Cost per unit.
@@ -65,15 +65,17 @@ class Remaining:
     share: float
     utility: SaturatingUtility
 
-    def clear(self, guess: float) -> Clearing:
-        """Return the price at which demand meets the budget, 0 where the budget covers all of it; search from ``guess``."""
-        problem, codes = (self.q, self.z, self.room, self.cost), self.utility.codes
+    def clear(self, guess: float, more: FloatArray | None = None) -> Clearing:
+        """Return the price at which demand meets the budget, 0 where the budget covers all of it; search from ``guess``.
+
+        ``more`` takes what each prompt still takes at that price, unless the price is 0 or demand jumps there.
+        """
+        more = np.empty(self.q.size) if more is None else more
 
         def demand(price: float) -> tuple[float, float]:
-            total, pull = units_kernels.remaining_demand(price, problem, self.share, codes)
-            return total, pull
+            return self.demand(price, more)
 
-        most = float((self.cost * self.room).sum())
+        most = float(np.broadcast_to(self.cost * self.room, self.q.size).sum())
         if self.utility.shape == "capped-linear" and most > self.budget:
             if demand(_FREE)[0] <= self.budget:
                 return Clearing(0.0, 0.0, 1.0)
@@ -85,20 +87,22 @@ class Remaining:
                     return Clearing(lo, hi, (self.budget - under) / (over - under))
         return clear(demand, self.budget, most, guess)
 
-    def planned(self, clearing: Clearing, rows: IntArray | slice) -> FloatArray:
-        """Return the continuous units of these prompts over the rest of the run, at the price that clears the budget."""
-        q, z, room = self.q[rows], self.z[rows], self.room[rows]
+    def demand(self, price: float, more: FloatArray) -> tuple[float, float]:
+        """Write what each prompt still takes at a price; return its cost, and its pull, minus the derivative by log(price)."""
+        problem, seen = (self.q, self.z, self.room, self.cost), np.empty((5, _SEEN))
+        total, pull = units_kernels.remaining_demand(price, problem, self.share, self.utility.codes, more, seen)
+        return total, pull
 
-        def bought(price: float) -> FloatArray:
-            units, slope = np.empty(q.size), np.full(q.size, price * self.share)
-            kernels.demand_loop(self.utility.codes, q, slope, (z + room) / self.share, units)
-            return np.clip(self.share * units - z, 0.0, room)
-
-        y = bought(clearing.low)
+    def planned(self, clearing: Clearing, rows: IntArray | slice, more: FloatArray | None = None) -> FloatArray:
+        """Return the continuous units of these prompts over the rest of the run; ``more`` is what :meth:`clear` left there."""
+        if more is None or not clearing.low == clearing.high > 0.0:
+            more = np.empty(self.q.size)
+            self.demand(clearing.low, more)
         if clearing.high > clearing.low:
-            y = (1.0 - clearing.part) * bought(clearing.high) + clearing.part * y
-        y[y < _ROUNDING * (1.0 + z)] = 0.0
-        return y
+            under = np.empty(more.size)
+            self.demand(clearing.high, under)
+            more = (1.0 - clearing.part) * under + clearing.part * more
+        return more[rows]
 
     def _jump(self) -> float:
         """Return the price at which the demand of capped lines jumps over the budget, up to rounding.

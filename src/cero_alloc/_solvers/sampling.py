@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from math import ceil, floor
 
 import numpy as np
+import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray
+
+from . import sampling_kernels
+
+MANY = 2**14  # prompts: from here on loops that vectorise, and draws in bulk, are worth their start
 
 
 def round_total(target: float, low: float, high: float, quantum: int, max_units: int) -> int:
@@ -51,14 +57,34 @@ def deal_evenly(
     most = max_units // quantum
     quanta = min(total // quantum, rate.size * most)
     expected = expected_counts(rate, quanta, float(most), least)
-    order = rng.permutation(rate.size)
-    units = np.empty(rate.size, dtype=np.int64)
-    units[order] = quantum * systematic(expected[order], quanta, rng)
+    order = permutation(rng, rate.size)
+    units = systematic(expected, quanta, rng, order)
+    units *= quantum
     rest = total - quanta * quantum
     if rest:
         order = order[np.argsort(-expected[order], kind="stable")]
         _top_up(units, rest, order, quantum, max_units)
     return units
+
+
+def permutation(rng: np.random.Generator, size: int) -> npt.NDArray[np.int32]:
+    """Return ``rng.permutation(size)``, and leave the generator as that does.
+
+    NumPy asks its generator for one number at a time, and takes several times as long. From PCG64 they are drawn in bulk,
+    two from each of its 64 bits, the lower half first; it keeps a half that is left over.
+    """
+    order, bits = np.arange(size, dtype=np.int32), rng.bit_generator
+    if size < MANY or type(bits) is not np.random.PCG64 or sys.byteorder != "little":
+        rng.shuffle(order)
+        return order
+    state = bits.state
+    draws, last, used = np.array([state["uinteger"]] * state["has_uint32"], dtype=np.uint32), size - 1, 0
+    while last > 0:
+        last, used = sampling_kernels.swap_down(order, draws, last)
+        if last > 0:  # it takes at least that many more
+            draws = bits.random_raw(max(1, last // 2)).view(np.uint32)
+    bits.state = {**bits.state, "has_uint32": int(used < draws.size), "uinteger": int(draws[-1])}
+    return order
 
 
 def expected_counts(rate: FloatArray, total: float, most: float, least: float) -> FloatArray:
@@ -68,14 +94,19 @@ def expected_counts(rate: FloatArray, total: float, most: float, least: float) -
     of rate 0 share evenly the total that the others cannot take.
     """
     size, least = rate.size, min(least, total / rate.size)
-    wanted = np.flatnonzero(rate > 0.0)
-    others = size - wanted.size
-    if most * wanted.size + least * others <= total:
-        expected = np.full(size, (total - most * wanted.size) / others if others else most)
-        expected[wanted] = most
+    others = size - np.count_nonzero(rate)
+    if most * (size - others) + least * others <= total:
+        expected = np.full(size, (total - most * (size - others)) / others if others else most)
+        expected[rate > 0.0] = most
         return expected
-    expected = np.full(size, least)
-    free, part, rest = wanted, rate[wanted] / rate.max(), total - least * others
+    rest, expected = total - least * others, rate / (rate.max() or 1.0)
+    part = expected[rate > 0.0] if others else expected
+    scale = rest / float(part.sum() or 1.0)
+    if least == 0.0 and scale <= most:  # the largest part is 1: no bound is violated
+        expected *= scale
+        return expected
+    part, free = expected[rate > 0.0], np.flatnonzero(rate)
+    expected.fill(least)
     while free.size:
         share = part * (rest / part.sum())
         low, high = share < least, share > most
@@ -91,24 +122,28 @@ def expected_counts(rate: FloatArray, total: float, most: float, least: float) -
     return expected
 
 
-def systematic(expected: FloatArray, total: int, rng: np.random.Generator) -> IntArray:
+def systematic(
+    expected: FloatArray, total: int, rng: np.random.Generator, order: npt.NDArray[np.int32] | None = None
+) -> IntArray:
     """Round expectations that sum to ``total`` down or up, without bias and keeping the sum: one uniform number.
 
-    Every prompt gets the whole part. The fractions are laid end to end in integer ticks, whose sums do not round. Points one
-    unit apart, shifted by the uniform number, add a unit to each prompt whose fraction contains a point.
+    Every prompt gets the whole part. The fractions are laid end to end in ``order``, or as they stand, in integer ticks,
+    whose sums do not round. Points one unit apart, shifted by the uniform number, add a unit to each prompt whose fraction
+    contains a point.
     """
-    sure = np.floor(expected)
-    unit = 2 ** (62 - int(expected.size).bit_length())  # ticks: their sum fits 63 bits
-    ends = np.cumsum(((expected - sure) * unit).astype(np.int64))
+    order = np.arange(expected.size, dtype=np.int32) if order is None else order
+    bits = 62 - int(expected.size).bit_length()
+    unit = 2**bits  # ticks: their sum fits 63 bits
+    counts, ticks = (np.empty(expected.size, dtype=np.int64) for _ in range(2))
+    sure, fractions = sampling_kernels.split(expected, float(unit), counts, ticks)
     # Rounding leaves the last end a few ticks off a whole unit: draw only shifts that keep the total.
-    off = (total - int(sure.sum())) * unit - int(ends[-1])
-    teeth = (ends + rng.integers(max(0, off), min(unit, unit + off))) // unit
-    teeth[1:] -= teeth[:-1].copy()
-    counts: IntArray = sure.astype(np.int64) + teeth
+    off = (total - int(sure)) * unit - int(fractions)
+    shift = int(rng.integers(max(0, off), min(unit, unit + off)))
+    sampling_kernels.add_points(order, ticks, shift, bits, counts)
     return counts
 
 
-def _top_up(units: IntArray, rest: int, order: IntArray, quantum: int, max_units: int) -> None:
+def _top_up(units: IntArray, rest: int, order: npt.NDArray[np.int32], quantum: int, max_units: int) -> None:
     """Add single units to prompts with a count above 0, repeatedly in this order; visit one more where they lack room."""
     visited = order[units[order] > 0]
     few = -(-(int(units.sum()) + rest) // max_units)

@@ -7,7 +7,7 @@ of n. Costs, visits and bounds have one entry per prompt, or one for all.
 
 import numpy as np
 
-from cero_alloc._numba import exp, expm1, kernel, log, sqrt
+from cero_alloc._numba import expm1, kernel, log, log1p, sqrt
 from cero_alloc._objective.kernels import (
     EXPONENTIAL,
     HYPERBOLIC,
@@ -16,29 +16,54 @@ from cero_alloc._objective.kernels import (
     demand,
     demand_pull,
     entry,
+    log_ratio,
     scale_of,
     unit_gain,
 )
 
+ROUNDING = 1e-12  # of exposure: smaller demand counts as 0
+
 
 @kernel
-def remaining_demand(price, problem, share, codes):
-    """Cost of what all prompts still take at ``price``, and its pull, minus the derivative by log(price).
+def remaining_demand(price, problem, share, codes, more, seen):
+    """Write what each prompt still takes at ``price``; return its cost, and its pull, minus the derivative by log(price).
 
-    ``problem`` is (q, z, room, cost). The sum is compensated: rounding in a plain one exceeds the tolerance in a large pool,
-    and would cost passes.
+    ``problem`` is (q, z, room, cost). What is rounding of the exposure is written as 0. The sum is compensated: rounding in a
+    plain one exceeds the tolerance in a large pool, and would cost passes.
+
+    ``seen`` (5 x a power of two) caches what does not depend on exposure, because evidence is counts and many prompts of a
+    pool usually have equal ones; it also spares an exponential where it is clear whether the room is filled.
     """
     (q, z, room, cost), (shape, scaling, lam) = problem, codes
     total, lost, pull = 0.0, 0.0, 0.0
+    seen[0, :] = -1.0
     for i in range(q.size):
-        c = entry(cost, i)
-        height, rate = scale_of(scaling, lam, q[i])
-        slope = price * c * share
-        more = share * demand(shape, height, rate, slope, (z[i] + room[i]) / share) - z[i]
-        if more > 0.0:
-            total, lost = add(total, lost, c * min(more, room[i]))
-            if more < room[i] * (1.0 - 1e-12):
-                pull += c * share * demand_pull(shape, height, rate, slope)
+        c, most = entry(cost, i), entry(room, i)
+        slot = np.int64(4e9 * q[i] + 31.0 * c) & (seen.shape[1] - 1)
+        if seen[0, slot] != q[i] or seen[1, slot] != c:
+            height, rate = scale_of(scaling, lam, q[i])
+            slope = price * c * share
+            top = height * rate
+            if shape == EXPONENTIAL and slope < top < 1e290 * slope:  # as demand does, without a bound
+                x = log1p((top - slope) / slope) / rate
+            else:
+                x = demand(shape, height, rate, slope, np.inf)
+            seen[0, slot], seen[1, slot], seen[2, slot] = q[i], c, x
+            seen[3, slot] = c * share * demand_pull(shape, height, rate, slope) if x > 0.0 else 0.0
+            seen[4, slot] = 1e-12 / rate if shape == EXPONENTIAL else np.inf
+        x, upper = seen[2, slot], (z[i] + most) / share
+        if x > upper * (1.0 + 1e-9) + seen[4, slot]:
+            x = upper
+        elif x > 0.0 and not x < upper * (1.0 - 1e-9) - seen[4, slot]:
+            height, rate = scale_of(scaling, lam, q[i])
+            x = demand(shape, height, rate, price * c * share, upper)
+        wanted = share * x - z[i]
+        taken = min(max(wanted, 0.0), most)
+        more[i] = taken if taken >= ROUNDING * (1.0 + z[i]) else 0.0
+        if wanted > 0.0:
+            total, lost = add(total, lost, c * taken)
+            if wanted < most * (1.0 - 1e-12):
+                pull += seen[3, slot]
     return total, pull
 
 
@@ -92,26 +117,26 @@ def unit_starts(shape, size, lo, hi, block):
     """Write the largest s = rate * n from which a unit of U(z + w n) / w gains ``lo``, and ``hi``, but for rounding.
 
     ``block`` (5 x at least ``size``) holds heights, rates per unit and 1 / w, and takes the two results, below 0 where no unit
-    gains as much. Straight loops: they vectorise, and the calls of log overlap.
+    gains as much. Straight loops: they vectorise.
     """
     height, rate, per_visit, at_lo, at_hi = block[0], block[1], block[2], block[3], block[4]
     if shape == EXPONENTIAL:
         log_lo, log_hi = log(lo), log(hi)
-        steep = False
         for j in range(size):
-            # A polynomial of 1 - exp(-rate), good to 1e-12: expm1 would cost as much as the logarithm.
-            r = rate[j]
-            rise = 1 / 720 - r * (1 / 5040 - r * (1 / 40320 - r * (1 / 362880)))
-            rise = r * (1.0 - r * (0.5 - r * (1 / 6 - r * (1 / 24 - r * (1 / 120 - r * rise)))))
+            # 1 - exp(-rate), good to 1e-12: a polynomial at a 256th of it, and 1 - exp(-2 r) = h (2 - h) eight times.
+            r = min(rate[j], 64.0) * (1 / 256)
+            rise = r * (1.0 - r * (0.5 - r * (1 / 6 - r * (1 / 24 - r * (1 / 120 - r * (1 / 720 - r * (1 / 5040)))))))
+            rise *= 2.0 - rise
+            rise *= 2.0 - rise
+            rise *= 2.0 - rise
+            rise *= 2.0 - rise
+            rise *= 2.0 - rise
+            rise *= 2.0 - rise
+            rise *= 2.0 - rise
+            rise *= 2.0 - rise
             at_hi[j] = height[j] * rise * per_visit[j]
-            steep |= r > 0.25
-        if steep:
-            for j in range(size):
-                at_lo[j] = exp(-rate[j])
-            for j in range(size):
-                at_hi[j] = height[j] * (1.0 - at_lo[j]) * per_visit[j] if rate[j] > 0.25 else at_hi[j]
         for j in range(size):
-            at_hi[j] = log(max(at_hi[j], 1e-300))
+            at_hi[j] = log_ratio(max(at_hi[j], 1e-300), 1.0)
         for j in range(size):
             at_lo[j] = at_hi[j] - log_lo
             at_hi[j] = at_hi[j] - log_hi
@@ -161,17 +186,18 @@ def bracket_units(lo, hi, units, share, codes, high, near, low, block):
     """
     (q, z, w, lower, upper), (shape, scaling, lam) = units, codes
     over, under, found = np.int64(0), np.int64(0), np.int64(0)
-    length = block.shape[1]
+    length, heights, rates, per_visit, wides = block.shape[1], block[0], block[1], block[2], block[3]
     all_low, none_high = lo <= 0.0, hi == np.inf
     lo, hi, per_unit = max(lo, 1e-300), min(hi, 1e300), 1.0 / share
     for first in range(0, q.size, length):
         size = min(length, q.size - first)
+        value, units_high = q[first : first + size], high[first : first + size]
         if first == 0 or w.size > 1:
             for j in range(size):
-                block[2, j] = 1.0 / entry(w, first + j)
+                per_visit[j] = 1.0 / entry(w, first + j)
         for j in range(size):
-            height, rate = scale_of(scaling, lam, q[first + j])
-            block[0, j], block[1, j] = height, rate * per_unit * entry(w, first + j)
+            height, rate = scale_of(scaling, lam, value[j])
+            heights[j], rates[j] = height, rate * per_unit / per_visit[j]
         unit_starts(shape, size, lo, hi, block)
         if all_low:
             block[3, :size] = 1e300
@@ -179,11 +205,12 @@ def bracket_units(lo, hi, units, share, codes, high, near, low, block):
             block[4, :size] = -1.0
         count_units(first, size, z, lower, upper, high, block)
         for j in range(size):
-            wide, narrow = np.int64(block[3, j]), high[first + j]
-            over += wide
-            under += narrow
+            over += np.int64(wides[j])
+            under += units_high[j]
+        for j in range(size):
+            wide = np.int64(wides[j])
             near[found], low[found] = first + j, wide
-            found += wide > narrow
+            found += wide > units_high[j]
     return over, under, found
 
 
