@@ -16,7 +16,7 @@ BAD_ARGUMENTS = [
     ({"total_budget": 9, "unit_size": 2}, ValueError, "total_budget must be a multiple of unit_size = 2"),
     ({"n_rounds": 0}, ValueError, "n_rounds must be at least 1, got n_rounds = 0"),
     ({"n_rounds": 2.0}, TypeError, "n_rounds must be an integer, got n_rounds = 2.0"),
-    ({"n_rounds": None}, ValueError, "n_rounds must be given where visits are not, got n_rounds = None"),
+    ({"n_rounds": None}, ValueError, "visits or n_rounds must be given, got neither"),
     ({"visits": 0}, ValueError, r"visits must be in \[1, n_rounds = 4\], got visits\[0\] = 0"),
     ({"visits": [1, 5]}, ValueError, r"visits must be in \[1, n_rounds = 4\], got visits\[1\] = 5"),
     ({"visits": [1]}, ValueError, r"visits must be one integer or have shape \(2,\)"),

@@ -63,5 +63,5 @@ def test_tables_of_the_page_have_every_policy(offer, heading, schedules):
     tables = re.findall(r"(?m)^\| policy .*\n\|[-|]+\n((?:\|.*\n)+)", section)
     named = [sorted(line.split("|")[1].strip() for line in table.splitlines()) for table in tables]
     played = [*policies(RUN, offer, None), *schedules]
-    marked = sorted(f"**{name}** (recommended)" if name == RECOMMENDED else name for name in played)
+    marked = sorted(f"**{name}** (ours)" if name == RECOMMENDED else name for name in played)
     assert named == [marked, marked]

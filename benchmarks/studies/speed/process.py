@@ -160,7 +160,7 @@ def weigh(n_prompts: int, dtype: str = "float64") -> dict[str, Any]:
             counts = allocator.allocate()
             told = np.flatnonzero(counts)
             dealt = counts[told]
-            allocator.update(told, 0.25 * dealt, dealt)
+            allocator.update(told, told % 4.0, dealt)
             peaks.append(tracemalloc.get_traced_memory()[1])
             del counts
         traced = tracemalloc.get_traced_memory()[0]
