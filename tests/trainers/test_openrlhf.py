@@ -116,7 +116,7 @@ def dealt(args, counts):
     total = sum(counts)
     allocator = runs.scripted(counts)(prompts, n_rounds=4, total_budget=4 * total, args=args)
     dealer = Dealer(allocator)
-    assert dealer.deal(prompts, total) == list(counts)
+    assert dealer.deal(prompts, total).tolist() == list(counts)
     return dealer
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from cero_alloc._checks import FloatArray, error_text
+from cero_alloc._checks import FloatArray, IntArray, error_text
 
 from ._figures import group_figures, uniform_dead_share
 from ._groups import require_groups
@@ -34,9 +34,9 @@ class Dealer:
         self.figures: dict[str, float] = {}
         self._uniform = np.nan
 
-    def deal(self, prompts: Sequence[Hashable] | None, total: int) -> list[int]:
+    def deal(self, prompts: Sequence[Hashable] | None, total: int) -> IntArray:
         """Return the rollouts of each prompt, of the whole pool for None; they sum to ``total``."""
-        counts: list[int] = self.allocator.allocate(prompts, total, exact=True).tolist()
+        counts: IntArray = self.allocator.allocate(prompts, total, exact=True)
         self.offered = self.allocator.bank if prompts is None else set(prompts)
         self._uniform = uniform_dead_share(self.allocator.bank, prompts, self.group_size)
         return counts
@@ -54,8 +54,9 @@ class Dealer:
         A rollout without a reward is written off: it was spent, and is no evidence. ``round`` is which round dealt them, of
         all or of each. ``scoring`` goes to ``allocator.observe``, whose advantages a trainer with its own ones ignores.
         """
-        unknown = next((prompt for prompt in prompts if prompt not in self.offered), None)
-        if unknown is not None and round is None:
+        named = set(prompts)
+        if round is None and not all(map(self.offered.__contains__, named)):
+            unknown = next(prompt for prompt in prompts if prompt not in self.offered)
             raise ValueError(
                 f"rollouts must carry the prompt they were asked for, got {unknown!r}. Pass its id through unchanged."
             )

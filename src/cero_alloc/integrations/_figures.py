@@ -38,8 +38,8 @@ def group_figures(prompts: Sequence[Hashable], rewards: FloatArray, advantages: 
     >>> figures["prompt_reward"], figures["mixed_rollouts"], figures["largest_group"]
     (0.75, 0.4, 3.0)
     """
-    codes: dict[Hashable, int] = {}
-    group = np.fromiter((codes.setdefault(prompt, len(codes)) for prompt in prompts), np.int64, len(prompts))
+    codes = {prompt: code for code, prompt in enumerate(dict.fromkeys(prompts))}
+    group = np.fromiter(map(codes.__getitem__, prompts), np.int64, len(prompts))
     sizes = np.bincount(group, minlength=len(codes))
     scored = ~np.isnan(rewards)
     group, values = group[scored], rewards[scored]

@@ -91,7 +91,9 @@ class Rounds:
             allocator.extend_budget(short, rounds=added)
         counts = self.dealer.deal(None, self.total)
         names = allocator.bank.prompt_ids
-        return [Visit(names[place], count, allocator.round) for place, count in enumerate(counts) if count]
+        visited = np.flatnonzero(counts)
+        dealt = zip(visited.tolist(), counts[visited].tolist(), strict=True)
+        return [Visit(names[place], count, allocator.round) for place, count in dealt]
 
     def learn(self, visit: Visit, rewards: Sequence[float], ages: Sequence[float]) -> FloatArray:
         """Report a visit's rewards, NaN where nothing could score a rollout, and return their posterior advantages.

@@ -237,7 +237,7 @@ class AllocatedSamplesGenerator(SamplesGenerator):
         # One request per group of the allocator's size, all in one go: a call per count would send the lot to one engine,
         # because an engine does not yet count what was asked of it a moment ago.
         size = self.dealer.allocator.horizon.unit_size
-        places = np.repeat(np.arange(len(own)), np.array(counts) // size).tolist()
+        places = np.repeat(np.arange(len(own)), counts // size).tolist()
         texts, own_labels, own_images = map(list, zip(*(rows[own[place]] for place in places), strict=True))
         return super()._dispatch_prompts_to_vllm(
             texts, own_labels, images=own_images, n_samples_per_prompt=size, **generate_kwargs

@@ -211,7 +211,7 @@ class AllocatedGRPOTrainer(GRPOTrainer):
         if self.accelerator.is_main_process:  # one process decides: a tie broken otherwise elsewhere would dead-lock
             counts = self.dealer.deal(offered, len(gathered))
             names = self.allocator.bank.prompt_ids if offered is None else offered
-            dealt = [[names[place] for place in np.repeat(np.arange(len(counts)), counts).tolist()]]
+            dealt = [[names[place] for place in np.repeat(np.arange(counts.size), counts).tolist()]]
         return broadcast_object_list(dealt)[0]
 
     def _rows(self, ids: list[Any]) -> dict[Any, Any]:

@@ -135,20 +135,21 @@ class Allocated(PPOTrainer):
         allocator = self.dealer.allocator
         if self._own.mode == "select":
             counts, names = self.dealer.deal(None, rollouts), allocator.bank.prompt_ids
-            drawn = [self.train_dataset[self._row_of[names[place]]] for place in np.flatnonzero(counts).tolist()]
+            visited = np.flatnonzero(counts)
+            ids, counts = [names[place] for place in visited.tolist()], counts[visited]
+            drawn = [self.train_dataset[self._row_of[name]] for name in ids]
             self.train_dataloader_it = iter([collate_fn(drawn)])  # verl takes its batches from here
-            batch, ids = self._fetch_one_gen_batch(), [name for name, n in zip(names, counts, strict=True) if n]
-            counts = [n for n in counts if n]
+            batch = self._fetch_one_gen_batch()
         else:
             batch = self._loaded(-(-rollouts // self._plan.group_size))
             ids = tu.get(batch, self._own.id_column)
             counts = self.dealer.deal(ids, rollouts)
         apart = not (self._waits or self._over_groups)
-        places = np.repeat(np.arange(len(counts)), counts if apart else np.minimum(counts, 1)).tolist()
-        if places != list(range(len(counts))):
+        places = np.repeat(np.arange(counts.size), counts if apart else np.minimum(counts, 1)).tolist()
+        if places != list(range(counts.size)):
             batch = tu.index_select_tensor_dict(batch, places)
         uids = [str(uuid.uuid4()) for _ in places]
-        rows = [Row(ids[place], 1 if apart else counts[place], allocator.round) for place in places]
+        rows = [Row(ids[place], 1 if apart else int(counts[place]), allocator.round) for place in places]
         self._rows.update(zip(uids, rows, strict=True))
         tu.assign_non_tensor_stack(batch, "uid", uids)
         tu.assign_non_tensor_stack(batch, COUNT, [row.rollouts for row in rows])
