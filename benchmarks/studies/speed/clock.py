@@ -93,8 +93,12 @@ def with_studies(environment: Mapping[str, str], *folders: str) -> dict[str, str
 
 
 def fresh(code: str, **environment: str) -> Any:
-    """Run code in a fresh process, with the studies on its path, and return the JSON that it prints last."""
+    """Run code in a fresh process, with the studies on its path, and return the JSON that it prints last.
+
+    Bytecode is cached, as it is after ``pip install``, also where the environment turns that off.
+    """
     command = [sys.executable, "-c", code]
+    environment = {"PYTHONDONTWRITEBYTECODE": "", **environment}
     done = subprocess.run(command, env=with_studies(environment), capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"a fresh process failed:\n{done.stderr}")

@@ -14,7 +14,7 @@ from cero_alloc._saving.state import ANYTHING, Field, Stateful, require
 
 MOST_ROWS = 512  # of closed rounds; when they are full, neighbours are merged
 BINS = 20  # of the estimated success rates
-_SAMPLE = 128  # prompts whose beliefs a round looks at
+_SAMPLE = 64  # prompts whose beliefs a round looks at
 _FIRST_SAMPLE = 1024  # prompts whose beliefs the first round looks at
 _FACTORS = 64  # rollouts up to which the products are multiplied out; SciPy takes longer to import than to compute
 
@@ -43,8 +43,8 @@ class RunHistory(Stateful):
     """Sums over rounds: one row per ``span`` rounds, and the open round by itself.
 
     Uniform is what the round's rollouts would have given in as many groups, as even as whole numbers allow, of prompts drawn
-    evenly from those on offer, by the beliefs when the round was dealt. These are looked at for at most 128 of the prompts
-    on offer and 128 of those dealt: every k-th, from another one on in each round.
+    evenly from those on offer, by the beliefs when the round was dealt. These are looked at for at most 64 of the prompts
+    on offer and 64 of those dealt: every k-th, from another one on in each round.
 
     Attributes
     ----------
@@ -115,7 +115,7 @@ class RunHistory(Stateful):
         n = sampled.size
         uniform = uniform_shares(a[:n], b[:n], total, places.size)
         shares = [chance @ weights for chance in (*alike_chances(a[n:], b[n:], some), values[n:])] / weights.sum()
-        self.open[:_REPORTED] = (total, places.size, *(total * np.array((*uniform, *shares, values[:n].mean()))))
+        self.open[:_REPORTED] = (total, places.size, *(total * np.array((*uniform, *shares, values[:n].sum() / n))))
 
     def report(self, number: int, feedback: Feedback) -> None:
         """Add checked feedback to the row of its round; nothing if that was before the record."""
@@ -187,13 +187,17 @@ def uniform_shares(a: FloatArray, b: FloatArray, rollouts: int, groups: int) -> 
     ``rollouts`` are dealt in so many ``groups``, as even as whole numbers allow, to prompts drawn evenly from those given.
     """
     size, larger = divmod(rollouts, groups)
-    wrong = right = 0.0
-    for n, some in ((size, groups - larger), (size + 1, larger)):
-        if some and n:
-            none, all_ = alike_chances(a, b, n)
-            wrong += some * n * float(none.mean())
-            right += some * n * float(all_.mean())
-    return wrong / rollouts, right / rollouts
+    none, all_ = alike_chances(a, b, size)
+    smaller = (groups - larger) * size
+    wrong, right = smaller * none.sum(), smaller * all_.sum()
+    if larger:  # one rollout more is one factor more
+        whole, more = a + b + size, larger * (size + 1)
+        wrong, right = (
+            wrong + more * (none * (b + size) / whole).sum(),
+            right + more * (all_ * (a + size) / whole).sum(),
+        )
+    total = a.size * rollouts
+    return float(wrong / total), float(right / total)
 
 
 def histogram(a: FloatArray, b: FloatArray) -> IntArray:

@@ -366,7 +366,7 @@ def _footer(past: RunHistory) -> str:
         "A group is what one report says of a prompt. It is mixed if its rewards differ; otherwise advantages relative to the "
         "group are 0.",
         "Uniform is what the same rollouts would be expected to give in as many groups of the same mean size, of prompts drawn "
-        "evenly from those on offer, by the beliefs when a round was dealt; at most 128 of the prompts are looked at. Shares of "
+        "evenly from those on offer, by the beliefs when a round was dealt; at most 64 of the prompts are looked at. Shares of "
         "all wrong, mixed and all right are corrected by how often they came among the groups dealt, against how often the same "
         "beliefs expected them.",
     ]
