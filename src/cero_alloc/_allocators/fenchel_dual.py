@@ -101,7 +101,7 @@ class FenchelDualAllocator(Allocator):
     Prompts may join the bank during a run; the equal share R, the caps and the guarantee remain those of the pool at
     construction.
 
-    State takes 44 bytes per prompt with its bank, 16 more where ``visits`` differ, and 16 per prompt of a round in flight.
+    State takes 46 bytes per prompt with its bank, 16 more where ``visits`` differ, and 16 per prompt of a round in flight.
     A round over the whole pool allocates no array of its size but the counts it returns. From a quarter of a million
     prompts on, its passes run in threads, one per core up to 4, or as many as the environment variable
     ``CERO_ALLOC_THREADS`` sets; results are the same to the last bit.

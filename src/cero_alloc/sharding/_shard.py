@@ -55,7 +55,7 @@ class PoolShard(Saved):
 
     Notes
     -----
-    A shard holds 44 bytes per prompt. Drawing the tie ranks temporarily takes 4 bytes per prompt of the *pool*.
+    A shard holds 46 bytes per prompt. Drawing the tie ranks temporarily takes 4 bytes per prompt of the *pool*.
 
     References
     ----------
