@@ -287,7 +287,7 @@ class Allocator(TakesFeedback):
         mixed groups. The file is replaced as a whole: a browser never finds half a page.
 
         Uniform is what the same rollouts would have given in as many groups of the same mean size, of prompts drawn evenly
-        from those on offer, in expectation by the beliefs when they were dealt. A round looks at the beliefs of at most 128
+        from those on offer, in expectation by the beliefs when they were dealt. A round looks at the beliefs of at most 64
         prompts on offer, every k-th, from another one on in each round. Its shares of all wrong, mixed and all right are
         corrected by how often these came among the groups dealt, over how often the same beliefs expected them. A group is
         what one report says of a prompt. After 512 rounds neighbours are merged, again and again: memory is bounded.
