@@ -508,6 +508,9 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
 def replace_file(path: str, dump: Callable[[IO[bytes]], object], *, durable: bool) -> None:
     """Let ``dump`` write a file, which replaces an older one as a whole or not at all."""
     target = os.path.realpath(path)
+    if os.path.exists(target) and not os.path.isfile(target):  # a folder, or a device, which a rename would destroy
+        kind = IsADirectoryError if os.path.isdir(target) else OSError
+        raise kind(error_text("path", "be a file, or the name of a new one", path, "Name a file."))
     folder, name = os.path.split(target)
     spare = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.tmp")
     try:

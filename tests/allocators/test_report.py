@@ -1,6 +1,7 @@
 """The page of a run: what it shows, what it costs in memory, when it is written, and what is refused."""
 
 import copy
+import os
 import pickle
 import re
 from html.parser import HTMLParser
@@ -164,6 +165,49 @@ def test_what_is_said_of_uniform_is_nearly_what_uniform_would_have_had(fitted, l
         errors.append(Shares.of(allocator._past).total["uniform"]["mixed"] - truth)
     print(f"fitted {fitted}: {np.mean(errors):+.3f} ({min(errors):+.3f} to {max(errors):+.3f})")
     assert low < np.mean(errors) < high
+
+
+def test_equal_rewards_between_right_and_wrong_leave_uniform_out(file):
+    allocator = uniform(60, {"total_budget": 8 * 60 * 3, "n_rounds": 3, "max_rollouts": 8}, reward_range=(-1, 1))
+    for _ in range(3):
+        counts = allocator.allocate()
+        prompts = np.repeat(np.arange(60), counts)
+        allocator.observe(
+            prompts, np.where(prompts < 20, 0.0, np.random.default_rng(1).choice([-1.0, 1.0], prompts.size))
+        )
+    allocator.report(file)
+    page = Page(file).text
+    assert "Beliefs do not foresee these" in page
+    assert "uniform would have" not in page
+    assert "mean reward -0.0" in page or "mean reward 0.0" in page  # in the range of the rewards
+
+
+def test_rewards_that_are_all_equal_are_an_alarm(file):
+    allocator = uniform(200, {"total_budget": 8 * 200, "n_rounds": 1, "max_rollouts": 8})
+    play(allocator, 1, np.zeros(200))
+    allocator.report(file)
+    assert "All rewards are equal" in Page(file).text
+
+
+def test_retired_prompts_are_not_promising(file):
+    allocator = uniform(["gone", "b", "c"], {"total_budget": 8, "n_rounds": 2, "max_rollouts": 4})
+    allocator.bank.retire(["gone"])
+    counts = allocator.allocate(["b"])
+    allocator.update(["b"], counts, counts)
+    allocator.report(file)
+    assert "Never dealt: 1 of 3" in Page(file).text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for write in (uniform().report, uniform().save):
+        with pytest.raises(OSError, match="path must be a file, or the name of a new one"):
+            write(pipe)
+        with pytest.raises(IsADirectoryError, match="path must be a file"):
+            write(tmp_path)
+    assert pipe.is_fifo()
 
 
 def test_waves_count_together():

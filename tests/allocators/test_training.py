@@ -63,7 +63,7 @@ def test_a_budget_beyond_all_bounds_is_refused_in_words():
 
 def test_a_batch_that_cannot_take_the_round_says_why():
     allocator = training_allocator(1000, total_budget=512 * 20, n_rounds=20)
-    with pytest.raises(ValueError, match=r"64 prompts are offered, each with at most 1 rollouts"):
+    with pytest.raises(ValueError, match=r"64 prompts are offered, each with at most 1 rollout"):
         allocator.allocate(range(64), budget=512, exact=True)
 
 

@@ -15,6 +15,9 @@ from .run_history import RunHistory
 
 _MOST_COLUMNS = 48  # of a chart over rounds: what a phone can show
 _LEAST_REPORTED = 1_000  # rollouts, before the run is compared with uniform
+_MOST_BETWEEN = (
+    0.01  # share of the rollouts in groups of equal rewards between right and wrong, of which beliefs say nothing
+)
 _MARGIN = 0.05  # of the share in mixed groups, and of the budget
 
 OUTCOMES = ("all_wrong", "mixed", "all_right")
@@ -36,12 +39,17 @@ class Shares:
         ``value`` as expected of uniform. The three kinds are corrected by how often groups of that kind came among those
         dealt, against how often the same beliefs expected them: beliefs that are off for one are off for the other.
     total : dict
-        The same over all rounds, weighted by the rollouts that were reported.
+        The same over all rounds, weighted by the rollouts that were reported; and ``won``, the sum of the rewards.
     """
 
     single: bool
     rows: list[Row]
     total: Row
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the beliefs, which are of right and wrong, say what uniform would have had."""
+        return self.single or not self.total["between"] > _MOST_BETWEEN
 
     @classmethod
     def of(cls, past: RunHistory) -> Shares:
@@ -61,7 +69,7 @@ class Shares:
             name: float(column[known] @ weights[known] / weights.sum()) if known.any() else np.nan
             for name, column in shares.items()
         }
-        total = mean | {name: float(sums[name].sum()) for name in ("dealt", "reported")}
+        total = mean | {name: float(sums[name].sum()) for name in ("dealt", "reported", "won")}
         return cls(single, [_nested(row) for row in rows], _nested(total))
 
 
@@ -142,7 +150,13 @@ def run_warnings(ledger: RolloutLedger, metrics: dict[str, float], shares: Share
     ours, uniform = (
         (total["value"], total["uniform"]["value"]) if shares.single else (total["mixed"], total["uniform"]["mixed"])
     )
-    if total["reported"] >= _LEAST_REPORTED and ours < uniform - (_MARGIN / 5.0 if shares.single else _MARGIN):
+    if total["won"] in (0.0, total["reported"]) and total["reported"] >= _LEAST_REPORTED:
+        found.append("All rewards are equal, so that nothing was taught. Look at answers and grader.")
+    if (
+        shares.comparable
+        and total["reported"] >= _LEAST_REPORTED
+        and ours < uniform - (_MARGIN / 5.0 if shares.single else _MARGIN)
+    ):
         what = "expected reward variance" if shares.single else "share of rollouts in mixed groups"
         found.append(
             f"The {what} is below that of uniform, {ours:.2f} against {uniform:.2f}. Check the prior, and the offer."

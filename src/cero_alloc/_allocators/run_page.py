@@ -45,7 +45,7 @@ def run_page(
     exposure = ledger.exposure
     parts = [
         f"<header>\n<h1>Run of {safe(name)}</h1>\n{paragraph(_verdict(ledger, shares), 'verdict')}",
-        f"{paragraph(_facts(len(bank), ledger, shares), 'facts')}</header>\n",
+        f"{paragraph(_facts(bank, ledger, shares), 'facts')}</header>\n",
         warning_box(run_warnings(ledger, metrics, shares)),
         _singles(shares) if shares.single else _groups(shares),
         _budget(ledger, past, shares),
@@ -55,7 +55,7 @@ def run_page(
         _prompts(bank, alpha, beta, exposure),
         folded("Settings and beliefs", _settings(name, bank, ledger, fit)),
         "</div>\n",
-        _footer(past),
+        _footer(past, shares),
     ]
     return page(f"Run of {name}", parts)
 
@@ -69,15 +69,13 @@ def _verdict(ledger: RolloutLedger, shares: Shares) -> str:
         return f"{spent} No rewards yet."
     if shares.single:
         ours, theirs = (number(row["value"], 3) for row in (total, total["uniform"]))
-        return f"{spent} Expected reward variance of a rollout: {ours}; uniform would have {theirs}."
-    return (
-        f"{spent} {percent(total['mixed'], 0)} of the rollouts were in mixed groups; uniform would have "
-        f"{percent(total['uniform']['mixed'], 0)}."
-    )
+        return f"{spent} By the beliefs, a rollout's reward had a variance of {ours}; uniform's would have {theirs}."
+    uniform = f"; uniform would have {percent(total['uniform']['mixed'], 0)}" if shares.comparable else ""
+    return f"{spent} {percent(total['mixed'], 0)} of the rollouts were in mixed groups{uniform}."
 
 
-def _facts(n_prompts: int, ledger: RolloutLedger, shares: Shares) -> str:
-    balance, word = ledger.balance, ledger.costs.word
+def _facts(bank: BetaPosteriorBank, ledger: RolloutLedger, shares: Shares) -> str:
+    n_prompts, balance, word = len(bank), ledger.balance, ledger.costs.word
     facts = [f"{number(n_prompts)} {'prompts' if n_prompts != 1 else 'prompt'}"]
     facts += [
         f"{number(balance.spent, 0)} {word} spent",
@@ -85,7 +83,8 @@ def _facts(n_prompts: int, ledger: RolloutLedger, shares: Shares) -> str:
         f"{number(balance.left, 0)} left",
     ]
     if shares.total["reported"]:
-        facts.append(f"mean reward {number(shares.total['reward'], 3)}")
+        mean = bank.rewards.low + bank.rewards.width * shares.total["reward"]
+        facts.append(f"mean reward {number(mean, 3)}")
     return " \N{MIDDLE DOT} ".join(facts)
 
 
@@ -107,10 +106,12 @@ def _groups(shares: Shares) -> str:
     if not rows:
         return ""
     dead, theirs = (percent(1.0 - row["mixed"], 0) for row in (total, total["uniform"]))
-    caption = (
-        f"Groups with equal rewards, which teach nothing, took {dead} of the rollouts. As many groups of the same mean size, of "
-        f"prompts drawn evenly from those on offer, would be expected to take {theirs}."
+    caption = f"Groups with equal rewards, which teach nothing, took {dead} of the rollouts. " + (
+        f"As many groups of the same mean size, of prompts drawn evenly from those on offer, would be expected to take {theirs}."
+        if shares.comparable
+        else "Many had equal rewards between right and wrong. Beliefs do not foresee these, so uniform is not shown."
     )
+    outcomes = OUTCOMES if shares.comparable else ()
     shown = shown_kinds(rows)
     names, ends = (
         [_of(row) for row in rows],
@@ -121,22 +122,23 @@ def _groups(shares: Shares) -> str:
         for title, stacks in (
             (f"As dealt: {percent(total['mixed'], 0)} mixed", rows),
             (f"Uniform, expected: {percent(total['uniform']['mixed'], 0)} mixed", [row["uniform"] for row in rows]),
-        )
+        )[: 2 if shares.comparable else 1]
     ]
     numbers = table(
-        "Rollouts, and their shares by outcome of their group; the last three as expected of uniform",
+        "Rollouts, and their shares by outcome of their group"
+        + ("; the last three as expected of uniform" if outcomes else ""),
         [
             "Rounds",
             "Rollouts",
             *(KINDS[kind][1] for kind in shown),
-            *(f"uniform: {KINDS[kind][1]}" for kind in OUTCOMES),
+            *(f"uniform: {KINDS[kind][1]}" for kind in outcomes),
         ],
         (
             [
                 _of(row).split(" ", 1)[1],
                 number(row["reported"]),
                 *(percent(row[kind]) for kind in shown),
-                *(percent(row["uniform"][kind]) for kind in OUTCOMES),
+                *(percent(row["uniform"][kind]) for kind in outcomes),
             ]
             for row in rows
         ),
@@ -151,9 +153,10 @@ def _singles(shares: Shares) -> str:
         return ""
     ours, theirs = total["value"], total["uniform"]["value"]
     caption = (
-        f"Most rollouts were single ones, so there are no groups to be mixed. What a rollout can teach is the expected variance "
-        f"of its reward, p(1 - p): {number(ours, 3)} of those dealt, {number(theirs, 3)} of prompts drawn evenly from those on "
-        "offer. At most it is 0.25."
+        "Most rollouts were single ones, so there are no groups to be mixed. What a rollout can teach is the variance of its "
+        f"reward, p(1 - p), at most 0.25. The beliefs expected {number(ours, 3)} of those dealt, and {number(theirs, 3)} of "
+        "prompts drawn evenly from those on offer. Without groups nothing corrects them, and a flat prior promises too much of "
+        "both; a replay of the run's log weighs outcomes alone."
     )
     places = [(i + 0.5) / len(rows) for i in range(len(rows))]
     lines = [
@@ -209,6 +212,7 @@ def _budget(ledger: RolloutLedger, past: RunHistory, shares: Shares) -> str:
         f"it would be {number(even, 0)}."
     )
     left = [ledger.costs.remaining(ledger.total, ledger.total_units, row["left"]) for row in shares.rows]
+    left[-1] = ledger.remaining_budget  # also what was refunded since
     points = [
         (min(1.0, row["last"] / n), min(1.0, amount / total)) for row, amount in zip(shares.rows, left, strict=True)
     ]
@@ -223,7 +227,7 @@ def _budget(ledger: RolloutLedger, past: RunHistory, shares: Shares) -> str:
     )
     numbers = table(
         f"Budget left, in {word}",
-        ["Rounds", "Rollouts dealt", "Left"],
+        ["Rounds", "Rollouts dealt at first", "Left"],
         (
             [_of(row).split(" ", 1)[1], number(row["dealt"], 0), number(amount, 0)]
             for row, amount in zip(shares.rows, left, strict=True)
@@ -272,15 +276,16 @@ def _difficulty(means: FloatArray, exposure: IntArray) -> str:
     total = exposure.sum()
     if not total:
         return ""
-    tenth = np.minimum((means * _TENTHS).astype(np.int64), _TENTHS - 1)
-    dealt = np.bincount(tenth, exposure, _TENTHS) / total
-    prompts = np.bincount(tenth, minlength=_TENTHS) / means.size
+    seen = exposure > 0  # the means of the others are the prior's
+    tenth = np.minimum((means[seen] * _TENTHS).astype(np.int64), _TENTHS - 1)
+    dealt = np.bincount(tenth, exposure[seen], _TENTHS) / total
+    prompts = np.bincount(tenth, minlength=_TENTHS) / tenth.size
     names = [f"{10 * i}% to {10 * (i + 1)}%" for i in range(_TENTHS)]
     middle = slice(2, 8)
     caption = (
         f"{percent(dealt[middle].sum(), 0)} of the rollouts went to prompts that are now estimated to be right 20% to 80% of the "
-        f"time; they are {percent(prompts[middle].sum(), 0)} of the prompts. The mark is the share of the prompts, which uniform "
-        "would have dealt."
+        f"time; they are {percent(prompts[middle].sum(), 0)} of the prompts dealt. The mark is the share of the prompts, which "
+        "equal counts would have given."
     )
     rows = zip(names, dealt.tolist(), [f"<b>{percent(share, 0)}</b>" for share in dealt], strict=True)
     numbers = table(
@@ -295,7 +300,8 @@ def _prompts(bank: BetaPosteriorBank, alpha: FloatArray, beta: FloatArray, expos
     """Return the lists of prompts that were dealt the most, never dealt, and never right."""
     whole = alpha + beta
     means, values = alpha / whole, alpha / whole * (beta / (whole + 1.0))
-    dealt, never = exposure > 0, np.flatnonzero(exposure == 0)
+    dealt, retired = exposure > 0, bank.evidence.retired
+    never = np.flatnonzero(~dealt if retired is None else ~(dealt | retired))
     if not dealt.any():
         return ""
 
@@ -361,15 +367,19 @@ def _settings(name: str, bank: BetaPosteriorBank, ledger: RolloutLedger, fit: Fi
     return table("As they stand now", ["Setting", "Value"], ((key, value) for key, value in rows if value), words=True)
 
 
-def _footer(past: RunHistory) -> str:
-    notes = [
-        "A group is what one report says of a prompt. It is mixed if its rewards differ; otherwise advantages relative to the "
-        "group are 0.",
+def _footer(past: RunHistory, shares: Shares) -> str:
+    uniform = (
         "Uniform is what the same rollouts would be expected to give in as many groups of the same mean size, of prompts drawn "
-        "evenly from those on offer, by the beliefs when a round was dealt; at most 64 of the prompts are looked at. Shares of "
-        "all wrong, mixed and all right are corrected by how often they came among the groups dealt, against how often the same "
-        "beliefs expected them.",
-    ]
+        "evenly from those on offer, by the beliefs when a round was dealt; at most 64 of the prompts are looked at."
+    )
+    notes = [uniform]
+    if not shares.single:
+        notes = [
+            "A group is what one report says of a prompt. It is mixed if its rewards differ; otherwise advantages relative to "
+            "the group are 0.",
+            f"{uniform} Shares of all wrong, mixed and all right are corrected by how often they came among the groups dealt, "
+            "against how often the same beliefs expected them.",
+        ]
     if past.first > 1:
         notes.append(f"The record begins at round {number(past.first)}.")
     made = f"cero-alloc {version('cero-alloc')}: <code>allocator.report(path)</code> writes this page."

@@ -39,6 +39,7 @@ def training_allocator(
     total_budget: float,
     n_rounds: SupportsIndex,
     rollouts_per_visit: SupportsIndex | None = None,
+    reward_range: tuple[float, float] = (0.0, 1.0),
     **settings: Any,
 ) -> ResolvingAllocator:
     r"""Return a :class:`ResolvingAllocator` with the settings that the learning study recommends for training.
@@ -66,6 +67,8 @@ def training_allocator(
         Batches of a loader must then have at least as many prompts as a round has rollouts: what a batch cannot take stays
         in the budget. Advantages over the mean of a group, as of GRPO, need at least 2, best the trainer's group size: over
         the mean of a single rollout they are 0.
+    reward_range : (float, float)
+        Least and largest reward, of :class:`BetaPosteriorBank`; (-1, 1) for rewards of -1 and 1.
     **settings
         Any other argument of :class:`ResolvingAllocator`, or another value for one that is set here.
 
@@ -102,7 +105,8 @@ def training_allocator(
     (512, 8)
     """
     rounds = integer("n_rounds", n_rounds, least=1, remedy="Count the calls of allocate over the run.")
-    bank = BetaPosteriorBank(prompt_ids, forgetting=max(0.5, 1.0 - 1.0 / (MEMORY * rounds)))
+    forgetting = max(0.5, 1.0 - 1.0 / (MEMORY * rounds))
+    bank = BetaPosteriorBank(prompt_ids, forgetting=forgetting, reward_range=reward_range)
     if rollouts_per_visit is None:
         least, most, recommended = 1, _most(total_budget, rounds, len(bank), settings), SINGLE
     else:

@@ -307,8 +307,13 @@ class RolloutLedger(Stateful):
         total = multiple("budget", budget, h.unit_size, least=0)
         most = 0 if self.finished else min(cap, self.units_left) * h.unit_size
         if total > most:
-            offer = f"{n_offered} prompts are offered, each with at most {h.max_rollouts} rollouts"
-            why = "the horizon is over or the budget gone" if self.finished else offer
+            if self.finished:
+                why = "the horizon is over or the budget gone"
+            elif self.units_left < cap:
+                why = f"no more are left of the {self.total_units * h.unit_size} of the run"
+            else:
+                each = f"{h.max_rollouts} rollout{'s' if h.max_rollouts > 1 else ''}"
+                why = f"{n_offered} prompts are offered, each with at most {each}"
             remedy = f"Feasible totals: 0 to {most} rollouts in steps of {h.unit_size}, because {why}."
             raise ValueError(error_text("budget", f"be at most {most} with exact=True", total, remedy))
         return total // h.unit_size

@@ -386,6 +386,8 @@ class _Reader:
                 return
             except ValueError as fault:
                 error = error or fault
+        if not sample and not first:
+            raise ValueError(f"{self._file} must hold outcomes, got none yet. Replay it once rewards were reported.")
         what = f"{self._file} must hold one JSON object per line, got {short(first)!r}. Check the format, or the path."
         raise error or ValueError(what)
 
