@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from cero_alloc import __main__ as cli
+from cero_alloc import training_allocator
 from cero_alloc._pages.markup import number, percent
+from cero_alloc.replay import against_uniform
 from cero_alloc.replay._html import report_html
 from cero_alloc.replay._reader import read_log
 from cero_alloc.replay._report import replay_report, report_json
@@ -304,3 +306,29 @@ def test_a_log_of_equal_rewards_gives_a_page_too(capsys, tmp_path, monkeypatch):
     assert "All rewards are 1: nothing to choose." in page.text
     assert "What was taken from the log" in page.headings
     assert not [heading for heading in page.headings if "olicies" in heading or "settings" in heading]
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_an_allocator_s_own_log_stands_beside_uniform(capsys, tmp_path, monkeypatch, size):
+    monkeypatch.chdir(tmp_path)
+    allocator, rng = (
+        training_allocator(60, total_budget=480 if size == 8 else 240, n_rounds=5, rollouts_per_visit=size),
+        np.random.default_rng(0),
+    )
+    allocator.log_to("run.jsonl")
+    rates = rng.beta(0.5, 0.5, size=60)
+    for _ in range(5):
+        counts = allocator.allocate(budget=96 if size == 8 else 48, exact=True)
+        visited = np.flatnonzero(counts)
+        allocator.update(visited, rng.binomial(counts[visited], rates[visited]), counts[visited])
+    assert cli.main(["replay", "run.jsonl", "--html", "run.html"]) == 0
+    told, page = capsys.readouterr().out, Page(Path("run.html").read_text(encoding="utf-8"))
+    assert "AGAINST UNIFORM" in told
+    assert "Against uniform" in page.headings
+    own = against_uniform(read_log("run.jsonl"))
+    rows = {row[0]: row[1:] for row in page.table("With the same rollouts")}
+    assert rows["Variance of a reward"][0].startswith(number(own.variance, 3))
+    assert rows["Variance of a reward"][1].startswith(number(own.uniform_variance, 3))
+    assert rows["Ratio of the variances"][0].startswith(number(own.ratio, 2))
+    assert ("Rollouts in mixed groups" in rows) == (size == 8)
+    assert "under other policies" not in page.text

@@ -130,7 +130,7 @@ def test_a_gain_a_loss_and_neither(groups):
     worse = replace(found, mixed_interval=(0.1, 0.2))
     neither = replace(found, mixed_interval=(0.0, 1.0))
     assert worse.text.startswith("Worse than uniform: your allocator put")
-    assert neither.text.startswith("No gain over uniform can be seen: your allocator put")
+    assert neither.text.startswith("No gain in mixed groups can be seen: your allocator put")
     single = {"mixed": np.nan, "ratio": 1.25, "variance": 0.2, "uniform_variance": 0.16}
     better = replace(found, **single, ratio_interval=(1.125, 1.5))
     assert better.text == (
@@ -143,7 +143,7 @@ def test_a_gain_a_loss_and_neither(groups):
 
 def test_uniforms_own_log_shows_no_gain(pool, tmp_path):
     text = verdict(run_of(tmp_path / "run.jsonl", pool, 8, 6, "uniform")).text
-    assert text.startswith("No gain over uniform can be seen: your allocator put")
+    assert text.startswith("No gain in mixed groups can be seen: your allocator put")
 
 
 def test_single_rollouts_are_compared_by_variance(pool, tmp_path, capsys):

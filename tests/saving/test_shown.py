@@ -19,6 +19,8 @@ from cero_alloc import (
     sharding,
     simulation,
 )
+from cero_alloc._allocators.audit import Audit
+from cero_alloc._evidence.prior import PriorFit
 from cero_alloc._saving.shown import Shown, short
 from cero_alloc.replay._report import ReplayReport
 from cero_alloc.replay._settings import LearntSettings
@@ -87,6 +89,37 @@ SHOWN = {
     "optimum": (
         lambda: OfflineOracle().solve([0.25, 0.0], 1, equal_share=1, upper=2, integer=True),
         "OracleResult(allocation=int64[2], price=0.0, optimum=0.632121, gap=0.0, status='slack')",
+    ),
+    "prior": (
+        lambda: PriorFit(1 / 3, 0.5, 40, "fitted", 31.0),
+        "PriorFit(alpha=0.333333, beta=0.5, n_prompts=40, status='fitted', log_likelihood_gain=31.0)",
+    ),
+    "belief": (
+        lambda: cero_alloc.BeliefFit(0.4, 0.5, 0.003, 0.1, 80, 400, "fitted", 31.0),
+        "BeliefFit(alpha=0.4, beta=0.5, drift=0.003, trend=0.1, n_prompts=80, n_predictions=400, status='fitted', "
+        "log_likelihood_gain=31.0)",
+    ),
+    "against uniform": (
+        lambda: replay.AgainstUniform(
+            "Uniform",
+            4,
+            4,
+            8,
+            (1 / 3, 1.0),
+            0.2,
+            (0.1, 0.3),
+            0.2,
+            (0.1, 0.3),
+            1.0,
+            (0.9, 1.1),
+            2.0,
+            *[0.5, (0.4, 0.6)] * 2,
+        ),
+        "AgainstUniform(dealt_by='Uniform', pool=4, n_prompts=4, n_rollouts=8, prior=(0.3333333333333333, 1.0), variance=0.2",
+    ),
+    "audit": (
+        lambda: Audit(64, {f"<q{i}>": 80 for i in range(1000)}, {}),
+        "Audit(after=64, prompts={'<q0>': 80, '<q100>': 80, '<q101>': 80, '<q102>': 80, ...}, labels={})",
     ),
     "calibration": (
         lambda: bank_of().calibration(),

@@ -10,6 +10,7 @@ import numpy as np
 from cero_alloc._checks import IntArray
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.kernels import REWARDED
+from cero_alloc._saving.shown import Shown
 
 from .labels import Labels
 
@@ -18,8 +19,8 @@ _NAMED = 3  # prompts that the metrics name
 _NONE = np.empty(0, dtype=np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class Audit:
+@dataclass(frozen=True, slots=True, repr=False)
+class Audit(Shown):
     """Prompts and labels without a single reward so far: too hard, or a broken grader, which allocation would hide.
 
     Attributes

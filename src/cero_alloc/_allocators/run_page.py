@@ -330,7 +330,7 @@ def _prompts(bank: BetaPosteriorBank, alpha: FloatArray, beta: FloatArray, expos
         assert tried is not None
         text = f"Never right: {number(wrong.size)} prompts"
         body += folded(
-            text, listed("By reported rollouts, at most 65,534", wrong[:_NAMED].tolist(), tried.astype(np.int64))
+            text, listed("By reported rollouts, counted up to 65,534", wrong[:_NAMED].tolist(), tried.astype(np.int64))
         )
     return body
 

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from cero_alloc._checks import FloatArray, IntArray
+from cero_alloc._saving.shown import Shown
 
 from .fitting_kernels import kept_chance, prequential
 from .history import Rounds
@@ -34,8 +35,8 @@ def usual_motion(n_rounds: int) -> tuple[float, float]:
     return _RUN_DRIFT / n_rounds, _RUN_TREND / sqrt(n_rounds)
 
 
-@dataclass(frozen=True, slots=True)
-class BeliefFit:
+@dataclass(frozen=True, slots=True, repr=False)
+class BeliefFit(Shown):
     """Drift, trend and prior that would have predicted past reports best, or the reason why the old ones stay.
 
     Attributes

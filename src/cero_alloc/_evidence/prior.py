@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cero_alloc._checks import FloatArray, IntArray, error_text, reals, require_ordered
+from cero_alloc._saving.shown import Shown
 
 _PRIOR_REMEDY = "A Beta prior needs two positive parameters; (1, 1) is uniform."
 _GROUPS_REMEDY = "List one label per prompt, in row order."
@@ -38,8 +39,8 @@ _AT_SIDE = 1e-3  # distance from a side, in log units, below which a maximum cou
 _HALF_LOG_2PI = 0.5 * log(2.0 * np.pi)
 
 
-@dataclass(frozen=True, slots=True)
-class PriorFit:
+@dataclass(frozen=True, slots=True, repr=False)
+class PriorFit(Shown):
     """A prior fitted to a pool or a group of it, or the reason why the old one stays.
 
     Attributes

@@ -47,6 +47,7 @@ def report_html(data: dict[str, Any]) -> str:
     parts = [
         f"<header>\n<h1>Replay of {safe(name)}</h1>\n{paragraph(data['verdict'], 'verdict')}{_facts(data)}</header>\n",
         warning_box(data.get("warnings") or []),
+        _own(data.get("own") or {}),
         steps_figure(data.get("over_steps") or []),
         policies_figure(less["policies"], less["budget"])
         if less
@@ -79,6 +80,33 @@ def _call(lines: list[str]) -> str:
     note = paragraph("For a run of the log's size, in groups of its size:", "lead")
     code = safe("\n".join(lines))
     return f'<section class="call">\n<h2>The recommended call</h2>\n{note}<pre tabindex="0"><code>{code}</code></pre>\n</section>\n'
+
+
+def _own(own: dict[str, Any]) -> str:
+    """Return the comparison of an allocator's own log with uniform."""
+    if not own:
+        return ""
+    ends = {
+        f"{key}_{end}": value
+        for key in own
+        if key.endswith("_interval")
+        for end, value in zip(("low", "high"), own[key], strict=True)
+    }
+    row = own | ends
+    rows = [
+        [label, *(with_interval(row, name, digits=digits, share=share) for name in (key, f"uniform_{key}"))]
+        for label, key, digits, share in (
+            ("Rollouts in mixed groups", "mixed", 1, True),
+            ("Variance of a reward", "variance", 3, False),
+        )
+        if not missing(own[key])
+    ]
+    if not missing(own["ratio"]):
+        rows.append(["Ratio of the variances", with_interval(row, "ratio", digits=2), ""])
+    body = table(
+        f"With the same rollouts, from a pool of {number(own['pool'])} prompts", ["", own["dealt_by"], "Uniform"], rows
+    )
+    return f"<section>\n<h2>Against uniform</h2>\n{body}</section>\n" if rows else ""
 
 
 # ---------------------------------------------------------------- folded parts
@@ -267,8 +295,10 @@ def _footer(data: dict[str, Any]) -> str:
         "A group is all rollouts of one prompt in one step. It is mixed if its rewards differ; otherwise it is dead, because "
         "advantages relative to the group are then 0."
     )
-    made = (
-        f"cero-alloc {version('cero-alloc')}: <code>cero-alloc replay LOG --html FILE</code> replays the log of a training run "
-        "under other policies."
+    what = (
+        "compares an allocator's run with uniform"
+        if data.get("own")
+        else "replays the log of a training run under other policies"
     )
+    made = f"cero-alloc {version('cero-alloc')}: <code>cero-alloc replay LOG --html FILE</code> {what}."
     return f"<footer>\n<p>{made}</p>\n{paragraph(terms)}{paragraph(intervals)}</footer>\n"

@@ -10,6 +10,7 @@ import numpy as np
 
 from cero_alloc._checks import FloatArray, error_text, instance, integer
 from cero_alloc._evidence.prior import fit_prior, log_evidence
+from cero_alloc._saving.shown import Shown
 
 from ._log import RolloutLog
 from ._results import interval_of, resampled
@@ -23,8 +24,8 @@ _ROUNDING = 1e-9
 _STEP = 1e-3  # of differences by log-odds and log strength of the prior
 
 
-@dataclass(frozen=True, slots=True)
-class AgainstUniform:
+@dataclass(frozen=True, slots=True, repr=False)
+class AgainstUniform(Shown):
     """What an allocator got from its rollouts, and what uniform would have got.
 
     Intervals are 95% bootstrap percentile intervals over prompts. Figures that the log cannot tell are NaN.
@@ -117,9 +118,8 @@ class AgainstUniform:
         """The comparison in a sentence, with the figures."""
         if self.gain == "unknown":
             return "Too small to say what uniform would have had: it takes 20 prompts with two rollouts, and rewards that differ."
-        lead = {"more": "", "less": "Worse than uniform: ", "none seen": "No gain over uniform can be seen: "}[
-            self.gain
-        ]
+        where = "over uniform" if isnan(self.mixed) else "in mixed groups"
+        lead = {"more": "", "less": "Worse than uniform: ", "none seen": f"No gain {where} can be seen: "}[self.gain]
         your = "your" if lead else "Your"
         if isnan(self.mixed):
             times = f"{self.ratio:.2f} times uniform's [{self.ratio_interval[0]:.2f}, {self.ratio_interval[1]:.2f}]"
@@ -129,7 +129,10 @@ class AgainstUniform:
             )
         ours = f"put {100 * self.mixed:.0f}% of its rollouts {_percents(self.mixed_interval)} in mixed groups"
         theirs = f"{100 * self.uniform_mixed:.0f}% {_percents(self.uniform_mixed_interval)}"
-        return f"{lead}{your} allocator {ours}; uniform would have had {theirs} with the same rollouts."
+        text = f"{lead}{your} allocator {ours}; uniform would have had {theirs} with the same rollouts."
+        if self.gain == "none seen" and self.ratio_interval[0] > 1.0:  # paired by prompt, so that it tells more
+            text += f" The variance of a reward was {self.ratio:.2f} times uniform's."
+        return text
 
 
 def against_uniform(log: RolloutLog, *, n_boot: SupportsIndex = 1000, seed: int = 0) -> AgainstUniform:
