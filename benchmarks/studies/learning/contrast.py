@@ -28,6 +28,7 @@ LABELS = {
 }
 # Who chooses has the policy's colour; dashes tell single rollouts from groups.
 _BY, _DASHES = ("uniform", "re-solving", "uniform", "re-solving"), (0, 1, 2, 0)
+_WORDS = {"modular": "remainders", "running": "running sums", "quarter": "from 0.25", "hard": "from 0.05"}
 ROLLOUTS, GAIN = 0.5, 1.5  # goals: rollouts to GRPO's final success, and gain, both in multiples of GRPO's
 
 
@@ -171,7 +172,7 @@ def draw_curves(by_cell: dict[Cell, Games], file: Path) -> None:
             ax.set_axis_off()
             continue
         curves(ax, by_cell[task, start])
-        ax.set_title(f"{task}, start: {start}", fontsize="small", loc="left")
+        ax.set_title(f"{_WORDS.get(task, task)}, {_WORDS.get(start, start)}", fontsize="small", loc="left")
     for ax in axes[:, 0]:
         ax.set_ylabel("held-out success", fontsize="small")
     for ax in axes[-1]:
