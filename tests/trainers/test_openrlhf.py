@@ -363,7 +363,9 @@ def test_a_run_deals_what_the_allocator_says_and_learns_what_came(running, args_
     assert last["alloc/remaining_budget"] == 0.0
     assert 0.0 <= last["alloc/prompt_reward"] <= 1.0
     assert last["rollout/num_samples"] == 32.0
-    assert last["actor_grad_norm"] > 0.0
+    kinds = {prompt: {r for p, r in steps[-1] if p == prompt and not np.isnan(r)} for prompt, _ in steps[-1]}
+    differ = any(len(rewards) > 1 for rewards in kinds.values())  # by chance, none may
+    assert last["actor_grad_norm"] > 0.0 or not differ
 
 
 def test_evaluation_is_untouched(running, args_of):
