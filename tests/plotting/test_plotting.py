@@ -16,18 +16,9 @@ from cero_alloc import FenchelDualAllocator, Horizon, SaturatingUtility, plottin
 from cero_alloc.baselines import Uniform
 from cero_alloc.replay import RolloutLog, replay
 from cero_alloc.simulation import RegretCurve, simulate, static_pool
+from helpers.plots import RUN_PLOTS
 
 CONSTANTS = {"total_budget": 1280, "n_rounds": 16, "max_rollouts": 8, "unit_size": 4}
-RUN_PLOTS = [
-    plotting.plot_price,
-    plotting.plot_pacing,
-    plotting.plot_exposure,
-    plotting.plot_allocation,
-    plotting.plot_lift,
-    plotting.plot_calibration,
-    plotting.plot_mixed_groups,
-    plotting.plot_frontier,
-]
 AXES = {
     "plot_price": ("round", "price (share of\nthe steepest slope)"),
     "plot_pacing": ("round", "ahead of uniform\n(rollouts)"),

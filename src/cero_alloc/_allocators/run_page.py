@@ -97,12 +97,22 @@ def _of(row: Row) -> str:
     return f"round {first}" if first == last else f"rounds {first} to {last}"
 
 
+def _ends(rows: list[Row]) -> tuple[str, str]:
+    """Return the names of the first and the last round."""
+    return _of({**rows[0], "last": rows[0]["first"]}), _of({**rows[-1], "first": rows[-1]["last"]})
+
+
 # ---------------------------------------------------------------- over rounds
+
+
+def _heard(shares: Shares) -> list[Row]:
+    """Return the rows of which something was dealt and reported."""
+    return [row for row in shares.rows if row["reported"] and row["dealt"]]
 
 
 def _groups(shares: Shares) -> str:
     """Return the figure of the rollouts by outcome of their group, beside what uniform would expect."""
-    rows, total = [row for row in shares.rows if row["reported"] and row["dealt"]], shares.total
+    rows, total = _heard(shares), shares.total
     if not rows:
         return ""
     dead, theirs = (percent(1.0 - row["mixed"], 0) for row in (total, total["uniform"]))
@@ -113,10 +123,7 @@ def _groups(shares: Shares) -> str:
     )
     outcomes = OUTCOMES if shares.comparable else ()
     shown = shown_kinds(rows)
-    names, ends = (
-        [_of(row) for row in rows],
-        (_of({**rows[0], "last": rows[0]["first"]}), _of({**rows[-1], "first": rows[-1]["last"]})),
-    )
+    names, ends = [_of(row) for row in rows], _ends(rows)
     pictures = [
         (title, stacked_columns(stacks, names, ends, f"{title}, by round"))
         for title, stacks in (
@@ -148,7 +155,7 @@ def _groups(shares: Shares) -> str:
 
 def _singles(shares: Shares) -> str:
     """Return the figure of single rollouts: how far open their outcomes were, and how they came out."""
-    rows, total = [row for row in shares.rows if row["reported"] and row["dealt"]], shares.total
+    rows, total = _heard(shares), shares.total
     if not rows:
         return ""
     ours, theirs = total["value"], total["uniform"]["value"]
@@ -166,7 +173,7 @@ def _singles(shares: Shares) -> str:
             ("line", [row["value"] for row in rows]),
         )
     ]
-    ends = _of({**rows[0], "last": rows[0]["first"]}), _of({**rows[-1], "first": rows[-1]["last"]})
+    names, ends = [_of(row) for row in rows], _ends(rows)
     stacks = [{"all_wrong": 1.0 - row["reward"], "mixed": 0.0, "all_right": row["reward"]} for row in rows]
     pictures = [
         (
@@ -176,8 +183,7 @@ def _singles(shares: Shares) -> str:
         ),
         (
             f"Rewards: {percent(total['reward'], 0)} right",
-            _outcomes_key()
-            + stacked_columns(stacks, [_of(row) for row in rows], ends, "Share right and wrong by round"),
+            _outcomes_key() + stacked_columns(stacks, names, ends, "Share right and wrong by round"),
         ),
     ]
     numbers = table(

@@ -238,9 +238,7 @@ class Rewards:
         rows, line = np.unique(named, return_inverse=True)
         group = line[scored]
         n, lack, sums = np.bincount(group, minlength=rows.size), found * (1.0 - found), (group, found)
-        if (
-            lack.any()
-        ):  # in an order of their own, so that sums do not depend on that of the rollouts; those of 0 and 1 do not
+        if lack.any():  # sums of 0 and 1 are exact; others are taken in an order of their own, not that of the rollouts
             order = np.lexsort((found, group))
             sums, lack = (group[order], found[order]), lack[order]
         won, lacks = (np.asarray(np.bincount(sums[0], part, rows.size), dtype=np.float64) for part in (sums[1], lack))

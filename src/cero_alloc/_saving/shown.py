@@ -20,9 +20,7 @@ class Shown:
     """An object with a repr of a few facts, which costs no pass over its arrays and never raises."""
 
     __slots__ = ()
-    _SHOWN: ClassVar[
-        tuple[str, ...]
-    ] = ()  # attributes of a dataclass, with dots; all of its fields where none are named
+    _SHOWN: ClassVar[tuple[str, ...]] = ()  # attributes of a dataclass, with dots; none: all of its fields
 
     def _facts(self) -> Iterator[tuple[str, str]]:
         """Yield names and texts, the first that an object has during its construction first."""

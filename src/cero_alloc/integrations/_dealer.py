@@ -54,8 +54,7 @@ class Dealer:
         A rollout without a reward is written off: it was spent, and is no evidence. ``round`` is which round dealt them, of
         all or of each. ``scoring`` goes to ``allocator.observe``, whose advantages a trainer with its own ones ignores.
         """
-        named = set(prompts)
-        if round is None and not all(map(self.offered.__contains__, named)):
+        if round is None and not all(map(self.offered.__contains__, set(prompts))):
             unknown = next(prompt for prompt in prompts if prompt not in self.offered)
             raise ValueError(
                 f"rollouts must carry the prompt they were asked for, got {unknown!r}. Pass its id through unchanged."
