@@ -106,8 +106,8 @@ def test_total_demand(benchmark, shape):
 def test_remaining_demand(benchmark):
     """One pass of the re-solving price search."""
     problem = Q, EXPOSURE, ROOM, COST
-    codes, more, seen = (SHAPES["exponential"], HEIGHT, 1.0), np.empty(N), np.empty((5, 4096))
-    benchmark(KERNELS["remaining_demand"], 0.05, problem, R, codes, more, seen)
+    codes, results = (SHAPES["exponential"], HEIGHT, 1.0), (np.empty(N), np.empty((1, 3)), np.empty((7, 256)))
+    benchmark(KERNELS["remaining_demand"], 0.05, problem, R, codes, N, *results)
 
 
 @pytest.mark.parametrize("max_units", [8, 32])

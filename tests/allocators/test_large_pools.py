@@ -1,4 +1,4 @@
-"""FenchelDualAllocator on large pools: threads and memory."""
+"""Large pools: threads and memory."""
 
 import tracemalloc
 
@@ -8,8 +8,11 @@ import pytest
 from cero_alloc import (
     BetaPosteriorBank,
     FenchelDualAllocator,
+    ResolvingAllocator,
+    training_allocator,
 )
 from cero_alloc._solvers import ranking_kernels
+from cero_alloc._solvers import remaining as _remaining
 from cero_alloc._solvers import threads as _threads
 from helpers.jit import either
 from studies.speed.process import arrays_of
@@ -42,6 +45,27 @@ def test_threads_change_nothing(threads, monkeypatch):
     assert (play(together, 12) == expected).all()
     assert (together.slopes == alone.slopes).all()
     assert together.price == alone.price
+
+
+@pytest.mark.parametrize("form", [{}, {"rollouts_per_visit": 4}, {"order": "best"}, {"costs": 2.5}])
+@pytest.mark.parametrize("threads", ["2", "3"])
+def test_threads_change_nothing_of_a_plan(form, threads, monkeypatch):
+    def run():
+        options = {"total_budget": 4000, "n_rounds": 10, "max_rollouts": 4} | form
+        allocator = (
+            training_allocator(5003, **options)
+            if "order" not in form and "costs" not in form
+            else (ResolvingAllocator(BetaPosteriorBank(5003, forgetting=0.9), exploration=0.5, **options))
+        )
+        return play(allocator, 6), allocator.price
+
+    monkeypatch.setattr(_remaining, "_STRETCH", 512)
+    counts, price = run()
+    monkeypatch.setattr(_threads, "ALONE", 100)
+    monkeypatch.setenv("CERO_ALLOC_THREADS", threads)
+    again, same = run()
+    assert (again == counts).all()
+    assert same == price > 0.0
 
 
 def play_mixed(allocator):

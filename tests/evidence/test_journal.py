@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cero_alloc import BetaPosteriorBank
-from cero_alloc._evidence.journal import Journal
+from cero_alloc._evidence.journal import Journal, distinct
 
 
 def rows_of(*rows):
@@ -75,6 +75,11 @@ def test_versions_of_another_journal_are_not_trusted():
     journal = Journal(4)
     journal.since(-1)
     assert journal.since(7) is None
+
+
+@given(st.lists(st.integers(0, 9)))
+def test_distinct_rows_are_a_sorted_set(rows):
+    assert distinct(np.array(rows, dtype=np.int64)).tolist() == sorted(set(rows))
 
 
 changes = st.one_of(

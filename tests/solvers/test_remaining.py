@@ -215,8 +215,8 @@ def test_the_units_at_the_price_are_those_that_the_search_left():
         more = np.empty(rest.q.size)
         clearing, rows = rest.clear(0.1, more), rng.permutation(rest.q.size)[:5]
         expected = at_price(rest, clearing)
-        assert rest.planned(clearing, rows, more.copy()) == pytest.approx(expected[rows], rel=1e-12, abs=1e-12)
-        assert rest.planned(clearing, slice(None), more) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+        assert rest.planned(clearing, more.copy())[rows] == pytest.approx(expected[rows], rel=1e-12, abs=1e-12)
+        assert rest.planned(clearing, more) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 # ---------------------------------------------------------------- any falling demand

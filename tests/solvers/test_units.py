@@ -33,6 +33,7 @@ def sizes(request, monkeypatch):
     few, sample = request.param
     monkeypatch.setattr(_units, "_FEW", few)
     monkeypatch.setattr(_units, "SAMPLE", sample)
+    monkeypatch.setattr(_units, "_MANY", 8 * few)
     _units.sample_rows.cache_clear()
     yield sample
     _units.sample_rows.cache_clear()

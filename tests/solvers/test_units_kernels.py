@@ -8,11 +8,13 @@ from helpers import kernels
 from helpers.kernel_cases import ORDINARY, SCALINGS, SHAPES, costs_of, generators, remaining_pool
 
 
-def remaining_demand(price, problem, share, codes, entries=64):
+def remaining_demand(price, problem, share, codes, stretch=64, lanes=4):
     """Each prompt's units, their cost and the pull, by the kernel."""
-    more = np.empty(problem[0].size)
-    total, pull = kernels.remaining_demand(price, problem, share, codes, more, np.empty((5, entries)))
-    return more.tolist(), total, pull
+    size = problem[0].size
+    more, sums = np.empty(size), np.empty((-(-size // stretch), 3))
+    kernels.remaining_demand(price, problem, share, codes, stretch, more, sums, np.empty((7, lanes)))
+    cost, excess, pull = sums.sum(axis=0).tolist()
+    return more.tolist(), cost - excess, pull
 
 
 @SHAPES
@@ -30,8 +32,15 @@ def test_remaining_demand_matches_a_bisection(shape, scaling, lam):
             more, *sums = remaining_demand(*problem)
             assert more == pytest.approx(units, rel=1e-6, abs=1e-9)
             assert sums == pytest.approx(expected, rel=1e-6, abs=1e-9)
-            for entries in (1, 2):  # a cache that many prompts share changes nothing
-                assert remaining_demand(*problem, entries) == (more, *sums)
+            for stretch, lanes in (
+                (9, 9),
+                (4, 2),
+                (3, 1),
+                (1, 16),
+            ):  # how the sums are taken changes their last bits at most
+                again, *others = remaining_demand(*problem, stretch, lanes)
+                assert again == more
+                assert others == pytest.approx(sums, rel=1e-14, abs=1e-300)
 
 
 @pytest.mark.parametrize("level", [5e-324, 1e-300, 1e300])

@@ -346,7 +346,7 @@ def test_claim_19_groups_of_one_outcome_change_the_length_alone(seed, normalise,
 
 def planned(q, z, room, funds, share, utility):
     rest = Remaining(q, z, room, np.ones(1), float(funds), share, utility)
-    return rest.planned(rest.clear(1.0), slice(None))
+    return rest.planned(rest.clear(1.0))
 
 
 def fluid_run(seed, shape, scaling, least=None):

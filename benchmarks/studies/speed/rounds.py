@@ -139,12 +139,12 @@ def batch_run(prompts: Any, kind: type = FenchelDualAllocator, visits: int | Non
     return Run(kind(held, unit_size=GROUP, max_rollouts=2 * MOST, **plan))
 
 
-def training_run(n_prompts: int, rollouts_per_visit: int, *, fractions: bool = False) -> Run:
-    """Return a run of the recommended allocator, with 1,024 visits of the pool in each round.
+def training_run(n_prompts: int, rollouts_per_visit: int, *, fractions: bool = False, batches: bool = False) -> Run:
+    """Return a run of the recommended allocator, with 1,024 visits of the pool in each round, or 256 of a batch of 1,024.
 
     Rewards so far are 0 and 1, so that many prompts have equal evidence, unless ``fractions``: then all values differ.
     """
-    budget = POOL_ROUNDS * rollouts_per_visit * min(DEALT, n_prompts // 4)
+    budget = POOL_ROUNDS * rollouts_per_visit * min(DEALT, n_prompts // 4) // (4 if batches else 1)
     allocator = training_allocator(
         n_prompts, total_budget=budget, n_rounds=POOL_ROUNDS, rollouts_per_visit=rollouts_per_visit
     )
@@ -366,11 +366,12 @@ def training_rounds(scope: Scope, sizes: tuple[int, int]) -> list[Row]:
     rows = []
     for n in sizes:
         groups, single, graded = training_run(n, 8), training_run(n, 1), training_run(n, 8, fractions=True)
+        offered = training_run(n, 8, batches=True)
         calls: dict[str, Clocked] = {
             "groups of 8": groups.full,
             "single rollouts": single.full,
             "groups of 8, all values different": graded.full,
-            "batch of 1,024, groups of 8": groups.batches(offers(n)),
+            "batch of 1,024, groups of 8": offered.batches(offers(n)),
             "floor": state_pass(groups),
         }
         times = in_turn(calls, scope.repeats)

@@ -440,7 +440,7 @@ class Allocator(TakesFeedback):
 
     def _note_waves(self, rows: IntArray, units: IntArray) -> None:
         """Note the same, all waves of the round together; ``units`` are over the rows on offer."""
-        places = np.flatnonzero(units)
+        places = np.flatnonzero(units > 0)
         self._note(rows, rows.size, places, units[places])
 
     def _notice_end(self, budget: float | None) -> None:

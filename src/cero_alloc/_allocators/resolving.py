@@ -417,7 +417,7 @@ class ResolvingAllocator(Safeguards):
             units = self._open(offer, units, request)
         if self._round is None:
             self._plan.visited(offer.selector)
-        places = np.flatnonzero(units)
+        places = np.flatnonzero(units > 0)
         return places, units[places]
 
     def _dealt(self, rows: IntArray | None, size: int, window: Window, *, taken: int = 0) -> IntArray:

@@ -12,9 +12,11 @@ from cero_alloc._budget.ledger import Pacing, RolloutLedger
 from cero_alloc._checks import FloatArray, IntArray, TieArray
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._evidence.ids import tie_ranks
+from cero_alloc._evidence.journal import distinct
 from cero_alloc._objective import kernels
 from cero_alloc._objective.utility import SaturatingUtility
 from cero_alloc._saving.state import Field, Stateful
+from cero_alloc._solvers import threads
 from cero_alloc._solvers.remaining import Clearing, Remaining, clear
 from cero_alloc._solvers.running import RunningPlan
 from cero_alloc._solvers.sampling import deal_evenly, round_total
@@ -126,7 +128,8 @@ class Plan(Stateful):
     def values(self, rows: IntArray | None) -> FloatArray:
         """Return the values, with their bonus for uncertainty."""
         evidence = self.bank.evidence
-        q = evidence.values(rows)
+        alone = rows is not None or evidence.size < threads.ALONE
+        q = evidence.values(rows) if alone else self._pool_values()
         if self.exploration > 0.0:
             belief = evidence.posterior(rows)
             bonus = self.exploration * evidence.standard_deviations(rows, (*belief, q))
@@ -135,6 +138,18 @@ class Plan(Stateful):
                 left = left if rows is None or left.size == 1 else left[rows]
                 bonus *= self._foreseen(rows, left, belief) / np.maximum(1.0, left - 1.0)
             q = np.minimum(q + bonus, 0.25)
+        return q
+
+    def _pool_values(self) -> FloatArray:
+        """Return the values of all prompts of a large pool, without the bonus."""
+        evidence = self.bank.evidence
+        evidence.stretch(0, 0)  # takes up the reports of the round before there are threads
+        q = np.empty(evidence.size)
+
+        def work(start: int, stop: int) -> None:
+            evidence.write_values(None, evidence.stretch(start, stop), q[start:stop])
+
+        threads.in_stretches(work, q.size)
         return q
 
     def exposure(self) -> FloatArray:
@@ -285,7 +300,7 @@ class WholeUnits:
             pool = Units(plan.values(None), z, plan.tie, upper, plan.share, plan.utility, ahead=z)
             plan.running = RunningPlan(pool)
         else:
-            changed = np.unique(np.concatenate([*changes, rows]))
+            changed = distinct(np.concatenate([*changes, rows]))
             left = plan.offers_left(changed)
             offered = np.searchsorted(changed, rows)
             left[offered] = plan.at_least_this(left[offered])
@@ -316,11 +331,12 @@ class Spread:
         plan.price = clearing.low
         places = slice(None) if rows is None else np.argsort(rows)
         offered = slice(None) if rows is None else rows[places]
-        rate = rest.planned(clearing, offered, more)
-        rate /= 1.0 + ((left[offered] if left.size > 1 else left) - 1.0) / plan.front_load
-        target, quantum = float(rate.sum()), max(1, plan.min_units)
+        planned, paid = rest.planned(clearing, more), 1.0
         if plan.price == 0.0:  # the plan may exceed the budget: at price 0 it includes units without a gain
-            target *= min(1.0, rest.budget / max(1.0, float(rest.planned(clearing, slice(None)).sum())))
+            paid = min(1.0, rest.budget / max(1.0, float(planned.sum())))
+        rate = planned[offered]
+        rate /= 1.0 + ((left[offered] if left.size > 1 else left) - 1.0) / plan.front_load
+        target, quantum = float(rate.sum()) * paid, max(1, plan.min_units)
         total = round_total(target, low, high, quantum, max_units)
 
         def drawn(at: IntArray | slice, total: int) -> Visit:

@@ -330,7 +330,7 @@ class RolloutLedger(Stateful):
 
     def debit(self, rows: IntArray | None, units: IntArray) -> IntArray:
         """Open the next round with these units per prompt and return them in rollouts; rows None means the whole pool."""
-        places = np.flatnonzero(units)
+        places = np.flatnonzero(units > 0)
         return self.open_round(rows, units.size, places, units[places])
 
     def open_round(self, rows: IntArray | None, size: int, places: IntArray, units: IntArray) -> IntArray:

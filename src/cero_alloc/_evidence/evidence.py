@@ -222,10 +222,11 @@ class Evidence(Foresight):
     def values(self, rows: IntArray | None) -> FloatArray:
         """Return the posterior expectations of p (1 - p), in [0, 1/4]."""
         out = np.empty(self.size if rows is None else rows.size)
-        self._values(rows, self.arrays, out)
+        self.write_values(rows, self.arrays, out)
         return out
 
-    def _values(self, rows: IntArray | None, arrays: Arrays, out: FloatArray) -> None:
+    def write_values(self, rows: IntArray | None, arrays: Arrays, out: FloatArray) -> None:
+        """Write the values of what ``arrays`` holds, the whole pool or a :meth:`stretch`."""
         kernel = kernels.settled_values if self._settled else kernels.values
         kernel(rows is None, _NO_ROWS if rows is None else rows, arrays, np.empty(BLOCK), out)
 
@@ -303,7 +304,7 @@ class Evidence(Foresight):
         ``lacks`` holds the sums of r - r**2 over the rewards; it is empty where all rewards are 0 or 1.
         """
         arrays, predicted = self.arrays, np.empty(rows.size)
-        self._values(rows, arrays, predicted)
+        self.write_values(rows, arrays, predicted)
         record, columns = self.record, (predicted, successes, rollouts, lacks)
         when_it_pays(kernels.calibrate, rows.size)(*columns, TOP, FADE, record.bins, record.tally)
         record.rollouts += int(rollouts.sum())

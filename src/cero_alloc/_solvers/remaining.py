@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import exp, inf, sqrt
+from math import exp, fsum, inf, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +13,12 @@ from cero_alloc._checks import FloatArray, IntArray, TieArray
 from cero_alloc._objective import kernels
 from cero_alloc._objective.utility import SaturatingUtility
 
-from . import units_kernels
+from . import threads, units_kernels
 from .units import TINY, Units
 
 _FIRST = 4096  # prompts
-_SEEN = 4096  # entries of the cache of demands, a power of two
+_LANES = 256  # of a sum: scratch that stays in the cache
+_STRETCH = 1 << 16  # prompts whose demand is one sum, by one thread
 _TOLERANCE = 1e-13  # of the budget
 _MAX_PASSES = 400  # evaluations of the demand, each a pass over the pool; 2 to 6 are usual
 _LARGEST = 1e300  # price
@@ -89,12 +90,22 @@ class Remaining:
 
     def demand(self, price: float, more: FloatArray) -> tuple[float, float]:
         """Write what each prompt still takes at a price; return its cost, and its pull, minus the derivative by log(price)."""
-        problem, seen = (self.q, self.z, self.room, self.cost), np.empty((5, _SEEN))
-        total, pull = units_kernels.remaining_demand(price, problem, self.share, self.utility.codes, more, seen)
-        return total, pull
+        size, codes = self.q.size, self.utility.codes
+        sums = np.empty((-(-size // _STRETCH), 3))
 
-    def planned(self, clearing: Clearing, rows: IntArray | slice, more: FloatArray | None = None) -> FloatArray:
-        """Return the continuous units of these prompts over the rest of the run; ``more`` is what :meth:`clear` left there."""
+        def work(start: int, stop: int) -> None:
+            problem = tuple(a[start:stop] if a.size > 1 else a for a in (self.q, self.z, self.room, self.cost))
+            results = more[start:stop], sums[start // _STRETCH : -(-stop // _STRETCH)]
+            units_kernels.remaining_demand(price, problem, self.share, codes, _STRETCH, *results, np.empty((7, _LANES)))
+
+        if size < threads.ALONE:
+            work(0, size)
+        else:
+            threads.in_stretches(work, size, _STRETCH)
+        return fsum([*sums[:, 0], *-sums[:, 1]]), float(sums[:, 2].sum())
+
+    def planned(self, clearing: Clearing, more: FloatArray | None = None) -> FloatArray:
+        """Return the continuous units per prompt over the rest of the run; ``more`` is what :meth:`clear` left there."""
         if more is None or not clearing.low == clearing.high > 0.0:
             more = np.empty(self.q.size)
             self.demand(clearing.low, more)
@@ -102,7 +113,7 @@ class Remaining:
             under = np.empty(more.size)
             self.demand(clearing.high, under)
             more = (1.0 - clearing.part) * under + clearing.part * more
-        return more[rows]
+        return more
 
     def _jump(self) -> float:
         """Return the price at which the demand of capped lines jumps over the budget, up to rounding.

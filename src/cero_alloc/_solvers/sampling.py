@@ -12,20 +12,30 @@ from cero_alloc._checks import FloatArray, IntArray
 
 from . import sampling_kernels
 
+_ALIKE = 1e-10  # distance to the middle between two totals that counts as none
 MANY = 2**14  # prompts: from here on loops that vectorise, and draws in bulk, are worth their start
 
 
 def round_total(target: float, low: float, high: float, quantum: int, max_units: int) -> int:
-    """Return the total nearest ``target`` in a window, in whole quanta where one fits, that counts can add up to.
+    """Return the total nearest ``target`` in a window, in whole quanta where one fits, that counts can add up to; of two the even.
 
     Where no sum of counts in {0} u [quantum, max_units] lies in the window, the largest below it.
     """
     first, last = ceil(low / quantum), floor(high / quantum)
     if first <= last:
-        return quantum * min(max(round(target / quantum), first), last)
-    total = int(min(max(round(target), low), high))
+        return quantum * min(max(_nearest(target / quantum), first), last)
+    total = int(min(max(_nearest(target), low), high))
     few = -(-total // max_units)  # prompts needed
     return total if few * quantum <= total else (few - 1) * max_units
+
+
+def _nearest(x: float) -> int:
+    """Return the nearest whole number, of two the even one: also where rounding has moved x off the middle between them.
+
+    A plan is known to 13 digits. Its last bits, which differ between machines, must not decide a round.
+    """
+    middle = 0.5 * round(2.0 * x)
+    return round(middle if abs(x - middle) <= _ALIKE * max(1.0, x) else x)
 
 
 def deal_evenly(
@@ -94,7 +104,7 @@ def expected_counts(rate: FloatArray, total: float, most: float, least: float) -
     of rate 0 share evenly the total that the others cannot take.
     """
     size, least = rate.size, min(least, total / rate.size)
-    others = size - np.count_nonzero(rate)
+    others = size - np.count_nonzero(rate > 0.0)
     if most * (size - others) + least * others <= total:
         expected = np.full(size, (total - most * (size - others)) / others if others else most)
         expected[rate > 0.0] = most

@@ -20,6 +20,8 @@ _FEW = 1 << 14  # up to this many units are listed without sampling
 SAMPLE = 1 << 13  # prompts
 _SEEN = 1021  # entries of the cache of gains, a prime
 _BLOCK = 256  # prompts at a time: scratch that stays in the cache
+_MANY = 1 << 17  # units whose list costs as much as a pass over the pool
+_PART = 1 / 16  # of a bracket, to either side of where its ends place the price
 _SIGMAS = 3.0  # of the sample, to either side of the price
 LEAST = 1e-250  # from this price on, logarithms distinguish prices
 NO_UNITS = np.zeros(1, dtype=np.int64)
@@ -121,12 +123,23 @@ class Units:
             if lo == LEAST and bracket.over < k:
                 return None
             if bracket.under < k - spare and k <= bracket.over:
+                bracket = self._narrowed(bracket, k, spare)
                 taken = self._among(bracket, k, guess, spare)
                 if taken is None or self._holds(bracket, taken, spare):
                     return taken
                 if lo <= LEAST and hi == np.inf:  # nothing wider is left
                     return None
             sigmas *= 8.0
+
+    def _narrowed(self, bracket: Bracket, k: int, spare: int) -> Bracket:
+        """Return the part of a bracket that holds the k-th unit, for less than listing all units of the bracket takes."""
+        between, (lo, hi) = bracket.over - bracket.under, bracket[:2]
+        if between < _MANY or lo <= LEAST or hi == inf:
+            return bracket
+        width = log(hi / lo)
+        centre = lo * exp((bracket.over - k) / between * width)
+        part = self.between(centre * exp(-_PART * width), centre * exp(_PART * width))
+        return part if part.under < k - spare and k <= part.over else bracket
 
     def _among(self, bracket: Bracket, k: int, guess: float, spare: int) -> Taken | None:
         """Return the k units with the largest gains; units above the bracket are already included."""

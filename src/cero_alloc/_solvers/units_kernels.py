@@ -7,7 +7,7 @@ of n. Costs, visits and bounds have one entry per prompt, or one for all.
 
 import numpy as np
 
-from cero_alloc._numba import expm1, kernel, log, log1p, sqrt
+from cero_alloc._numba import expm1, kernel, log, sqrt
 from cero_alloc._objective.kernels import (
     EXPONENTIAL,
     HYPERBOLIC,
@@ -25,46 +25,56 @@ ROUNDING = 1e-12  # of exposure: smaller demand counts as 0
 
 
 @kernel
-def remaining_demand(price, problem, share, codes, more, seen):
-    """Write what each prompt still takes at ``price``; return its cost, and its pull, minus the derivative by log(price).
+def remaining_demand(price, problem, share, codes, stretch, more, sums, block):
+    """Write what each prompt still takes at ``price``; what is rounding of its exposure is written as 0.
 
-    ``problem`` is (q, z, room, cost). What is rounding of the exposure is written as 0. The sum is compensated: rounding in a
-    plain one exceeds the tolerance in a large pool, and would cost passes.
-
-    ``seen`` (5 x a power of two) caches what does not depend on exposure, because evidence is counts and many prompts of a
-    pool usually have equal ones; it also spares an exponential where it is clear whether the room is filled.
+    ``problem`` is (q, z, room, cost). ``sums`` (stretches x 3) takes the cost of every ``stretch`` of prompts, what rounding
+    has added to it, and the pull, minus the derivative by log(price): however many threads share a pool, the sums are the
+    same. They are compensated, because rounding in a plain sum of a large pool exceeds the tolerance and would cost passes,
+    and taken in lanes, because in one long chain each addition waits for the one before. ``block`` (7 x the number of lanes)
+    is scratch. Straight loops: they vectorise.
     """
     (q, z, room, cost), (shape, scaling, lam) = problem, codes
-    total, lost, pull = 0.0, 0.0, 0.0
-    seen[0, :] = -1.0
-    for i in range(q.size):
-        c, most = entry(cost, i), entry(room, i)
-        slot = np.int64(4e9 * q[i] + 31.0 * c) & (seen.shape[1] - 1)
-        if seen[0, slot] != q[i] or seen[1, slot] != c:
-            height, rate = scale_of(scaling, lam, q[i])
-            slope = price * c * share
-            top = height * rate
-            if shape == EXPONENTIAL and slope < top < 1e290 * slope:  # as demand does, without a bound
-                x = log1p((top - slope) / slope) / rate
+    lanes, costs, most, x, pull = block.shape[1], block[0], block[1], block[2], block[3]
+    total, lost, pulled = block[4], block[5], block[6]
+    for k in range(sums.shape[0]):
+        for j in range(lanes):  # loops, because messages of assignments to slices take a second to compile
+            costs[j], most[j], total[j], lost[j], pulled[j] = cost[0], room[0], 0.0, 0.0, 0.0
+        end = min((k + 1) * stretch, q.size)
+        for first in range(k * stretch, end, lanes):
+            size = min(lanes, end - first)
+            value, start, out = q[first : first + size], z[first : first + size], more[first : first + size]
+            if cost.size > 1:
+                for j in range(size):
+                    costs[j] = cost[first + j]
+            if room.size > 1:
+                for j in range(size):
+                    most[j] = room[first + j]
+            if shape == EXPONENTIAL:
+                for j in range(size):
+                    height, rate = scale_of(scaling, lam, value[j])
+                    top, slope = height * rate, price * costs[j] * share
+                    s = np.inf if slope == 0.0 else log_ratio(top, slope) / rate
+                    x[j] = 0.0 if slope >= top else s
+                    pull[j] = costs[j] * share / rate
             else:
-                x = demand(shape, height, rate, slope, np.inf)
-            seen[0, slot], seen[1, slot], seen[2, slot] = q[i], c, x
-            seen[3, slot] = c * share * demand_pull(shape, height, rate, slope) if x > 0.0 else 0.0
-            seen[4, slot] = 1e-12 / rate if shape == EXPONENTIAL else np.inf
-        x, upper = seen[2, slot], (z[i] + most) / share
-        if x > upper * (1.0 + 1e-9) + seen[4, slot]:
-            x = upper
-        elif x > 0.0 and not x < upper * (1.0 - 1e-9) - seen[4, slot]:
-            height, rate = scale_of(scaling, lam, q[i])
-            x = demand(shape, height, rate, price * c * share, upper)
-        wanted = share * x - z[i]
-        taken = min(max(wanted, 0.0), most)
-        more[i] = taken if taken >= ROUNDING * (1.0 + z[i]) else 0.0
-        if wanted > 0.0:
-            total, lost = add(total, lost, c * taken)
-            if wanted < most * (1.0 - 1e-12):
-                pull += seen[3, slot]
-    return total, pull
+                for j in range(size):
+                    height, rate = scale_of(scaling, lam, value[j])
+                    slope = price * costs[j] * share
+                    x[j] = demand(shape, height, rate, slope, np.inf)
+                    pull[j] = costs[j] * share * demand_pull(shape, height, rate, slope)
+            for j in range(size):
+                wanted = share * x[j] - start[j]
+                taken = min(max(wanted, 0.0), most[j])
+                out[j] = taken if taken >= ROUNDING * (1.0 + start[j]) else 0.0
+                total[j], lost[j] = add(total[j], lost[j], costs[j] * taken)
+                pulled[j] += pull[j] if 0.0 < wanted < most[j] * (1.0 - 1e-12) else 0.0
+        whole, excess, pulls = 0.0, 0.0, 0.0
+        for j in range(lanes):
+            whole, excess = add(whole, excess, total[j])
+            whole, excess = add(whole, excess, -lost[j])
+            pulls += pulled[j]
+        sums[k, 0], sums[k, 1], sums[k, 2] = whole, excess, pulls
 
 
 @kernel
