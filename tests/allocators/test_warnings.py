@@ -1,5 +1,6 @@
 """Calls that are allowed and most likely a mistake warn once per cause, and mistakes of tensors name the remedy."""
 
+import uuid
 import warnings
 
 import numpy as np
@@ -80,6 +81,25 @@ def test_so_do_visits_and_the_recommended_settings():
     assert ["less than 2 rollouts in each of 8 rounds" in text for text in texts] == [True]
     _, texts = heard(lambda: training_allocator(IDS, total_budget=1, n_rounds=10))
     assert len(texts) == 1
+
+
+def test_a_budget_below_a_group_per_round_warns():
+    run = {"n_rounds": 100, "rollouts_per_visit": 8}
+    _, texts = heard(lambda: training_allocator(IDS, total_budget=400, **run))
+    assert ["less than 8 rollouts in each of 100 rounds" in text for text in texts] == [True]
+    assert heard(lambda: training_allocator(IDS, total_budget=800, **run))[1] == []
+
+
+@pytest.mark.parametrize("odd", [b"a", frozenset("a"), uuid.UUID(int=1)])
+def test_ids_that_no_saved_state_holds_warn(odd, tmp_path):
+    bank, texts = heard(lambda: BetaPosteriorBank(["p", odd]))
+    assert [text.startswith("prompts[1] = ") and f"of type {type(odd).__name__}" in text for text in texts] == [True]
+    with pytest.raises(TypeError, match=type(odd).__name__):
+        bank.save(tmp_path / "bank.npz")
+    assert heard(lambda: bank.add_prompts(["q"]))[1] == []
+    assert len(heard(lambda: BetaPosteriorBank(["p"]).add_prompts([odd]))[1]) == 1
+    for usual in (["a"], [1, 2.5], [("a", 1), None], [np.int64(3), np.str_("b")]):
+        assert heard(lambda: BetaPosteriorBank(usual))[1] == []  # noqa: B023
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cero_alloc import (
+    AllocationWarning,
     BetaPosteriorBank,
     FenchelDualAllocator,
     PriorFit,
@@ -317,7 +318,9 @@ def test_a_bank_is_one_file_too(ids, dtype, tmp_path):
 
 
 def test_ids_that_no_file_can_hold_are_named(tmp_path):
-    run = rules.Uniform(BetaPosteriorBank(["a", frozenset("b")]), total_budget=8, n_rounds=2, max_rollouts=4)
+    with pytest.warns(AllocationWarning, match=re.escape("prompts[1] = frozenset({'b'}) is of type frozenset")):
+        bank = BetaPosteriorBank(["a", frozenset("b")])
+    run = rules.Uniform(bank, total_budget=8, n_rounds=2, max_rollouts=4)
     with pytest.raises(TypeError, match=re.escape("state['bank']['prompt_ids'][1]")):
         run.save(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

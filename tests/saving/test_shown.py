@@ -8,6 +8,7 @@ import pytest
 
 import cero_alloc
 from cero_alloc import (
+    AllocationWarning,
     BetaPosteriorBank,
     FenchelDualAllocator,
     Horizon,
@@ -230,7 +231,9 @@ class Unshowable:
 
 
 def test_ids_of_any_kind_are_shown_in_short():
-    assert "<Unshowable instance at" in repr(BetaPosteriorBank([Unshowable()]))
+    with pytest.warns(AllocationWarning, match="<Unshowable instance at"):
+        bank = BetaPosteriorBank([Unshowable()])
+    assert "<Unshowable instance at" in repr(bank)
     assert len(repr(BetaPosteriorBank(["x" * 10_000]))) < 160
     assert "\n" not in repr(BetaPosteriorBank([("a\nb", 1)]))
     assert "ids=tuple such as ('math', 7)" in repr(BetaPosteriorBank([("math", 7)]))

@@ -83,15 +83,19 @@ class Allocator(TakesFeedback):
     _labels: Labels | None = None
     _retirement: object | None = None
 
-    def __init__(self, bank: BetaPosteriorBank, ledger: RolloutLedger, utility: SaturatingUtility) -> None:
+    def __init__(
+        self, bank: BetaPosteriorBank, ledger: RolloutLedger, utility: SaturatingUtility, least_units: int = 1
+    ) -> None:
         super().__init__(bank, ledger)
         self.utility = utility
         rounds = ledger.n_rounds if ledger.all_offers is None else ledger.n_rounds // len(bank)  # mean visits
-        if ledger.total_units < rounds:
-            unit = "one rollout" if self.horizon.unit_size == 1 else f"{self.horizon.unit_size} rollouts"
+        if ledger.total_units < rounds * least_units:
+            least = least_units * self.horizon.unit_size
+            unit = "one rollout" if least == 1 else f"{least} rollouts"
             warn(
-                f"total_budget = {ledger.total} pays for less than {unit} in each of {rounds} rounds, so that most rounds "
-                "deal nothing. It counts all rollouts of the run, not those of a round or of a prompt."
+                f"total_budget = {ledger.total} pays for less than {unit} in each of {rounds} rounds, the least that a round "
+                "can deal, so that many deal nothing. It counts all rollouts of the run, not those of a round or of a prompt: "
+                "raise it, or lower n_rounds or the least count."
             )
 
     def _facts(self) -> Iterator[tuple[str, str]]:

@@ -238,11 +238,11 @@ class ResolvingAllocator(Safeguards):
             round_capacity=round_capacity,
             unit_costs=None if costs is None else g * token_costs(costs, size),
         )
-        super().__init__(bank, ledger, utility)
         min_units = multiple("min_rollouts", min_rollouts, g, least=0) // g
-        if min_units > self.horizon.max_units:
-            condition = f"be at most max_rollouts = {self.horizon.max_rollouts}"
+        if min_units > ledger.horizon.max_units:
+            condition = f"be at most max_rollouts = {ledger.horizon.max_rollouts}"
             raise ValueError(error_text("min_rollouts", condition, min_units * g, "Lower it."))
+        super().__init__(bank, ledger, utility, max(1, min_units))
         if np.ndim(band) or band != np.inf:
             band = real("band", band, low=0.0, high=np.inf, remedy="Take 0.25, or inf.")
         self._pacing = Pacing(self.ledger, min_units, band, tokens, by_rounds=rounds is not None)

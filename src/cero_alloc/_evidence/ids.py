@@ -19,7 +19,9 @@ from cero_alloc._checks import (
     plain_array,
     require_ordered,
     require_unmasked,
+    warn,
 )
+from cero_alloc._saving.shown import short
 from cero_alloc._saving.state import difference
 
 from . import kernels
@@ -28,6 +30,7 @@ T = TypeVar("T")
 _NO_ROWS = np.empty(0, dtype=np.int64)
 _BOOLS = (bool, np.bool_)
 _BOOLS_SET = frozenset(_BOOLS)
+_SAVED = frozenset((str, int, float, tuple, type(None)))  # types of ids that a saved state holds
 _LARGEST = np.iinfo(np.int64).max
 SUM = "Sum the entries of a prompt first."  # of feedback
 _MOST = 2**31 - 1  # prompts: the ranks that break ties are int32
@@ -281,6 +284,14 @@ def _id_list(name: str, ids: object) -> list[Hashable]:
             raise TypeError(
                 error_text(name, "be hashable", entry, "Use strings, integers or tuples.", position)
             ) from None
+    if not _SAVED.issuperset(map(type, names)):
+        found = ((at, entry) for at, entry in enumerate(names) if type(entry) not in _SAVED)
+        position, odd = next(((at, entry) for at, entry in found if not isinstance(entry, np.generic)), (0, None))
+        if odd is not None:
+            warn(
+                f"{name}[{position}] = {short(odd)} is of type {type(odd).__name__}, which no saved state can hold: save "
+                "will fail. Use strings, integers or tuples."
+            )
     return names
 
 
