@@ -133,13 +133,17 @@ class Units:
 
     def _narrowed(self, bracket: Bracket, k: int, spare: int) -> Bracket:
         """Return the part of a bracket that holds the k-th unit, for less than listing all units of the bracket takes."""
-        between, (lo, hi) = bracket.over - bracket.under, bracket[:2]
-        if between < _MANY or lo <= LEAST or hi == inf:
-            return bracket
-        width = log(hi / lo)
-        centre = lo * exp((bracket.over - k) / between * width)
-        part = self.between(centre * exp(-_PART * width), centre * exp(_PART * width))
-        return part if part.under < k - spare and k <= part.over else bracket
+        while True:
+            between, (lo, hi) = bracket.over - bracket.under, bracket[:2]
+            if between < min(_MANY, self._most_listed) or lo <= LEAST or hi == inf:
+                return bracket
+            width = log(hi / lo)
+            centre = lo * exp((bracket.over - k) / between * width)
+            part = self.between(centre * exp(-_PART * width), centre * exp(_PART * width))
+            held = part.under < k - spare and k <= part.over
+            if not held or 2 * (part.over - part.under) > between:
+                return bracket
+            bracket = part
 
     def _among(self, bracket: Bracket, k: int, guess: float, spare: int) -> Taken | None:
         """Return the k units with the largest gains; units above the bracket are already included."""
