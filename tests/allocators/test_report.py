@@ -186,7 +186,11 @@ def test_rewards_that_are_all_equal_are_an_alarm(file):
     allocator = uniform(200, {"total_budget": 8 * 200, "n_rounds": 1, "max_rollouts": 8})
     play(allocator, 1, np.zeros(200))
     allocator.report(file)
-    assert "All rewards are equal" in Page(file).text
+    assert "All rewards are equal, so that" in Page(file).text
+    allocator = uniform(200, {"total_budget": 8 * 200, "n_rounds": 1, "max_rollouts": 8})
+    play(allocator, 1, np.arange(200) % 2.0)
+    allocator.report(file)
+    assert "All rewards are equal within every group" in Page(file).text
 
 
 def test_retired_prompts_are_not_promising(file):
@@ -497,3 +501,23 @@ def test_a_sharded_run_says_why_it_has_no_page(file):
     with pytest.raises(NotImplementedError, match="no process holds the beliefs of all shards"):
         ShardedAllocator(shards, horizon).report(file, every=2)
     assert not file.exists()
+
+
+@pytest.mark.parametrize("last", ["unscored", "write_off", "refund", "expire"])
+def test_the_last_page_is_written_however_the_last_rollouts_are_settled(tmp_path, last):
+    file = tmp_path / "run.html"
+    allocator = training_allocator(["a", "b", "c", "d"], total_budget=8, n_rounds=2)
+    allocator.report(file, every=100)
+    for _ in range(2):
+        counts = allocator.allocate(budget=4, exact=True)
+        rewards = [1.0, 0.0, 1.0, np.nan]
+        if last == "unscored":
+            allocator.observe(allocator.bank.prompts_of(counts), rewards)
+        else:
+            allocator.update(["a", "b", "c"], rewards[:3], [1, 1, 1])
+    assert "Nothing dealt yet" in file.read_text() or last == "unscored"
+    if last == "expire":
+        allocator.expire(None)
+    elif last != "unscored":
+        getattr(allocator, last)(None, allocator.outstanding)
+    assert "Nothing dealt yet" not in file.read_text()

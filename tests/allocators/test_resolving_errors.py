@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 
-from cero_alloc import BetaPosteriorBank, ResolvingAllocator
+from cero_alloc import BetaPosteriorBank, FenchelDualAllocator, ResolvingAllocator
 from helpers.resolving import visible
 
 BASE = {"total_budget": 8, "n_rounds": 4, "max_rollouts": 2}
@@ -186,3 +186,20 @@ def test_infeasible_totals_name_whole_groups_and_the_end():
     with pytest.raises(ValueError, match=r"must be at most 0 .* the horizon is over or the budget gone"):
         allocator.allocate(budget=4, exact=True)
     assert allocator.allocate(budget=0, exact=True).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("build", "wrong"),
+    [
+        (ResolvingAllocator, {"seed": "1"}),
+        (ResolvingAllocator, {"waves": 3}),
+        (ResolvingAllocator, {"floors": {"math": 0.5}}),
+        (ResolvingAllocator, {"retire_at": 2.0}),
+        (FenchelDualAllocator, {"seed": "1"}),
+    ],
+)
+def test_a_constructor_that_raises_leaves_the_bank_as_it_was(build, wrong):
+    bank = BetaPosteriorBank(3)
+    with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+        build(bank, total_budget=24, n_rounds=4, max_rollouts=8, fit_every=1, **wrong)
+    assert bank.evidence.history is None

@@ -184,3 +184,20 @@ def test_real_tensors_name_it_too():
         with pytest.raises(TypeError, match=r"of a torch tensor, tensor\.detach\(\)\.float\(\)\.cpu\(\)\.$"):
             bank.update([0], tensor, [2])
         bank.update([0], tensor.detach().float().cpu(), [2])
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("part", [0, 2])
+def test_late_reports_of_what_expired_do_not_warn(resumed, part):
+    run = {"total_budget": 320, "n_rounds": 10, "max_rollouts": 8, "unit_size": 4}
+    allocator = Uniform(BetaPosteriorBank(IDS), **run)
+    counts = allocator.allocate()
+    if part:  # what is outstanding are parts of units, which stay spent
+        allocator.update(None, 0 * counts, counts - np.minimum(counts, part))
+        counts = np.minimum(counts, part)
+    allocator.allocate()
+    allocator.expire(0)
+    if resumed:
+        state, allocator = allocator.state_dict(), Uniform(BetaPosteriorBank(IDS), **run)
+        allocator.load_state_dict(state)
+    assert heard(lambda: allocator.update(None, 0 * counts, counts, round=1))[1] == []

@@ -514,3 +514,17 @@ def test_a_round_of_small_counts_has_the_same_first_wave():
     counts = one.allocate()
     assert counts.max() <= 4
     assert two.allocate().tolist() == counts.tolist()
+
+
+def test_an_interrupted_second_wave_leaves_the_plan_as_it_was(monkeypatch):
+    policy = ResolvingAllocator(BetaPosteriorBank(6), total_budget=200, n_rounds=4, max_rollouts=16, waves=2)
+    first = policy.allocate(budget=40)
+    visits = policy._plan.visits_left(None)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(policy._strategy, "deal", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        policy.continue_round(first, first // 2)
+    np.testing.assert_array_equal(policy._plan.visits_left(None), visits)

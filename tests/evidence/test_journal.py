@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cero_alloc import BetaPosteriorBank
+from cero_alloc._budget.ledger import RolloutLedger
 from cero_alloc._evidence.journal import Journal, distinct
 
 
@@ -151,3 +152,13 @@ def test_the_version_of_the_retirements_grows_with_them_alone():
     bank.revive(["a"])
     versions.append(bank.evidence.retirements)
     assert np.diff(versions).tolist() == [0, 1, 1]
+
+
+def test_the_journal_of_a_ledger_grows_with_its_accounts():
+    """A batch larger than the first pool would overflow the old journal, and cost a pass over the pool at every visit."""
+    ledger = RolloutLedger.plan(3, total_budget=300, n_rounds=50, unit_size=1, max_rollouts=4)
+    ledger.grow(100)
+    assert ledger.journal.since(-1) is None
+    seen = ledger.journal.version
+    ledger.open_round(np.arange(60), 60, np.arange(60), np.ones(60, dtype=np.int64))
+    assert ledger.journal.since(seen).tolist() == list(range(60))

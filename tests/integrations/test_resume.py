@@ -121,3 +121,14 @@ def test_batches_drawn_from_the_pool_need_room_in_the_pool():
     small = Uniform(bank, max_rollouts=1, **run | {"total_budget": 20})
     with pytest.raises(ValueError, match=r"n = 4 must be .* at most the 10 that 10 prompts can get, or a batch"):
         require_exact_batches(small, 4, 4, "n", advantages="posterior", offered=10)
+
+
+def test_a_run_over_a_bank_that_was_built_with_a_number_goes_on():
+    def numbered(prompts, **run):
+        return FenchelDualAllocator(BetaPosteriorBank(len(prompts)), max_rollouts=8, **run)
+
+    allocator = numbered(range(24), n_rounds=6, total_budget=6 * SLOTS)
+    play(allocator, 2)
+    longer = {"n_rounds": 7, "total_budget": 7 * SLOTS, "setting": "epochs"}
+    other = resumed(numbered, allocator.state_dict(), list(range(25)), **longer)
+    assert (len(other.bank), other.ledger.rounds_left, other.remaining_budget) == (25, 5, 5 * SLOTS)

@@ -309,3 +309,26 @@ def test_mangled_logs_never_crash(part, tmp_path, capsys):
 @pytest.mark.parametrize("part", range(10))
 def test_many_mangled_logs_never_crash(part, tmp_path, capsys):
     try_all(range(1000 * (part + 1), 1000 * (part + 2)), tmp_path, every=50)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+@pytest.mark.parametrize("bad", ["value", "syntax"])
+def test_a_bad_line_keeps_its_place_in_a_group_of_consecutive_lines(tmp_path, kind, bad):
+    lines = [f"{i // 8},{i % 2}" if kind == "csv" else f'{{"step": {i // 8}, "reward": {i % 2}}}' for i in range(32)]
+    if kind == "csv":
+        lines[5] = "0,x" if bad == "value" else "0"
+        lines.insert(0, "step,reward")
+    else:
+        lines[5] = '{"step": 0, "reward": "x"}' if bad == "value" else '{"step": 0, "rew'
+    file = tmp_path / f"log.{kind}"
+    file.write_text("\n".join(lines) + "\n")
+    log = read_log(file, group_size=4)
+    assert log.trials.tolist() == [4, 3] + [4] * 6
+    assert log.prompt_ids == tuple(f"group {i}" for i in range(8))
+
+
+def test_a_step_file_that_ends_within_a_group_does_not_shift_the_groups_of_the_next(tmp_path):
+    files = [tmp_path / f"train_data_step{step}.jsonl" for step in (1, 2, 3)]
+    for file, n in zip(files, (8, 7, 8), strict=True):
+        file.write_text("".join(f'{{"reward": {i % 2}}}\n' for i in range(n)))
+    assert read_log(*files, group_size=4).trials.tolist() == [4, 4, 4, 3, 4, 4]

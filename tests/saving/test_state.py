@@ -806,7 +806,7 @@ def test_a_resolving_allocators_state_holds_what_changes():
     state = policy.state_dict()
     assert set(state) == {
         "schema", "arguments", "class", "bank", "ledger", "rng", "plan", "batch_price", "prior_fit", "round", "deliveries",
-        "labels", "past",
+        "labels", "past", "told",
     }  # fmt: skip
     assert state["class"] == "ResolvingAllocator"
     assert state["plan"]["left"].tolist() == [2.0, 1.0]
@@ -848,7 +848,7 @@ def test_a_resolving_allocator_refuses_what_does_not_fit():
         good | {"plan": good["plan"] | {"tie": np.arange(4)}},
         r"^state\['plan'\]\['tie'\] must be int32 of shape \(3,\), got .*\(4,\)",
     )
-    for entry in set(good) - {"class", "schema", "arguments", "labels", "past"}:  # older states lack the last two
+    for entry in set(good) - {"class", "schema", "arguments", "labels", "past", "told"}:  # the last three are new
         lacking = {key: value for key, value in good.items() if key != entry}
         refuses(policy, lacking, rf"entries of a ResolvingAllocator, missing or foreign: \['{entry}'\]")
     told = new(visits=3)

@@ -76,6 +76,9 @@ class Allocator(TakesFeedback):
         "ledger": Field(),
         "_deliveries": Field(),
         "_past": Field(older=lambda _: RunHistory().state_dict()),
+        "_told": Field(
+            must="hold texts", holds=lambda told, _: all(isinstance(cause, str) for cause in told), older=lambda _: ()
+        ),
     }
     utility: SaturatingUtility
     prior_fit: PriorFit | None = None  # of the last refit
@@ -357,11 +360,11 @@ class Allocator(TakesFeedback):
         ``remaining_budget``        rollouts (or tokens) not dealt
         ``reserved_budget``         rollouts (or tokens) dealt and outstanding
         ``spent_budget``            rollouts (or tokens) reported, or begun and given up
-        ``projected_leftover``      rollouts that stay unspent if rounds go on as they did on average
+        ``projected_leftover``      rollouts (or tokens) that stay unspent if rounds go on as they did on average
         ``outstanding_rollouts``    rollouts dealt, neither reported, refunded, expired nor written off
         ``unreserved_rollouts``     rollouts reported beyond those outstanding: older logs, or expired before
         ``repeated_deliveries``     deliveries that had come before, and changed nothing
-        ``pacing_gap``              rollouts dealt ahead of the uniform schedule
+        ``pacing_gap``              rollouts (or tokens) dealt ahead of the uniform schedule
         ``allocating_rounds``       rounds that dealt anything
         ``mixed_group_rate``        share of reported groups with both successes and failures; NaN before the first
         ``never_right``             prompts that never earned anything in 64 rollouts or more: :meth:`audit`

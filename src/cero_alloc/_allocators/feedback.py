@@ -33,7 +33,7 @@ class TakesFeedback(Saved):
     ledger: RolloutLedger
     _log: RunLog | None = None
     _watch: Watch | None = None
-    _told: frozenset[str] = frozenset()  # causes that were warned of, or that need no warning
+    _told: tuple[str, ...] = ()  # causes that were warned of, or that need no warning
 
     def __init__(self, bank: BetaPosteriorBank, ledger: RolloutLedger) -> None:
         self.bank, self.ledger = bank, ledger
@@ -112,6 +112,7 @@ class TakesFeedback(Saved):
             if receipt is not None:
                 self._deliveries.keep(receipt)
             self._notice_excess(feedback, settled)
+            self._notice_settled()
 
     def observe(
         self,
@@ -189,6 +190,7 @@ class TakesFeedback(Saved):
             if receipt is not None:
                 self._deliveries.keep(receipt)
             self._notice_excess(batch.feedback, settled)
+            self._notice_settled()
             return advantages
 
     def _received(self, method: str, delivery_id: DeliveryId, feedback: Feedback, *more: IntArray) -> Receipt | None:
@@ -209,9 +211,12 @@ class TakesFeedback(Saved):
         self._learn(rows, won, n)
         if self._log is not None and belief is not None:
             self._log = self._log.write(number or self.ledger.round, self.bank.index, feedback, belief)
+        return settled
+
+    def _notice_settled(self) -> None:
+        """Write the report a last time once nothing of a finished run is outstanding, whatever settled the rest."""
         if self._watch is not None and self.ledger.finished and not self.ledger.reserved:
             self._round_over()
-        return settled
 
     def _round_over(self) -> None:
         """Write the report anew where it is due."""
@@ -232,7 +237,7 @@ class TakesFeedback(Saved):
     def _tell(self, cause: str, text: str) -> None:
         """Warn once of a cause."""
         if cause not in self._told:
-            self._told |= {cause}
+            self._told += (cause,)
             warn(text)
 
     @locked
@@ -417,9 +422,10 @@ class TakesFeedback(Saved):
         if older_than is not None:
             age = integer("older_than", older_than, least=0, remedy="Count the rounds opened since.")
         self._grow()
-        _, rollouts = self.ledger.expire(age)
-        if rollouts.any():
-            self._told |= {"excess"}  # they may still be reported
+        rows, rollouts = self.ledger.expire(age)
+        if rows.size and "excess" not in self._told:  # also where only parts of units expired, which stay spent
+            self._told += ("excess",)  # they may still be reported
+        self._notice_settled()
         return int(rollouts.sum())
 
     # ------------------------------------------------------------ what a subclass defines
@@ -471,3 +477,4 @@ class TakesFeedback(Saved):
         getattr(self.ledger, method)(rows, n, self.bank.index.name, number)
         if receipt is not None:
             self._deliveries.keep(receipt)
+        self._notice_settled()

@@ -188,7 +188,7 @@ class FenchelDualAllocator(Allocator):
         # Exposure and offers when the plan last changed, from which the visits count; one entry while it has not changed.
         self._start, self._offers_before = np.zeros(1), np.zeros(1, dtype=np.int64)
         self._catch_up = flag("catch_up", catch_up)
-        self._fits(None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None."))
+        refits = None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None.")
         self._rng = generator(seed)
         self._slopes = np.minimum(1.0, 4.0 * bank.evidence.values(None))
         self._tie = tie_ranks(self._rng, len(bank))
@@ -208,6 +208,7 @@ class FenchelDualAllocator(Allocator):
             catch_up=catch_up,
             fit_every=fit_every,
         )
+        self._fits(refits)  # last: it changes the bank, which an error must not
 
     @property
     @locked

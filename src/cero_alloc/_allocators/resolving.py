@@ -259,7 +259,7 @@ class ResolvingAllocator(Safeguards):
         if exploration is None:
             exploration = _EXPLORATION if fit_every is not None and order == "best" else 0.0
         bonus = real("exploration", exploration, low=0.0, high=np.inf, remedy="Count posterior standard deviations.")
-        self._fits(None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None."))
+        refits = None if fit_every is None else integer("fit_every", fit_every, least=1, remedy="Or None.")
         self._rng = generator(seed)
         self._plan = Plan(
             bank,
@@ -306,6 +306,7 @@ class ResolvingAllocator(Safeguards):
             remedy = "Floors hold for the total of a round, which two waves only know at its end."
             raise ValueError(error_text("floors", "be None with waves = 2", floors, remedy))
         self._guard(groups, floors, retire_at, retire_after, review, rounds)
+        self._fits(refits)  # last: it changes the bank, which an error must not
 
     @property
     def min_rollouts(self) -> int:
@@ -422,10 +423,13 @@ class ResolvingAllocator(Safeguards):
 
     def _dealt(self, rows: IntArray | None, size: int, window: Window, *, taken: int = 0) -> IntArray:
         """Return the units of the prompts on offer within a window, below the cap by those ``taken`` in the first wave."""
-        self._plan.offered, self._plan.most = max(1, size), self.horizon.max_units - taken
-        known = self._streaming is None or self._knows(size)
-        units, self._batch_price = (self._strategy if known else self._streaming).deal(rows, *window)  # type: ignore[union-attr]
-        self._plan.most = self.horizon.max_units
+        plan, streaming = self._plan, self._streaming
+        strategy = self._strategy if streaming is None or self._knows(size) else streaming
+        plan.offered, plan.most = max(1, size), plan.max_units - taken
+        try:
+            units, self._batch_price = strategy.deal(rows, *window)
+        finally:  # an interrupted second wave must not shorten the visits of later rounds
+            plan.most = plan.max_units
         return units
 
     def _probes(self, waves: int, order: Order, signal: Signal) -> int:

@@ -50,23 +50,22 @@ class Retirement:
             Rank of prompts with equal means.
         """
         evidence, now = self.bank.evidence, self.ledger.round + 1
-        due = np.zeros(evidence.size, dtype=np.int64) if evidence.resting is None else evidence.resting.copy()
+        before = np.zeros(evidence.size, dtype=np.int64) if evidence.resting is None else evidence.resting
+        due = before.copy()
         self._review(np.flatnonzero((due > 0) & (due <= now)), due)
         alpha, beta = evidence.posterior(None)
         mean, known = alpha / (alpha + beta), alpha + beta - (evidence.a0 + evidence.b0)
-        out = np.zeros(evidence.size, dtype=bool) if evidence.retired is None else evidence.retired
-        if evidence.resting is not None:
-            out = out & (evidence.resting == 0)  # those of the user
+        out = np.zeros(evidence.size, dtype=bool)
+        if evidence.retired is not None:
+            out = evidence.retired & (before == 0)  # those of the user
         solved = (mean >= self.at) & (known >= self.after - 1e-9)
         rows = np.flatnonzero(~out & (solved | (due > 0)))
         rows = rows[np.lexsort((tie[rows], mean[rows]))]  # the least sure ones first: they are the first to stay
         rows = self._spared(rows, out, offer, least, left)
         due[rows] = np.where(due[rows] > 0, due[rows], now + self.review)
-        resting = np.zeros(evidence.size, dtype=np.int64)
+        resting = np.zeros_like(before)
         resting[rows] = due[rows]
-        if not np.array_equal(resting, 0 if evidence.resting is None else evidence.resting) and (
-            resting.any() or evidence.resting is not None
-        ):
+        if not np.array_equal(resting, before):
             evidence.rest(resting)
 
     def _review(self, rows: IntArray, due: IntArray) -> None:

@@ -150,8 +150,10 @@ def run_warnings(ledger: RolloutLedger, metrics: dict[str, float], shares: Share
     ours, uniform = (
         (total["value"], total["uniform"]["value"]) if shares.single else (total["mixed"], total["uniform"]["mixed"])
     )
-    if total["won"] in (0.0, total["reported"]) and total["reported"] >= _LEAST_REPORTED:
-        found.append("All rewards are equal, so that nothing was taught. Look at answers and grader.")
+    alike = total["won"] in (0.0, total["reported"])
+    if total["reported"] >= _LEAST_REPORTED and (alike or (not shares.single and total["mixed"] <= 0.0)):
+        where = "" if alike else " within every group"
+        found.append(f"All rewards are equal{where}, so that nothing was taught. Look at answers and grader.")
     if (
         shares.comparable
         and total["reported"] >= _LEAST_REPORTED

@@ -131,12 +131,7 @@ class RunHistory(Stateful):
 
     def rows(self) -> dict[str, FloatArray]:
         """Return the columns over all rows, with the first and the last round of each."""
-        table = self.table.copy()
-        if self.rounds:
-            if (self.rounds - 1) // self.span == len(table):
-                table = np.vstack((table, self.open))
-            else:
-                _add(table[-1], self.open)
+        table = self._closed(self.table.copy()) if self.rounds else self.table
         begun = self.first + self.span * np.arange(len(table))
         ends = np.minimum(begun + self.span, self.first + self.rounds) - 1
         columns = {name: table[:, place] for name, place in _PLACE.items()}
@@ -149,16 +144,20 @@ class RunHistory(Stateful):
 
     def _fold(self) -> None:
         """Add the open round to the closed ones."""
-        place = (self.rounds - 1) // self.span
-        if place == MOST_ROWS:
+        if (self.rounds - 1) // self.span == MOST_ROWS:
             even, odd = self.table[::2], self.table[1::2]
             self.table = even + odd
             self.table[:, _LEFT] = odd[:, _LEFT]
-            self.span, place = 2 * self.span, place // 2
-        if place == len(self.table):
-            self.table = np.vstack((self.table, self.open))
-        else:
-            _add(self.table[place], self.open)
+            self.span *= 2
+        self.table = self._closed(self.table)
+
+    def _closed(self, table: FloatArray) -> FloatArray:
+        """Return the table with the open round: added to its last row in place, or as a new one where that is full."""
+        if (self.rounds - 1) // self.span == len(table):
+            return np.vstack((table, self.open))
+        table[-1, :_LEFT] += self.open[:_LEFT]
+        table[-1, _LEFT] = self.open[_LEFT]
+        return table
 
 
 def alike_chances(a: FloatArray, b: FloatArray, size: int | IntArray) -> tuple[FloatArray, FloatArray]:
@@ -203,11 +202,6 @@ def uniform_shares(a: FloatArray, b: FloatArray, rollouts: int, groups: int) -> 
 def histogram(a: FloatArray, b: FloatArray) -> IntArray:
     """Return how many of the posterior means are in each of the equal bins over [0, 1]."""
     return np.bincount(np.minimum((a / (a + b) * BINS).astype(np.int64), BINS - 1), minlength=BINS)
-
-
-def _add(row: FloatArray, more: FloatArray) -> None:
-    row[:_LEFT] += more[:_LEFT]
-    row[_LEFT] = more[_LEFT]
 
 
 def _every(size: int, turn: int) -> tuple[int, int, int]:

@@ -77,7 +77,7 @@ class OpenWaves:
         return np.divide(self.won, self.seen, out=np.zeros(self.won.size), where=self.seen > 0)
 
     def reported(
-        self, bank: Rewards, n: npt.ArrayLike, won: npt.ArrayLike, unit_size: int
+        self, rewards: Rewards, n: npt.ArrayLike, won: npt.ArrayLike, unit_size: int
     ) -> tuple[IntArray, FloatArray]:
         """Check the report of the last wave and return rollouts and successes in order of ascending rows."""
         rollouts, sums = counts("counts", n, self.named), successes("successes", won, self.named)
@@ -88,15 +88,15 @@ class OpenWaves:
             raise ValueError(
                 error_text("counts", f"be between 0 and the {dealt[i]} dealt", int(rollouts[i]), remedy, i)
             )
-        rewards = bank.mapped_sums(sums, rollouts)
-        for i in np.flatnonzero(~((rewards >= 0.0) & (rewards <= rollouts)))[:1].tolist():
+        mapped = rewards.mapped_sums(sums, rollouts)
+        for i in np.flatnonzero(~((mapped >= 0.0) & (mapped <= rollouts)))[:1].tolist():
             condition = f"be between 0 and counts[{i}] = {rollouts[i]}"
-            if bank.low != 0.0 or bank.high != 1.0:
+            if rewards.low != 0.0 or rewards.high != 1.0:
                 condition = (
-                    f"be a sum of rewards between {bank.low:g} and {bank.high:g} over counts[{i}] = {rollouts[i]}"
+                    f"be a sum of rewards between {rewards.low:g} and {rewards.high:g} over counts[{i}] = {rollouts[i]}"
                 )
             raise ValueError(error_text("successes", condition, float(sums[i]), remedy, i))
-        return rollouts[self.order], rewards[self.order]
+        return rollouts[self.order], mapped[self.order]
 
 
 def _pool_size(state: Mapping[str, Any]) -> int:

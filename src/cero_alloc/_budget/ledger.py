@@ -258,7 +258,7 @@ class RolloutLedger(Stateful):
         fresh[:, _OFFERS] = -self._pool_rounds  # they joined after these rounds
         self.accounts = np.concatenate([self.accounts, fresh])
         self.costs.grow(extra)
-        self.journal.note(None)
+        self.journal.grow(n_prompts)
 
     def checked_extension(self, rollouts: Any, rounds: SupportsIndex) -> tuple[float, int]:
         """Return budget and rounds to add; raise where more would be taken away than is left."""

@@ -60,9 +60,10 @@ class Dealer:
                 f"rollouts must carry the prompt they were asked for, got {unknown!r}. Pass its id through unchanged."
             )
         values = self._successes(rewards)
-        if round is None or isinstance(round, int):
+        if round is None or isinstance(round, (int, np.integer)):
             advantages: FloatArray = self.allocator.observe(prompts, values, round=round, **scoring)
         else:
+            self.allocator.bank.index.rows(prompts)  # unknown ids, before any round is counted
             advantages, rounds = np.zeros(values.size), np.asarray(round)
             for number in np.unique(rounds).tolist():
                 places = np.flatnonzero(rounds == number)

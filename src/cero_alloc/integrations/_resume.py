@@ -45,9 +45,9 @@ def resumed(
     ValueError
         For another allocator, other settings, or a shorter run than the checkpoint's.
     """
-    horizon = state["ledger"]["horizon"]
+    horizon, ids = state["ledger"]["horizon"], state["bank"]["prompt_ids"]
     allocator = build(
-        list(state["bank"]["prompt_ids"][: horizon["n_prompts"]]),
+        list(range(ids) if isinstance(ids, int) else ids)[: horizon["n_prompts"]],  # a number: the ids 0, 1, 2, ...
         n_rounds=horizon["n_rounds"],
         total_budget=horizon["total_budget"],
     )

@@ -278,7 +278,7 @@ class LeaseBook:
         return lease in self._leases
 
     def expire(self) -> list[int]:
-        """Refund the leases whose time is over, as every other call does first.
+        """Refund the leases whose time is over, as lend, report, renew and metrics do first.
 
         Returns
         -------

@@ -204,6 +204,8 @@ class _Reader:
         """Add a file."""
         self._file = file
         self._step = None if file == "-" else step_in_name(file)
+        if self._step is not None and self._plan is not None and self._plan.per_group:
+            self._line_in_group += -self._line_in_group % self._plan.per_group  # no group goes over two steps
         self.tally.start_file(file)
         self._where = self._options.where
         kind = self._options.format or FORMATS.get(suffix(file))
@@ -429,16 +431,17 @@ class _Reader:
                 self._take(lines, range(number, number + len(lines)), fast, one)
 
     def _take_one(self, fields: Any, number: int, text: str, *, stray: bool = False) -> None:
+        place = self._line_in_group
         try:
             found = fields()
             if self._kept(found):
                 self.tally.add(self._placed(found))
-        except WrongWidth as error:
-            if stray:
-                raise
-            self.tally.complain(number, str(error), text)
         except _ODD as error:
+            if stray and isinstance(error, WrongWidth):
+                raise
             self.tally.complain(number, str(error) or "not readable", text)
+            # A bad line keeps its place, so that the next group begins where it would.
+            self._line_in_group = max(self._line_in_group, place + 1)
         self.tally.n_lines += 1
 
     def _kept(self, found: dict[str, list[Any]]) -> bool:
