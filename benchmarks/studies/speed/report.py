@@ -172,8 +172,13 @@ def draw(file: Path, curves: Curves) -> None:
     from cero_alloc.plotting import DASHES, MARKERS, policy_styles
 
     figure, ax = pyplot.subplots(figsize=(7.0, 4.4), layout="constrained")
+
+    def per_prompt(curve: tuple[str, dict[int, list[float]]]) -> float:
+        size, times = max(curve[1].items())
+        return float(np.median(times)) / size
+
     plain = 0  # solvers beside the package's own: a rule keeps its colour, and each has dashes and a marker
-    for name, points in sorted(curves.items(), key=lambda curve: -float(np.median(next(iter(curve[1].values()))))):
+    for name, points in sorted(curves.items(), key=per_prompt, reverse=True):
         rule, _, how = name.partition(", ")
         style = policy_styles([rule])[rule] | {"label": name, "marker": ".", "linewidth": 1.1}
         if name.endswith("Allocator"):
@@ -188,11 +193,13 @@ def draw(file: Path, curves: Curves) -> None:
             plain += 1
             style |= {"linestyle": DASHES[plain % len(DASHES)], "marker": MARKERS[plain], "markersize": 4}
         ax.plot(list(points), [float(np.median(times)) for times in points.values()], **style)
-    ax.set(xscale="log", yscale="log", xlabel="prompts", ylabel="time to decide 8 rollouts for every prompt (s)")
+    ax.set(xscale="log", yscale="log", xlabel="prompts", ylabel="time to divide 8 rollouts per prompt (s)")
     ax.grid(which="major", color="0.92", linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_axisbelow(True)
     small = {"fontsize": "small", "title_fontsize": "small"}
-    figure.legend(title="slow to fast", loc="outside right center", frameon=False, handlelength=3.0, **small)
+    figure.legend(
+        title="slow to fast at the largest pool", loc="outside right center", frameon=False, handlelength=3.0, **small
+    )
     figure.savefig(file, dpi=160)
     pyplot.close(figure)
