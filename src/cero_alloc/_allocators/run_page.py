@@ -68,8 +68,9 @@ def _verdict(ledger: RolloutLedger, shares: Shares) -> str:
     if not total["reported"]:
         return f"{spent} No rewards yet."
     if shares.single:
-        ours, theirs = (number(row["value"], 3) for row in (total, total["uniform"]))
-        return f"{spent} By the beliefs, a rollout's reward had a variance of {ours}; uniform's would have {theirs}."
+        ours, theirs = total["value"], total["uniform"]["value"]
+        found = f"{'more' if ours >= theirs else 'less'} variance than uniform's would: {number(ours, 3)} against {number(theirs, 3)}"
+        return f"{spent} By the beliefs, rewards had {percent(abs(ours / max(theirs, 1e-12) - 1.0), 0)} {found}."
     uniform = f"; uniform would have {percent(total['uniform']['mixed'], 0)}" if shares.comparable else ""
     return f"{spent} {percent(total['mixed'], 0)} of the rollouts were in mixed groups{uniform}."
 
