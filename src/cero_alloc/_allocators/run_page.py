@@ -291,8 +291,8 @@ def _difficulty(means: FloatArray, exposure: IntArray) -> str:
     middle = slice(2, 8)
     caption = (
         f"{percent(dealt[middle].sum(), 0)} of the rollouts went to prompts that are now estimated to be right 20% to 80% of the "
-        f"time; they are {percent(prompts[middle].sum(), 0)} of the prompts dealt. The mark is the share of the prompts, which "
-        "equal counts would have given."
+        f"time; they are {percent(prompts[middle].sum(), 0)} of the prompts dealt. Bars are shares of the rollouts, by success rate; "
+        "marks are shares of the prompts, which equal counts would have given."
     )
     rows = zip(names, dealt.tolist(), [f"<b>{percent(share, 0)}</b>" for share in dealt], strict=True)
     numbers = table(
