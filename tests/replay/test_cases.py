@@ -127,6 +127,7 @@ REFUSED = [
     ("12_nemo_rl", {}, ("prompt_id", "--group-size")),
     ("37_difficulty_fraction.jsonl", {"reward": "difficulty"}, ("step", "--step none")),
     ("37_difficulty_fraction.jsonl", {"step": "none"}, ("--reward",)),
+    ("46_pass_rate_only.csv", {"trials": 8}, ("try --reward pass_rate",)),
     ("39_aggregated_only.jsonl", {}, ("rollouts", "log_completions", "rollout_data_dir")),
 ]
 PARQUET = "42_trl_completions_00001.parquet"
@@ -742,6 +743,8 @@ def test_rewards_outside_the_told_range_are_refused(tmp_path):
         ({"step": 3, "reward": 1, "text": "x"}, {}, ("--prompt-id", "--group-size", "'text'")),
         ({"prompt": "q", "reward": 1, "note": 2}, {}, ("--step", "'note'")),
         ({"prompt": "q", "step": 1, "quality": 2}, {}, ("--reward", "'quality'")),
+        ({"prompt": "q", "length": 90, "rate": 0.25}, {"trials": 8}, ("a rate of 8 rollouts; try --reward rate",)),
+        ({"prompt": "q", "step": 1, "length": 90}, {"trials": 8}, ("a rate of 8 rollouts, got",)),
         ({"prompt": "q", "step": 1, "reward": 1}, {"reward": "Score"}, ("'Score'", "'reward'")),
         ({"prompt": "q", "step": 1, "reward": 1}, {"where": "split"}, ("where", "split=train")),
         ({"prompt": "q", "step": 1, "reward": 1}, {"group_size": 0}, ("group_size",)),

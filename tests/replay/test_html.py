@@ -219,6 +219,30 @@ def test_captions_say_what_the_numbers_are(data):
     assert "took 55% of the rollouts: 40% were in groups that were all wrong, 10% all right." in text
 
 
+def test_the_verdict_s_figure_stands_in_a_caption_and_its_rule_is_bold(data):
+    page = Page(report_html(data))
+    (row,) = (row for row in data["less"]["policies"] if row["name"] == "training_allocator")
+    share, kept, low, high = (
+        f"{100 * row[key]:.0f}" for key in ("mixed_share", "kept", "kept_interval_low", "kept_interval_high")
+    )
+    assert (
+        f"The {share}% of training_allocator's rollouts hold {kept}% [{low}, {high}] of all mixed groups of the log"
+        in page.text
+    )
+    assert f"kept {kept}% of the mixed groups [{low}, {high}]" in data["verdict"]
+    assert len(page.of("tr", class_="bold")) == 2  # with fewer rollouts, and with the same
+    assert len(page.of("div", class_="row bold")) == 1
+    data["less"] = None
+    assert "of all mixed groups of the log" not in Page(report_html(data)).text
+
+
+def test_notes_stand_with_their_table_and_are_no_warnings(data):
+    (note,) = (note for note in data["notes"] if "not in the log" in note)
+    page = Page(report_html(data))
+    assert not any("policies more than 5%" in warning for warning in data["warnings"])
+    assert page.texts.index(note) > page.texts.index("All policies with the same rollouts")
+
+
 def test_text_from_the_log_is_escaped(data):
     bad = '"><script>alert(1)</script>&amp;'
     line = {"number": 7, "reason": bad, "text": bad}
@@ -332,3 +356,8 @@ def test_an_allocator_s_own_log_stands_beside_uniform(capsys, tmp_path, monkeypa
     assert rows["Ratio of the variances"][0].startswith(number(own.ratio, 2))
     assert ("Rollouts in mixed groups" in rows) == (size == 8)
     assert "under other policies" not in page.text
+    outcomes = [
+        row[0] for row in page.table("Prompts by what became of their " + ("groups" if size == 8 else "rollouts"))
+    ]
+    assert ("solved: the last 8 rollouts right" in outcomes) == (size == 1)
+    assert any(outcome.startswith("never a mixed group") for outcome in outcomes) == (size == 8)

@@ -1,6 +1,7 @@
 """Replays: every policy gets the log's totals, no outcome is used twice, and the figures are what they say."""
 
 import json
+import re
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,7 @@ from cero_alloc.replay._outcomes import CountedOutcomes, ListedOutcomes, logged_
 from cero_alloc.replay._policies import default_policies, step_totals
 from cero_alloc.replay._reader import read_log
 from cero_alloc.replay._replay import replay
-from cero_alloc.replay._report import replay_report, report_json, report_rows, row_names
+from cero_alloc.replay._report import notes_of, replay_report, report_json, report_rows, row_names
 from cero_alloc.replay._settings import learn_settings, python_lines
 from cero_alloc.replay._text import report_text
 from cero_alloc.simulation import epoch_batches
@@ -591,6 +592,45 @@ def test_the_report_warns():
     assert "every prompt was seen in one step only" in once
     assert "2 prompts are too few" in once
     assert "no prompt was in two steps" in once
+
+
+def test_a_verdict_points_to_the_warnings_that_touch_it():
+    log = simulated_log()
+    doubtful = replace(log, reading=replace(log.reading, doubts=("steps go backwards.",)))
+    plain, pointing = (replay_report("x", log, n_boot=20) for log in (log, doubtful))
+    assert plain.verdict == pointing.verdict
+    assert said(plain).startswith(plain.verdict.text)
+    assert said(pointing).startswith(f"See the warnings below: {plain.verdict.text}")
+
+
+def test_a_rule_behind_uniform_with_more_in_mixed_groups_has_larger_ones():
+    log = simulated_log()
+    result = replay(log, n_boot=20)
+    rule = replace(
+        result.row("training_allocator"), mean_group=12.0, mixed_share=0.78, difference_interval=(-9.3, -3.5)
+    )
+    others = tuple(row for row in result.rows if row.name != rule.name)
+    uniform = result.row("Uniform")
+
+    def told(row):
+        return [note for note in notes_of(replace(result, rows=(row, *others))) if note.startswith(rule.name)]
+
+    (note,) = told(rule)
+    assert f"12 rollouts on average against {uniform.mean_group:.3g}: 78% of its rollouts" in note
+    assert note.endswith(f"against {uniform.mixed_share:.0%}.")
+    for other in ({"difference_interval": (-1.0, 1.0)}, {"mean_group": 4.0}, {"mixed_share": 0.0}):
+        assert told(replace(rule, **other)) == []
+    assert not any(note.startswith(rule.name) for note in notes_of(replace(result, rows=others)))
+
+
+def said(report):
+    return " ".join(report_text(report).split())
+
+
+def test_the_page_that_the_report_names_exists():
+    page = re.search(r"\(page: (.*?)\)", said(replay_report("x", simulated_log(), n_boot=5)))[1]
+    pages = Path(__file__).parents[2] / "docs"
+    assert any(file.read_text(encoding="utf-8").startswith(f"# {page}\n") for file in pages.glob("*.md"))
 
 
 def test_the_doubts_of_the_reader_are_warnings(tmp_path):

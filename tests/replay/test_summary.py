@@ -1,11 +1,15 @@
 """What a log tells without a replay, against loops over its groups and against known rates."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cero_alloc.replay import RolloutLog, replay
+from cero_alloc.replay._report import ReplayReport, kinds_of
 from cero_alloc.replay._results import UNIFORM
 from cero_alloc.replay._settings import learn_settings
 from cero_alloc.replay._summary import (
@@ -19,6 +23,7 @@ from cero_alloc.replay._summary import (
     summary_json,
     summary_of,
 )
+from cero_alloc.replay._text import report_text
 
 
 def counts_log(prompt, step, wins, sizes):
@@ -95,6 +100,32 @@ def test_the_outcome_of_a_prompt_is_that_of_its_groups(seed):
     assert sorted(row["prompt_id"] for row in rows) == sorted(log.prompt_ids)
     places = [OUTCOMES.index(row["outcome"]) for row in rows]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_single_rollouts_of_a_prompt_are_judged_together(own):
+    runs = ["0" + 8 * "1", "0" + 7 * "1", 9 * "1", 9 * "0", 8 * "1" + "0", "01", "11", "1"]
+    visits = [(p, step, int(won)) for p, run in enumerate(runs) for step, won in enumerate(run)]
+    prompt, step, wins = map(np.array, zip(*visits, strict=True))
+    log = counts_log(prompt, step, wins, np.ones(wins.size, dtype=int))
+    log = replace(log, reading=replace(log.reading, dealt_by="Some" if own else "", pool=8))
+    found, right = [OUTCOMES[i] for i in prompt_table(log).outcome], "always right"
+    assert found == ["solved", "mixed", right, "always wrong", "mixed", "mixed", right, right]
+    assert over_steps(log) == []  # no group is dead
+    split = summary_json(summary_of(log))["prompts_split"]
+    assert (split["single"], split["never_mixed"], split["solved"]) == (True, None, 1)
+    text = report_text(ReplayReport("x", log, summary_of(log)))
+    assert re.search(r"single rollouts +49 +100\.0%", text)
+    assert re.search(r"dead: all rewards equal +0 +0\.0%", text)
+    assert re.search(r"solved: the last 8 rollouts right +1 +9\n", text)
+    assert "never mixed" not in text
+
+
+def test_a_single_rollout_among_groups_is_a_dead_group():
+    log = counts_log([0, 1], [0, 0], [4, 1], [8, 1])
+    assert not prompt_table(log).single
+    assert over_steps(log)[0].rollouts == 9
+    assert kinds_of(log)["dead: all rewards equal"].tolist() == [False, True]
 
 
 @given(st.integers(0, 1000), st.floats(0.1, 1.0))

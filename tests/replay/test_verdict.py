@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cero_alloc.replay import RolloutLog, default_policies, replay, verdict
+from cero_alloc.replay._verdict import counted
 from cero_alloc.simulation import epoch_batches
 
 KINDS = ("waste", "uniform", "small", "filtered", "one sided")
@@ -114,6 +115,7 @@ def test_the_texts_hold_the_figures():
         (np.zeros(50), "One sided: 100% of your rollouts were in groups that were all wrong. Add easier prompts."),
         (np.append(np.ones(99), 0.5), "One sided: 99% of your rollouts were in groups that were all right. Add harder"),
         (np.full(10, 0.4), "Too small to say: 10 prompts, and 20 are needed."),
+        (np.full(1, 0.4), "Too small to say: 1 prompt, and 20 are needed."),
         (np.repeat([0.0, 1.0], 30), "Too small to say: 0 groups are mixed."),
     ],
 )
@@ -127,6 +129,12 @@ def test_single_rollouts_are_no_groups():
     prompt, reward = np.tile(np.arange(30), 3), np.arange(90.0) % 2
     log = RolloutLog.of_rows(tuple(map(str, range(30))), prompt, step, reward, np.ones(90, int), n_lines=90)
     assert verdict(log, half_of(log, 20)).text.startswith("Too small to say: every group is a single rollout")
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 groups are"), (1, "1 group is"), (1200, "1,200 groups are")])
+def test_numbers_agree_with_their_nouns(number, text):
+    assert counted(number, "group", "is", "are") == text
+    assert counted(number, "group") == text.rsplit(" ", 1)[0]
 
 
 def test_gains_that_straddle_what_is_worth_acting_on_are_not_decided():

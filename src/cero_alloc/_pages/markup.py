@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 NONE = "\N{EN DASH}"  # a figure that is missing
+_BOLD = '<tr class="bold">'
 _LONG = 20  # letters of a row's head that may wrap on a phone, but not at every word
 
 # The colours of outcomes differ in lightness or hue for every kind of colour vision, and from the background by at least 3:1.
@@ -57,7 +58,7 @@ svg { display: block; width: 100%; }
 .row .value { grid-area: value; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .dots .plot { align-self: stretch; position: relative; min-height: 26px; }
 .dots .plot > svg { position: absolute; inset: 0; height: 100%; overflow: visible; } .bars .plot > svg { height: 18px; }
-.marked .name, .marked .value b { font-weight: 700; } .value b { font-weight: 400; }
+.marked .name, .marked .value b, .bold .name, .bold .value b, tr.bold > * { font-weight: 700; } .value b { font-weight: 400; }
 .head, .row small, .size { color: var(--quiet); font-size: .8125rem; }
 .head { align-items: end; } .head .value { white-space: normal; }
 .dots .head .plot { align-self: end; min-height: 18px; fill: var(--quiet); }
@@ -148,14 +149,17 @@ def with_interval(row: dict[str, Any], key: str, *, digits: int = 1, sign: str =
     return f"{percent(value, digits) if share else number(value, digits, sign)} [{ends}]"
 
 
-def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: bool = False) -> str:
+def table(
+    caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: bool = False, bold: str | None = None
+) -> str:
     """Return a table that scrolls in a box of its own; the first cell of a row is its head, and all cells are escaped.
 
-    ``words`` sets cells of text to the left.
+    ``words`` sets cells of text to the left; the row with the head ``bold`` is bold.
     """
     head = "".join(f'<th scope="col">{safe(name)}</th>' for name in heads)
     body = "".join(
-        f"<tr>{_row_head(first)}{''.join(f'<td>{safe(cell)}</td>' for cell in rest)}</tr>\n" for first, *rest in rows
+        f"{_BOLD if first == bold else '<tr>'}{_row_head(first)}{''.join(f'<td>{safe(cell)}</td>' for cell in rest)}</tr>\n"
+        for first, *rest in rows
     )
     kind = ' class="words"' if words else ""
     return (

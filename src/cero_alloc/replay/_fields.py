@@ -142,13 +142,21 @@ def find_plan(
                     raise lack(f"the column {name!r}", role, columns)
     if "prompt_id" not in found and per_group is None:
         raise lack("a column for the prompt_id", "prompt_id", columns)
+    if told.get("reward") is None:
+        _find_reward(columns, found, sample, lack, preset)
+    if trials is not None and not {"reward", "successes"} & found.keys():
+        taken = {name for names in found.values() for name in names}
+        rate = next((name for name in columns if name not in taken and _is_rate(sample, name)), None)
+        raise lack(
+            f"a column for the reward, a rate of {trials} rollouts{f'; try --reward {rate}' if rate else ''}",
+            "reward",
+            columns,
+        )
     no_step = named_step or preset.names.get("step") == ()
     if told.get("step") == "none" or ("step" not in found and no_step):
         found.pop("step", None)
     elif "step" not in found:
         raise lack("a column for the step", "step", columns)
-    if told.get("reward") is None:
-        _find_reward(columns, found, sample, lack, preset)
     counted = {"successes", "trials"} <= found.keys() and told.get("reward") is None and trials is None
     if told.get("successes") is None and (preset.names.get("reward") or preset.others):
         counted = False
@@ -203,6 +211,14 @@ def _is_number(sample: Sequence[dict[str, Any]], name: str) -> bool:
             return {str(value).lower() for value in told} <= WORDS.keys()
         return all(isinstance(value, str) for row in sample for value in row.values())
     return bool(told) and all(isinstance(value, (int, float)) for value in told)
+
+
+def _is_rate(sample: Sequence[dict[str, Any]], name: str) -> bool:
+    """Whether a column holds numbers from 0 to 1."""
+    try:
+        return bool(sample) and all(0.0 <= float(value_at(row, name)) <= 1.0 for row in sample)
+    except (Missing, TypeError, ValueError):
+        return False
 
 
 def _find_reward(columns: list[str], found: dict[str, tuple[str, ...]], sample: Any, lack: Any, preset: Preset) -> None:

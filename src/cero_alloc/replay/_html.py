@@ -20,7 +20,9 @@ from cero_alloc._pages.markup import (
     with_interval,
 )
 
+from ._summary import SINGLE_OUTCOMES
 from ._svg import policies_figure, sizes_figure, steps_figure
+from ._verdict import RULE
 
 _MOST_SIZES = 12  # of groups, shown
 _OFFERS = {"batch": "the prompts that the log visited in it", "pool": "all prompts"}
@@ -192,6 +194,7 @@ def _policies(data: dict[str, Any]) -> str:
             ]
             for row in rows
         ),
+        bold=RULE,
     )
     note = (
         f"Each step offered {_OFFERS[data['offer']]}, and its total; at most {number(data['max_rollouts'])} rollouts per prompt and step. "
@@ -199,7 +202,8 @@ def _policies(data: dict[str, Any]) -> str:
         "prompt than were logged; it is spent and counts in no other column. Smaller groups raise the rate: compare policies with "
         "similar mean groups."
     )
-    return body + paragraph(note) + "".join(paragraph(f"Left out: {reason}") for reason in data.get("left_out") or [])
+    more = [*(data.get("notes") or []), *(f"Left out: {reason}" for reason in data.get("left_out") or [])]
+    return body + paragraph(note) + "".join(map(paragraph, more))
 
 
 def _single_rollouts(data: dict[str, Any]) -> str:
@@ -221,9 +225,10 @@ def _prompts(data: dict[str, Any]) -> str:
     split = data.get("prompts_split")
     if not split:
         return ""
-    share = split.get("share") or {}
+    share, single = split.get("share") or {}, split.get("single")
+    names = {name.replace(" ", "_"): text for name, text in SINGLE_OUTCOMES.items()} if single else _OUTCOMES
     return table(
-        "Prompts by what became of their groups",
+        f"Prompts by what became of their {'rollouts' if single else 'groups'}",
         ["Prompts", "Number", "Share of prompts", "Share of rollouts"],
         (
             [
@@ -232,7 +237,7 @@ def _prompts(data: dict[str, Any]) -> str:
                 percent(split[key] / data["prompts"]),
                 percent(share.get(key)),
             ]
-            for key, text in _OUTCOMES.items()
+            for key, text in names.items()
             if key in split
         ),
     )

@@ -369,14 +369,14 @@ class _Reader:
 
     def _find_in(self, texts: list[str]) -> None:
         """Find the keys of a JSONL log in the first line that has all of them."""
-        sample = []
-        for text in texts[: 4 * _SAMPLE]:
+        own, sample = header_of(texts[0]) is not None, []
+        lines = [text for text in texts if text.strip() and header_of(text) is None]
+        for text in lines[: 4 * _SAMPLE]:
             try:
                 sample.append(json_object(text))
             except ValueError:
                 continue
-        own = header_of(texts[0]) is not None
-        self._find_keys(sample[own:], next((text for text in texts[own:] if text.strip()), ""))
+        self._find_keys(sample, lines[0] if lines else "")
         if own and self._plan is not None and self._plan.counted:
             self._plan = replace(self._plan, columns=self._plan.columns | {"squares": ("squares",)})
 

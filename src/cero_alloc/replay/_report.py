@@ -15,10 +15,10 @@ from ._log import RolloutLog
 from ._own import AgainstUniform, against_uniform
 from ._policies import default_policies
 from ._replay import replay
-from ._results import Offer, ReplayResult, ReplayRow
+from ._results import UNIFORM, Offer, ReplayResult, ReplayRow
 from ._settings import LearntSettings, learn_settings, python_lines
-from ._summary import Summary, summary_json, summary_of
-from ._verdict import Verdict, verdict
+from ._summary import Summary, singles, summary_json, summary_of
+from ._verdict import RULE, Verdict, counted, verdict
 
 _FEW_PROMPTS = 20  # with fewer prompts the bootstrap intervals are unreliable
 _MANY_UNANSWERED = 0.05  # share of the rollouts of a policy
@@ -93,8 +93,8 @@ def replay_report(
 
 
 def kinds_of(log: RolloutLog) -> dict[str, Any]:
-    """Return which groups are of each kind; single rollouts are no groups where an allocator dealt them."""
-    single = (log.trials == 1) & bool(log.reading.dealt_by)
+    """Return which groups are of each kind."""
+    single = singles(log)
     dead = log.dead & ~single
     right, wrong = dead & (log.successes == log.trials), dead & (log.successes == 0.0)
     equal = dead & ~right & ~wrong
@@ -106,7 +106,7 @@ def kinds_of(log: RolloutLog) -> dict[str, Any]:
 
 
 def warnings_of(report: ReplayReport) -> Iterator[str]:
-    """Yield the reasons to doubt the figures."""
+    """Yield the reasons to doubt the figures, those of the verdict among them."""
     log = report.log
     if log.broken:
         yield f"{report.name} is incomplete ({log.broken}). The lines before the break were used."
@@ -125,12 +125,25 @@ def warnings_of(report: ReplayReport) -> Iterator[str]:
             "offer. The table and the settings say nothing about later epochs."
         )
     if log.n_prompts < _FEW_PROMPTS:
-        yield f"{log.n_prompts} prompts are too few for bootstrap intervals. Do not rely on the marks."
-    asked = sum(row.unanswerable > _MANY_UNANSWERED for row in report.result.rows)
+        yield f"{counted(log.n_prompts, 'prompt', 'is', 'are')} too few for bootstrap intervals. Do not rely on the marks."
+
+
+def notes_of(result: ReplayResult) -> Iterator[str]:
+    """Yield what to know of the table at the logged number of rollouts."""
+    asked = sum(row.unanswerable > _MANY_UNANSWERED for row in result.rows)
     if asked:
         yield (
-            f"for {asked} of {len(report.result.rows)} policies more than {_MANY_UNANSWERED:.0%} of the rollouts are not in the "
-            "log. Their figures cover the remaining rollouts only."
+            f"For {asked} of {len(result.rows)} policies more than {_MANY_UNANSWERED:.0%} of the rollouts are not in the log. Their "
+            "figures cover the remaining rollouts only."
+        )
+    rule = next((row for row in result.rows if row.name == RULE), None)
+    uniform = result.row(UNIFORM)
+    # With more of its rollouts in mixed groups, a rule can only make fewer of them if they are larger.
+    if rule and rule.mark == "-" and rule.mixed_share > uniform.mixed_share and rule.mean_group > uniform.mean_group:
+        yield (
+            f"{RULE} makes fewer mixed groups than uniform here because its groups are larger, {rule.mean_group:.3g} rollouts on "
+            f"average against {uniform.mean_group:.3g}: {rule.mixed_share:.0%} of its rollouts are in mixed groups, against "
+            f"{uniform.mixed_share:.0%}."
         )
 
 
@@ -212,6 +225,7 @@ def report_json(report: ReplayReport) -> dict[str, Any]:
                 "budget": report.less.budget,
                 "policies": [_flat(row) for row in (*report.less.rows, report.less.logged)],
             },
+            "notes": list(notes_of(result)),
             "left_out": list(result.left_out),
             "calibration": {"before": asdict(settings.before), "after": asdict(settings.after)},
             "prior": asdict(settings.prior_fit),

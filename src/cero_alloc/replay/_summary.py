@@ -22,6 +22,13 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 _BINS = 20  # of the steps
 _LAST = 2  # groups that are all right, of a prompt that is solved
+_LAST_SINGLE = 8  # rollouts in their place where most are single: two right ones may be luck
+SINGLE_OUTCOMES: dict[Outcome, str] = {
+    "always wrong": "all rollouts wrong",
+    "always right": "all rollouts right",
+    "solved": f"solved: the last {_LAST_SINGLE} rollouts right",
+    "mixed": "in between",
+}  # in words, where most rollouts are single and no group can be mixed
 _MOST_LEVELS = 16  # distinct rewards; with more, equal rewards have no common model
 _FITTED = 20_000  # groups that a fit looks at
 _LEAST, _MOST = -7.0, 7.0  # natural logarithms of a prior's strength and of the other groups' weight
@@ -73,9 +80,7 @@ class SchemeRow:
 
 def over_steps(log: RolloutLog, bins: int = _BINS) -> list[StepBin]:
     """Return the shares of the grouped rollouts in at most ``bins`` bins of equally many steps; empty without groups."""
-    grouped = log.trials > (
-        1 if log.reading.dealt_by else 0
-    )  # single rollouts that an allocator dealt are no dead groups
+    grouped = ~singles(log)
     if not grouped.any():
         return []
     bins = min(bins, log.n_steps)
@@ -88,6 +93,12 @@ def over_steps(log: RolloutLog, bins: int = _BINS) -> list[StepBin]:
         for low, high, row in zip(edge[:-1].tolist(), edge[1:].tolist(), rollouts, strict=True)
         if row.any()
     ]
+
+
+def singles(log: RolloutLog) -> npt.NDArray[np.bool_]:
+    """Return which groups are single rollouts that are meant, and so not dead: an allocator dealt them, or there are no others."""
+    meant: npt.NDArray[np.bool_] = (log.trials == 1) & (bool(log.reading.dealt_by) or log.trials.max() == 1)
+    return meant
 
 
 def _kinds(log: RolloutLog) -> IntArray:
@@ -245,7 +256,8 @@ class PromptTable:
     """Outcome of every prompt over the log, in the order of ``prompt_ids``; arrays have shape (n_prompts,).
 
     A prompt is *always wrong* or *always right* if all its groups are, *never mixed* if its groups are some of each, *solved*
-    if it was mixed or wrong before but its last two groups are all right, and *mixed* otherwise.
+    if it was mixed or wrong before but its last two groups are all right, and *mixed* otherwise. Where most rollouts are
+    ``single``, solved asks for its last eight rollouts, and all other prompts with different rewards are mixed.
     """
 
     outcome: IntArray  # its place in OUTCOMES
@@ -254,6 +266,7 @@ class PromptTable:
     successes: FloatArray
     mixed_groups: IntArray
     last_mixed: FloatArray  # step, NaN for never
+    single: bool = False
 
     def counts(self) -> dict[Outcome, tuple[int, int]]:
         """Return the prompts of each outcome, and their rollouts."""
@@ -278,6 +291,7 @@ class PromptTable:
 def prompt_table(log: RolloutLog) -> PromptTable:
     """Return what became of every prompt."""
     n, kinds = log.n_prompts, _kinds(log)
+    single = bool(2 * (log.trials == 1).sum() > log.n_rollouts)
     mixed = np.bincount(log.group_prompt[kinds == 1], minlength=n)
     right = np.bincount(log.group_prompt[kinds == 2], minlength=n)
     wrong = np.bincount(log.group_prompt[kinds == 0], minlength=n)
@@ -285,15 +299,17 @@ def prompt_table(log: RolloutLog) -> PromptTable:
     last = np.full(n, np.nan)
     last[log.group_prompt[kinds == 1]] = log.steps[log.group_step[kinds == 1]]  # steps ascend: the last one stays
     order = np.lexsort((log.group_step, log.group_prompt))
-    end = np.append(changes(log.group_prompt[order])[1:], order.size)
-    tail = np.minimum(visits, _LAST)
-    rights = np.concatenate([[0], np.cumsum(kinds[order] == 2)])
-    solved = (visits >= _LAST) & (rights[end] - rights[end - tail] == tail)
-    never = (mixed == 0) & (not log.reading.dealt_by)  # single rollouts of both kinds are mixed over the visits
+    first = changes(log.group_prompt[order])
+    end = np.append(first[1:], order.size)
+    after = np.maximum.accumulate(np.where(kinds[order] == 2, 0, np.arange(1, order.size + 1)))  # the last not right
+    total = np.append(0, np.cumsum(log.trials[order] if single else np.ones(order.size)))
+    solved = total[end] - total[np.maximum(after[end - 1], first)] >= (_LAST_SINGLE if single else _LAST)
+    grouped = not (single or log.reading.dealt_by)  # single rollouts of both kinds are mixed over the visits
+    never = (mixed == 0) & grouped
     outcome = np.select([wrong == visits, right == visits, solved, never], [0, 1, 3, 2], 4)
     rollouts = np.bincount(log.group_prompt, log.trials, n).astype(np.int64)
     successes = np.bincount(log.group_prompt, log.successes, n).astype(np.float64)
-    return PromptTable(outcome, visits, rollouts, successes, mixed, last)
+    return PromptTable(outcome, visits, rollouts, successes, mixed, last, single)
 
 
 # ---------------------------------------------------------------- all of it
@@ -333,7 +349,8 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "single_rollouts": {"rows": [asdict(row) for row in summary.schemes]} if summary.schemes else None,
         "prompts_split": {
             **prompts,
-            "never_mixed": int((summary.prompts.mixed_groups == 0).sum()),
+            "single": summary.prompts.single,
+            "never_mixed": None if summary.prompts.single else int((summary.prompts.mixed_groups == 0).sum()),
             "share": {
                 "never_mixed": _of_rollouts(summary.prompts, summary.prompts.mixed_groups == 0),
                 "solved": _of_rollouts(summary.prompts, summary.prompts.outcome == OUTCOMES.index("solved")),

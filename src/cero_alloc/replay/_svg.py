@@ -19,9 +19,9 @@ from cero_alloc._pages.charts import (
 from cero_alloc._pages.markup import missing, number, percent, safe, table, with_interval
 
 from ._results import UNIFORM
+from ._verdict import RULE
 
 LOGGED = "as logged"
-_RULE = "training_allocator"
 
 
 def steps_figure(bins: list[Row]) -> str:
@@ -67,12 +67,17 @@ def policies_figure(rows: list[Row], budget: float | None) -> str:
         return ""
     known = {row["name"]: row["mixed_share"] for row in rows if not missing(row["mixed_share"])}
     ranked = [name for name in known if name != LOGGED]
-    named = list(dict.fromkeys(name for name in (*ranked[:1], _RULE, UNIFORM) if name in known))
+    named = list(dict.fromkeys(name for name in (*ranked[:1], RULE, UNIFORM) if name in known))
     amount = "the logged number of rollouts" if budget is None else f"{budget:.0%} of the rollouts"
     told = [f"{percent(known[name], 0)} with {name}" for name in named]
     if told:
         told[0] = f"at most {percent(known[named[0]], 0)} of them would have been in mixed groups ({named[0]})"
     caption = f"With {amount}, {listed(told) or 'no policy had a figure'}."
+    for row in rows:
+        if budget is not None and row["name"] == RULE and not missing(row["kept"]):
+            kept = with_interval(row, "kept", digits=0, share=True)
+            share = percent(row["mixed_share"], 0)
+            caption += f" The {share} of {RULE}'s rollouts hold {kept} of all mixed groups of the log: the share kept."
     axis = _Axis.of(rows)
     lines = "".join(f'<line class="grid" x1="{axis(x)}" x2="{axis(x)}" y1="0" y2="100%"/>' for x in axis.ticks)
     if UNIFORM in known:
@@ -93,6 +98,7 @@ def policies_figure(rows: list[Row], budget: float | None) -> str:
             ]
             for row in rows
         ),
+        bold=RULE,
     )
     note = (
         '<p class="note">Larger groups are mixed more often; smaller groups keep more mixed groups, each of fewer rollouts. '
@@ -145,7 +151,7 @@ def _dot_row(row: Row, axis: _Axis, lines: str) -> str:
     low, high = row["mixed_share_interval_low"], row["mixed_share_interval_high"]
     text = with_interval(row, "mixed_share", digits=0, share=True)
     value, _, ends = text.partition(" ")
-    kind = {UNIFORM: "marked", LOGGED: "marked hollow"}.get(name, "")
+    kind = {UNIFORM: "marked", LOGGED: "marked hollow", RULE: "bold"}.get(name, "")
     marks = ""
     if not missing(low) and not missing(high):
         marks += f'<line class="interval" x1="{axis(low)}" x2="{axis(high)}" y1="50%" y2="50%"/>'

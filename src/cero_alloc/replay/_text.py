@@ -13,10 +13,10 @@ from cero_alloc._evidence.calibration import Calibration
 
 from ._log import RolloutLog
 from ._own import AgainstUniform
-from ._report import ReplayReport, kinds_of, warnings_of
+from ._report import ReplayReport, kinds_of, notes_of, warnings_of
 from ._results import ReplayResult
 from ._settings import LearntSettings
-from ._summary import Outcome, Shares, over_steps
+from ._summary import SINGLE_OUTCOMES, Outcome, Shares, over_steps
 
 _KINDS = f"{'all wrong':>12}{'mixed':>10}{'all right':>12}"
 _OUTCOMES: dict[Outcome, str] = {
@@ -41,7 +41,10 @@ _KEPT = {
 
 def report_text(report: ReplayReport) -> str:
     """Return the whole report as plain text."""
-    parts = [_wrapped(report.verdict.text)] if report.verdict is not None else []
+    warnings = "\n".join(_wrapped(f"warning: {warning}") for warning in warnings_of(report))
+    parts = []
+    if report.verdict is not None:
+        parts.append(_wrapped(("See the warnings below: " if warnings else "") + report.verdict.text))
     parts.append(_log_text(report.name, report.log))
     if report.own is not None:
         parts.append(_own_text(report.own))
@@ -53,7 +56,6 @@ def report_text(report: ReplayReport) -> str:
             _calibration_text(report.log, report.settings),
             _settings_text(report, report.settings),
         ]
-    warnings = "\n".join(_wrapped(f"warning: {warning}") for warning in warnings_of(report))
     return "\n\n".join([*parts, warnings] if warnings else parts)
 
 
@@ -175,13 +177,16 @@ def _summary_text(report: ReplayReport) -> str:
             )
         note = (
             "The mean of a small group is a noisy baseline, and takes part of the group's own reward away; a posterior is as "
-            "good as earlier visits made it. What single rollouts bring in training was measured elsewhere (page: When it pays)."
+            "good as earlier visits made it. What single rollouts bring in training was measured elsewhere (page: Does it learn "
+            "faster?)."
         )
         text += ["", _wrapped(note)]
-    text += ["", "PROMPTS, by their groups over the whole log (--prompts FILE.csv lists them)", ""]
+    names = SINGLE_OUTCOMES if summary.prompts.single else _OUTCOMES
+    by = "rollouts" if summary.prompts.single else "groups"
+    text += ["", f"PROMPTS, by their {by} over the whole log (--prompts FILE.csv lists them)", ""]
     text += [f"{'':<34}{'prompts':>12}{'rollouts':>12}"]
-    for name, (prompts, rollouts) in summary.prompts.counts().items():
-        text.append(f"{_OUTCOMES[name]:<34}{prompts:>12,}{rollouts:>12,}")
+    counts = summary.prompts.counts()
+    text += [f"{shown:<34}{counts[name][0]:>12,}{counts[name][1]:>12,}" for name, shown in names.items()]
     return "\n".join(text).lstrip()
 
 
@@ -223,6 +228,7 @@ def _table_text(result: ReplayResult) -> str:
             "groups."
         ),
     ]
+    text += [_wrapped(note) for note in notes_of(result)]
     text += [_wrapped(f"Left out: {reason}") for reason in result.left_out]
     return "\n".join(text)
 

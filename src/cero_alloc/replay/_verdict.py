@@ -16,7 +16,7 @@ from ._results import ReplayResult, ReplayRow
 
 Kind = Literal["waste", "uniform", "small", "filtered", "one sided", "own"]
 
-_RULE = "training_allocator"
+RULE = "training_allocator"
 
 # Mixed groups per rollout, as a multiple of random choice. Below 1.1 a run ends less than a tenth earlier, which is less
 # than runs with other seeds differ by, and does not pay for another sampler in the trainer.
@@ -129,13 +129,13 @@ def verdict(log: RolloutLog, less: ReplayResult | None = None) -> Verdict:
         text = f"No group is dead: all {log.trials.size:,} groups are mixed, so that no choice among them can gain. "
         return Verdict("filtered", text + "Most likely dead groups were filtered before logging: log them too.")
     if log.n_prompts < _FEW_PROMPTS:
-        return Verdict("small", f"Too small to say: {log.n_prompts} prompts, and {_FEW_PROMPTS} are needed.")
+        return Verdict("small", f"Too small to say: {counted(log.n_prompts, 'prompt')}, and {_FEW_PROMPTS} are needed.")
     if log.visits.max() == 1:
         text = (
             "Too small to say: each prompt was seen in one step only, so that nothing was known when it was on offer."
         )
         return Verdict("small", text)
-    row = less.row(_RULE)
+    row = less.row(RULE)
     if row.dealt < _SPENT * less.budget * log.n_rollouts:
         return Verdict("small", "Too small to say: the steps have too few prompts to choose whole groups among them.")
     return _by_gain(log, row, right, wrong)
@@ -153,8 +153,13 @@ def _by_gain(log: RolloutLog, row: ReplayRow, right: float, wrong: float) -> Ver
     if high < needed:
         return Verdict("uniform", f"Stay uniform: {_lower(chosen)}, and random choice keeps {spent:.0%}.")
     if np.isnan(low + high):
-        return Verdict("small", f"Too small to say: {int((~log.dead).sum()):,} groups are mixed.")
+        return Verdict("small", f"Too small to say: {counted(int((~log.dead).sum()), 'group', 'is', 'are')} mixed.")
     return Verdict("small", f"Too small to say: {_lower(chosen)}, and more than {needed:.0%} is worth it.")
+
+
+def counted(number: int, noun: str, *verbs: str) -> str:
+    """Return a number with its noun, and the verb that agrees with it: singular first."""
+    return " ".join([f"{number:,} {noun}{'s' * (number != 1)}", *verbs[number != 1 :][:1]])
 
 
 def _lower(sentence: str) -> str:
