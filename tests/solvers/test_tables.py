@@ -342,3 +342,12 @@ def test_a_least_cost_is_met_where_the_window_has_room(width):
         assert spent <= low + width
         assert spent >= low or (more > low + width - spent).all()  # nothing that fits would get it there
         assert spent < low + 8.0 or width < 8.0  # no further than one unit beyond what was asked
+
+
+def test_equal_gains_whose_mean_rounds_down_end_the_search():
+    gains = np.repeat([[0.12857020276919962], [0.49927786244011496]], 8, axis=1)
+    tie = np.arange(2, dtype=np.int32)
+    for total in range(3, 17):
+        solution = solve_batch(gains, min_units=3, low=total, high=total, floor=0.0, tie=tie)
+        expected = (0, total) if total <= 8 else (total - 8, 8) if total >= 11 else (3, total - 3)
+        assert tuple(solution.units) == expected

@@ -44,6 +44,13 @@ def test_majorise_matches_all_chords(min_units):
             assert (slopes[falling] == gains[falling]).all()
 
 
+@pytest.mark.parametrize("min_units", [3, 5, 6, 7])
+def test_rounding_makes_no_block_steeper_than_the_one_before(min_units):
+    """The mean of three equal gains can be less than each: the next unit must not seem to gain more."""
+    gains = np.repeat(np.random.default_rng(min_units).random((400, 1)), 12, axis=1)
+    assert (np.diff(envelope(gains, min_units), axis=1) <= 0).all()
+
+
 def test_majorise_of_extreme_rows():
     gains = np.array([[1e300, -1e300, 1.0, 0.0], [0.0, 0.0, 0.0, 1e-300], [5e-324, 0.0, 0.0, 0.0], [-1.0, -1, -1, 9]])
     assert envelope(gains, 0).tolist()[1:] == [[2.5e-301] * 4, [5e-324, 0.0, 0.0, 0.0], [1.5] * 4]

@@ -1,7 +1,11 @@
 """The kernels of whole units and the remaining problem against their twins, at ordinary and extreme arguments."""
 
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import twins
 from helpers import kernels
@@ -13,8 +17,22 @@ def remaining_demand(price, problem, share, codes, stretch=64, lanes=4):
     size = problem[0].size
     more, sums = np.empty(size), np.empty((-(-size // stretch), 3))
     kernels.remaining_demand(price, problem, share, codes, stretch, more, sums, np.empty((7, lanes)))
-    cost, excess, pull = sums.sum(axis=0).tolist()
-    return more.tolist(), cost - excess, pull
+    cost, errors, pull = sums.sum(axis=0).tolist()
+    return more.tolist(), cost + errors, pull
+
+
+@given(st.floats(-1e150, 1e150), st.floats(-1e150, 1e150))
+def test_a_sum_and_its_error_are_exact(x, y):
+    assert kernels.two_sum(x, y) == twins.two_sum(x, y)
+
+
+def test_the_sum_over_a_pool_is_rounded_once():
+    """900 equal prompts, whose demand is the budget: an error in the last place would find a price above 0."""
+    problem = (np.full(900, 0.2), np.zeros(900), np.full(1, 100.0), np.ones(1))
+    more, sums = np.empty(900), np.empty((1, 3))
+    codes = (kernels.CAPPED_LINEAR, kernels.HEIGHT, 1.0)
+    kernels.remaining_demand(1e-290, problem, 5336 / 900, codes, 1024, more, sums, np.empty((7, 256)))
+    assert math.fsum(sums[0, :2]) == math.fsum(more)
 
 
 @SHAPES

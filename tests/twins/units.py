@@ -1,8 +1,14 @@
 """Slow and obvious twins of whole units and of the remaining problem."""
 
 import math
+from fractions import Fraction
 
 from .objective import demand_pull, du, entry, scale_of, unit_gain
+
+
+def two_sum(x, y):
+    exact = Fraction(x) + Fraction(y)
+    return x + y, float(exact - Fraction(x + y))
 
 
 def remaining_demand(price, problem, share, codes):

@@ -96,13 +96,15 @@ class Remaining:
         def work(start: int, stop: int) -> None:
             problem = tuple(a[start:stop] if a.size > 1 else a for a in (self.q, self.z, self.room, self.cost))
             results = more[start:stop], sums[start // _STRETCH : -(-stop // _STRETCH)]
-            units_kernels.remaining_demand(price, problem, self.share, codes, _STRETCH, *results, np.empty((7, _LANES)))
+            units_kernels.remaining_demand(
+                price, problem, self.share, codes, _STRETCH, *results, np.empty((7, min(_LANES, size)))
+            )
 
         if size < threads.ALONE:
             work(0, size)
         else:
             threads.in_stretches(work, size, _STRETCH)
-        return fsum([*sums[:, 0], *-sums[:, 1]]), float(sums[:, 2].sum())
+        return fsum(sums[:, :2].ravel()), float(sums[:, 2].sum())
 
     def planned(self, clearing: Clearing, more: FloatArray | None = None) -> FloatArray:
         """Return the continuous units per prompt over the rest of the run; ``more`` is what :meth:`clear` left there."""

@@ -33,10 +33,11 @@ def majorise(gains, min_units, length, worth, slopes):
                 top -= 1
                 length[top] += length[top + 1]
                 worth[top] += worth[top + 1]
-        at = 0
+        at, least = 0, np.inf
         for block in range(top + 1):
+            least = min(least, worth[block] / length[block])  # division may have made the next block steeper by a bit
             for _ in range(length[block]):
-                slopes[r, at] = worth[block] / length[block]
+                slopes[r, at] = least
                 at += 1
 
 

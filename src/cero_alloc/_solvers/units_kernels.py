@@ -12,7 +12,6 @@ from cero_alloc._objective.kernels import (
     EXPONENTIAL,
     HYPERBOLIC,
     LOG,
-    add,
     demand,
     demand_pull,
     entry,
@@ -25,21 +24,29 @@ ROUNDING = 1e-12  # of exposure: smaller demand counts as 0
 
 
 @kernel
+def two_sum(x, y):
+    """Return the rounded sum, and the error that rounding has made (Knuth): together they are the sum exactly."""
+    whole = x + y
+    part = whole - x
+    return whole, (x - (whole - part)) + (y - part)
+
+
+@kernel
 def remaining_demand(price, problem, share, codes, stretch, more, sums, block):
     """Write what each prompt still takes at ``price``; what is rounding of its exposure is written as 0.
 
     ``problem`` is (q, z, room, cost). ``sums`` (stretches x 3) takes the cost of every ``stretch`` of prompts, what rounding
-    has added to it, and the pull, minus the derivative by log(price): however many threads share a pool, the sums are the
+    has dropped of it, and the pull, minus the derivative by log(price): however many threads share a pool, the sums are the
     same. They are compensated, because rounding in a plain sum of a large pool exceeds the tolerance and would cost passes,
     and taken in lanes, because in one long chain each addition waits for the one before. ``block`` (7 x the number of lanes)
     is scratch. Straight loops: they vectorise.
     """
     (q, z, room, cost), (shape, scaling, lam) = problem, codes
     lanes, costs, most, x, pull = block.shape[1], block[0], block[1], block[2], block[3]
-    total, lost, pulled = block[4], block[5], block[6]
+    total, dropped, pulled = block[4], block[5], block[6]
     for k in range(sums.shape[0]):
         for j in range(lanes):  # loops, because messages of assignments to slices take a second to compile
-            costs[j], most[j], total[j], lost[j], pulled[j] = cost[0], room[0], 0.0, 0.0, 0.0
+            costs[j], most[j], total[j], dropped[j], pulled[j] = cost[0], room[0], 0.0, 0.0, 0.0
         end = min((k + 1) * stretch, q.size)
         for first in range(k * stretch, end, lanes):
             size = min(lanes, end - first)
@@ -67,14 +74,15 @@ def remaining_demand(price, problem, share, codes, stretch, more, sums, block):
                 wanted = share * x[j] - start[j]
                 taken = min(max(wanted, 0.0), most[j])
                 out[j] = taken if taken >= ROUNDING * (1.0 + start[j]) else 0.0
-                total[j], lost[j] = add(total[j], lost[j], costs[j] * taken)
+                total[j], error = two_sum(total[j], costs[j] * taken)
+                dropped[j] += error
                 pulled[j] += pull[j] if 0.0 < wanted < most[j] * (1.0 - 1e-12) else 0.0
-        whole, excess, pulls = 0.0, 0.0, 0.0
+        whole, errors, pulls = 0.0, 0.0, 0.0
         for j in range(lanes):
-            whole, excess = add(whole, excess, total[j])
-            whole, excess = add(whole, excess, -lost[j])
+            whole, error = two_sum(whole, total[j])
+            errors += error + dropped[j]
             pulls += pulled[j]
-        sums[k, 0], sums[k, 1], sums[k, 2] = whole, excess, pulls
+        sums[k, 0], sums[k, 1], sums[k, 2] = whole, errors, pulls
 
 
 @kernel
