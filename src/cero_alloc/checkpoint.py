@@ -512,6 +512,12 @@ def replace_file(path: str, dump: Callable[[IO[bytes]], object], *, durable: boo
         kind = IsADirectoryError if os.path.isdir(target) else OSError
         raise kind(error_text("path", "be a file, or the name of a new one", path, "Name a file."))
     folder, name = os.path.split(target)
+    try:
+        if not stat.S_ISDIR(os.stat(folder).st_mode):
+            raise NotADirectoryError
+    except (FileNotFoundError, NotADirectoryError) as error:
+        remedy = "Make the folder first."
+        raise type(error)(error_text("path", "be in a folder that exists", path, remedy)) from None
     spare = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(spare, "x+b") as file:

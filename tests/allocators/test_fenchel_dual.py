@@ -188,7 +188,7 @@ def test_closes_the_last_round_after_the_horizon():
     closed = allocator.price, allocator.slopes.tolist(), allocator.round
     assert allocator.allocate().tolist() == [0, 0]
     assert (allocator.price, allocator.slopes.tolist(), allocator.round) == closed
-    with pytest.raises(ValueError, match="the horizon is over or the budget gone"):
+    with pytest.raises(ValueError, match="the rounds of the run are used up"):
         allocator.allocate(budget=2, exact=True)
 
 

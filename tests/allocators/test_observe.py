@@ -210,7 +210,7 @@ REFUSED = [
     ({"rewards": [1.0, "0", None]}, ValueError, r"rewards must"),
     ({"rewards": np.ma.masked_array([1.0, 0.0], [False, True])}, ValueError, r"rewards must have no masked entries"),
     ({"rewards": [1.0, math.inf]}, ValueError, r"rewards must be between 0 and 1, got rewards\[1\] = inf\."),
-    ({"rewards": [None, 1.5]}, ValueError, r"rewards\[1\] = 1\.5\. Pass reward_range=\(low, high\) to the bank"),
+    ({"rewards": [None, 1.5]}, ValueError, r"1\.5\. Pass reward_range=\(low, high\), such as \(0, 1\.5\), to the bank, or to training_all"),
     ({"rewards": [-0.1, NAN]}, ValueError, r"rewards must be between 0 and 1, got rewards\[0\] = -0\.1"),
     ({"baseline": "posteriors"}, ValueError, r"baseline must be one of 'posterior', 'group', 'batch', got baseline = 'posteriors'"),
     ({"scale": None}, ValueError, r"scale must be one of 'posterior', 'none', 'group', got scale = None"),

@@ -110,7 +110,7 @@ BAD_CALLS = [
         {"costs": 2.0, "min_rollouts": 2, "total_budget": 14},
         lambda a: a.allocate(budget=2, exact=True),
         ValueError,
-        r"budget must be a sum of counts from 4 to 4 tokens with exact=True, got budget = 2.0. Nearest such totals: "
+        r"budget must be a multiple of 4 tokens with exact=True, got budget = 2.0. Nearest such totals: "
         r"0, 4\.$",
     ),
     ({"costs": [1, 2]}, lambda a: a.allocate(exact=True), ValueError, "budget must be given with exact=True"),
@@ -183,9 +183,18 @@ def test_infeasible_totals_name_whole_groups_and_the_end():
     with pytest.raises(ValueError, match="must be at most 12 with exact=True, got budget = 16"):
         allocator.allocate(budget=16, exact=True)
     assert allocator.allocate(budget=8, exact=True).sum() == 8
-    with pytest.raises(ValueError, match=r"must be at most 0 .* the horizon is over or the budget gone"):
+    with pytest.raises(ValueError, match=r"must be at most 0 .* because the rounds of the run are used up\.$"):
         allocator.allocate(budget=4, exact=True)
     assert allocator.allocate(budget=0, exact=True).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("horizon", "now"), [({"n_rounds": 9}, "1 of 9"), ({"visits": 9}, "1")])
+def test_an_exact_total_after_the_end_of_the_budget_says_so(horizon, now):
+    allocator = ResolvingAllocator(BetaPosteriorBank(2), total_budget=16, max_rollouts=8, **horizon)
+    allocator.allocate(budget=16, exact=True)
+    message = rf"because the budget is spent after round {now}; total_budget counts all rollouts of the run\.$"
+    with pytest.raises(ValueError, match=message):
+        allocator.allocate(budget=16, exact=True)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The recommended settings: what they are, that they hold at any size, and that each can be changed."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -146,3 +148,28 @@ def test_it_is_a_resolving_allocator_that_saves_and_loads(size, tmp_path):
 def test_errors_are_the_class_s(arguments, words):
     with pytest.raises(ValueError, match=words):
         training_allocator(4, total_budget=80, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("group_size", 8, "Did you mean rollouts_per_visit=8?"),
+        ("num_generations", 8, "Did you mean rollouts_per_visit=8?"),
+        ("n_samples", 4, "Did you mean rollouts_per_visit=4?"),
+        ("rollouts", 2, "Did you mean rollouts_per_visit=2?"),
+        ("reward_ranges", (-1, 1), "Did you mean reward_range=(-1, 1)?"),
+        ("max_rollout", 4, "Did you mean max_rollouts=4?"),
+        ("learning_rate", 0.1, "It takes those of ResolvingAllocator."),
+        ("bank", None, "It builds its own, allocator.bank; to bring one, call ResolvingAllocator."),
+    ],
+)
+def test_an_unknown_argument_names_the_nearest(name, value, remedy):
+    text = f"training_allocator got an unexpected keyword argument {name!r}. {remedy}"
+    with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
+        training_allocator(4, total_budget=80, n_rounds=10, **{name: value})
+
+
+def test_groups_of_one_size_are_dealt_in_multiples_of_it():
+    allocator = training_allocator(4, total_budget=80, n_rounds=5, rollouts_per_visit=8)
+    with pytest.raises(ValueError, match=r"^budget must be a multiple of 8 rollouts with .* such totals: 8, 16\.$"):
+        allocator.allocate(budget=9, exact=True)

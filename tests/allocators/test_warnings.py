@@ -87,6 +87,7 @@ def test_a_budget_below_a_group_per_round_warns():
     run = {"n_rounds": 100, "rollouts_per_visit": 8}
     _, texts = heard(lambda: training_allocator(IDS, total_budget=400, **run))
     assert ["less than 8 rollouts in each of 100 rounds" in text for text in texts] == [True]
+    assert "or the least count (unit_size, min_rollouts or rollouts_per_visit)." in texts[0]
     assert heard(lambda: training_allocator(IDS, total_budget=800, **run))[1] == []
 
 
@@ -121,6 +122,32 @@ def test_zeros_at_the_end_are_in_order_where_the_budget_is_spent():
     for _ in range(12):
         assert heard(allocator.allocate)[1] == []
     assert allocator.remaining_budget == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_zeros_while_rounds_are_left_warn_once(kind):
+    allocator = kind(BetaPosteriorBank(IDS), **RUN)
+    for _ in range(2):  # total_budget taken for that of two rounds
+        assert heard(lambda: allocator.allocate(budget=160, exact=True))[1] == []
+    assert heard(lambda: allocator.allocate(budget=0))[1] == []
+    counts, texts = heard(lambda: allocator.allocate(budget=160))
+    assert not counts.any()
+    assert texts == [
+        "allocate deals nothing any more: the budget is spent after round 2 of 10; total_budget counts all rollouts of the "
+        "run. Raise it, or call extend_budget(rollouts=...)."
+    ]
+    assert heard(allocator.allocate)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("n_rounds", "early", "budget", "warns"),
+    [(10, 1, 8, 0), (10, 2, 8, 1), (40, 3, 8, 0), (40, 4, 8, 1), (10, 4, None, 0), (10, 5, None, 1)],
+)
+def test_a_run_that_is_a_few_rounds_short_is_in_order(n_rounds, early, budget, warns):
+    allocator = Uniform(BetaPosteriorBank(IDS), total_budget=8 * (n_rounds - early), n_rounds=n_rounds, max_rollouts=8)
+    for _ in range(n_rounds - early):
+        assert heard(lambda: allocator.allocate(budget=8, exact=True))[1] == []
+    assert len(heard(lambda: [allocator.allocate(budget=budget) for _ in range(early + 2)])[1]) == warns
 
 
 @pytest.mark.parametrize("order", ["best", "spread"])

@@ -448,19 +448,19 @@ def test_repeated_ids(prompts, ids, message):
 @pytest.mark.parametrize(
     ("prompts", "ids", "unknown", "remedy"),
     [
-        (3, [0, 3], "3 (1 in all)", "Call add_prompts first."),
-        (3, [-1, 0], "-1 (1 in all)", "Call add_prompts first."),
+        (3, [0, 3], "3 (1 in all)", "Check the spelling; a new prompt needs add_prompts."),
+        (3, [-1, 0], "-1 (1 in all)", "Check the spelling; a new prompt needs add_prompts."),
         (3, ["a", "b"], "'a', 'b' (2 in all)", "The bank holds int ids like 0, got str"),
         (3, [0.5, 1.5], "0.5, 1.5 (2 in all)", "The bank holds int ids like 0, got float"),
-        (3, [2**70, 0], f"{2**70} (1 in all)", "Call add_prompts first."),
+        (3, [2**70, 0], f"{2**70} (1 in all)", "Check the spelling; a new prompt needs add_prompts."),
         (
             3,
             [2**63, 0],
             f"{2**63} (1 in all)",
-            "Call add_prompts first.",
+            "Check the spelling; a new prompt needs add_prompts.",
         ),  # a uint64, which would turn into a row as an int64
         (3, [0, (1, 2)], "(1, 2) (1 in all)", "The bank holds int ids like 0, got tuple"),
-        (["a", "b", "c"], ["a", "z"], "'z' (1 in all)", "Call add_prompts first."),
+        (["a", "b", "c"], ["a", "z"], "'z' (1 in all)", "Check the spelling; a new prompt needs add_prompts."),
         (["a", "b", "c"], ["a", ["b"]], "['b'] (1 in all)", "The bank holds str ids like 'a', got list"),
         (["a", "b", "c"], [0, 1], "0, 1 (2 in all)", "The bank holds str ids like 'a', got int"),
     ],

@@ -112,7 +112,7 @@ def test_an_unknown_id_is_named_and_nothing_is_remembered(pool, odd, data):
         assert shown.startswith(f"prompt_ids must be in the bank, unknown: {odd!r} (1 in all). ")
         kind = type(odd.item() if isinstance(odd, np.generic) else odd)
         if kind in map(type, index.ids):
-            assert shown.endswith(" Call add_prompts first.")
+            assert shown.endswith(" Check the spelling; a new prompt needs add_prompts.")
         else:
             assert shown.endswith(f" ids like {index.ids[0]!r}, got {kind.__name__}.")
     assert index.rows(names).tolist() == before == places

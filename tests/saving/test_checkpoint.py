@@ -324,13 +324,19 @@ def test_unpack_takes_bytes():
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         checkpoint.read(tmp_path / "none")
-    with pytest.raises(FileNotFoundError):
-        checkpoint.write(tmp_path / "none" / "a", SMALL)
+    (tmp_path / "file").touch()
+    for folder, error in (("none", FileNotFoundError), ("file", NotADirectoryError)):
+        path = str(tmp_path / folder / "a.npz")
+        message = (
+            rf"^path must be in a folder that exists, got path = {re.escape(repr(path))}\. Make the folder first\.$"
+        )
+        with pytest.raises(error, match=message):
+            checkpoint.write(path, SMALL)
     with pytest.raises(OSError):  # noqa: PT011  whichever the system has for folders
         checkpoint.read(tmp_path)
     with pytest.raises(OSError):  # noqa: PT011
         checkpoint.write(tmp_path, SMALL)
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["file"]
     assert not [name for name in os.listdir(tmp_path.parent) if name.endswith(".tmp")]
 
 

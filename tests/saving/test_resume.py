@@ -155,6 +155,9 @@ def test_states_of_other_versions_or_without_arguments_are_refused(tmp_path):
         run.load_state_dict(state | {"arguments": 7})
     with pytest.raises(FileNotFoundError):
         FenchelDualAllocator.load(tmp_path / "nothing")
+    for kept in (run, run.bank):
+        with pytest.raises(FileNotFoundError, match=r"^path must be in a folder that exists.*Make the folder first\.$"):
+            kept.save(tmp_path / "none" / "run.npz")
 
 
 def put(state, place, change):

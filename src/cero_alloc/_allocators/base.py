@@ -97,8 +97,8 @@ class Allocator(TakesFeedback):
             unit = "one rollout" if least == 1 else f"{least} rollouts"
             warn(
                 f"total_budget = {ledger.total} pays for less than {unit} in each of {rounds} rounds, the least that a round "
-                "can deal, so that many deal nothing. It counts all rollouts of the run, not those of a round or of a prompt: "
-                "raise it, or lower n_rounds or the least count."
+                f"can deal, so that some deal nothing. It counts all {ledger.costs.word} of the run, not those of a round or of a prompt: "
+                "raise it, or lower n_rounds or the least count (unit_size, min_rollouts or rollouts_per_visit)."
             )
 
     def _facts(self) -> Iterator[tuple[str, str]]:
@@ -142,8 +142,9 @@ class Allocator(TakesFeedback):
         Warns
         -----
         AllocationWarning
-            Once for a call after the end of the horizon with the budget of a round or more left, and once for a ``budget``
-            that is smaller than a visit.
+            Once for a call after the end of the horizon with the budget of a round or more left, once for one after the end
+            of the budget with a tenth of the rounds left, or half of them where no ``budget`` is given, and once for a
+            ``budget`` that is smaller than a visit.
 
         Examples
         --------
@@ -451,10 +452,20 @@ class Allocator(TakesFeedback):
         self._note(rows, rows.size, places, units[places])
 
     def _notice_end(self, budget: float | None) -> None:
-        """Warn once where the horizon ended with the budget of a round or more left."""
+        """Warn once where the horizon ended with the budget of a round or more left, or the budget long before the horizon."""
         ledger = self.ledger
         left = ledger.remaining_budget
-        if budget == 0 or ledger.rounds_left > 0 or left * ledger.n_rounds < ledger.total:
+        if budget == 0:
+            return
+        if ledger.rounds_left > 0:
+            share = 2 if budget is None else 10  # without a budget Algorithm 1 may end early, as its prices have it
+            if ledger.all_offers is None and ledger.rounds_left >= max(2.0, ledger.n_rounds / share):
+                self._tell(
+                    "spent",
+                    f"allocate deals nothing any more: {ledger.why_finished}. Raise it, or call extend_budget(rollouts=...).",
+                )
+            return
+        if left * ledger.n_rounds < ledger.total:
             return
         pace, remedy = (
             ("rounds", "n_rounds, the calls of allocate, or call extend_budget(rounds=...)")
@@ -474,7 +485,7 @@ class Allocator(TakesFeedback):
             self._tell(
                 "small",
                 f"budget = {budget} is less than the {least} rollouts of the smallest visit: the round deals nothing. Raise "
-                "it, or lower min_rollouts or unit_size.",
+                "it, or lower min_rollouts, rollouts_per_visit or unit_size.",
             )
 
     def _least_visit(self) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from inspect import signature
 from typing import Any, NamedTuple, SupportsIndex
 
 from cero_alloc._budget.horizon import MOST_UNITS, visits_per_prompt
 from cero_alloc._checks import MOST_COUNT, integer, multiple
 from cero_alloc._evidence.bank import BetaPosteriorBank
 from cero_alloc._objective.utility import SaturatingUtility
+from cero_alloc._saving.shown import short
 
 from .resolving import ResolvingAllocator
 
@@ -30,6 +32,7 @@ class Chosen(NamedTuple):
     refits: int
 
 
+_GROUP_SIZES = ("group_size", "num_generations", "n_samples", "rollouts")  # of trainers
 SINGLE, GROUPS = Chosen(2.0, 12), Chosen(1.0, 4)
 
 
@@ -80,7 +83,7 @@ def training_allocator(
     Raises
     ------
     ValueError, TypeError
-        As in :class:`ResolvingAllocator`.
+        As in :class:`ResolvingAllocator`, and for an argument that it does not have; the message names the nearest.
 
     References
     ----------
@@ -104,6 +107,7 @@ def training_allocator(
     >>> int(counts.sum()), int(counts.max())
     (512, 8)
     """
+    _require_known(settings)
     rounds = integer("n_rounds", n_rounds, least=1, remedy="Count the calls of allocate over the run.")
     forgetting = max(0.5, 1.0 - 1.0 / (MEMORY * rounds))
     bank = BetaPosteriorBank(prompt_ids, forgetting=forgetting, reward_range=reward_range)
@@ -121,6 +125,22 @@ def training_allocator(
         "fit_every": max(1, rounds // recommended.refits),
     }
     return ResolvingAllocator(bank, total_budget=total_budget, n_rounds=rounds, **{**chosen, **settings})
+
+
+def _require_known(settings: dict[str, Any]) -> None:
+    """Refuse arguments that neither this function nor the class takes."""
+    takes = {**signature(training_allocator).parameters, **signature(ResolvingAllocator).parameters}
+    known = [name for name in takes if name not in ("prompt_ids", "settings", "bank")]
+    wrong = next((name for name in settings if name not in known), None)
+    if wrong is None:
+        return
+    from difflib import get_close_matches  # imported on use, to keep the import of the package short
+
+    like = ["rollouts_per_visit"] if wrong in _GROUP_SIZES else get_close_matches(wrong, known, 1, 0.65)
+    remedy = f"Did you mean {like[0]}={short(settings[wrong])}?" if like else "It takes those of ResolvingAllocator."
+    if wrong == "bank":
+        remedy = "It builds its own, allocator.bank; to bring one, call ResolvingAllocator."
+    raise TypeError(f"training_allocator got an unexpected keyword argument {wrong!r}. {remedy}")
 
 
 def _most(total_budget: float, n_rounds: int, n_prompts: int, settings: dict[str, Any]) -> int:

@@ -221,6 +221,15 @@ class RolloutLedger(Stateful):
         return self.rounds_left <= 0 or self.funds < self.costs.least
 
     @property
+    def why_finished(self) -> str:
+        """Why no round can be opened any more, for messages."""
+        by_rounds = self.all_offers is None
+        if self.rounds_left <= 0:
+            return f"the {'rounds' if by_rounds else 'visits'} of the run are used up"
+        now = f"{self.round} of {self.n_rounds}" if by_rounds else f"{self.round}"
+        return f"the budget is spent after round {now}; total_budget counts all {self.costs.word} of the run"
+
+    @property
     def progress(self) -> float:
         """Share of the run that is over since the plan last changed, by rounds, or by visits where no number of rounds is given."""
         if self.all_offers is None:
@@ -308,7 +317,7 @@ class RolloutLedger(Stateful):
         most = 0 if self.finished else min(cap, self.units_left) * h.unit_size
         if total > most:
             if self.finished:
-                why = "the horizon is over or the budget gone"
+                why = self.why_finished
             elif self.units_left < cap:
                 why = f"no more are left of the {self.total_units * h.unit_size} of the run"
             else:
@@ -570,6 +579,8 @@ def require_reachable(units: int, most: int, min_units: int, max_units: int, ste
     if few * min_units <= units:
         return
     nearest = [total for total in ((few - 1) * max_units, few * min_units) if total <= most]
-    condition = f"be a sum of counts from {min_units * step:g} to {max_units * step:g} {word} with exact=True"
+    least, largest = f"{min_units * step:g}", f"{max_units * step:g}"
+    what = f"a sum of counts from {least} to {largest}" if min_units < max_units else f"a multiple of {least}"
+    condition = f"be {what} {word} with exact=True"
     remedy = f"Nearest such totals: {', '.join(f'{total * step:g}' for total in nearest)}."
     raise ValueError(error_text("budget", condition, units * step, remedy))

@@ -145,7 +145,7 @@ class PromptIndex:
     def _unknown_ids(self, names: Sequence[object]) -> KeyError:
         """Return the error for ids that the bank does not have."""
         shown = ", ".join(repr(name) for name in names[:5]) + (", ..." if len(names) > 5 else "")
-        remedy, first = "Call add_prompts first.", self.name(0)
+        remedy, first = "Check the spelling; a new prompt needs add_prompts.", self.name(0)
         kinds = {type(name.item() if isinstance(name, np.generic) else name) for name in names}
         ours = {int} if isinstance(self._ids, range) else set(map(type, self._ids))
         if len(kinds) == 1 and not kinds & ours:  # "7" for 7, or the other way around

@@ -25,25 +25,27 @@ NO_LACKS = np.empty(0)
 _ROUNDING = 1e-9  # of the rollouts: what sums of rewards may be off by
 _HISTORY_REMEDY = "Give (prompt_ids, successes, rollouts) per round, as update takes them."
 _RANGE_REMEDY = "Give the smallest and the largest reward, such as (0, 1) or (-1, 1)."
+_TO = "to the bank, or to training_allocator"
 _FAULTS = {
     1: ("rollouts", "be at least 0", "Report what was generated, refund what was not."),
     2: ("successes", "be finite and at least 0", "Leave rollouts without a reward out of both counts."),
     3: (
         "successes",
         "not exceed rollouts",
-        "Rewards must lie in [0, 1]; pass reward_range=(low, high) to the bank, or check which column is which.",
+        f"Rewards must lie in [0, 1]; pass reward_range=(low, high) {_TO}, or check which column is which.",
     ),
 }
-_NEGATIVE = "Rewards must lie in [0, 1]; pass their range to the bank, such as reward_range=(-1, 1)."
+_NEGATIVE = f"Rewards must lie in [0, 1]; pass their range, such as reward_range=(-1, 1), {_TO}."
 _SIGNS = (
     "All of the first {groups} mixed groups have sums that rewards of -1 and 1 have, which for rewards of 0 and 1 has a chance "
     "below one in a million. Six rewards of 1 and two of -1 sum to 4, which counts as 4 of 8 here. Pass reward_range=(-1, 1) "
-    "to the bank if rewards are -1 and 1."
+    "to the bank, or to training_allocator, if rewards are -1 and 1."
 )
 _SIGNED_GROUPS, _UNEVEN = 20, 5  # groups from which on sums are taken for those of -1 and 1; of them not one half
 _FRACTIONAL = (
     "Rewards between the ends of the reward range are taken for coins of the same mean, so that the values are an upper "
-    "bound. Pass squares=, the sums of the squared rewards, or call observe with one reward per rollout."
+    "bound. Pass squares=, the sums of the squared rewards, or call observe with one reward per rollout; successes are sums over "
+    "the rollouts, not means."
 )
 
 
@@ -227,10 +229,8 @@ class Rewards:
             at = int(np.flatnonzero(scored)[np.flatnonzero(outside)[0]])
             low, high = min(self.low, float(found.min())), max(self.high, float(found.max()))
             low = -high if low < 0.0 <= low + high else low  # rewards of -1 and 1, of which the batch may hold one
-            such = f", such as ({low:g}, {high:g})" if np.isfinite([low, high]).all() else ""
-            remedy = (
-                f"Pass reward_range=(low, high) to the bank{such}; NaN stands for a rollout that could not be scored."
-            )
+            such = f", such as ({low:g}, {high:g})," if np.isfinite([low, high]).all() else ""
+            remedy = f"Pass reward_range=(low, high){such} {_TO}; NaN stands for a rollout that could not be scored."
             condition = f"be between {self.low:g} and {self.high:g}"
             raise ValueError(error_text("rewards", condition, float(values[at]), remedy, at))
         if not self._unit:
@@ -269,7 +269,7 @@ class Rewards:
             condition = f"be a sum of squared rewards whose sum is successes[{at}] = {raw[at]:g}"
             remedy = "Sum the square of every reward, in the unit of the rewards."
             if self._unit and total[at] > raw[at]:
-                remedy += " Larger than the sum, some lie outside [0, 1]: pass reward_range=(low, high) to the bank."
+                remedy += f" Larger than the sum, some lie outside [0, 1]: pass reward_range=(low, high) {_TO}."
             raise ValueError(error_text("squares", condition, float(total[at]), remedy, at))
         lacks[np.abs(lacks) <= slack] = 0.0
         return np.minimum(lacks, most)
